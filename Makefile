@@ -1,0 +1,33 @@
+# Each target sets up .venv first; `make search` is the place to begin.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search test test-long lint lock clean
+
+search: .venv/installed
+	$(BIN)/forcetune search search_spaces/digits.yaml
+
+test: .venv/installed
+	$(BIN)/pytest -m "not long"
+
+test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
+	$(BIN)/pytest -m long
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:   # the versions that were tested together
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-annotate \
+		--custom-compile-command "make lock" --upgrade -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv
+
+# uv takes torch and torchvision from one build; plain pip may pair two that do not fit
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock -e .
+	touch $@

@@ -1,0 +1,69 @@
+"""The MODELS table: networks by name, at their initial weights."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from forcetune.errors import InputError
+from forcetune.models.resnet import resnet
+from forcetune.models.small import convnet, mlp, vgg_small
+from forcetune.names import resolve
+
+Builder = Callable[..., nn.Module]
+
+MODELS: dict[str, Builder] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "vgg_small": vgg_small,
+    "resnet8": partial(resnet, depth=8),
+    "resnet14": partial(resnet, depth=14),
+    "resnet20": partial(resnet, depth=20),
+    "resnet32": partial(resnet, depth=32),
+}
+
+
+def build(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None, seed: int = 0) -> nn.Module:
+    """The network called `name` for samples of `input_shape` (no batch), initialized from `seed`.
+
+    A row of MODELS gets kaiming-normal (fan-in) weights and zero biases; the user's
+    `package.module:function(input_shape, classes)` keeps the initialization it gives itself.
+    `width` is passed on where it is set. torch's random state is left as it was.
+    Raises InputError where the name is unknown, or the network does not map a batch of such samples to
+    (batch, classes).
+    """
+    builder = resolve(name, MODELS, "model")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        try:
+            model = builder(input_shape, classes, **({} if width is None else {"width": width}))
+            if name in MODELS:
+                initialize(model)
+            _check_outputs(model, input_shape, classes)
+        except Exception as error:  # the user's builder or network may raise anything
+            raise InputError(
+                f"the model {name!r} does not fit samples of shape {tuple(input_shape)} in {classes} classes: {error}"
+            ) from error
+    return model
+
+
+def initialize(model: nn.Module) -> None:
+    """Kaiming-normal (fan-in) weights and zero biases in every Conv2d and Linear, as in the FORCE authors' code."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """One pass in eval mode, which writes nothing to batch norm's statistics."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+    training = model.training
+    with torch.no_grad():
+        outputs = model.eval()(torch.zeros(2, *input_shape))
+    model.train(training)
+    if tuple(outputs.shape) != (2, classes):
+        raise ValueError(f"two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})")

@@ -1,0 +1,55 @@
+"""Names in a study file: a row of a table, or `package.module:function` of the user's own code."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from forcetune.errors import InputError
+
+
+def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
+    """The row of `table` called `name`, or the object that `package.module:object` names.
+
+    The user's modules are looked for in the current folder and among what is installed.
+    Raises InputError with the near and the allowed names.
+    """
+    if name in table:
+        return table[name]
+    if ":" not in name:
+        raise InputError(
+            f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {', '.join(table)}, "
+            "or package.module:function of your own"
+        )
+    return _load(name, kind)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def find_in(folder: str | Path) -> None:
+    """Let the user's modules be found in `folder`, ahead of what is installed."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _load(name: str, kind: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    find_in(Path.cwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's module may raise anything while it loads
+        raise InputError(
+            f"{kind} {name!r}: the module {module_name!r} does not load "
+            f"({type(error).__name__}: {error}); it is looked for in {Path.cwd()} and among what is installed"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        near = suggestion(attribute, [n for n, v in vars(module).items() if callable(v)])
+        raise InputError(f"{kind} {name!r}: {module_name} has no function {attribute!r}{near}")
+    return found

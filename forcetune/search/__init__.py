@@ -1,0 +1,77 @@
+"""Runs a study: proposes (Optuna), executes (Ray Tune), keeps the ledger."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+
+from forcetune import trial
+from forcetune.errors import InputError
+from forcetune.search import environment
+from forcetune.spec import Study
+from forcetune.stores import mlflow_uri, optuna_uri
+
+
+def check(study: Study) -> list[dict[str, object]]:
+    """Load every data set and build every network that the study can ask for; what each of them looks like.
+
+    Raises InputError where one does not load, does not fit the data, or keeps no weight at the lowest density.
+    """
+    lowest = min(study.space["density"].values)
+    seen: dict[tuple[object, ...], dict[str, object]] = {}
+    for candidate in study.grid(also_ranges=True):
+        fields = (
+            candidate.dataset,
+            candidate.data_root,
+            candidate.train_samples,
+            candidate.model,
+            candidate.width,
+        )
+        if fields not in seen:
+            try:
+                seen[fields] = trial.check(candidate.model_copy(update={"density": lowest}))
+            except InputError as error:
+                raise InputError(f"trial: {error}") from None
+    return list(seen.values())
+
+
+def run(study: Study, console: Console) -> int:
+    """Search until the study has all its trials; the number that failed.
+
+    Nothing is written before the study is checked and a trial's resources are known to be there.
+    Raises InputError where they are not; KeyboardInterrupt on SIGINT and SIGTERM, what was started kept.
+    """
+    check(study)
+    environment.prepare()
+    from forcetune.search import cluster
+    from forcetune.search.driver import Driver
+    from forcetune.search.ledger import Ledger
+    from forcetune.search.progress import Progress
+    from forcetune.tracking import Tracker
+
+    with _interruptible(), cluster.connected():
+        concurrent = cluster.slots(study.resources)
+        ledger = Ledger(study, optuna_uri())
+        progress = Progress(study, console)
+        driver = Driver(study, ledger, Tracker(study.study, mlflow_uri()), mlflow_uri(), progress)
+        if not driver.finished:
+            with progress:
+                cluster.run(driver, study.resources, concurrent)
+        driver.close()
+    return progress.failed
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends a search as SIGINT does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

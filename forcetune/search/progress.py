@@ -1,0 +1,144 @@
+"""What a search shows while it runs: a live block on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from forcetune.analysis import non_dominated
+from forcetune.search.ledger import Ended
+from forcetune.spec import Study, Trial
+
+FRONT_ROWS = 12
+
+
+class Progress:
+    """Counts trials, keeps the front so far and estimates the time left; a context manager while it shows them."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self._study = study
+        self._console = console
+        self._live: Live | None = None
+        self._running: dict[int, tuple[Trial, int]] = {}  # and the last epoch
+        self._outcomes: dict[str, int] = {}
+        self._front: list[tuple[Trial, tuple[float, ...]]] = []
+        self._done_here = 0
+        self._clock: float | None = None  # since the first report: before it actors start
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    @property
+    def done(self) -> int:
+        """Trials ended, by this driver or an earlier one."""
+        return sum(self._outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """Of these, how many failed."""
+        return self._outcomes.get("failed", 0)
+
+    def known(self, trial: Trial, ended: Ended) -> None:
+        """A trial that an earlier driver ended."""
+        self._count(trial, ended)
+
+    def started(self, number: int, trial: Trial) -> None:
+        self._running[number] = (trial, 0)
+
+    def reported(self, number: int, metrics: Mapping[str, Any]) -> None:
+        self._clock = self._clock or time.monotonic()
+        if number in self._running:
+            trial, before = self._running[number]
+            self._running[number] = (trial, int(metrics.get("epoch", before)))
+
+    def ended(self, number: int, trial: Trial, ended: Ended) -> None:
+        self._running.pop(number, None)
+        self._done_here += 1
+        self._count(trial, ended)
+        if not self._live:
+            self._console.print(self._line(trial, ended), soft_wrap=True, highlight=False)
+
+    def _count(self, trial: Trial, ended: Ended) -> None:
+        self._outcomes[ended.outcome] = self._outcomes.get(ended.outcome, 0) + 1
+        if ended.on_front and ended.values is not None:
+            points = [*self._front, (trial, tuple(ended.values))]
+            keep = non_dominated(np.array([values for _, values in points]), list(self._study.objectives.values()))
+            self._front = [point for point, kept in zip(points, keep, strict=True) if kept]
+
+    def _left(self) -> str:
+        """Time left, from what this driver has done of its own trials."""
+        partly = sum(epoch / trial.epochs for trial, epoch in self._running.values())
+        done_here = self._done_here + partly
+        todo = self._study.trials - self.done - partly
+        if not self._clock or done_here < 1:
+            return "time left unknown yet"
+        seconds = (time.monotonic() - self._clock) / done_here * max(todo, 0)
+        return f"about {_duration(seconds)} left"
+
+    def _summary(self) -> str:
+        others = {name: count for name, count in self._outcomes.items() if name != "trained"}
+        told = f" ({', '.join(f'{count} {name}' for name, count in others.items())})" if others else ""
+        return (
+            f"{self.done} of {self._study.trials} done{told}, {len(self._running)} running, "
+            f"front {len(self._front)}, {self._left()}"
+        )
+
+    def _line(self, trial: Trial, ended: Ended) -> str:
+        return f"{self._summary()} | {describe(trial)}: {_result(self._study, ended)}"
+
+    def _render(self) -> Group:
+        bar = ProgressBar(total=self._study.trials, completed=self.done, width=40)
+        running = "  ".join(f"{describe(trial)} {epoch}/{trial.epochs}" for trial, epoch in self._running.values())
+        return Group(
+            Text(f"{self._study.study}: {self._summary()}", style="bold"),
+            bar,
+            Text(running, style="dim"),
+            self._table(),
+        )
+
+    def _table(self) -> Table:
+        table = Table(title="front so far", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for name in self._study.objectives:
+            table.add_column(name, justify="right")
+        table.add_column("configuration")
+        ordered = sorted(self._front, key=lambda point: -point[0].density)
+        for trial, values in ordered[-FRONT_ROWS:]:
+            table.add_row(*(f"{value:.4g}" for value in values), describe(trial))
+        return table
+
+
+def describe(trial: Trial) -> str:
+    """A trial in a few words: method, steps and sparsity."""
+    fields = trial.fields()
+    steps = f" T={fields['iterations']} {fields['schedule']}" if "iterations" in fields else ""
+    return f"{trial.method}{steps} at {1 - trial.density:.2%} sparsity"
+
+
+def _result(study: Study, ended: Ended) -> str:
+    if ended.values is None or not ended.on_front:
+        return f"{ended.outcome}, {ended.reason}"
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, ended.values, strict=True))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,96 @@
+"""What runs beside the GPU: one trial, reported to MLflow epoch by epoch. Knows no Ray."""
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forcetune import pruning, trial
+from forcetune.names import find_in
+from forcetune.spec import Trial
+from forcetune.tracking import EPOCH_METRICS, Tracker
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One attempt at one trial, as the driver hands it to a worker."""
+
+    number: int
+    fields: dict[str, Any]
+    attempt: int
+    run: str
+    study: str
+    mlflow_uri: str
+    folder: str  # of the driver: relative data roots and the user's modules are found from it
+    threads: int
+
+
+def execute(assignment: Assignment, tracker: Tracker | None = None) -> Iterator[dict[str, Any]]:
+    """Run a trial; yield its metrics an epoch, in the last of them `outcome` and, unless trained, `reason`.
+
+    Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial.
+    """
+    _settle(assignment)
+    tracker = tracker or Tracker(assignment.study, assignment.mlflow_uri)
+    last: dict[str, Any] = {}
+    try:
+        for metrics in _run(assignment, tracker):
+            if last:
+                yield last
+            last = metrics
+        yield {**last, **_outcome(last)}
+    except Exception as error:  # the user's own model, data or method may raise anything
+        tracker.log_json(assignment.run, traceback.format_exc().splitlines(), "error.json")
+        yield {**last, "outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+
+def _run(assignment: Assignment, tracker: Tracker) -> Iterator[dict[str, Any]]:
+    prepared = trial.prepare(Trial(**assignment.fields))
+    logged = tracker.last_step(assignment.run) if assignment.attempt > 1 else 0
+    tracker.log(
+        assignment.run,
+        prepared.metrics,
+        tags={"forcetune.device": _device_name(), "forcetune.attempt": str(assignment.attempt)},
+    )
+    _log_masks(assignment.run, prepared, tracker)
+    for metrics in trial.train(prepared):
+        if metrics["epoch"] >= logged:
+            told = [
+                *EPOCH_METRICS,
+                *(["train_seconds"] if metrics["epoch"] in (0, prepared.trial.epochs) else []),
+            ]
+            tracker.log(assignment.run, {name: metrics[name] for name in told}, step=int(metrics["epoch"]))
+        yield metrics
+
+
+def _outcome(metrics: dict[str, Any]) -> dict[str, str]:
+    if metrics["epoch"] == 0:
+        return {"outcome": "collapsed", "reason": "no path of kept weights leads from input to output"}
+    return {"outcome": "trained"}
+
+
+def _log_masks(run: str, prepared: trial.Prepared, tracker: Tracker) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "masks.npz"
+        pruning.save_masks(path, prepared.masks)
+        tracker.log_file(run, path)
+    tracker.log_json(run, pruning.layer_table(prepared.masks), "layers.json")
+
+
+def _settle(assignment: Assignment) -> None:
+    """Take this process to the driver's folder, with as many threads as the trial has cores."""
+    import torch
+
+    find_in(assignment.folder)
+    os.chdir(assignment.folder)
+    torch.set_num_threads(assignment.threads)
+    torch.backends.cudnn.deterministic = True
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,242 @@
+"""A study: one file, one Optuna study, one MLflow experiment."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forcetune.errors import InputError
+from forcetune.names import resolve, suggestion
+from forcetune.spec.domains import Domain, Fixed, Problem, Range, describe, parse_domain
+from forcetune.spec.reading import read_yaml
+from forcetune.spec.trial import ONLY_FOR, Trial, applies
+
+METRICS: dict[str, str] = {
+    "train_loss": "mean cross-entropy over the epoch's steps",
+    "val_loss": "cross-entropy on the validation images",
+    "val_accuracy": "share of the validation images put in their class, 0 to 1",
+    "density": "fraction of prunable weights kept",
+    "sparsity": "1 - density",
+    "effective_density": "fraction of prunable weights that lie on a path from input to output",
+    "macs": "multiply-adds of one sample after removing channels without such a path",
+    "macs_fraction": "macs over the dense network's",
+    "layers_emptied": "layers without a weight",
+    "collapsed": "1 where no path from input to output is left",
+    "saliency_samples": "samples that the mask cost",
+    "prune_seconds": "time to find the mask",
+    "train_seconds": "time to train, validation included",
+}
+
+REQUIRED = [name for name, info in Trial.model_fields.items() if info.is_required()]
+DEFAULT_TRIALS = 32
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Search(_Section):
+    """How configurations are proposed."""
+
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description=f"trials in all, collapsed and failed ones included ({DEFAULT_TRIALS}; grid: all)",
+    )
+    sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
+    seed: int = Field(0, ge=0, description="of the sampler")
+
+
+class Resources(_Section):
+    """What one trial occupies, and how many run at once."""
+
+    cpus: float = Field(1, gt=0, description="cores a trial, and its threads")
+    gpus: float = Field(0, ge=0, description="GPUs a trial; fractions share one")
+    concurrent: int | None = Field(None, ge=1, description="trials at once (as many as fit)")
+
+
+class Study(_Section):
+    """A whole study file; make one with `load(path)` or `Study.from_dict(...)`, which validate it."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the study's name")
+    objectives: dict[str, Literal["max", "min"]] = Field(
+        default={"val_accuracy": "max", "density": "min"},
+        min_length=1,
+        description="metrics, each `max` or `min`",
+    )
+    trial: dict[str, Any] = Field(description="one configuration's fields: values or domains")
+    search: Search = Field(default=Search(), description="how configurations are proposed")
+    resources: Resources = Field(default=Resources(), description="what one trial occupies")
+
+    @classmethod
+    def from_dict(cls, written: Any) -> "Study":
+        """Validate what was written. Raises InputError naming the place, what is there and what is allowed."""
+        if not isinstance(written, Mapping):
+            kind = "nothing" if written is None else type(written).__name__
+            raise InputError(
+                f"holds {kind} where a study is expected: the keys study, trial, objectives, search, resources"
+            )
+        try:
+            study = cls.model_validate(dict(written))
+        except ValidationError as error:
+            raise InputError("; ".join(_explain(e) for e in error.errors())) from None
+        try:
+            study._check()
+        except Problem as problem:
+            raise InputError(str(problem)) from None
+        return study
+
+    @cached_property
+    def space(self) -> dict[str, Domain]:
+        """The domain of each field that the file names, parents of a `when:` before their children."""
+        written = {name: parse_domain(name, value) for name, value in self.trial.items()}
+        parents = {
+            name: {*domain.when, *(["method"] if name in ONLY_FOR else [])} & set(written)
+            for name, domain in written.items()
+        }
+        try:
+            order = list(TopologicalSorter(parents).static_order())
+        except CycleError as error:
+            raise Problem("trial", f"`when:` goes in a circle: {' -> '.join(error.args[1])}") from None
+        return {name: written[name] for name in order}
+
+    def active(self, name: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether a field has a value, given the values chosen before it."""
+        if name in ONLY_FOR and not applies(name, chosen["method"]):
+            return False
+        when = self.space[name].when
+        return all(parent in chosen and chosen[parent] in values for parent, values in when.items())
+
+    def make_trial(self, sampled: Mapping[str, Any]) -> Trial:
+        """The trial with these sampled values and the study's fixed ones."""
+        values: dict[str, Any] = {}
+        for name, domain in self.space.items():
+            if self.active(name, values):
+                values[name] = domain.value if isinstance(domain, Fixed) else sampled[name]
+        return Trial(**values)
+
+    def grid(self, also_ranges: bool = False) -> Iterator[Trial]:
+        """Every combination of values, once each; with `also_ranges`, of the ends of ranges too."""
+
+        def extend(names: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if not names:
+                yield chosen
+            elif not self.active(names[0], chosen):
+                yield from extend(names[1:], chosen)
+            else:
+                for value in self.space[names[0]].values:
+                    yield from extend(names[1:], {**chosen, names[0]: value})
+
+        if not also_ranges and (ranges := self.ranges()):
+            raise InputError(f"trial.{ranges[0]} is a range: it has no finite list of values")
+        seen = set()
+        for values in extend(list(self.space), {}):
+            trial = Trial(**values)
+            if trial.key not in seen:
+                seen.add(trial.key)
+                yield trial
+
+    def ranges(self) -> list[str]:
+        """The fields that are ranges, of which there is no finite list."""
+        return [name for name, domain in self.space.items() if isinstance(domain, Range)]
+
+    @cached_property
+    def trials(self) -> int:
+        """How many trials the study shall have."""
+        size = sum(1 for _ in self.grid()) if self.search.sampler == "grid" else None
+        wanted = self.search.trials or size or DEFAULT_TRIALS
+        return min(wanted, size) if size else wanted
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What may not change once the study has trials: all but `search:` and `resources:`."""
+        return self.model_dump(exclude={"search", "resources"})
+
+    def _check(self) -> None:
+        if self.study.endswith(".companion"):
+            raise Problem("study", f"{self.study!r}: names that end in .companion are kept for forcetune's re-runs")
+        self._check_keys()
+        for name in self.space:
+            self._check_when(name)
+        self._check_names()
+        if self.search.sampler == "grid" and (ranges := self.ranges()):
+            raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
+
+    def _check_keys(self) -> None:
+        for name in self.trial:
+            if name not in Trial.model_fields:
+                raise Problem(
+                    f"trial.{name}",
+                    f"unknown key{suggestion(str(name), Trial.model_fields)}; allowed: {', '.join(Trial.model_fields)}",
+                )
+        for name in REQUIRED:
+            if name not in self.trial:
+                raise Problem(f"trial.{name}", "is missing; required: " + ", ".join(REQUIRED))
+        for name in self.objectives:
+            if name not in METRICS:
+                raise Problem(
+                    f"objectives.{name}",
+                    f"no trial reports this metric{suggestion(name, METRICS)}; allowed: {', '.join(METRICS)}",
+                )
+
+    def _check_when(self, name: str) -> None:
+        when = self.space[name].when
+        place = f"trial.{name}.when"
+        if when and name in REQUIRED:
+            raise Problem(place, f"every trial has a {name}, so it cannot depend on another field")
+        for parent, values in when.items():
+            if parent not in self.space:
+                raise Problem(
+                    f"{place}.{parent}",
+                    f"the study's trial has no such field{suggestion(str(parent), self.space)}; "
+                    f"allowed: {', '.join(n for n in self.space if n != name)}",
+                )
+            domain = self.space[parent]
+            if isinstance(domain, Range):
+                raise Problem(f"{place}.{parent}", "is a range; `when:` asks for fixed values or choices")
+            for value in values:
+                if value not in domain.values:
+                    raise Problem(
+                        f"{place}.{parent}",
+                        f"{value!r} is never chosen; allowed: {', '.join(map(str, domain.values))}",
+                    )
+
+    def _check_names(self) -> None:
+        from forcetune.data import DATASETS
+        from forcetune.models import MODELS
+        from forcetune.pruning import LOSSES, METHODS, SCHEDULES
+
+        tables: dict[str, tuple[Mapping[str, Any], str]] = {
+            "dataset": (DATASETS, "data set"),
+            "model": (MODELS, "model"),
+            "method": (METHODS, "method"),
+            "schedule": (SCHEDULES, "schedule"),
+            "saliency_loss": (LOSSES, "loss"),
+        }
+        for name, (table, kind) in tables.items():
+            for value in self.space[name].values if name in self.space else []:
+                try:
+                    resolve(value, table, kind)
+                except InputError as error:
+                    raise Problem(f"trial.{name}", str(error)) from None
+
+
+def load(path: str | Path) -> Study:
+    """Read and validate a study file. Raises InputError, its message starting with the file's path."""
+    written = read_yaml(path)
+    try:
+        return Study.from_dict(written)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _explain(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources}
+    owner = sections.get(str(error["loc"][0]), Study) if len(error["loc"]) > 1 else Study
+    if error["type"] == "string_pattern_mismatch":
+        return f"{place}: {error['input']!r} is no name; allowed: letters, digits, _ . - after a letter or digit"
+    return f"{place}: {describe(error, owner)}"

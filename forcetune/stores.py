@@ -1,0 +1,48 @@
+"""Where the two stores are, and SQLite's settings for several processes that write in small steps."""
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+
+def mlflow_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere."""
+    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+
+def optuna_uri() -> str:
+    """`FORCETUNE_STORAGE`, or optuna.db in the current folder."""
+    return absolute(os.environ.get("FORCETUNE_STORAGE") or "sqlite:///optuna.db")
+
+
+def absolute(uri: str) -> str:
+    """The address with a relative SQLite path taken from the current folder."""
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite address, None for others."""
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
+
+
+def quicken_sqlite() -> None:
+    """From now on, SQLAlchemy's SQLite connections in this process write ahead and sync once a checkpoint.
+
+    Optuna and MLflow both reach SQLite through SQLAlchemy. Safe against a killed process; a power cut may
+    cost the last moments. For local disks only: a write-ahead log needs shared memory.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if not event.contains(Engine, "connect", _write_ahead):
+        event.listen(Engine, "connect", _write_ahead)
+
+
+def _write_ahead(connection: Any, record: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA busy_timeout=30000")

@@ -1,0 +1,217 @@
+"""Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from forcetune.errors import InputError
+from forcetune.names import suggestion
+from forcetune.stores import mlflow_uri, quicken_sqlite, sqlite_path
+
+EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
+
+
+class Tracker:
+    """Writes one study's experiment."""
+
+    def __init__(self, study: str, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        for noisy in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        quicken_sqlite()
+        self._client = MlflowClient(uri)
+        experiment = self._client.get_experiment_by_name(study)
+        self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study)
+        self._study = study
+
+    def open_study(self, description: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """The id of the study's parent run, made where there is none, in state RUNNING."""
+        found = self._find("search")
+        if found:
+            self._client.update_run(found, status="RUNNING")
+            return found
+        tags = {
+            **tags,
+            "forcetune.kind": "search",
+            "forcetune.objectives": json.dumps(description["objectives"]),
+        }
+        run = self._client.create_run(self._experiment, tags=_tags(tags), run_name=self._study)
+        self._client.log_dict(run.info.run_id, dict(description), "study.yaml")
+        return str(run.info.run_id)
+
+    def open_trial(self, parent: str, number: int, key: str, fields: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """The id of a trial's run, made under the parent run where there is none, in state RUNNING, with its params."""
+        from mlflow.entities import Param
+
+        found = self._find("trial", key)
+        if found:
+            self._client.update_run(found, status="RUNNING")
+            return found
+        own = {"forcetune.kind": "trial", "forcetune.trial": key, "mlflow.parentRunId": parent}
+        run = self._client.create_run(self._experiment, tags=_tags({**tags, **own}), run_name=f"trial-{number:04d}")
+        params = [Param(name, _text(value)) for name, value in fields.items()]
+        self._client.log_batch(run.info.run_id, params=params)
+        return str(run.info.run_id)
+
+    def log(self, run: str, metrics: Mapping[str, float], step: int = 0, tags: Mapping[str, str] | None = None) -> None:
+        """Metrics and tags in one request."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run,
+            metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()],
+            tags=[RunTag(name, value) for name, value in _tags(tags or {}).items()],
+        )
+
+    def log_file(self, run: str, path: Path) -> None:
+        """A file among the run's artifacts."""
+        self._client.log_artifact(run, str(path))
+
+    def log_json(self, run: str, content: Any, name: str) -> None:
+        """Plain data as a JSON file among the run's artifacts."""
+        self._client.log_text(run, json.dumps(content, indent=1), name)
+
+    def last_step(self, run: str) -> int:
+        """The last epoch that was logged; 0 where none was."""
+        history = self._client.get_metric_history(run, "val_loss")
+        return max((metric.step for metric in history), default=0)
+
+    def close(self, run: str, failed: bool = False, tags: Mapping[str, str] | None = None) -> None:
+        """End a run as FINISHED or FAILED, its tags first."""
+        if tags:
+            self.log(run, {}, tags=tags)
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def _find(self, kind: str, key: str | None = None) -> str | None:
+        wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and tags.`forcetune.trial` = '{key}'" if key else "")
+        runs = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+
+def table(study: str, uri: str | None = None) -> pd.DataFrame:
+    """One row a trial: run_id, name, status, outcome, reason, trial (the key), then params and last metrics.
+
+    Where a param and a metric share a name (`density`), the metric, which was measured, is shown. The
+    objectives of the study are in `.attrs["objectives"]`. Raises InputError where there is no such study.
+    """
+    runs = _runs(study, uri or mlflow_uri())
+    parent = next((run for run in runs if run["tags"].get("forcetune.kind") == "search"), None)
+    if parent is None:
+        raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
+    trials = [run for run in runs if run["tags"].get("forcetune.kind") == "trial"]
+    found = pd.DataFrame([_row(run) for run in trials])
+    found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
+    found.attrs["objectives"] = json.loads(parent["tags"]["forcetune.objectives"])
+    return found
+
+
+def _row(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": run["id"],
+        "name": run["name"],
+        "status": run["status"],
+        "outcome": run["tags"].get("forcetune.outcome"),
+        "reason": run["tags"].get("forcetune.reason"),
+        "trial": run["tags"].get("forcetune.trial"),
+        **{name: _value(text) for name, text in run["params"].items()},
+        **run["metrics"],
+    }
+
+
+def _whole_numbers(trials: list[dict[str, Any]]) -> set[str]:
+    """Params that are whole numbers in every trial that has them; where some lack one, pandas would make floats."""
+    params = {name for run in trials for name in run["params"]}
+    fractional = {name for run in trials for name, text in run["params"].items() if not text.lstrip("-").isdigit()}
+    return params - fractional
+
+
+def _runs(study: str, uri: str) -> list[dict[str, Any]]:
+    path = sqlite_path(uri)
+    return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
+
+
+def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
+    """Straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
+    if not path.is_file():
+        raise InputError(f"there is no MLflow store at {path}; run a search in this folder, or set MLFLOW_TRACKING_URI")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            ids = dict(
+                connection.execute("select name, experiment_id from experiments where lifecycle_stage = 'active'")
+            )
+            if study not in ids:
+                raise _unknown(study, ids)
+            wanted = (ids[study],)
+            active = "from runs r where r.experiment_id = ? and r.lifecycle_stage = 'active'"
+            runs = {
+                run: {"id": run, "name": name, "status": status, "params": {}, "metrics": {}, "tags": {}}
+                for run, name, status in connection.execute(
+                    f"select run_uuid, name, status {active} order by start_time", wanted
+                )
+            }
+            for kind, rows in (("params", "params"), ("metrics", "latest_metrics"), ("tags", "tags")):
+                query = f"select run_uuid, key, value from {rows} where run_uuid in (select run_uuid {active})"
+                for run, key, value in connection.execute(query, wanted):
+                    runs[run][kind][key] = value
+    except sqlite3.Error as error:
+        raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
+    return list(runs.values())
+
+
+def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(uri)
+    try:
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            raise _unknown(study, [found.name for found in client.search_experiments()])
+        runs: list[Any] = []
+        token = None
+        while token != "":
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            runs += page
+            token = page.token or ""
+    except MlflowException as error:
+        raise InputError(f"the MLflow store at {uri} does not answer: {error.message}") from error
+    return [
+        {
+            "id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "params": run.data.params,
+            "metrics": run.data.metrics,
+            "tags": run.data.tags,
+        }
+        for run in reversed(runs)
+    ]
+
+
+def _unknown(study: str, known: Iterable[str]) -> InputError:
+    names = ", ".join(sorted(set(known) - {"Default"})) or "none yet"
+    return InputError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: str(value)[:5000] for name, value in tags.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
