@@ -103,25 +103,25 @@ def _place(file: str) -> Iterator[None]:
 def _show_study(study: Study, facts: list[dict[str, object]]) -> None:
     from rich.table import Table
 
-    from forcetune.stores import mlflow_uri, optuna_uri
+    from forcetune.stores import mlflow_uri, optuna_uri, shown
 
-    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     resources = study.resources
     at_once = f"{resources.concurrent} at once" if resources.concurrent else "as many at once as fit"
-    shown.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.objectives.items()))
-    shown.add_row("trials", f"{study.trials}, proposed by {study.search.sampler}, seed {study.search.seed}")
-    shown.add_row("resources", f"{resources.cpus:g} cpus and {resources.gpus:g} gpus a trial, {at_once}")
+    table.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.objectives.items()))
+    table.add_row("trials", f"{study.trials}, proposed by {study.search.sampler}, seed {study.search.seed}")
+    table.add_row("resources", f"{resources.cpus:g} cpus and {resources.gpus:g} gpus a trial, {at_once}")
     for fact in facts:
         shape = "x".join(map(str, fact["input_shape"]))  # type: ignore[call-overload]
-        shown.add_row("data", "{dataset}: {training} training and {validation} validation images".format(**fact))
-        shown.add_row("", f"of {shape} in {fact['classes']} classes")
-        shown.add_row("model", "{model}: {prunable} prunable weights".format(**fact))
+        table.add_row("data", "{dataset}: {training} training and {validation} validation images".format(**fact))
+        table.add_row("", f"of {shape} in {fact['classes']} classes")
+        table.add_row("model", "{model}: {prunable} prunable weights".format(**fact))
     for name, domain in study.space.items():
         if name not in ("dataset", "model", "width"):
-            shown.add_row(name, str(domain))
-    shown.add_row("MLflow", mlflow_uri())
-    shown.add_row("Optuna", optuna_uri())
-    _console().print(shown)
+            table.add_row(name, str(domain))
+    table.add_row("MLflow", shown(mlflow_uri()))
+    table.add_row("Optuna", shown(optuna_uri()))
+    _console().print(table)
 
 
 def _best(table: pd.DataFrame, **conditions: Any) -> pd.DataFrame:

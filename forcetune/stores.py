@@ -1,6 +1,7 @@
 """Where the two stores are, and SQLite's settings for several processes that write in small steps."""
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def sqlite_path(uri: str) -> Path | None:
     """The absolute path of a SQLite address, None for others."""
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
+
+
+def shown(uri: str) -> str:
+    """The address as it may be printed: without its password."""
+    return re.sub(r"://([^:/@]+):[^@/]*@", r"://\1:***@", uri)
 
 
 def quicken_sqlite() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ import pandas as pd
 
 from forcetune.errors import InputError
 from forcetune.names import suggestion
-from forcetune.stores import mlflow_uri, quicken_sqlite, sqlite_path
+from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 
@@ -23,13 +24,18 @@ class Tracker:
 
     def __init__(self, study: str, uri: str) -> None:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         for noisy in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         quicken_sqlite()
-        self._client = MlflowClient(uri)
-        experiment = self._client.get_experiment_by_name(study)
-        self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study)
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default tries for minutes
+        try:
+            self._client = MlflowClient(uri)
+            experiment = self._client.get_experiment_by_name(study)
+            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study)
+        except MlflowException as error:
+            raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
         self._study = study
 
     def open_study(self, description: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -183,7 +189,7 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
             runs += page
             token = page.token or ""
     except MlflowException as error:
-        raise InputError(f"the MLflow store at {uri} does not answer: {error.message}") from error
+        raise InputError(f"the MLflow store {shown(uri)} does not answer: {error.message}") from error
     return [
         {
             "id": run.info.run_id,

@@ -10,7 +10,7 @@ from rich.console import Console
 from forcetune import trial
 from forcetune.errors import InputError
 from forcetune.search import environment
-from forcetune.spec import Study
+from forcetune.spec import Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
 
 
@@ -20,18 +20,14 @@ def check(study: Study) -> list[dict[str, object]]:
     Raises InputError where one does not load, does not fit the data, or keeps no weight at the lowest density.
     """
     lowest = min(study.space["density"].values)
-    seen: dict[tuple[object, ...], dict[str, object]] = {}
-    for candidate in study.grid(also_ranges=True):
-        fields = (
-            candidate.dataset,
-            candidate.data_root,
-            candidate.train_samples,
-            candidate.model,
-            candidate.width,
-        )
-        if fields not in seen:
+    shaping = [name for name in ("dataset", "data_root", "train_samples", "model", "width") if name in study.space]
+    seen: dict[Trial, dict[str, object]] = {}
+    for fields in study.combinations(shaping):
+        shaped = {name: fields[name] for name in shaping if name in fields}
+        candidate = Trial(**shaped, method="random", density=lowest)
+        if candidate not in seen:
             try:
-                seen[fields] = trial.check(candidate.model_copy(update={"density": lowest}))
+                seen[candidate] = trial.check(candidate)
             except InputError as error:
                 raise InputError(f"trial: {error}") from None
     return list(seen.values())

@@ -1,6 +1,6 @@
 """A study: one file, one Optuna study, one MLflow experiment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -90,18 +90,17 @@ class Study(_Section):
         return study
 
     @cached_property
+    def _domains(self) -> dict[str, Domain]:
+        return {name: parse_domain(name, value) for name, value in self.trial.items()}
+
+    @cached_property
     def space(self) -> dict[str, Domain]:
         """The domain of each field that the file names, parents of a `when:` before their children."""
-        written = {name: parse_domain(name, value) for name, value in self.trial.items()}
-        parents = {
-            name: {*domain.when, *(["method"] if name in ONLY_FOR else [])} & set(written)
-            for name, domain in written.items()
-        }
         try:
-            order = list(TopologicalSorter(parents).static_order())
+            order = list(TopologicalSorter({name: self._parents(name) for name in self._domains}).static_order())
         except CycleError as error:
             raise Problem("trial", f"`when:` goes in a circle: {' -> '.join(error.args[1])}") from None
-        return {name: written[name] for name in order}
+        return {name: self._domains[name] for name in order}
 
     def active(self, name: str, chosen: Mapping[str, Any]) -> bool:
         """Whether a field has a value, given the values chosen before it."""
@@ -118,26 +117,39 @@ class Study(_Section):
                 values[name] = domain.value if isinstance(domain, Fixed) else sampled[name]
         return Trial(**values)
 
-    def grid(self, also_ranges: bool = False) -> Iterator[Trial]:
-        """Every combination of values, once each; with `also_ranges`, of the ends of ranges too."""
-
-        def extend(names: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            if not names:
-                yield chosen
-            elif not self.active(names[0], chosen):
-                yield from extend(names[1:], chosen)
-            else:
-                for value in self.space[names[0]].values:
-                    yield from extend(names[1:], {**chosen, names[0]: value})
-
-        if not also_ranges and (ranges := self.ranges()):
+    def grid(self) -> Iterator[Trial]:
+        """Every combination of the choices, once each. Raises InputError where a field is a range."""
+        if ranges := self.ranges():
             raise InputError(f"trial.{ranges[0]} is a range: it has no finite list of values")
         seen = set()
-        for values in extend(list(self.space), {}):
+        for values in self.combinations(list(self.space)):
             trial = Trial(**values)
             if trial.key not in seen:
                 seen.add(trial.key)
                 yield trial
+
+    def combinations(self, names: Collection[str]) -> Iterator[dict[str, Any]]:
+        """What these fields and those they depend on may be together; of a range, its ends."""
+        wanted = {*names, *(parent for name in names for parent in self._ancestors(name))}
+
+        def extend(rest: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if not rest:
+                yield chosen
+            elif not self.active(rest[0], chosen):
+                yield from extend(rest[1:], chosen)
+            else:
+                for value in self.space[rest[0]].values:
+                    yield from extend(rest[1:], {**chosen, rest[0]: value})
+
+        return extend([name for name in self.space if name in wanted], {})
+
+    def _ancestors(self, name: str) -> Iterator[str]:
+        for parent in self._parents(name):
+            yield parent
+            yield from self._ancestors(parent)
+
+    def _parents(self, name: str) -> set[str]:
+        return {*self._domains[name].when, *(["method"] if name in ONLY_FOR else [])} & set(self._domains)
 
     def ranges(self) -> list[str]:
         """The fields that are ranges, of which there is no finite list."""

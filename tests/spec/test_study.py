@@ -1,0 +1,155 @@
+"""A study file is validated whole: what is there, where, and what is allowed."""
+
+import pytest
+
+from forcetune.errors import InputError
+from forcetune.spec import Choice, Fixed, Range, Study
+
+TRIAL = {"dataset": "synthetic", "model": "mlp", "method": ["snip", "force"], "density": {"low": 0.01, "high": 0.5}}
+
+
+def study(trial=None, **top):
+    return Study.from_dict({"study": "s", "trial": {**TRIAL, **(trial or {})}, **top})
+
+
+def test_domains():
+    space = study({"epochs": 3, "lr": {"low": 0.1, "high": 1.0, "log": True}, "batch_size": [32, 64]}).space
+    assert space["epochs"] == Fixed(3)
+    assert space["lr"] == Range(0.1, 1.0, log=True)
+    assert space["batch_size"] == Choice([32, 64])
+    assert space["density"] == Range(0.01, 0.5)
+
+
+def test_defaults():
+    made = study()
+    assert made.objectives == {"val_accuracy": "max", "density": "min"}
+    assert (made.trials, made.search.sampler, made.resources.cpus) == (32, "tpe", 1)
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        ({"densty": 0.1}, "trial.densty: unknown key; did you mean 'density'"),
+        ({"method": "snp"}, "trial.method: unknown method 'snp'; did you mean 'snip'"),
+        ({"method": ["snip", "snp"]}, "trial.method: unknown method 'snp'"),
+        ({"density": 0}, "trial.density: 0 should be greater than 0"),
+        ({"density": 1.5}, "trial.density: 1.5 should be less than or equal to 1"),
+        ({"density": [0.1, 2]}, r"trial.density\[1\]: 2 should be"),
+        ({"density": {"low": 0, "high": 0.5}}, "trial.density.low: 0 should be greater than 0"),
+        ({"epochs": -1}, "trial.epochs: -1 should be greater than or equal to 1"),
+        ({"epochs": 2.5}, "trial.epochs: 2.5 should be a valid integer"),
+        ({"epochs": True}, "trial.epochs: True should be a valid integer"),
+        ({"lr": {"low": 1.0, "high": 0.1}}, "trial.lr: low 1.0 is greater than high 0.1"),
+        ({"lr": {"low": 0.1}}, "trial.lr.high: is missing"),
+        ({"lr": {"low": 0.1, "high": 1, "logg": True}}, "trial.lr.logg: unknown key; did you mean 'log'"),
+        ({"weight_decay": {"low": 0, "high": 1, "log": True}}, "a log range starts above 0"),
+        ({"epochs": {"low": 1, "high": 9, "step": 0.5}}, "trial.epochs.step: 0.5 is no step"),
+        ({"batch_size": []}, "trial.batch_size: an empty list"),
+        ({"batch_size": [32, 32]}, "trial.batch_size: 32 stands there twice"),
+        ({"lr": {"from": 1}}, "is no domain"),
+        ({"width": {"choices": [8], "when": {"metod": "snip"}}}, "trial.width.when.metod: .* did you mean 'method'"),
+        ({"width": {"choices": [8], "when": {"method": "grasp"}}}, "'grasp' is never chosen; allowed: snip, force"),
+        ({"width": {"choices": [8], "when": {"density": 0.1}}}, "trial.width.when.density: is a range"),
+        ({"density": {"low": 0.1, "high": 0.2, "when": {"method": "snip"}}}, "every trial has a density"),
+        ({"schedule": "exponentail"}, "trial.schedule: unknown schedule"),
+        ({"saliency_loss": "mse"}, "trial.saliency_loss: unknown loss"),
+        ({"dataset": "no_such.module:load"}, "trial.dataset: .*no_such.*does not load"),
+        ({"model": "forcetune.models:buidl"}, "has no function 'buidl'; did you mean 'build'"),
+        ({"lr_schedule": "cos"}, "trial.lr_schedule: 'cos' should be 'cosine', 'step' or 'constant'"),
+    ],
+)
+def test_trial_refused(trial, said):
+    with pytest.raises(InputError, match=said):
+        study(trial)
+
+
+@pytest.mark.parametrize(
+    ("top", "said"),
+    [
+        ({"objectives": {"accuracy": "max"}}, "objectives.accuracy: no trial reports this metric"),
+        ({"objectives": {"density": "maximise"}}, "objectives.density: 'maximise' should be 'max' or 'min'"),
+        ({"objectives": {}}, "objectives"),
+        ({"search": {"trials": 0}}, "search.trials: 0 should be greater than or equal to 1"),
+        ({"search": {"sampelr": "tpe"}}, "search.sampelr: unknown key; did you mean 'sampler'"),
+        ({"search": {"sampler": "grid"}}, "trial.density: a range has no grid"),
+        ({"resources": {"cpus": 0}}, "resources.cpus: 0 should be greater than 0"),
+        ({"budget": 3}, "budget: unknown key"),
+        ({"study": "a/b"}, "study: 'a/b' is no name"),
+        ({"study": "x.companion"}, "names that end in .companion"),
+    ],
+)
+def test_study_refused(top, said):
+    with pytest.raises(InputError, match=said):
+        study(**top)
+
+
+@pytest.mark.parametrize("written", [None, [], "text", {}, {"study": "s"}, {"study": "s", "trial": {}}])
+def test_not_a_study(written):
+    with pytest.raises(InputError):
+        Study.from_dict(written)
+
+
+def test_when_in_a_circle():
+    with pytest.raises(InputError, match="goes in a circle"):
+        study(
+            {
+                "width": {"choices": [4, 8], "when": {"epochs": 1}},
+                "epochs": {"choices": [1, 2], "when": {"width": 4}},
+            }
+        )
+
+
+def test_a_field_that_does_not_apply_is_absent():
+    made = study({"iterations": {"low": 2, "high": 9}, "lr": {"choices": [0.5], "when": {"method": "force"}}})
+    snip = made.make_trial({"method": "snip", "density": 0.1})
+    assert "iterations" not in snip.fields()
+    assert snip.lr == 0.1, "the default, since the condition does not hold"
+    force = made.make_trial({"method": "force", "density": 0.1, "iterations": 3, "lr": 0.5})
+    assert (force.iterations, force.lr) == (3, 0.5)
+
+
+def test_when_follows_a_chain():
+    made = study(
+        {
+            "iterations": {"choices": [1, 20], "when": {"method": "force"}},
+            "schedule": {"choices": ["linear"], "when": {"iterations": 20}},
+        }
+    )
+    chosen = {"method": "force", "iterations": 1}
+    assert not made.active("schedule", chosen)
+    assert made.active("schedule", {**chosen, "iterations": 20})
+    assert not made.active("schedule", {"method": "snip"})
+
+
+def test_grid_has_each_combination_once():
+    made = study(
+        {"density": [0.1, 0.2], "iterations": {"choices": [5, 10], "when": {"method": "force"}}, "seed": [0, 1]},
+        search={"sampler": "grid"},
+    )
+    combinations = [(t.method, t.density, t.iterations, t.seed) for t in made.grid()]
+    # snip: 2 densities x 2 seeds; force: also 2 iterations
+    assert len(combinations) == len(set(combinations)) == made.trials == 4 + 8
+
+
+def test_grid_takes_the_product_over_what_applies_only():
+    # iterations without `when:` still means nothing to snip, so its values are not two trials
+    made = study({"density": 0.1, "iterations": [5, 10]}, search={"sampler": "grid"})
+    assert [(t.method, t.fields().get("iterations")) for t in made.grid()] == [
+        ("snip", None),
+        ("force", 5),
+        ("force", 10),
+    ]
+
+
+def test_trials_bound_a_grid():
+    assert study({"density": 0.1}, search={"sampler": "grid", "trials": 1}).trials == 1
+    assert study({"density": 0.1}, search={"sampler": "grid", "trials": 9}).trials == 2
+
+
+def test_combinations_of_some_fields():
+    made = study({"width": {"choices": [4, 8], "when": {"method": "force"}}, "seed": [0, 1, 2]})
+    assert list(made.combinations(["width"])) == [
+        {"method": "snip"},
+        {"method": "force", "width": 4},
+        {"method": "force", "width": 8},
+    ]

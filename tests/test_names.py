@@ -1,0 +1,39 @@
+"""Names of rows and of the user's own code."""
+
+import sys
+
+import pytest
+
+from forcetune.errors import InputError
+from forcetune.names import resolve, suggestion
+
+TABLE = {"snip": 1, "force": 2}
+
+
+def test_a_row():
+    assert resolve("force", TABLE, "method") == 2
+
+
+def test_unknown_names_the_near_and_the_allowed():
+    with pytest.raises(InputError, match="unknown method 'forse'; did you mean 'force'.*allowed: snip, force"):
+        resolve("forse", TABLE, "method")
+    assert suggestion("zzz", TABLE) == ""
+
+
+def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine_here.py").write_text("def score(net): return 7\nvalue = 3\n")
+    assert resolve("mine_here:score", TABLE, "method")(None) == 7
+    with pytest.raises(InputError, match="mine_here has no function 'scoer'; did you mean 'score'"):
+        resolve("mine_here:scoer", TABLE, "method")
+    with pytest.raises(InputError, match="has no function 'value'"):
+        resolve("mine_here:value", TABLE, "method")
+
+
+def test_a_module_that_raises_while_it_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_here.py").write_text("1 / 0\n")
+    with pytest.raises(InputError, match=r"'broken_here' does not load \(ZeroDivisionError"):
+        resolve("broken_here:score", TABLE, "method")
