@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from forcetune.spec import Study
 
-REFUSED, INTERRUPTED = 2, 130
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 class _Commands(click.Group):
@@ -58,19 +58,21 @@ def search_command(file: str) -> None:
     from forcetune import search, spec, tracking
 
     study = spec.load(file)
-    console = _console()
     try:
         with _place(file):
-            failed = search.run(study, console)
+            search.run(study, _console())
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; `forcetune search {file}` goes on where it was", err=True)
         sys.exit(INTERRUPTED)
     found = tracking.table(study.study)
     _print_front(found, _best(found))
+    if len(found) < study.trials:
+        click.echo(f"{study.trials} trials were asked for, and the study's space has no more than {len(found)}")
+    failed = int((found["outcome"] == "failed").sum())
     if failed:
-        console.print(f"{failed} of {len(found)} trials failed; their runs in MLflow have the reason")
+        click.echo(f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json")
     if failed == len(found):
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 @main.command()

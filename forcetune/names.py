@@ -27,9 +27,9 @@ def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, or nothing."""
+    """` (did you mean 'x'?)` for the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def find_in(folder: str | Path) -> None:

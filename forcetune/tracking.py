@@ -86,10 +86,9 @@ class Tracker:
         """Plain data as a JSON file among the run's artifacts."""
         self._client.log_text(run, json.dumps(content, indent=1), name)
 
-    def last_step(self, run: str) -> int:
-        """The last epoch that was logged; 0 where none was."""
-        history = self._client.get_metric_history(run, "val_loss")
-        return max((metric.step for metric in history), default=0)
+    def last_step(self, run: str, metric: str) -> int:
+        """The last epoch at which a metric was logged; -1 where it never was."""
+        return max((entry.step for entry in self._client.get_metric_history(run, metric)), default=-1)
 
     def close(self, run: str, failed: bool = False, tags: Mapping[str, str] | None = None) -> None:
         """End a run as FINISHED or FAILED, its tags first."""

@@ -33,8 +33,8 @@ def check(study: Study) -> list[dict[str, object]]:
     return list(seen.values())
 
 
-def run(study: Study, console: Console) -> int:
-    """Search until the study has all its trials; the number that failed.
+def run(study: Study, console: Console) -> None:
+    """Search until the study has all its trials or its space is used up.
 
     Nothing is written before the study is checked and a trial's resources are known to be there.
     Raises InputError where they are not; KeyboardInterrupt on SIGINT and SIGTERM, what was started kept.
@@ -43,20 +43,20 @@ def run(study: Study, console: Console) -> int:
     environment.prepare()
     from forcetune.search import cluster
     from forcetune.search.driver import Driver
-    from forcetune.search.ledger import Ledger
+    from forcetune.search.ledger import Ledger, refuse_changes
     from forcetune.search.progress import Progress
     from forcetune.tracking import Tracker
 
+    refuse_changes(study, optuna_uri())
     with _interruptible(), cluster.connected():
         concurrent = cluster.slots(study.resources)
-        ledger = Ledger(study, optuna_uri())
+        tracker = Tracker(study.study, mlflow_uri())
         progress = Progress(study, console)
-        driver = Driver(study, ledger, Tracker(study.study, mlflow_uri()), mlflow_uri(), progress)
+        driver = Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), progress)
         if not driver.finished:
             with progress:
                 cluster.run(driver, study.resources, concurrent)
         driver.close()
-    return progress.failed
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from forcetune.spec import Study, Trial
 from forcetune.tracking import Tracker
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
+LOST = "its worker ended without a word (killed, out of memory, or its node is gone)"
 
 
 class Driver:
@@ -87,12 +89,12 @@ class Driver:
         """An epoch of a running trial."""
         self._progress.reported(number, metrics)
 
-    def end(self, number: int, metrics: Mapping[str, Any] | None, lost: str = "its worker died") -> None:
+    def end(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """A trial's last metrics; None where it was lost with its worker."""
         if number not in self._running:
             return
         proposal, run = self._running.pop(number)
-        ended = self._judge(metrics) if metrics else Ended("failed", lost)
+        ended = self._judge(metrics) if metrics else Ended("failed", LOST)
         self._ledger.decide(number, ended)
         self._close(number, run, proposal, ended)
         self._progress.ended(number, proposal.trial, ended)
@@ -120,10 +122,13 @@ class Driver:
         return None
 
     def _judge(self, metrics: Mapping[str, Any]) -> Ended:
-        """A trial's last metrics as its outcome; one that lacks an objective's value has failed."""
+        """A trial's last metrics as its outcome; one whose objectives are not finite numbers has failed."""
         if metrics["outcome"] == "failed":
             return Ended("failed", metrics.get("reason"))
         values = [float(metrics[name]) for name in self._study.objectives]
+        for name, value in zip(self._study.objectives, values, strict=True):
+            if not math.isfinite(value):
+                return Ended("failed", f"the objective {name} became {value}")
         return Ended(metrics["outcome"], metrics.get("reason"), values)
 
     def _close(self, number: int, run: str, proposal: Proposal, ended: Ended) -> None:

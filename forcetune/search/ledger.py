@@ -9,12 +9,14 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from forcetune.errors import InputError
 from forcetune.search.proposals import Proposal, directions
 from forcetune.spec import Study
-from forcetune.stores import quicken_sqlite
+from forcetune.stores import quicken_sqlite, shown, sqlite_path
 
+STUDY = "forcetune.study"  # the study's attribute that holds the file its trials were made by
 OFF_FRONT = "off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -38,15 +40,17 @@ class Ledger:
     def __init__(self, study: Study, uri: str) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         quicken_sqlite()
-        self._check_unchanged(study, uri)
-        self._study = optuna.create_study(
-            storage=uri, study_name=study.study, directions=directions(study), load_if_exists=True
-        )
+        try:
+            self._study = optuna.create_study(
+                storage=uri, study_name=study.study, directions=directions(study), load_if_exists=True
+            )
+        except SQLAlchemyError as error:
+            raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
         if not self._study.user_attrs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(study.objectives))
-            self._study.set_user_attr("forcetune.study", study.identity)
+            self._study.set_user_attr(STUDY, study.identity)
         self._ids = {trial.number: trial._trial_id for trial in self.trials()}
 
     def trials(self) -> list[FrozenTrial]:
@@ -94,25 +98,30 @@ class Ledger:
         self._ids[number] = trial_id
         return number
 
-    @staticmethod
-    def _check_unchanged(study: Study, uri: str) -> None:
-        """Refuse a study file that differs from the one its trials were made by, but for search and resources."""
-        try:
-            known = optuna.load_study(study_name=study.study, storage=uri)
-        except KeyError:
-            return
-        before = known.user_attrs.get("forcetune.study")
-        now = json.loads(json.dumps(study.identity))
-        if before is None:
-            raise InputError(
-                f"the Optuna study {study.study!r} in {uri} was not made by forcetune; choose another name"
-            )
-        if before != now and known.get_trials(deepcopy=False):
-            changed = "; ".join(_differences(before, now))
-            raise InputError(
-                f"study {study.study!r} has trials of another file ({changed}): only search and resources may change "
-                "under a name; give the study another name"
-            )
+
+def refuse_changes(study: Study, uri: str) -> None:
+    """Raise InputError where the study's trials were made by a file that differs in more than search and resources.
+
+    Opens no store that is not there yet.
+    """
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        return
+    try:
+        known = optuna.load_study(study_name=study.study, storage=uri)
+    except KeyError:
+        return
+    except SQLAlchemyError as error:
+        raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
+    before = known.user_attrs.get(STUDY)
+    now = json.loads(json.dumps(study.identity))
+    if before is None:
+        raise InputError(f"study: {shown(uri)} has an Optuna study {study.study!r} of another program; rename yours")
+    if before != now and known.get_trials(deepcopy=False):
+        raise InputError(
+            f"study: {study.study!r} has trials of another file ({'; '.join(_differences(before, now))}). Under one "
+            "name only search and resources may change: give the study another name"
+        )
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

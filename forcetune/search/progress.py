@@ -49,11 +49,6 @@ class Progress:
         """Trials ended, by this driver or an earlier one."""
         return sum(self._outcomes.values())
 
-    @property
-    def failed(self) -> int:
-        """Of these, how many failed."""
-        return self._outcomes.get("failed", 0)
-
     def known(self, trial: Trial, ended: Ended) -> None:
         """A trial that an earlier driver ended."""
         self._count(trial, ended)

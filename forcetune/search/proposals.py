@@ -76,11 +76,12 @@ class Sampled:
     def __init__(self, study: Study, history: Iterable[FrozenTrial]) -> None:
         self._study = study
         self._objectives = list(study.objectives)
-        counted = [trial for trial in history if trial.state.is_finished() and trial.user_attrs]
-        self._asked = len(counted)
+        earlier = list(history)
+        self._asked = len(earlier)
         self._shadow = optuna.create_study(directions=directions(study), sampler=_sampler(study, self._asked))
-        for trial in counted:
-            self._shadow.add_trial(self._recall(trial))
+        for trial in earlier:
+            if trial.state.is_finished():
+                self._shadow.add_trial(self._recall(trial))
 
     def ask(self) -> Proposal | None:
         covered = self._covering_values(self._asked)

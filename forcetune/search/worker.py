@@ -49,21 +49,22 @@ def execute(assignment: Assignment, tracker: Tracker | None = None) -> Iterator[
 
 def _run(assignment: Assignment, tracker: Tracker) -> Iterator[dict[str, Any]]:
     prepared = trial.prepare(Trial(**assignment.fields))
-    logged = tracker.last_step(assignment.run) if assignment.attempt > 1 else 0
-    tracker.log(
-        assignment.run,
-        prepared.metrics,
-        tags={"forcetune.device": _device_name(), "forcetune.attempt": str(assignment.attempt)},
-    )
-    _log_masks(assignment.run, prepared, tracker)
+    started, logged = _logged(assignment, tracker)
+    _log_start(assignment, prepared, tracker, {} if started else prepared.metrics)
     for metrics in trial.train(prepared):
-        if metrics["epoch"] >= logged:
-            told = [
-                *EPOCH_METRICS,
-                *(["train_seconds"] if metrics["epoch"] in (0, prepared.trial.epochs) else []),
-            ]
-            tracker.log(assignment.run, {name: metrics[name] for name in told}, step=int(metrics["epoch"]))
+        epoch = int(metrics["epoch"])
+        if epoch > logged:
+            last = epoch in (0, prepared.trial.epochs)
+            told = [*EPOCH_METRICS, *(["train_seconds"] if last else [])]
+            tracker.log(assignment.run, {name: metrics[name] for name in told}, step=epoch)
         yield metrics
+
+
+def _logged(assignment: Assignment, tracker: Tracker) -> tuple[bool, int]:
+    """Whether an earlier attempt logged what is known before training, and the last epoch that it logged."""
+    if assignment.attempt == 1:
+        return False, -1
+    return tracker.last_step(assignment.run, "density") >= 0, tracker.last_step(assignment.run, "val_loss")
 
 
 def _outcome(metrics: dict[str, Any]) -> dict[str, str]:
@@ -72,12 +73,14 @@ def _outcome(metrics: dict[str, Any]) -> dict[str, str]:
     return {"outcome": "trained"}
 
 
-def _log_masks(run: str, prepared: trial.Prepared, tracker: Tracker) -> None:
+def _log_start(assignment: Assignment, prepared: trial.Prepared, tracker: Tracker, metrics: dict[str, float]) -> None:
+    tags = {"forcetune.device": _device_name(), "forcetune.attempt": str(assignment.attempt)}
+    tracker.log(assignment.run, metrics, tags=tags)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "masks.npz"
         pruning.save_masks(path, prepared.masks)
-        tracker.log_file(run, path)
-    tracker.log_json(run, pruning.layer_table(prepared.masks), "layers.json")
+        tracker.log_file(assignment.run, path)
+    tracker.log_json(assignment.run, pruning.layer_table(prepared.masks), "layers.json")
 
 
 def _settle(assignment: Assignment) -> None:
@@ -85,7 +88,8 @@ def _settle(assignment: Assignment) -> None:
     import torch
 
     find_in(assignment.folder)
-    os.chdir(assignment.folder)
+    if Path(assignment.folder).is_dir():  # not on another machine
+        os.chdir(assignment.folder)
     torch.set_num_threads(assignment.threads)
     torch.backends.cudnn.deterministic = True
 
