@@ -48,7 +48,7 @@ def run(study: Study, console: Console) -> None:
     from forcetune.tracking import Tracker
 
     refuse_changes(study, optuna_uri())
-    with _interruptible(), cluster.connected():
+    with cluster.connected(), _interruptible():
         concurrent = cluster.slots(study.resources)
         tracker = Tracker(study.study, mlflow_uri())
         progress = Progress(study, console)
@@ -61,7 +61,7 @@ def run(study: Study, console: Console) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a search as SIGINT does."""
+    """SIGTERM ends a search as SIGINT does; entered after Ray has started, which aborts on SIGTERM."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,0 +1,251 @@
+"""The commands as a user runs them: each in a process of its own, in an empty folder."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
+STUDY = {
+    "study": "small",
+    "trial": {
+        "dataset": "synthetic",
+        "model": "mlp",
+        "width": 12,
+        "method": ["random", "magnitude", "snip", "force"],
+        "density": {"low": 0.01, "high": 0.5, "log": True},
+        "iterations": {"choices": [2, 5], "when": {"method": "force"}},
+        "epochs": 2,
+        "lr": {"choices": [0.1, 0.2]},
+    },
+    "search": {"trials": 8},
+    "resources": {"concurrent": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A home of its own, so that neither Ray nor MLflow meets the user's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "FORCETUNE_"))}
+    root = str(Path(__file__).parents[1])
+    return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": root}
+
+
+def write(folder, study, name="study.yaml"):
+    (folder / name).write_text(yaml.safe_dump(study))
+    return name
+
+
+def run(folder, environment, *arguments):
+    return subprocess.run(
+        [*FORCETUNE, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def counts(folder, study="small"):
+    """Optuna's states and MLflow's statuses of the trials, straight from the stores."""
+    trials = optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/optuna.db").trials
+    runs = query(folder, "select name, status from runs where name like 'trial-%'")
+    return [trial.state.name for trial in trials], [status for _, status in sorted(runs)]
+
+
+def query(folder, sql):
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, environment):
+    """A folder in which the small study was searched."""
+    folder = tmp_path_factory.mktemp("searched")
+    done = run(folder, environment, "search", write(folder, STUDY))
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_search_prints_progress_and_the_front(searched):
+    _, done = searched
+    lines = done.stdout.splitlines()
+    progress = [line for line in lines if " of 8 done" in line]
+    assert len(progress) == 8
+    assert "running, front" in progress[3]
+    assert "left |" in progress[3]
+    header = next(line for line in lines if line.startswith("sparsity"))
+    assert header.split() == ["sparsity", "accuracy", "method", "iterations", "schedule", "run", "id"]
+    assert lines[-1].startswith("front of 8 trials:")
+    assert done.stderr == ""
+
+
+def test_search_leaves_one_run_a_trial(searched):
+    folder, _ = searched
+    states, statuses = counts(folder)
+    assert states == ["COMPLETE"] * 8
+    assert statuses == ["FINISHED"] * 8
+    left = {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
+    assert left == {"study.yaml", "mlflow.db", "mlruns", "optuna.db"}
+
+
+def test_every_method_was_tried(searched):
+    folder, _ = searched
+    trials = optuna.load_study(study_name="small", storage=f"sqlite:///{folder}/optuna.db").trials
+    assert {trial.params["method"] for trial in trials} == set(STUDY["trial"]["method"])
+
+
+def test_best_as_json(searched, environment):
+    folder, _ = searched
+    front = json.loads(run(folder, environment, "best", "small", "--json").stdout)
+    assert [row["sparsity"] for row in front] == sorted(row["sparsity"] for row in front)
+    accuracies = [row["val_accuracy"] for row in front]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for row in front:
+        assert ("iterations" in row) == (row["method"] == "force")
+        assert isinstance(row["epochs"], int)
+        assert row["run_id"]
+
+
+def test_best_filters(searched, environment):
+    folder, _ = searched
+    sparse = json.loads(run(folder, environment, "best", "small", "--json", "--min-sparsity", "0.9").stdout)
+    assert sparse
+    assert all(row["sparsity"] >= 0.9 for row in sparse)
+    forced = json.loads(run(folder, environment, "best", "small", "--json", "--method", "force").stdout)
+    assert {row["method"] for row in forced} <= {"force"}
+    none = run(folder, environment, "best", "small", "--min-accuracy", "1", "--min-sparsity", "0.9999")
+    assert (none.returncode, none.stdout.split(";")[0]) == (0, "no trained trial meets this")
+
+
+def test_best_refuses_what_is_not_there(searched, environment, tmp_path):
+    folder, _ = searched
+    unknown = run(folder, environment, "best", "smal")
+    assert unknown.returncode == 2
+    assert "no study 'smal'" in unknown.stderr
+    assert "did you mean 'small'" in unknown.stderr
+    nowhere = run(tmp_path, environment, "best", "small")
+    assert (nowhere.returncode, "there is no MLflow store" in nowhere.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_command_goes_on(searched, environment):
+    folder, _ = searched
+    write(folder, {**STUDY, "search": {"trials": 10}})
+    again = run(folder, environment, "search", "study.yaml")
+    assert again.returncode == 0, again.stderr
+    assert counts(folder) == (["COMPLETE"] * 10, ["FINISHED"] * 10)
+    changed = {**STUDY, "trial": {**STUDY["trial"], "epochs": 3}}
+    refused = run(folder, environment, "search", write(folder, changed, "changed.yaml"))
+    assert refused.returncode == 2
+    assert "trial.epochs was 2, is 3" in refused.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_is_taken_up(sent, tmp_path, environment):
+    slow = {**STUDY, "trial": {**STUDY["trial"], "epochs": 400}, "search": {"trials": 3}}
+    write(tmp_path, slow)
+    driver = subprocess.Popen(
+        [*FORCETUNE, "search", "study.yaml"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _epochs_logged(tmp_path):
+        time.sleep(0.2)
+    driver.send_signal(sent)
+    _, said = driver.communicate(timeout=60)
+    assert said.decode().strip() == "interrupted; `forcetune search study.yaml` goes on where it was"
+    assert driver.returncode == 130
+    assert "RUNNING" in counts(tmp_path)[0]
+    done = run(tmp_path, environment, "search", "study.yaml")
+    assert done.returncode == 0, done.stderr
+    assert counts(tmp_path) == (["COMPLETE"] * 3, ["FINISHED"] * 3)
+    repeated = "select run_uuid, key, step from metrics group by 1, 2, 3 having count(*) > 1"
+    assert query(tmp_path, repeated) == []
+
+
+def _epochs_logged(folder):
+    if not (folder / "optuna.db").exists():
+        return 0
+    return query(folder, "select count(*) from metrics where key = 'val_loss'")[0][0]
+
+
+BAD = {
+    "a typo": ({"trial": {"densty": 0.1}}, "trial.densty"),
+    "an unknown data set": ({"trial": {"dataset": "digit"}}, "unknown data set 'digit'"),
+    "a missing data set": ({"trial": {"dataset": "fashion_mnist", "data_root": "nowhere"}}, "no train-images"),
+    "a model that does not fit": ({"trial": {"model": "tiny:deep"}}, "does not fit samples of shape (1, 8, 8)"),
+    "no prunable layer": ({"trial": {"model": "tiny:flat"}}, "no prunable layer"),
+    "an unknown objective": ({"objectives": {"accuracy": "max"}}, "objectives.accuracy"),
+    "a density that keeps nothing": ({"trial": {"density": 1e-9}}, "keeps none of the"),
+    "cores that are not there": ({"resources": {"cpus": 4000}}, "a trial asks for 4000 cpus"),
+}
+TINY = """
+from torch import nn
+
+def deep(input_shape, classes, width):
+    return nn.Sequential(nn.Conv2d(1, 2, 9), nn.Flatten(), nn.Linear(2, classes))
+
+class flat(nn.Module):
+    def __init__(self, input_shape, classes, width):
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x):
+        return x.flatten(1)[:, : self.classes]
+"""
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_starts_nothing(case, tmp_path, environment):
+    changed, said = BAD[case]
+    study = {**STUDY, **changed, "trial": {**STUDY["trial"], **changed.get("trial", {})}}
+    (tmp_path / "tiny.py").write_text(TINY)
+    before = {"study.yaml", "tiny.py"}
+    command = "search" if case.startswith("cores") else "check"
+    refused = run(tmp_path, environment, command, write(tmp_path, study))
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert refused.stderr.startswith("forcetune: study.yaml")
+    assert len(refused.stderr.strip().splitlines()) == 1, "one paragraph, no traceback"
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == before
+
+
+def test_search_refuses_as_check_does(tmp_path, environment):
+    refused = run(tmp_path, environment, "search", write(tmp_path, {**STUDY, "trial": {"densty": 1}}))
+    assert (refused.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["study.yaml"])
+
+
+def test_an_address_for_jobs_is_refused(tmp_path, environment):
+    refused = run(tmp_path, {**environment, "RAY_ADDRESS": "http://127.0.0.1:8265"}, "search", write(tmp_path, STUDY))
+    assert refused.returncode == 2
+    assert "`forcetune submit`" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_check_says_what_it_would_run(tmp_path, environment):
+    said = run(tmp_path, environment, "check", write(tmp_path, STUDY))
+    assert said.returncode == 0, said.stderr
+    for part in ("8, proposed by tpe", "288 training and 32 validation", "832 prunable weights", "0.01 to 0.5, log"):
+        assert part in " ".join(said.stdout.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_failed_trials_are_told(tmp_path, environment):
+    doomed = {**STUDY, "trial": {**STUDY["trial"], "density": 0.3, "method": "force", "lr": [0.1, 1e30]}}
+    doomed["trial"]["iterations"] = 1
+    done = run(tmp_path, environment, "search", write(tmp_path, {**doomed, "search": {"sampler": "grid"}}))
+    assert done.returncode == 0
+    assert "1 failed: the reason is in" in done.stdout
+    doomed["trial"]["lr"] = 1e30
+    doomed["study"] = "all-failed"
+    done = run(tmp_path, environment, "search", write(tmp_path, {**doomed, "search": {"trials": 1}}))
+    assert done.returncode == 1
