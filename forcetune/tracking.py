@@ -16,6 +16,7 @@ from forcetune.errors import InputError
 from forcetune.names import suggestion
 from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 
 
@@ -33,7 +34,7 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             experiment = self._client.get_experiment_by_name(study)
-            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study)
+            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study, tags=KIND)
         except MlflowException as error:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
         self._study = study

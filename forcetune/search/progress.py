@@ -98,21 +98,23 @@ class Progress:
         return f"{self._summary()} | {describe(trial)}: {_result(self._study, ended)}"
 
     def _render(self) -> Group:
-        bar = ProgressBar(total=self._study.trials, completed=self.done, width=40)
-        running = "  ".join(f"{describe(trial)} {epoch}/{trial.epochs}" for trial, epoch in self._running.values())
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=self._study.trials, completed=self.done, width=60))
+        running = [f"  {describe(trial)}: epoch {epoch}/{trial.epochs}" for trial, epoch in self._running.values()]
         return Group(
             Text(f"{self._study.study}: {self._summary()}", style="bold"),
             bar,
-            Text(running, style="dim"),
+            *(Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in running),
             self._table(),
         )
 
     def _table(self) -> Table:
-        table = Table(title="front so far", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        ordered = sorted(self._front, key=lambda point: -point[0].density)
+        part = f", its {FRONT_ROWS} sparsest of {len(ordered)} points" if len(ordered) > FRONT_ROWS else ""
+        table = Table(title=f"front so far{part}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in self._study.objectives:
             table.add_column(name, justify="right")
-        table.add_column("configuration")
-        ordered = sorted(self._front, key=lambda point: -point[0].density)
+        table.add_column("configuration", no_wrap=True)
         for trial, values in ordered[-FRONT_ROWS:]:
             table.add_row(*(f"{value:.4g}" for value in values), describe(trial))
         return table

@@ -1,0 +1,88 @@
+"""What a search shows while it runs."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from forcetune.search import progress as module
+from forcetune.search.ledger import Ended
+from forcetune.search.progress import Progress, describe
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def console(terminal):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, height=40)
+
+
+def trials(study, *densities):
+    return [study.make_trial({"method": "snip", "density": density}) for density in densities]
+
+
+def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
+    study = make_study(search={"trials": 4})
+    plain = console(terminal=False)
+    with Progress(study, plain) as shown:
+        first, second, third = trials(study, 0.2, 0.1, 0.05)
+        shown.started(0, first)
+        shown.started(1, second)
+        shown.reported(0, {"epoch": 1})
+        clock[0] += 30
+        shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
+        shown.ended(1, second, Ended("trained", None, [0.9, 0.1]))  # dominates the first
+        shown.started(2, third)
+        shown.ended(2, third, Ended("collapsed", "no path", [0.25, 0.05]))
+    lines = plain.file.getvalue().splitlines()
+    assert lines[0].startswith("1 of 4 done, 1 running, front 1, about 1 min 30 s left | snip at 80.00% sparsity")
+    assert "2 of 4 done, 0 running, front 1" in lines[1]
+    assert lines[2].startswith("3 of 4 done (1 collapsed), 0 running, front 1, about 10 s left")
+    assert lines[2].endswith("collapsed, no path")
+
+
+def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
+    study = make_study({"epochs": 10}, search={"trials": 2})
+    with Progress(study, console(terminal=False)) as shown:
+        (trial,) = trials(study, 0.1)
+        shown.started(0, trial)
+        shown.reported(0, {"epoch": 1})
+        clock[0] += 50
+        shown.ended(0, trial, Ended("trained", None, [0.9, 0.1]))
+        shown.started(1, trial)
+        shown.reported(1, {"epoch": 5})
+        # 1.5 trials in 50 s, half a trial to go
+        assert shown._left() == "about 17 s left"
+
+
+def test_a_live_block_on_a_terminal(make_study):
+    study = make_study(search={"trials": 4})
+    live = console(terminal=True)
+    with Progress(study, live) as shown:
+        first, second = trials(study, 0.2, 0.1)
+        shown.started(0, first)
+        shown.started(1, second)
+        shown.reported(1, {"epoch": 1})
+        shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
+    text = live.file.getvalue()
+    assert "1 of 4 done, 1 running, front 1" in text
+    assert "snip at 90.00% sparsity: epoch 1/2" in text
+    assert "front so far" in text
+
+
+def test_a_taken_up_study_shows_what_it_has(make_study):
+    study = make_study(search={"trials": 4})
+    shown = Progress(study, console(terminal=False))
+    shown.known(trials(study, 0.2)[0], Ended("trained", None, [0.9, 0.2]))
+    assert shown.done == 1
+    assert shown._left() == "time left unknown yet", "an earlier driver's time is not ours"
+
+
+def test_describe(make_study):
+    study = make_study()
+    assert describe(study.make_trial({"method": "force", "density": 0.05})) == "force T=20 exponential at 95.00% sparsity"
