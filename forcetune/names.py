@@ -23,7 +23,7 @@ def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
             f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {', '.join(table)}, "
             "or package.module:function of your own"
         )
-    return _load(name, kind)
+    return _load(name, kind, {type(row) for row in table.values()})
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -38,7 +38,8 @@ def find_in(folder: str | Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _load(name: str, kind: str) -> Any:
+def _load(name: str, kind: str, row_types: set[type]) -> Any:
+    """The user's function, or a row of the table's own type."""
     module_name, _, attribute = name.partition(":")
     find_in(Path.cwd())
     try:
@@ -49,7 +50,7 @@ def _load(name: str, kind: str) -> Any:
             f"({type(error).__name__}: {error}); it is looked for in {Path.cwd()} and among what is installed"
         ) from error
     found = getattr(module, attribute, None)
-    if not callable(found):
+    if not callable(found) and type(found) not in row_types:
         near = suggestion(attribute, [n for n, v in vars(module).items() if callable(v)])
         raise InputError(f"{kind} {name!r}: {module_name} has no function {attribute!r}{near}")
     return found

@@ -34,7 +34,9 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             experiment = self._client.get_experiment_by_name(study)
-            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study, tags=KIND)
+            self._experiment = (
+                experiment.experiment_id if experiment else self._client.create_experiment(study, tags=KIND)
+            )
         except MlflowException as error:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
         self._study = study

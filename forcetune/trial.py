@@ -38,6 +38,8 @@ class Prepared:
 def run(trial: Trial) -> Iterator[dict[str, float]]:
     """Prune, train and yield one dict of metrics an epoch, those known before training in each of them.
 
+    Seeds torch's global generator, which dropout draws from.
+
     Raises InputError where the fields do not fit together, training.Diverged where the loss does.
     """
     yield from train(prepare(trial))
@@ -52,6 +54,7 @@ def prepare(trial: Trial) -> Prepared:
         device
     )
     batches = _Counted(Batches(dataset, train_images, trial.saliency_batch_size, stream(trial, "saliency")))
+    torch.manual_seed(stream(trial, "saliency dropout"))
     started = time.perf_counter()
     masks = pruning.find_masks(
         model,
@@ -89,6 +92,7 @@ def train(prepared: Prepared) -> Iterator[dict[str, float]]:
             "train_seconds": 0.0,
         }
         return
+    torch.manual_seed(stream(trial, "dropout"))
     started = time.perf_counter()
     for metrics in training.train(
         prepared.model,

@@ -23,8 +23,10 @@ def test_unknown_names_the_near_and_the_allowed():
 def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "mine_here.py").write_text("def score(net): return 7\nvalue = 3\n")
+    (tmp_path / "mine_here.py").write_text("def score(net): return 7\nvalue = 'text'\n")
     assert resolve("mine_here:score", TABLE, "method")(None) == 7
+    (tmp_path / "rows_here.py").write_text("own_row = 3\n")
+    assert resolve("rows_here:own_row", TABLE, "method") == 3, "of the type of the table's rows"
     with pytest.raises(InputError, match="mine_here has no function 'scoer' .did you mean 'score'"):
         resolve("mine_here:scoer", TABLE, "method")
     with pytest.raises(InputError, match="has no function 'value'"):

@@ -41,21 +41,36 @@ def load(name: str, root: str | None = None) -> Dataset:
 def _check(name: str, dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         raise InputError(f"data set {name!r} returned {type(dataset).__name__}, not a forcetune.data.Dataset")
+    if len(dataset.std) != len(dataset.mean) or not 0 < dataset.validation < 1:
+        raise InputError(
+            f"data set {name!r}: mean and std must have one value a channel, and validation be between 0 and 1; "
+            f"got {dataset.mean}, {dataset.std} and {dataset.validation}"
+        )
     for part, images in (("train", dataset.train), ("test", dataset.test)):
-        problem = _problem(images, dataset)
-        if problem:
+        if problem := _problem(images, dataset):
             raise InputError(f"data set {name!r}, {part}: {problem}")
+    if dataset.test.inputs.shape[1:] != dataset.input_shape:
+        shapes = f"{tuple(dataset.test.inputs.shape[1:])}, those of train {dataset.input_shape}"
+        raise InputError(f"data set {name!r}: the images of test have shape {shapes}")
 
 
 def _problem(images: Images, dataset: Dataset) -> str | None:
     inputs, targets = images.inputs, images.targets
     channels = len(dataset.mean)
-    if inputs.dtype != torch.uint8 or inputs.dim() != 4 or inputs.shape[1] != channels:
-        found = f"{inputs.dtype} {tuple(inputs.shape)}"
-        return f"inputs must be uint8 of shape (N, {channels}, H, W), with as many channels as mean has; got {found}"
-    if targets.dtype != torch.int64 or targets.shape != inputs.shape[:1] or len(targets) < 2:
-        found = f"{targets.dtype} {tuple(targets.shape)}"
-        return f"targets must be int64 of shape ({len(inputs)},), at least 2; got {found}"
+    if _kind(inputs) != torch.uint8 or inputs.dim() != 4 or inputs.shape[1] != channels:
+        return f"inputs must be uint8 of shape (N, {channels}, H, W), channels as in mean; got {_found(inputs)}"
+    if _kind(targets) != torch.int64 or targets.shape != inputs.shape[:1] or len(targets) < 2:
+        return f"targets must be int64 of shape ({len(inputs)},), at least 2; got {_found(targets)}"
     if not 0 <= int(targets.min()) <= int(targets.max()) < dataset.classes:
         return f"targets must lie in 0..{dataset.classes - 1}; got {int(targets.min())}..{int(targets.max())}"
     return None
+
+
+def _kind(values: object) -> torch.dtype | None:
+    return values.dtype if isinstance(values, torch.Tensor) else None
+
+
+def _found(values: object) -> str:
+    if isinstance(values, torch.Tensor):
+        return f"{values.dtype} {tuple(values.shape)}"
+    return f"{type(values).__name__}, no tensor"

@@ -57,7 +57,7 @@ class Dataset:
         if samples is not None and not 2 <= samples <= available:
             raise InputError(f"train_samples {samples}: allowed: 2 to {available}, the training images there are")
         drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[: samples or available]
-        held_out = max(1, int(len(drawn) * self.validation))
+        held_out = min(max(1, int(len(drawn) * self.validation)), len(drawn) - 1)
         return self.train.take(drawn[held_out:]), self.train.take(drawn[:held_out])
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,25 +85,25 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 
 
 def _read_images(folder: Path, part: str) -> Images:
-    inputs = _read_idx(folder, f"{part}-images-idx3-ubyte")
-    targets = _read_idx(folder, f"{part}-labels-idx1-ubyte")
+    inputs = _read_idx(folder, f"{part}-images-idx3-ubyte", axes=3)
+    targets = _read_idx(folder, f"{part}-labels-idx1-ubyte", axes=1)
     if len(inputs) != len(targets):
         raise InputError(f"{folder}: {len(inputs)} {part} images but {len(targets)} labels")
     return Images(inputs[:, None], targets.long())
 
 
-def _read_idx(folder: Path, stem: str) -> Tensor:
+def _read_idx(folder: Path, stem: str, axes: int) -> Tensor:
     """An idx file of unsigned bytes: two zero bytes, type 8, the number of axes, then each axis as a big-endian int."""
     path = _idx_file(folder, stem)
     if path is None:
         raise InputError(f"data set folder {folder}: {stem}[.gz] is missing")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, axes = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-        values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, struct.error, ValueError) as error:
+        zeros, kind, found = struct.unpack(">HBB", raw[:4])
+        shape = struct.unpack(f">{found}I", raw[4 : 4 + 4 * found])
+        values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * found).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         raise InputError(f"{path} is not a readable idx file: {error}") from error
-    if (zeros, kind) != (0, 8):
-        raise InputError(f"{path} is not an idx file of unsigned bytes")
+    if (zeros, kind, found) != (0, 8, axes):
+        raise InputError(f"{path} is not an idx file of unsigned bytes with {axes} axes")
     return torch.from_numpy(values.copy())

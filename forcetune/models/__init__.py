@@ -7,20 +7,23 @@ import torch
 from torch import nn
 
 from forcetune.errors import InputError
-from forcetune.models.resnet import resnet
-from forcetune.models.small import convnet, mlp, vgg_small
+from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
+from forcetune.models.small import convnet, lenet5, mlp
+from forcetune.models.vgg import vgg_bn, vgg_small
 from forcetune.names import resolve
 
 Builder = Callable[..., nn.Module]
 
 MODELS: dict[str, Builder] = {
     "mlp": mlp,
+    "lenet5": lenet5,
     "convnet": convnet,
     "vgg_small": vgg_small,
-    "resnet8": partial(resnet, depth=8),
-    "resnet14": partial(resnet, depth=14),
-    "resnet20": partial(resnet, depth=20),
-    "resnet32": partial(resnet, depth=32),
+    "vgg16_bn": partial(vgg_bn, depth=16),
+    "vgg19_bn": partial(vgg_bn, depth=19),
+    **{f"resnet{depth}": partial(narrow_resnet, depth=depth) for depth in (8, 14, 20, 32, 56)},
+    "resnet18": partial(wide_resnet, block=Block, blocks=(2, 2, 2, 2)),
+    "resnet50": partial(wide_resnet, block=Bottleneck, blocks=(3, 4, 6, 3)),
 }
 
 

@@ -1,4 +1,6 @@
-"""Residual networks for small images [1512.03385, section 4.2], with 1x1 projections where the shape changes."""
+"""Residual networks for small images [1512.03385], with 1x1 projections where the shape changes."""
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,35 +9,81 @@ from torch.nn import functional
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
         return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-def resnet(input_shape: tuple[int, ...], classes: int, width: int = 16, *, depth: int) -> nn.Module:
-    """ResNet-`depth`, depth = 6n + 2: n blocks at each of `width`, 2x and 4x channels."""
-    blocks: list[nn.Module] = []
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones, the last of four times the channels, beside a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        return functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def narrow_resnet(input_shape: tuple[int, ...], classes: int, width: int = 16, *, depth: int) -> nn.Module:
+    """ResNet-`depth` of section 4.2, depth = 6n + 2: n blocks at each of `width`, 2x and 4x channels."""
+    return _resnet(input_shape, classes, width, Block, [(depth - 2) // 6] * 3)
+
+
+def wide_resnet(
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 64,
+    *,
+    block: type[Block | Bottleneck],
+    blocks: Sequence[int],
+) -> nn.Module:
+    """The ImageNet networks of table 1 with a 3x3 stem and no pooling before the blocks, for 32x32 images."""
+    return _resnet(input_shape, classes, width, block, blocks)
+
+
+def _resnet(
+    input_shape: tuple[int, ...], classes: int, width: int, block: type[Block | Bottleneck], blocks: Sequence[int]
+) -> nn.Module:
+    body: list[nn.Module] = []
     channels = width
-    for stage, outputs in enumerate((width, 2 * width, 4 * width)):
-        for block in range((depth - 2) // 6):
-            blocks.append(Block(channels, outputs, stride=2 if stage and not block else 1))
-            channels = outputs
+    for stage, count in enumerate(blocks):
+        for index in range(count):
+            body.append(block(channels, width * 2**stage, stride=2 if stage and not index else 1))
+            channels = block.expansion * width * 2**stage
     return nn.Sequential(
         nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
-        *blocks,
+        *body,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(channels, classes),
     )
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -30,16 +30,30 @@ def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32) -> nn.M
     )
 
 
-def vgg_small(input_shape: tuple[int, ...], classes: int, width: int = 32) -> nn.Module:
-    """A VGG with batch norm: two 3x3 convolutions at each of `width`, 2x and 4x channels, each pair then halved."""
-    layers: list[nn.Module] = []
-    channels = input_shape[0]
-    for stage in (width, 2 * width, 4 * width):
-        layers += [*conv_norm_relu(channels, stage), *conv_norm_relu(stage, stage), nn.MaxPool2d(2)]
-        channels = stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+def lenet5(input_shape: tuple[int, ...], classes: int, width: int = 20) -> nn.Module:
+    """LeNet-5 as SNIP and Caffe have it: 5x5 convolutions of `width` and 2.5x channels, 500 hidden units."""
+    channels, height, breadth = input_shape
+    second = width * 5 // 2
+    features = second * _after_lenet(height) * _after_lenet(breadth)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, second, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(features, 25 * width),
+        nn.ReLU(),
+        nn.Linear(25 * width, classes),
+    )
 
 
 def conv_norm_relu(inputs: int, outputs: int) -> list[nn.Module]:
     """A 3x3 convolution that keeps the size, batch norm and ReLU."""
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _after_lenet(side: int) -> int:
+    """A side of the image after two times a 5x5 convolution without padding and a halving."""
+    return ((side - 4) // 2 - 4) // 2

@@ -51,7 +51,7 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
     ones = torch.ones((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
     with untouched(model), _output_positions(model, masks) as positions, _Additive(), torch.enable_grad():
         model.eval()
-        buffers = {n: b.double() if b.is_floating_point() else b for n, b in model.named_buffers()}
+        buffers = {n: b.clone().double() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
         outputs = functional_call(model, {**state, **buffers, **weights}, (ones,)).sum()
         flow = torch.autograd.grad(outputs, list(weights.values()), materialize_grads=True)
     found = {n: masks[n] & (g != 0) for n, g in zip(weights, flow, strict=True)}
@@ -89,10 +89,12 @@ def _output_positions(model: nn.Module, masks: Masks) -> Iterator[dict[str, int]
 
         return hook
 
+    parameters = dict(model.named_parameters())
+    names = {id(parameters[name]): name for name in masks}
     hooks = [
-        module.register_forward_hook(count(f"{name}.weight" if name else "weight"))
-        for name, module in model.named_modules()
-        if (f"{name}.weight" if name else "weight") in positions
+        module.register_forward_hook(count(names[id(module.weight)]))
+        for module in model.modules()
+        if id(getattr(module, "weight", None)) in names
     ]
     try:
         yield positions
@@ -101,15 +103,19 @@ def _output_positions(model: nn.Module, masks: Masks) -> Iterator[dict[str, int]
             hook.remove()
 
 
+# What rescales its inputs by all of them together: a path through it is a path past it
+_PASS_ON = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "softmax", "log_softmax"}
+
+
 class _Additive(TorchFunctionMode):
-    """Norms pass their input on and maxima become means, which every input contributes to."""
+    """Norms and softmax pass their input on, and maxima become means, which every input contributes to."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in {"batch_norm", "layer_norm", "group_norm", "instance_norm"}:
+        if name in _PASS_ON:
             return args[0]
         if name == "max_pool2d":
             kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]

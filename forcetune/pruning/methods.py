@@ -113,10 +113,10 @@ def mask_steps(
     row = method_row(method)
     net = Network(model, loss if callable(loss) else resolve(loss, LOSSES, "loss"), seed)
     counts = _counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
-    feed = _Feed(batches)
-    if not row.data:
-        net.input_shape = feed.input_shape()
     with untouched(model), torch.enable_grad():
+        feed = _Feed(batches)
+        if not row.data:
+            net.input_shape = feed.input_shape()
         model.train(row.mode == "train")
         for t, count in enumerate(counts, 1):
             net.batches = feed.take(batches_per_step, method) if row.data else ()
@@ -143,19 +143,18 @@ class _Feed:
     """The batches in order, starting over at the end, through one iterator (restarting a loader is dear)."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        one_pass = iter(batches) is batches
-        self._batches = cycle(batches) if one_pass else self._again(batches)
-        self._first: list[Batch] = []
+        first = iter(batches)
+        self._batches = cycle(first) if first is batches else self._again(first, batches)
 
     @staticmethod
-    def _again(batches: Iterable[Batch]) -> Iterator[Batch]:
-        while True:
-            empty = True
+    def _again(first: Iterator[Batch], batches: Iterable[Batch]) -> Iterator[Batch]:
+        batch = None
+        for batch in first:
+            yield batch
+        while batch is not None:
+            batch = None  # a pass without a batch is the last: they do not come again
             for batch in batches:
-                empty = False
                 yield batch
-            if empty:
-                return
 
     def take(self, count: int, method: str) -> list[Batch]:
         taken = list(islice(self._batches, count))
@@ -174,7 +173,8 @@ def _flat(scores: Weights, net: Network, where: str) -> Tensor:
             raise InputError(f"{where}: the score of {name!r} must have the weight's shape {tuple(weight.shape)}")
         if not torch.isfinite(scores[name]).all():
             raise InputError(f"{where}: the scores of {name!r} are not finite")
-    return torch.cat([scores[name].detach().flatten() for name in net.weights])
+    flat = torch.cat([scores[name].detach().flatten() for name in net.weights])
+    return flat if flat.is_floating_point() else flat.double()  # whole numbers have no -inf for pruned weights
 
 
 def _flat_masks(masks: Masks) -> Tensor:

@@ -58,32 +58,6 @@ def slots(resources: Resources) -> int:
     return min(fit, resources.concurrent or fit)
 
 
-def run(driver: Driver, resources: Resources, concurrent: int) -> None:
-    """Hand the driver's trials to actors until it has no more."""
-    # Tune asks a searcher for one trial at a time unless told otherwise: the second actor would be started
-    # only when the first has a trial, and a trial that ends before that takes the second's place
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
-    folder = tempfile.mkdtemp(prefix="forcetune-tune-")
-    try:
-        tune.Tuner(
-            tune.with_resources(Worker, _request(resources)),
-            tune_config=tune.TuneConfig(
-                search_alg=DriverSearcher(driver, concurrent),
-                num_samples=10**9,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=folder,
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class Worker(tune.Trainable):
     """An actor that runs one trial after the other; a step is an epoch.
 
@@ -102,6 +76,38 @@ class Worker(tune.Trainable):
             self._epochs = execute(Assignment(**self.config))
         metrics = next(self._epochs)
         return {**metrics, "done": "outcome" in metrics}
+
+
+def run(
+    driver: Driver,
+    resources: Resources,
+    concurrent: int,
+    worker: type[tune.Trainable] = Worker,
+    reuse_actors: bool = True,
+) -> None:
+    """Hand the driver's trials to actors until it has no more; `reuse_actors` as Tune's own."""
+    # Tune asks a searcher for one trial at a time unless told otherwise: the second actor would be started
+    # only when the first has a trial, and a trial that ends before that takes the second's place
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
+    folder = tempfile.mkdtemp(prefix="forcetune-tune-")
+    try:
+        tune.Tuner(
+            tune.with_resources(worker, _request(resources)),
+            tune_config=tune.TuneConfig(
+                search_alg=DriverSearcher(driver, concurrent),
+                num_samples=10**9,
+                reuse_actors=reuse_actors,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class DriverSearcher(Searcher):

@@ -14,14 +14,14 @@ class Masked:
 
     def __init__(self, model: nn.Module, masks: dict[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
-        self._weights: list[Tensor] = [parameters[name] for name in masks]
+        self._names = list(masks)
+        self._weights: list[Tensor] = [parameters[name] for name in self._names]
         self.change(masks)
 
     def change(self, masks: dict[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Put these masks in force now; with an optimizer, also on what it remembers of each weight."""
-        self._factors = [
-            masks[name].to(weight.device, weight.dtype) for name, weight in zip(masks, self._weights, strict=True)
-        ]
+        named = zip(self._names, self._weights, strict=True)
+        self._factors = [masks[name].to(weight.device, weight.dtype) for name, weight in named]
         self.weights()
         if optimizer:
             for weight, factor in zip(self._weights, self._factors, strict=True):

@@ -85,4 +85,6 @@ def test_a_taken_up_study_shows_what_it_has(make_study):
 
 def test_describe(make_study):
     study = make_study()
-    assert describe(study.make_trial({"method": "force", "density": 0.05})) == "force T=20 exponential at 95.00% sparsity"
+    assert (
+        describe(study.make_trial({"method": "force", "density": 0.05})) == "force T=20 exponential at 95.00% sparsity"
+    )

@@ -1,0 +1,21 @@
+"""What the tests of pruning share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def snapshot():
+    """All that scoring a model could change, as bits: state, gradients, modes, what is trainable, the random state."""
+
+    def take(model):
+        tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        grads = {f"{name}.grad": p.grad for name, p in model.named_parameters()}
+        return {
+            **{n: None if t is None else t.detach().numpy().tobytes() for n, t in {**tensors, **grads}.items()},
+            "trainable": [p.requires_grad for p in model.parameters()],
+            "modes": [module.training for module in model.modules()],
+            "random": torch.get_rng_state().numpy().tobytes(),
+        }
+
+    return take

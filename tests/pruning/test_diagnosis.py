@@ -1,0 +1,221 @@
+"""What a mask does to a network, counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from forcetune.models import build
+from forcetune.pruning import diagnose, prunable
+
+
+def dense(model):
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+
+
+def empty(model):
+    return {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+
+
+def linear(*masks):
+    """A perceptron and its masks, one matrix of 0 and 1 a layer, outputs x inputs."""
+    layers = [layer for mask in masks for layer in (nn.Linear(len(mask[0]), len(mask)), nn.ReLU())]
+    return nn.Sequential(*layers[:-1]), {f"{2 * i}.weight": torch.tensor(m).bool() for i, m in enumerate(masks)}
+
+
+def test_weights_on_no_path_do_not_count():
+    # x0 -> h0 -> o0 is the only path. h1 has no input, so h1 -> o0 and h1 -> o1 are dead; h2 has no output,
+    # so x0 -> h2 and x1 -> h2 are.
+    model, masks = linear([[1, 0], [0, 0], [1, 1]], [[1, 1, 0], [0, 1, 0]])
+    found = diagnose(model, masks, (2,))
+    assert found == {
+        "density": 6 / 12,
+        "sparsity": 6 / 12,
+        "effective_density": pytest.approx(2 / 12),
+        "macs": 2,  # one input to one hidden, one hidden to one output
+        "macs_fraction": 2 / 12,
+        "layers_emptied": 0,
+        "collapsed": 0,
+    }
+
+
+def test_no_path_is_a_collapse_though_every_layer_has_weights():
+    model, masks = linear([[1, 1], [0, 0]], [[0, 1], [0, 1]])
+    found = diagnose(model, masks, (2,))
+    assert (found["effective_density"], found["macs"], found["collapsed"]) == (0, 0, 1)
+    assert (found["density"], found["layers_emptied"]) == (0.5, 0)
+
+
+def test_the_values_of_weights_and_biases_do_not_matter():
+    model, masks = linear([[1, 1], [1, 1]], [[1, 1]])
+    with torch.no_grad():
+        model[0].weight.fill_(-1.0)  # every hidden unit is shut
+        model[0].bias.fill_(-9.0)
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0]]))  # and what they say cancels
+    assert diagnose(model, masks, (2,))["effective_density"] == 1
+
+
+def test_biases_are_no_paths():
+    model, masks = linear([[0, 0], [0, 0]], [[1, 1]])
+    assert model[0].bias is not None
+    assert diagnose(model, masks, (2,))["collapsed"] == 1
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)])
+def test_all_that_a_pool_sees_contributes(pool):
+    # On 2x2 pixels the kernel's first corner is seen at the last position only, its last corner at the first:
+    # one maximum over both would take one of them for dead.
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), pool, nn.Flatten(), nn.Linear(1, 1))
+    masks = dense(model)
+    masks["0.weight"] = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    masks["0.weight"][0, 0, 0, 0] = masks["0.weight"][0, 0, 2, 2] = True
+    assert diagnose(model, masks, (1, 2, 2))["effective_density"] == pytest.approx(3 / 10)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, stride=2, padding=1), nn.MaxPool2d(2, ceil_mode=True)])
+def test_a_pool_keeps_its_size(pool):
+    # 5x5 -> 3x3, as the linear layer expects: without stride, padding or rounding up it would not fit
+    model = nn.Sequential(pool, nn.Flatten(), nn.Linear(9, 1))
+    assert diagnose(model, dense(model), (1, 5, 5))["macs"] == 9
+
+
+def test_weights_that_only_see_padding_are_on_no_path():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten(), nn.Linear(1, 1))
+    assert diagnose(model, dense(model), (1, 1, 1))["effective_density"] == pytest.approx(2 / 10)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2), nn.LayerNorm([2, 4, 4])])
+def test_norms_close_no_path(norm):
+    # The statistics of a norm would take the input of ones to zero or below, where the ReLU is shut
+    if isinstance(norm, nn.BatchNorm2d):
+        norm.running_mean.fill_(100.0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    assert diagnose(model, dense(model), (1, 4, 4))["effective_density"] == 1
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Softmax(1)])
+def test_a_last_softmax_closes_no_path(last):
+    # Its outputs sum to a constant, whatever comes in
+    model = nn.Sequential(nn.Linear(3, 2), last)
+    assert diagnose(model, dense(model), (3,))["effective_density"] == 1
+
+
+def test_a_root_mean_square_norm_closes_no_path():
+    model = nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4), nn.Linear(4, 2))
+    assert diagnose(model, dense(model), (3,))["effective_density"] == 1
+
+
+def test_a_shortcut_leads_around_an_emptied_block():
+    # The first block has no projection. Its second convolution emptied, its first one is a dead end.
+    model = build("resnet8", (1, 8, 8), 10, width=2)
+    masks = dense(model)
+    masks["3.conv2.weight"][:] = False
+    found = diagnose(model, masks, (1, 8, 8))
+    total = sum(mask.numel() for mask in masks.values())
+    assert found["effective_density"] == pytest.approx((total - 2 * 2 * 2 * 9) / total)
+    assert (found["layers_emptied"], found["collapsed"]) == (1, 0)
+
+
+@pytest.mark.parametrize("layer", [0, 3, -1])
+def test_one_emptied_layer_ends_a_vgg(layer):
+    model = build("vgg_small", (1, 8, 8), 10, width=2)
+    masks = dense(model)
+    [*masks.values()][layer][:] = False
+    found = diagnose(model, masks, (1, 8, 8))
+    assert (found["collapsed"], found["effective_density"], found["macs"]) == (1, 0, 0)
+    assert found["layers_emptied"] == 1
+    assert found["density"] > 0
+
+
+def test_an_empty_mask():
+    model, masks = linear([[0, 0]], [[0]])
+    found = diagnose(model, masks, (2,))
+    assert (found["density"], found["sparsity"], found["layers_emptied"], found["collapsed"]) == (0, 1, 2, 1)
+
+
+def test_depth_neither_over_nor_underflows():
+    # Ones would grow to 40 ** 200, and what is dead would become infinity times zero
+    model = nn.Sequential(*[layer for _ in range(200) for layer in (nn.Linear(40, 40), nn.ReLU())])
+    masks = dense(model)
+    masks["2.weight"][:, 0] = False  # the first unit leads nowhere, so its 40 weights are dead
+    assert diagnose(model, masks, (40,))["effective_density"] == pytest.approx(1 - 80 / (200 * 1600), abs=1e-12)
+
+
+def test_dropout_closes_no_path():
+    model = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.9), nn.Linear(20, 2)).train()
+    assert diagnose(model, dense(model), (20,))["effective_density"] == 1
+
+
+def test_macs_of_a_convolution_with_a_stride():
+    # 8x8 -> 4x4: 16 positions. Filter 0 reads channel 1 through one weight; position 5 of it leads to output 2.
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(64, 3))
+    masks = empty(model)
+    masks["0.weight"][0, 1, 1, 1] = True
+    masks["2.weight"][2, 5] = True
+    found = diagnose(model, masks, (2, 8, 8))
+    # Cut down to live channels: 1 filter x 1 channel x the 9 of its kernel at 16 positions, and 1 x 1
+    assert found["macs"] == 16 * 9 + 1
+    assert found["macs_fraction"] == (16 * 9 + 1) / (16 * 4 * 2 * 9 + 64 * 3)
+    assert found["effective_density"] == pytest.approx(2 / (72 + 192))
+
+
+def test_macs_of_a_grouped_convolution():
+    # Two groups of 2 inputs and 2 filters; filters 0 and 2, one of each group, read the first input of theirs.
+    grouped = nn.Conv2d(4, 4, 3, groups=2, padding=1)
+    model = nn.Sequential(grouped, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    masks = dense(model)
+    masks["0.weight"][:] = False
+    masks["0.weight"][[0, 2], 0] = True
+    found = diagnose(model, masks, (4, 4, 4))
+    assert found["macs"] == 16 * (2 * 1 * 9) + 2 * 2
+    assert found["macs_fraction"] == found["macs"] / (16 * 4 * 2 * 9 + 4 * 2)
+
+
+class Twice(nn.Module):
+    """A layer used twice, or two layers with one weight."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.one = nn.Linear(3, 3)
+        self.other = self.one if layers == 1 else nn.Linear(3, 3)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.other(self.one(x))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_macs_of_a_weight_used_twice(layers):
+    model = Twice(layers)
+    assert diagnose(model, dense(model), (3,))["macs"] == 2 * 9
+
+
+class Counting(nn.Module):
+    """Writes to its buffers whenever it is called, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += x.detach().sum(0)
+        return self.layer(x)
+
+
+def used_resnet():
+    model = build("resnet8", (1, 8, 8), 10, width=2)
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    return model
+
+
+@pytest.mark.parametrize(("make", "shape"), [(used_resnet, (1, 8, 8)), (Counting, (3,))])
+def test_the_model_is_left_as_it_was(make, shape, snapshot):
+    model = make()
+    masks, before = dense(model), snapshot(model)
+    diagnose(model, masks, shape)
+    assert snapshot(model) == before
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(mask.dtype == torch.bool and mask.all() for mask in masks.values())

@@ -1,0 +1,444 @@
+"""find_masks: exact counts, the model left alone, batches in their order, and what is refused."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from forcetune.errors import InputError
+from forcetune.pruning import METHODS, Method, Network, diagnose, find_masks, mask_steps, prunable
+from forcetune.pruning.saliency import synaptic_flow
+
+ITERATIVE = ["iter_snip", "force", "grasp_it", "synflow"]
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def convnet():
+    """With all that a forward pass could write to or draw from: batch norm and dropout."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Conv2d(4, 5, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20, 3),
+    )
+
+
+def make(network):
+    torch.manual_seed(0)
+    return network()
+
+
+def batch(seed=0, size=12):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 1, 4, 4, generator=generator), torch.randint(3, (size,), generator=generator)
+
+
+def kept(masks):
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def total(masks):
+    return sum(mask.numel() for mask in masks.values())
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def add_method(monkeypatch, score, **rule):
+    """A row of METHODS called `mine`."""
+    monkeypatch.setitem(METHODS, "mine", Method(score, **rule))
+
+
+@pytest.mark.parametrize("network", [mlp, convnet])
+@pytest.mark.parametrize("method", METHODS)
+def test_exact_counts(method, network):
+    for density in (0.005, 0.01, 0.1, 0.29, 0.7, 1.0):  # int(100 * 0.29) is 28: the product of doubles counts
+        masks = find_masks(make(network), [batch()], method, density, iterations=5)
+        assert kept(masks) == int(total(masks) * density)
+
+
+def test_masks_are_bool_tensors_in_module_order():
+    model = make(convnet)
+    masks = find_masks(model, [batch()], "force", 0.1)
+    assert [*masks] == ["0.weight", "4.weight", "7.weight"]
+    assert all(masks[n].dtype == torch.bool and masks[n].shape == w.shape for n, w in prunable(model).items())
+
+
+@pytest.mark.parametrize("schedule", ["exponential", "linear"])
+@pytest.mark.parametrize("method", ITERATIVE)
+def test_counts_follow_the_schedule(method, schedule):
+    model, density, iterations = make(mlp), 0.1, 5
+    n = total(prunable(model))
+    share = {"exponential": lambda t: density ** (t / 5), "linear": lambda t: 1 - 0.9 * t / 5}[schedule]
+    steps = [kept(masks) for masks in mask_steps(model, [batch()], method, density, iterations, schedule)]
+    assert steps == [int(n * share(t)) for t in range(1, 5)] + [int(n * density)]
+
+
+@pytest.mark.parametrize("network", [mlp, convnet])
+def test_force_and_iterative_snip_of_one_step_are_snip(network):
+    def one_step(method, density):
+        torch.manual_seed(1)  # for the dropout
+        return find_masks(make(network), [batch()], method, density, iterations=1)
+
+    for density in (0.02, 0.3):
+        snip = one_step("snip", density)
+        assert equal(one_step("iter_snip", density), snip)
+        assert equal(one_step("force", density), snip)
+
+
+def returning(method):
+    """How many weights come back at some step."""
+    steps = list(mask_steps(make(mlp), [batch()], method, 0.05, iterations=10))
+    return sum(int((now[n] & ~before[n]).sum()) for before, now in itertools.pairwise(steps) for n in now)
+
+
+def test_force_lets_weights_return():
+    assert returning("force") > 0
+
+
+@pytest.mark.parametrize("method", ["iter_snip", "grasp_it", "synflow"])
+def test_others_do_not(method):
+    assert returning(method) == 0
+
+
+def test_one_shot_methods_ignore_iterations_and_schedule():
+    once = find_masks(make(mlp), [batch()], "snip", 0.1)
+    assert equal(once, find_masks(make(mlp), [batch()], "snip", 0.1, iterations=7, schedule="linear"))
+
+
+def used_model():
+    """As a model may come: in a mixture of modes, one weight frozen, some gradients there and some None."""
+    model = make(convnet).train()
+    model[1].eval()
+    model[7].weight.requires_grad_(False)
+    model[4].weight.grad = torch.ones_like(model[4].weight)
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_left_as_it_was(method, snapshot):
+    model = used_model()
+    before = snapshot(model)
+    find_masks(model, [batch()], method, 0.1, iterations=3)
+    assert snapshot(model) == before
+
+
+def test_the_model_is_left_as_it_was_by_a_failure(snapshot):
+    def fails(logits, targets):
+        raise ArithmeticError
+
+    model = used_model()
+    before = snapshot(model)
+    with pytest.raises(ArithmeticError):
+        find_masks(model, [batch()], "snip", 0.1, loss=fails)
+    assert snapshot(model) == before
+
+
+def test_the_model_is_left_as_it_was_by_steps_broken_off(snapshot):
+    model = used_model()
+    before = snapshot(model)
+    steps = mask_steps(model, [batch()], "force", 0.1)
+    next(steps)
+    steps.close()
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(("mode", "training"), [("train", True), ("eval", False)])
+def test_the_mode_is_the_methods_own(mode, training, monkeypatch):
+    seen = []
+
+    def score(net):
+        seen.extend(module.training for module in net.model.modules())
+        return net.weights
+
+    add_method(monkeypatch, score, mode=mode)
+    find_masks(used_model(), [batch()], "mine", 0.1)
+    assert set(seen) == {training}
+
+
+class Passes:
+    """Batches in another order each time: the first pass gives 0, 1, 2, the next 10, 11, 12 and so on."""
+
+    def __init__(self):
+        self.begun = 0
+
+    def __iter__(self):
+        first = 10 * self.begun
+        self.begun += 1
+        yield from numbered(range(first, first + 3))
+
+
+def numbered(numbers):
+    return [(torch.full((1, 1, 4, 4), float(i)), torch.tensor([0])) for i in numbers]
+
+
+@pytest.mark.parametrize(
+    ("batches", "order"),
+    [
+        (numbered(range(3)), [[0, 1], [2, 0], [1, 2], [0, 1]]),
+        (iter(numbered(range(3))), [[0, 1], [2, 0], [1, 2], [0, 1]]),
+        (numbered(range(1)), [[0, 0]] * 4),
+        (Passes(), [[0, 1], [2, 10], [11, 12], [20, 21]]),
+        (iter(numbered(range(8))), [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ],
+    ids=["list", "one pass", "a single batch", "a new order each pass", "as many as are needed"],
+)
+def test_every_step_takes_the_next_batches(batches, order, monkeypatch):
+    seen = []
+
+    def score(net):
+        seen.append([int(inputs[0, 0, 0, 0]) for inputs, _ in net.batches])
+        return net.weights
+
+    add_method(monkeypatch, score, iterative=True)
+    find_masks(make(mlp), batches, "mine", 0.1, iterations=4, batches_per_step=2)
+    assert seen == order
+
+
+def test_a_loader_is_not_started_anew_at_every_step():
+    # Dear where a loader starts processes: 6 batches of a loader of 4 are 2 passes
+    begun = []
+
+    class Loader(DataLoader):
+        def __iter__(self):
+            begun.append(1)
+            return super().__iter__()
+
+    find_masks(make(mlp), Loader(TensorDataset(*batch(size=12)), 3), "force", 0.1, iterations=6)
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("method", ["force", "synflow"])
+def test_a_loader_that_shuffles_leaves_the_random_state(method):
+    loader = DataLoader(TensorDataset(*batch()), 4, shuffle=True)  # it draws a seed from torch as a pass begins
+    model, before = make(mlp), torch.get_rng_state()
+    find_masks(model, loader, method, 0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_more_is_taken_than_is_scored():
+    batches = iter(numbered(range(5)))
+    find_masks(make(mlp), batches, "snip", 0.1, batches_per_step=2)
+    assert int(next(batches)[0][0, 0, 0, 0]) == 2
+
+
+@pytest.mark.parametrize("method", ["random", "magnitude"])
+def test_no_batches_where_no_data_is_read(method):
+    assert equal(find_masks(make(mlp), [], method, 0.1), find_masks(make(mlp), [batch()], method, 0.1))
+
+
+class Once:
+    """What can be gone through once, and does not say so."""
+
+    def __init__(self):
+        self.iterator, self.begun = iter(numbered(range(3))), 0
+
+    def __iter__(self):
+        self.begun += 1
+        assert self.begun < 9, "begun again and again, to no avail"
+        return self.iterator
+
+
+def test_batches_that_do_not_come_again():
+    with pytest.raises(InputError, match="batches"):
+        find_masks(make(mlp), Once(), "force", 0.1, iterations=5)
+
+
+@pytest.mark.parametrize("batches", [[], iter([])])
+def test_data_missing(batches):
+    with pytest.raises(InputError, match="'snip' scores weights on data, and `batches` is empty"):
+        find_masks(make(mlp), batches, "snip", 0.1)
+
+
+def test_synflow_takes_the_shape_of_an_input_from_a_linear_first_layer():
+    model = make(mlp)[1:]
+    flat = torch.rand(5, 16), torch.zeros(5, dtype=torch.long)
+    assert equal(find_masks(model, [], "synflow", 0.1), find_masks(model, [flat], "synflow", 0.1))
+
+
+def test_synflow_asks_for_a_batch_where_the_first_layer_is_a_convolution():
+    with pytest.raises(InputError, match="give one batch"):
+        find_masks(make(convnet), [], "synflow", 0.1)
+
+
+def test_synflow_reads_no_values():
+    nonsense = torch.full((2, 1, 4, 4), torch.nan), torch.tensor([0, 0])
+    masks = [find_masks(make(convnet), [data], "synflow", 0.1) for data in (nonsense, batch())]
+    assert equal(*masks)
+
+
+def test_synflow_scores_in_eval_mode():
+    # In train mode batch norm would take the flow of one input to zero, and dropout some of it
+    model = make(convnet)
+    flat = torch.cat([m.flatten() for m in find_masks(model, [batch()], "synflow", 0.3, iterations=1).values()])
+    net = Network(model.eval(), functional.cross_entropy, seed=0)
+    net.input_shape = (1, 4, 4)
+    scores = torch.cat([score.flatten() for score in synaptic_flow(net).values()])
+    assert scores[flat].min() > scores[~flat].max()
+
+
+def test_ties_go_to_the_lower_index(monkeypatch):
+    add_method(monkeypatch, lambda net: {n: torch.ones_like(w) for n, w in net.weights.items()})
+    flat = torch.cat([mask.flatten() for mask in find_masks(make(mlp), [batch()], "mine", 0.8).values()])
+    count = int(len(flat) * 0.8)  # reaches into the second layer
+    assert count > 16 * 12
+    assert flat[:count].all()
+    assert not flat[count:].any()
+
+
+@pytest.mark.parametrize("method", ["snip", "force", "iter_snip", "grasp_it"])
+def test_a_dead_network_keeps_exactly_what_was_asked(method):
+    # Negative weights on positive inputs: no ReLU opens, every score is 0, and no threshold tells weights apart
+    model = make(mlp)[1:]
+    model[0].weight.data.abs_().neg_()
+    model[0].bias.data.zero_()
+    data = torch.rand(5, 16), torch.zeros(5, dtype=torch.long)
+    masks = find_masks(model, [data], method, 0.5, iterations=4)
+    assert kept(masks) == total(masks) // 2
+    assert diagnose(model, masks, (16,))["collapsed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"density": 0}, "density 0 is not a fraction"),
+        ({"density": 1.5}, "density 1.5 is not a fraction"),
+        ({"density": float("nan")}, "density nan"),
+        ({"density": 0.001}, "density 0.001 keeps none of the 282 prunable weights; allowed: at least 0.0035"),
+        ({"method": "frce"}, "unknown method 'frce' .did you mean 'force'"),
+        ({"method": "force", "schedule": "exponentail"}, "unknown schedule .*did you mean 'exponential'"),
+        ({"loss": "mse"}, "unknown loss 'mse'; allowed: cross_entropy, nll_logits"),
+        ({"method": "force", "iterations": 0}, "iterations 0 .* at least 1"),
+        ({"batches_per_step": 0}, "batches_per_step 0: each must be at least 1"),
+        ({"model": nn.Sequential(nn.BatchNorm2d(1), nn.ReLU())}, "Sequential has no prunable layer"),
+        ({"loss": lambda logits, targets: logits.sum() * torch.nan}, "snip step 1 of 1: .*'1.weight' are not finite"),
+    ],
+)
+def test_refused(changed, said):
+    with pytest.raises(InputError, match=said):
+        find_masks(**{"model": make(mlp), "batches": [batch()], "method": "snip", "density": 0.1, **changed})
+
+
+def test_the_least_density_that_is_allowed():
+    assert kept(find_masks(make(mlp), [], "magnitude", 1 / 282)) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda scores: {n: s.flatten() for n, s in scores.items()},
+        lambda scores: {n: s for n, s in scores.items() if n != "3.weight"},
+    ],
+    ids=["a wrong shape", "a layer left out"],
+)
+def test_scores_of_another_shape_are_refused(spoil, monkeypatch):
+    add_method(monkeypatch, lambda net: spoil(dict(net.weights)))
+    with pytest.raises(InputError, match=r"must have the weight's shape"):
+        find_masks(make(mlp), [batch()], "mine", 0.1)
+
+
+OWN_METHODS = """
+from forcetune.pruning import Method
+
+def least(net):
+    return {name: -weight.abs() for name, weight in net.weights.items()}
+
+least_without_data = Method(least, data=False)
+
+def indices(net):
+    return {name: weight.new_ones(weight.shape).long().cumsum(0) for name, weight in net.weights.items()}
+"""
+
+
+@pytest.fixture
+def own_methods(tmp_path, monkeypatch):
+    (tmp_path / "own_methods.py").write_text(OWN_METHODS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_function_of_the_users_own(own_methods):
+    least = find_masks(make(mlp), [batch()], "own_methods:least", 0.25)
+    most = find_masks(make(mlp), [], "magnitude", 0.75)
+    assert total(least) % 4 == 2, "so that the two do not share the weights evenly"
+    assert kept({n: least[n] & most[n] for n in least}) == 0
+
+
+def test_a_method_of_the_users_own(own_methods):
+    least = find_masks(make(mlp), [batch()], "own_methods:least", 0.25)
+    assert equal(find_masks(make(mlp), [], "own_methods:least_without_data", 0.25), least)
+
+
+def test_scores_may_be_whole_numbers(own_methods):
+    masks = find_masks(make(mlp), [batch()], "own_methods:indices", 0.1)
+    assert kept(masks) == int(total(masks) * 0.1)
+    assert masks["1.weight"][-1].all(), "the highest index scores most"
+
+
+def test_losses():
+    def force(loss):
+        return find_masks(make(mlp), [batch()], "force", 0.1, loss=loss)
+
+    assert equal(force("nll_logits"), force(functional.nll_loss))
+    assert equal(force("cross_entropy"), force(functional.cross_entropy))
+    assert not equal(force("nll_logits"), force("cross_entropy"))
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.out(self.other(self.one(x.flatten(1)).relu()).relu())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_shared_weight_is_pruned_once(method):
+    masks = find_masks(make(Shared), [batch()], method, 0.25, iterations=3)
+    assert [*masks] == ["one.weight", "out.weight"]
+    assert kept(masks) == (16 * 16 + 16 * 3) // 4
+
+
+def test_the_gradient_of_a_shared_weight_is_of_both_its_uses():
+    model = make(Shared)
+    inputs, targets = batch()
+    functional.cross_entropy(model(inputs), targets).backward()
+    scores = torch.cat([(p * p.grad).abs().flatten() for p in (model.one.weight, model.out.weight)])
+    flat = torch.cat([m.flatten() for m in find_masks(model, [(inputs, targets)], "snip", 0.25).values()])
+    assert scores[flat].min() > scores[~flat].max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callers_no_grad_changes_nothing(method):
+    with_grad = find_masks(make(mlp), [batch()], method, 0.1)
+    with torch.no_grad():
+        assert equal(find_masks(make(mlp), [batch()], method, 0.1), with_grad)
+        assert not torch.is_grad_enabled()
+
+
+def test_only_random_draws_from_the_seed():
+    def masks(method, seed):
+        return find_masks(make(mlp), [batch()], method, 0.1, seed=seed)
+
+    assert equal(masks("random", 3), masks("random", 3))
+    assert not equal(masks("random", 3), masks("random", 4))
+    assert equal(masks("force", 3), masks("force", 4))
+
+
+def test_random_is_spread_over_all_layers():
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    masks = find_masks(model, [], "random", 0.5)
+    assert all(0.45 < mask.float().mean() < 0.55 for mask in masks.values())  # 4 standard deviations

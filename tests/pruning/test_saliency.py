@@ -1,0 +1,138 @@
+"""Every saliency on four weights, worked out by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from forcetune.pruning import Network
+from forcetune.pruning.saliency import (
+    connection_sensitivity,
+    gradient_flow,
+    magnitude,
+    random,
+    squared_gradient,
+    synaptic_flow,
+)
+
+# A chain h = a.x, y = b h of four weights a = (3, -1), b = (2, -1). For x = (1, 2): h = 1, y = (2, -1).
+# The loss is half the squared error; with e = y - t its gradients are dL/db = e h and dL/da = (e.b) x.
+A, B = [[3.0, -1.0]], [[2.0], [-1.0]]
+X = [[1.0, 2.0]]
+T = [[1.0, 0.0]]  # e = (1, -1), e.b = 3, so dL/da = (3, 6) and dL/db = (1, -1)
+
+
+def half_squares(outputs, targets):
+    return ((outputs - targets) ** 2).sum() / 2
+
+
+def linear(*weights):
+    layers = [nn.Linear(len(w[0]), len(w), bias=False) for w in weights]
+    for layer, w in zip(layers, weights, strict=True):
+        layer.weight.data = torch.tensor(w)
+    return nn.Sequential(*layers)
+
+
+def network(*weights, batches=((X, T),)):
+    net = Network(linear(*weights), half_squares, seed=0)
+    net.batches = [(torch.tensor(x), torch.tensor(t)) for x, t in batches]
+    return net
+
+
+def values(scores):
+    return [score.flatten().tolist() for score in scores.values()]
+
+
+def test_magnitude():
+    assert values(magnitude(network(A, B))) == [[3, 1], [2, 1]]
+
+
+def test_random_is_the_next_draw_for_each_layer():
+    stream = torch.Generator().manual_seed(0)
+    drawn = [torch.rand(2, generator=stream, dtype=torch.float64).tolist() for _ in range(2)]
+    assert values(random(network(A, B))) == drawn
+    assert drawn[0] != drawn[1]
+
+
+def test_connection_sensitivity():
+    # |theta g|: |3 * 3|, |-1 * 6|, |2 * 1|, |-1 * -1|
+    assert values(connection_sensitivity(network(A, B))) == [[9, 6], [2, 1]]
+
+
+def test_connection_sensitivity_of_a_pruned_weight():
+    # Without a1: h = -2, y = (-4, 2), e = (-5, 2), e.b = -12, dL/da = (-12, -24), dL/db = (10, -4).
+    # The gradient is the sparse network's, the weight the dense one's: the pruned 3 scores 3 * 12.
+    net = network(A, B)
+    net.masks["0.weight"] = torch.tensor([[False, True]])
+    assert values(connection_sensitivity(net)) == [[36, 24], [20, 4]]
+
+
+def test_gradients_are_averaged_before_the_absolute_value():
+    # For t = (5, -4) the error is e = (-3, 3) and every gradient -3 times the one above: their mean is its negative.
+    net = network(A, B, batches=[(X, T), (X, [[5.0, -4.0]])])
+    assert values(connection_sensitivity(net)) == [[9, 6], [2, 1]]
+
+
+def test_squared_gradient():
+    assert values(squared_gradient(network(A, B))) == [[9, 36], [1, 1]]
+
+
+def test_squared_gradient_of_the_sparse_network():
+    net = network(A, B)
+    net.masks["0.weight"] = torch.tensor([[False, True]])  # the gradients of the pruned chain above
+    assert values(squared_gradient(net)) == [[144, 576], [100, 16]]
+
+
+# One layer W, y = W x = (5, -1) for x = (1, 2): row i has the gradient e_i x and the Hessian x x^T.
+W = [[1.0, 2.0], [3.0, -2.0]]
+
+
+def test_gradient_flow_is_signed():
+    # t = (4, 1): e = (1, -2), g = ((1, 2), (-2, -4)), H g = |x|^2 g = 5 g, theta * H g:
+    net = network(W, batches=[(X, [[4.0, 1.0]])])
+    assert values(gradient_flow(net, temperature=1)) == [[5, 20, -30, 40]]
+
+
+def test_gradient_flow_divides_the_logits():
+    # Logits y / 2 = (2.5, -0.5), t = (1.5, 1.5): e = (1, -2) again; g halves and H quarters.
+    net = network(W, batches=[(X, [[1.5, 1.5]])])
+    assert values(gradient_flow(net, temperature=2)) == [[5 / 8, 20 / 8, -30 / 8, 40 / 8]]
+
+
+def test_gradient_flow_over_batches_sums_both_factors():
+    # x' = (1, 0), t' = (0, 3): y' = (1, 3), e' = (1, 0), g' = ((1, 0), (0, 0)), each row's H' = ((1, 0), (0, 0)).
+    # Sums: g = ((2, 2), (-2, -4)), H = ((2, 2), (2, 4)); H g = ((8, 12), (-12, -20)).
+    net = network(W, batches=[(X, [[4.0, 1.0]]), ([[1.0, 0.0]], [[0.0, 3.0]])])
+    assert values(gradient_flow(net, temperature=1)) == [[8, 24, -36, 40]]
+
+
+def synflow_net(a=A, b=B):
+    model = linear(a, b)
+    norm = nn.BatchNorm1d(1, eps=0)
+    norm.weight.data.fill_(-2)
+    norm.bias.data.fill_(-1)
+    norm.running_mean.fill_(-2)
+    norm.running_var.fill_(4)
+    net = Network(nn.Sequential(model[0], norm, model[1]).eval(), half_squares, seed=0)
+    net.input_shape = (2,)
+    return net
+
+
+def test_synaptic_flow():
+    # All in absolute values: h = 3 + 1 = 4, normed (4 - 2) / 2 * 2 + 1 = 3, R = 3 * (2 + 1).
+    # b: |b| * 3. a: dR/da = 3 * slope of the norm (2 / 2), times |a|.
+    assert values(synaptic_flow(synflow_net())) == [[9, 3], [6, 3]]
+
+
+def test_synaptic_flow_of_a_sparse_network():
+    # Without a1: h = 1, normed (1 - 2) / 2 * 2 + 1 = 0, so nothing flows through b. Pruned weights score 0.
+    net = synflow_net()
+    net.masks["0.weight"] = torch.tensor([[False, True]])
+    assert values(synaptic_flow(net)) == [[0, 3], [0, 0]]
+
+
+def test_synaptic_flow_does_not_underflow():
+    # Four weights of 1e-20 in a row: the product 1e-80 is zero in float32.
+    model = linear(*[[[1e-20]]] * 4)
+    net = Network(model, half_squares, seed=0)
+    net.input_shape = (1,)
+    assert values(synaptic_flow(net)) == [[pytest.approx(1e-80, rel=1e-5, abs=0)]] * 4
