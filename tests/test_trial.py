@@ -58,14 +58,16 @@ def with_dropout(input_shape, classes):
 
 @pytest.mark.parametrize("method", ["magnitude", "snip"])
 def test_equal_trials_have_equal_metrics_with_dropout(method, tmp_path, monkeypatch):
-    # Whatever ran before in this process has moved torch's random state
     (tmp_path / "own_dropout.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
-    fields = {"model": "own_dropout:with_dropout", "width": None, "method": method}
-    torch.manual_seed(1)
-    one = run(**fields)
-    torch.manual_seed(2)
-    assert timeless(run(**fields)) == timeless(one)
+
+    def after(state):
+        torch.manual_seed(state)  # whatever ran before in this process has moved torch's random state
+        prepared = trial.prepare(make(model="own_dropout:with_dropout", width=None, method=method, epochs=2))
+        torch.manual_seed(state)
+        return timeless(trial.train(prepared))
+
+    assert after(1) == after(2)
 
 
 def test_each_thing_that_is_drawn_has_a_stream_of_its_own():
@@ -91,16 +93,19 @@ def test_the_seed_draws_the_split_and_the_weights():
 
 def test_validation_images_are_in_no_batch_of_training_or_saliency(monkeypatch):
     # The tests of data hold that the split is disjoint; here, that each part is used for what it is
-    used = []
+    used, seeds = [], []
 
     def spy(made, images, size, seed=None):
-        used.append((len(images), size, seed is not None))
+        used.append((len(images), size))
+        seeds.append(seed)
         return batches(made, images, size, seed)
 
     batches = trial.Batches
     monkeypatch.setattr(trial, "Batches", spy)
     run(saliency_batch_size=50, batch_size=40)
-    assert used == [(288, 50, True), (288, 40, True), (32, trial.EVALUATION_BATCH, False)]
+    assert used == [(288, 50), (288, 40), (32, trial.EVALUATION_BATCH)]
+    assert seeds[2] is None, "in order"
+    assert len({*seeds}) == 3
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,28 @@ def test_a_collapsed_network_is_trained_where_asked():
 
 def test_a_network_that_is_whole_is_trained_whatever_screen_says():
     assert timeless(run(screen=True)) == timeless(run(screen=False))
+
+
+def masks(**fields):
+    return torch.cat([mask.flatten() for mask in trial.prepare(make(**fields)).masks.values()])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("iterations", 3),
+        ("schedule", "linear"),
+        ("batches_per_step", 2),
+        ("saliency_batch_size", 64),
+        ("saliency_loss", "nll_logits"),
+    ],
+)
+def test_every_field_of_the_saliency_is_used(field, value):
+    assert not torch.equal(masks(method="force", **{field: value}), masks(method="force"))
+
+
+def test_a_random_mask_is_drawn_by_the_seed():
+    assert not torch.equal(masks(method="random", seed=0), masks(method="random", seed=1))
 
 
 @pytest.mark.parametrize("field", ["lr", "momentum", "weight_decay", "clip_norm", "batch_size", "lr_schedule"])

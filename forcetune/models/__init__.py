@@ -64,9 +64,10 @@ def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int)
     """One pass in eval mode, which writes nothing to batch norm's statistics."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     with torch.no_grad():
         outputs = model.eval()(torch.zeros(2, *input_shape))
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     if tuple(outputs.shape) != (2, classes):
         raise ValueError(f"two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})")

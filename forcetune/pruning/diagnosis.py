@@ -32,7 +32,7 @@ def diagnose(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]) -> di
         "sparsity": 1 - kept,
         "effective_density": on_path,
         "macs": left,
-        "macs_fraction": left / dense,
+        "macs_fraction": left / dense if dense else 1.0,  # 0: used by functions alone, which are not counted
         "layers_emptied": sum(not mask.any() for mask in masks.values()),
         "collapsed": float(on_path == 0),
     }
@@ -118,9 +118,24 @@ class _Additive(TorchFunctionMode):
         if name in _PASS_ON:
             return args[0]
         if name == "max_pool2d":
-            kernel = args[1] if len(args) > 1 else kwargs["kernel_size"]
-            taken = {k: v for k, v in kwargs.items() if k in {"stride", "padding", "ceil_mode"} and v is not None}
-            return functional.avg_pool2d(args[0], kernel, **taken)
+            return _mean_pool(*args, **kwargs)
         if name == "adaptive_max_pool2d":
             return functional.adaptive_avg_pool2d(*args[:2])
+        if name == "amax":
+            return args[0].mean(*args[1:], **kwargs)
         return func(*args, **kwargs)
+
+
+def _mean_pool(
+    inputs: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """The mean over all that a maximum would look at; of a dilated window, over what lies between as well."""
+    kernel, spread = torch.tensor(kernel_size).expand(2), torch.tensor(dilation).expand(2)
+    window = (spread * (kernel - 1) + 1).tolist()
+    return functional.avg_pool2d(inputs, window, stride or kernel_size, padding, ceil_mode)

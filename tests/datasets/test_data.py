@@ -89,6 +89,11 @@ def test_train_samples_are_divided_too():
     assert max(training.targets.tolist()) > 50, "drawn, not the first"
 
 
+def test_at_least_one_is_trained_on():
+    training, validation = dataset(20, validation=1.0).split(0)
+    assert (len(training), len(validation)) == (1, 19)
+
+
 def test_at_least_one_is_held_out():
     training, validation = dataset(20).split(0, samples=2)
     assert (len(training), len(validation)) == (1, 1)

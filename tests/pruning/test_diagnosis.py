@@ -219,3 +219,29 @@ def test_the_model_is_left_as_it_was(make, shape, snapshot):
     assert snapshot(model) == before
     assert not any(module._forward_hooks for module in model.modules())
     assert all(mask.dtype == torch.bool and mask.all() for mask in masks.values())
+
+
+class GlobalMaximum(nn.Module):
+    def forward(self, x):
+        return x.amax((2, 3))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(3, stride=1, padding=1), nn.Identity()])
+def test_maxima_of_every_kind_close_no_path(pool):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), pool, GlobalMaximum(), nn.Linear(2, 2))
+    assert diagnose(model, dense(model), (1, 6, 6))["effective_density"] == 1
+
+
+class ByFunction(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.layer.weight)
+
+
+def test_a_layer_used_by_a_function_is_on_a_path_but_not_counted():
+    model = ByFunction()
+    found = diagnose(model, dense(model), (3,))
+    assert (found["effective_density"], found["macs"], found["macs_fraction"]) == (1, 0, 1)
