@@ -56,11 +56,22 @@ class Tracker:
         self._client.log_dict(run.info.run_id, dict(description), "study.yaml")
         return str(run.info.run_id)
 
-    def open_trial(self, parent: str, number: int, key: str, fields: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """The id of a trial's run, made under the parent run where there is none, in state RUNNING, with its params."""
+    def open_trial(
+        self,
+        parent: str,
+        number: int,
+        key: str,
+        fields: Mapping[str, Any],
+        tags: Mapping[str, str],
+        taken_up: bool = False,
+    ) -> str:
+        """The id of a run for a trial, under the parent run, in state RUNNING and with its params.
+
+        For a trial that is `taken_up` the run that was made for it before, if there is one.
+        """
         from mlflow.entities import Param
 
-        found = self._find("trial", key)
+        found = self._find("trial", key) if taken_up else None
         if found:
             self._client.update_run(found, status="RUNNING")
             return found

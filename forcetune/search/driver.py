@@ -60,18 +60,18 @@ class Driver:
 
     def issue(self) -> Assignment | None:
         """The next trial to run: one that was interrupted, else a new one; None where there is none to start."""
-        if self._waiting:
+        taken_up = bool(self._waiting)
+        if taken_up:
             number, proposal, attempt = self._waiting.popleft()
         else:
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
-            number, attempt = self._ledger.add(fresh), 0
-            proposal = fresh
+            number, proposal, attempt = self._ledger.add(fresh), fresh, 0
             self._count += 1
         fields = proposal.trial.fields()
-        run = self._tracker.open_trial(self.parent, number, proposal.trial.key, fields, self._provenance)
-        self._ledger.note(number, attempt=attempt + 1, run=run)
+        run = self._tracker.open_trial(self.parent, number, proposal.trial.key, fields, self._provenance, taken_up)
+        self._ledger.note(number, issued={"attempt": attempt + 1, "run": run})
         self._running[number] = (proposal, run)
         self._progress.started(number, proposal.trial)
         return Assignment(
@@ -146,12 +146,13 @@ class Driver:
             return
         self._count += 1
         proposal = Proposal(Trial(**trial.user_attrs["fields"]), trial.params, trial.distributions)
+        issued = trial.user_attrs.get("issued", {"attempt": 0})
         if "ended" not in trial.user_attrs:
-            self._waiting.append((trial.number, proposal, trial.user_attrs["attempt"]))
+            self._waiting.append((trial.number, proposal, issued["attempt"]))
             return
         ended = Ended(**trial.user_attrs["ended"])
         if not trial.state.is_finished():
-            self._close(trial.number, trial.user_attrs["run"], proposal, ended)
+            self._close(trial.number, issued["run"], proposal, ended)
         self._progress.known(proposal.trial, ended)
 
 

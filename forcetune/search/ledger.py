@@ -59,7 +59,7 @@ class Ledger:
 
     def add(self, proposal: Proposal) -> int:
         """Record a trial as RUNNING in one write; its number."""
-        attrs = {"key": proposal.trial.key, "fields": proposal.trial.fields(), "attempt": 0}
+        attrs = {"key": proposal.trial.key, "fields": proposal.trial.fields()}
         return self._add(proposal, TrialState.RUNNING, attrs)
 
     def add_known(self, proposal: Proposal) -> None:
@@ -67,7 +67,7 @@ class Ledger:
         self._add(proposal, TrialState.PRUNED, {"key": proposal.trial.key})
 
     def note(self, number: int, **attrs: Any) -> None:
-        """Keep facts beside a trial: attempt, run."""
+        """Keep facts beside a trial, a write each."""
         for name, value in attrs.items():
             self._storage.set_trial_user_attr(self._ids[number], name, value)
 

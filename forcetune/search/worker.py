@@ -5,6 +5,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,25 @@ class Assignment:
     threads: int
 
 
-def execute(assignment: Assignment, tracker: Tracker | None = None) -> Iterator[dict[str, Any]]:
+def execute(assignment: Assignment) -> Iterator[dict[str, Any]]:
     """Run a trial; yield its metrics an epoch, in the last of them `outcome` and, unless trained, `reason`.
 
     Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial.
     """
     _settle(assignment)
-    tracker = tracker or Tracker(assignment.study, assignment.mlflow_uri)
-    last: dict[str, Any] = {}
+    tracker = _tracker(assignment.study, assignment.mlflow_uri)
+    metrics: dict[str, Any] = {}
     try:
         for metrics in _run(assignment, tracker):
-            if last:
-                yield last
-            last = metrics
-        yield {**last, **_outcome(last)}
+            yield metrics
     except Exception as error:  # the user's own model, data or method may raise anything
         tracker.log_json(assignment.run, traceback.format_exc().splitlines(), "error.json")
-        yield {**last, "outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+        yield {**metrics, "outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+
+@lru_cache(maxsize=1)
+def _tracker(study: str, uri: str) -> Tracker:
+    return Tracker(study, uri)
 
 
 def _run(assignment: Assignment, tracker: Tracker) -> Iterator[dict[str, Any]]:
@@ -53,11 +56,11 @@ def _run(assignment: Assignment, tracker: Tracker) -> Iterator[dict[str, Any]]:
     _log_start(assignment, prepared, tracker, {} if started else prepared.metrics)
     for metrics in trial.train(prepared):
         epoch = int(metrics["epoch"])
+        ended = epoch in (0, prepared.trial.epochs)
         if epoch > logged:
-            last = epoch in (0, prepared.trial.epochs)
-            told = [*EPOCH_METRICS, *(["train_seconds"] if last else [])]
+            told = [*EPOCH_METRICS, *(["train_seconds"] if ended else [])]
             tracker.log(assignment.run, {name: metrics[name] for name in told}, step=epoch)
-        yield metrics
+        yield {**metrics, **_outcome(epoch)} if ended else metrics
 
 
 def _logged(assignment: Assignment, tracker: Tracker) -> tuple[bool, int]:
@@ -67,8 +70,8 @@ def _logged(assignment: Assignment, tracker: Tracker) -> tuple[bool, int]:
     return tracker.last_step(assignment.run, "density") >= 0, tracker.last_step(assignment.run, "val_loss")
 
 
-def _outcome(metrics: dict[str, Any]) -> dict[str, str]:
-    if metrics["epoch"] == 0:
+def _outcome(last_epoch: int) -> dict[str, str]:
+    if last_epoch == 0:
         return {"outcome": "collapsed", "reason": "no path of kept weights leads from input to output"}
     return {"outcome": "trained"}
 

@@ -23,7 +23,7 @@ def assign(folder, monkeypatch):
 
     def make(attempt=1, **changed):
         trial = Trial(**{**FIELDS, **changed})
-        run = tracker.open_trial(parent, 0, trial.key, trial.fields(), {})
+        run = tracker.open_trial(parent, 0, trial.key, trial.fields(), {}, taken_up=attempt > 1)
         return Assignment(0, trial.fields(), attempt, run, "s", mlflow_uri(), str(folder), 1)
 
     return make
@@ -52,10 +52,11 @@ def test_a_trained_trial(assign, tmp_path):
 
 def test_a_second_attempt_logs_only_what_is_missing(assign):
     half = execute(assign())
-    next(half), next(half)  # killed after reporting the first epoch and logging the second
+    next(half), next(half)  # killed after the second of three epochs
     half.close()
-    list(execute(assign(attempt=2)))
-    run = assign().run
+    again = assign(attempt=2)
+    list(execute(again))
+    run = again.run
     assert [step for step, _ in history(run, "val_loss")] == [1, 2, 3]
     assert len(history(run, "density")) == 1
 
