@@ -225,9 +225,7 @@ def report(arguments: argparse.Namespace, ours: list[list[Moments]], baseline: l
     start = median(
         min(moments["started"] - moments["asked"] for moments in trials[: arguments.slots]) for trials in ours
     )
-    print(
-        f"the same over whole searches of {arguments.trials}, the start of the actors ({start:.1f} s) with it: {whole:.1f}"
-    )
+    print(f"over whole searches of {arguments.trials}, with the actors' start ({start:.1f} s): {whole:.1f}")
 
 
 if __name__ == "__main__":
