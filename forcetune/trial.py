@@ -49,7 +49,7 @@ def run(trial: Trial) -> Iterator[dict[str, float]]:
 
     Raises InputError where the fields do not fit together, training.Diverged where the loss does.
     """
-    yield from train(prepare(trial))
+    yield from Underway(prepare(trial))
 
 
 def prepare(trial: Trial, fetch_masks: Callable[[str], str | Path] = Path) -> Prepared:
@@ -57,17 +57,11 @@ def prepare(trial: Trial, fetch_masks: Callable[[str], str | Path] = Path) -> Pr
 
     fetch_masks: from the field `layers_from` to the file of masks that it names.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = data.load(trial.dataset, trial.data_root).to(device)
-    train_part, validation_part = dataset.split(stream(trial, "split"), trial.train_samples)
-
-    def build(width: int | None, purpose: str = "weights") -> nn.Module:
-        model = models.build(trial.model, dataset.input_shape, dataset.classes, width, stream(trial, purpose))
-        return model.to(device)
-
+    ground = _Ground(trial)
+    dataset, build = ground.dataset, ground.build
     model = build(trial.width)
     batches = _Counted(
-        dataset.batches(train_part, trial.saliency_batch_size, stream(trial, "saliency"), trial.balanced)
+        dataset.batches(ground.training, trial.saliency_batch_size, stream(trial, "saliency"), trial.balanced)
     )
     torch.manual_seed(stream(trial, "saliency dropout"))
     started = time.perf_counter()
@@ -77,10 +71,42 @@ def prepare(trial: Trial, fetch_masks: Callable[[str], str | Path] = Path) -> Pr
     if trial.small_dense:
         model, masks, metrics = _small_dense(trial, build, metrics, dataset.input_shape)
     if trial.reinit:
-        model = build(int(metrics.get("dense_width", 0)) or trial.width, "reinit")
+        model = build(_width(trial, metrics), "reinit")
     reads_data = pruning.method_row(trial.method).data
     metrics |= {"prune_seconds": seconds, "saliency_samples": batches.samples if reads_data else 0}
-    return Prepared(trial, dataset, train_part, validation_part, model, masks, metrics)
+    return Prepared(trial, dataset, ground.training, ground.validation, model, masks, metrics)
+
+
+def resume(trial: Trial, state: dict[str, Any]) -> "Underway":
+    """The trial as it was when `Underway.state_dict` gave this state, without pruning anew."""
+    ground = _Ground(trial)
+    masks = {name: mask.to(ground.device) for name, mask in state["masks"].items()}
+    model = ground.build(_width(trial, state["metrics"]))
+    underway = Underway(
+        Prepared(trial, ground.dataset, ground.training, ground.validation, model, masks, state["metrics"])
+    )
+    underway.load_state_dict(state)
+    return underway
+
+
+class _Ground:
+    """What the trial stands on before any mask: its device, its data and the way to build its network."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dataset = data.load(trial.dataset, trial.data_root).to(self.device)
+        self.training, self.validation = self.dataset.split(stream(trial, "split"), trial.train_samples)
+
+    def build(self, width: int | None, purpose: str = "weights") -> nn.Module:
+        seed = stream(self._trial, purpose)
+        model = models.build(self._trial.model, self.dataset.input_shape, self.dataset.classes, width, seed)
+        return model.to(self.device)
+
+
+def _width(trial: Trial, metrics: dict[str, float]) -> int | None:
+    """Of the network that is trained: that of `small_dense` where the trial has it."""
+    return int(metrics.get("dense_width", 0)) or trial.width
 
 
 def _find_masks(
@@ -139,39 +165,64 @@ def _small_dense(
     return model, masks, metrics
 
 
-def train(prepared: Prepared) -> Iterator[dict[str, float]]:
-    """Train a prepared network; one dict of metrics an epoch.
+class Underway:
+    """A prepared trial in training; iterating trains it and yields one dict of metrics an epoch that is left.
 
     A collapsed one is not trained where the trial says `screen`: its one dict has epoch 0 and what guessing
     gives, the chance accuracy 1 / classes and the loss log(classes).
     """
-    trial, dataset = prepared.trial, prepared.dataset
-    if prepared.collapsed and trial.screen:
-        chance = math.log(dataset.classes)
-        yield {
-            **prepared.metrics,
+
+    def __init__(self, prepared: Prepared) -> None:
+        trial, dataset = prepared.trial, prepared.dataset
+        self.prepared = prepared
+        self._seconds = 0.0  # of training, in earlier processes too
+        torch.manual_seed(stream(trial, "dropout"))
+        self._training = training.Training(
+            prepared.model,
+            prepared.masks,
+            dataset.batches(prepared.training, trial.batch_size, stream(trial, "order")),
+            dataset.batches(prepared.validation, EVALUATION_BATCH),
+            epochs=trial.epochs,
+            lr=trial.lr,
+            lr_schedule=trial.lr_schedule,
+            momentum=trial.momentum,
+            weight_decay=trial.weight_decay,
+            clip_norm=trial.clip_norm,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        if self.prepared.collapsed and self.prepared.trial.screen:
+            yield {**self.prepared.metrics, **self._untrained()}
+            return
+        before, started = self._seconds, time.perf_counter()
+        for metrics in self._training:
+            self._seconds = before + time.perf_counter() - started
+            yield {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Between two epochs, plain data and tensors from which `resume` goes on as if nothing had happened."""
+        return {
+            "masks": self.prepared.masks,
+            "metrics": self.prepared.metrics,
+            "seconds": self._seconds,
+            "training": self._training.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `resume` does once masks and metrics are back."""
+        self._seconds = state["seconds"]
+        self._training.load_state_dict(state["training"])
+
+    def _untrained(self) -> dict[str, float]:
+        classes = self.prepared.dataset.classes
+        loss = math.log(classes)
+        return {
             "epoch": 0,
-            "train_loss": chance,
-            "val_loss": chance,
-            "val_accuracy": 1 / dataset.classes,
+            "train_loss": loss,
+            "val_loss": loss,
+            "val_accuracy": 1 / classes,
             "train_seconds": 0.0,
         }
-        return
-    torch.manual_seed(stream(trial, "dropout"))
-    started = time.perf_counter()
-    for metrics in training.train(
-        prepared.model,
-        prepared.masks,
-        dataset.batches(prepared.training, trial.batch_size, stream(trial, "order")),
-        dataset.batches(prepared.validation, EVALUATION_BATCH),
-        epochs=trial.epochs,
-        lr=trial.lr,
-        lr_schedule=trial.lr_schedule,
-        momentum=trial.momentum,
-        weight_decay=trial.weight_decay,
-        clip_norm=trial.clip_norm,
-    ):
-        yield {**prepared.metrics, **metrics, "train_seconds": time.perf_counter() - started}
 
 
 def check(trial: Trial) -> dict[str, object]:

@@ -67,7 +67,7 @@ def test_equal_trials_have_equal_metrics_with_dropout(method, tmp_path, monkeypa
         torch.manual_seed(state)  # whatever ran before in this process has moved torch's random state
         prepared = trial.prepare(make(model="own_dropout:with_dropout", width=None, method=method, epochs=2))
         torch.manual_seed(state)
-        return timeless(trial.train(prepared))
+        return timeless(trial.Underway(prepared))
 
     assert after(1) == after(2)
 
@@ -188,7 +188,7 @@ def test_every_field_of_training_is_used(field):
 
 def test_pruned_weights_are_zero_after_training():
     prepared = trial.prepare(make(epochs=1))
-    list(trial.train(prepared))
+    list(trial.Underway(prepared))
     weights = prunable(prepared.model)
     assert all((weights[name][~mask] == 0).all() for name, mask in prepared.masks.items())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from forcetune.data.drawing import Balanced, Order, Plain, divide
+from forcetune.data.drawing import Balanced, Order, Plain, divide, restore, state_of
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ class Batches:
             batch = self._images.take(chosen.to(self._images.inputs.device))
             inputs = self._augment(batch.inputs, self._generator) if self._generator else batch.inputs
             yield self._normalise(inputs), batch.targets
+
+    def state(self) -> Tensor | None:
+        """As `AnyBatches` says."""
+        return state_of(self._generator)
+
+    def restore(self, state: Tensor | None) -> None:
+        """As `AnyBatches` says."""
+        restore(self._generator, state)
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         """(x / 255 - mean) / std by looking each byte up: bit for bit what dividing would give."""

@@ -86,6 +86,17 @@ class _Deck:
         return drawn
 
 
+def state_of(generator: torch.Generator | None) -> Tensor | None:
+    """What a generator draws next hangs on this; None where there is none."""
+    return generator.get_state() if generator else None
+
+
+def restore(generator: torch.Generator | None, state: Tensor | None) -> None:
+    """Take a generator back to a state."""
+    if generator and state is not None:
+        generator.set_state(state)
+
+
 def _check_counts(counts: list[int], needed: int) -> None:
     few = [f"class {label} has {count}" for label, count in enumerate(counts) if count < needed]
     if few:

@@ -16,6 +16,12 @@ class AnyBatches(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The next pass."""
 
+    def state(self) -> Tensor | None:
+        """All that the next pass depends on, between two passes; None where they are in order."""
+
+    def restore(self, state: Tensor | None) -> None:
+        """Go on where `state` was taken, with batches that were made alike."""
+
 
 class AnyDataset(Protocol):
     """Labelled images with a training, a validation and a test split."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from forcetune.data.drawing import Balanced, Order, Plain, divide
+from forcetune.data.drawing import Balanced, Order, Plain, divide, restore, state_of
 from forcetune.errors import InputError
 
 Transform = Callable[[Any], Tensor]
@@ -94,13 +94,13 @@ class StreamedBatches:
     """
 
     def __init__(self, dataset: Streamed, part: Part, batch_size: int, seed: int | None, per_class: int) -> None:
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         order: Order = (
-            Balanced(_targets_of(part), dataset.classes, per_class, generator)
+            Balanced(_targets_of(part), dataset.classes, per_class, self._generator)
             if per_class
-            else Plain(len(part), batch_size, generator)
+            else Plain(len(part), batch_size, self._generator)
         )
-        self._tasks = _Tasks(order, generator)
+        self._tasks = _Tasks(order, self._generator)
         self._reader = Reader(dataset, part, train=seed is not None)
         self._device = torch.device(dataset.device)
         workers = torch.get_num_threads() if dataset.workers is None else dataset.workers
@@ -119,6 +119,14 @@ class StreamedBatches:
                 raise batch
             inputs, targets = batch
             yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+
+    def state(self) -> Tensor | None:
+        """As `AnyBatches` says."""
+        return state_of(self._generator)
+
+    def restore(self, state: Tensor | None) -> None:
+        """As `AnyBatches` says."""
+        restore(self._generator, state)
 
     def _new_loader(self) -> DataLoader[Any]:
         return DataLoader(

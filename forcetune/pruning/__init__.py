@@ -2,7 +2,7 @@
 
 from forcetune.pruning.diagnosis import dense_macs, diagnose
 from forcetune.pruning.inspection import Inspection, inspect
-from forcetune.pruning.masks import layer_densities, layer_table, load_masks, prunable, save_masks, shuffled
+from forcetune.pruning.masks import layer_densities, layer_table, load_masks, pack_masks, prunable, save_masks, shuffled
 from forcetune.pruning.methods import LOSSES, METHODS, Method, find_masks, mask_steps, method_row
 from forcetune.pruning.network import Batch, Network
 from forcetune.pruning.schedules import SCHEDULES
@@ -24,6 +24,7 @@ __all__ = [
     "load_masks",
     "mask_steps",
     "method_row",
+    "pack_masks",
     "prunable",
     "save_masks",
     "shuffled",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -92,16 +93,19 @@ def layer_table(masks: Masks) -> list[dict[str, Any]]:
     ]
 
 
-def save_masks(path: str | Path, masks: Masks) -> None:
-    """Write masks as an .npz of packed bits, one array a layer, and `shapes`, a JSON text; no pickle.
-
-    Raises InputError where the file cannot be written.
-    """
+def pack_masks(masks: Masks) -> bytes:
+    """Masks as the content of an .npz of packed bits, one array a layer, and `shapes`, a JSON text; no pickle."""
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
     bits = {name: np.packbits(mask.cpu().numpy().ravel()) for name, mask in masks.items()}
+    packed = BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, shapes=np.array(json.dumps(shapes)), **bits)
+    return packed.getvalue()
+
+
+def save_masks(path: str | Path, masks: Masks) -> None:
+    """Write masks as `pack_masks` packs them. Raises InputError where the file cannot be written."""
     try:
-        with open(path, "wb") as file:  # by its name alone, numpy would add an ending
-            np.savez_compressed(file, allow_pickle=False, shapes=np.array(json.dumps(shapes)), **bits)
+        Path(path).write_bytes(pack_masks(masks))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 

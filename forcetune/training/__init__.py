@@ -1,6 +1,6 @@
 """The masked training loop."""
 
-from forcetune.training.loop import LR_SCHEDULES, Diverged, evaluate, train
+from forcetune.training.loop import LR_SCHEDULES, Diverged, Training, evaluate
 from forcetune.training.masked import Masked
 
-__all__ = ["LR_SCHEDULES", "Diverged", "Masked", "evaluate", "train"]
+__all__ = ["LR_SCHEDULES", "Diverged", "Masked", "Training", "evaluate"]

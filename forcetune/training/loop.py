@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,48 +35,87 @@ def _constant(progress: float) -> float:
 LR_SCHEDULES: dict[str, Schedule] = {"cosine": _cosine, "step": _step, "constant": _constant}
 
 
-def train(
-    model: nn.Module,
-    masks: dict[str, Tensor],
-    training: AnyBatches,
-    validation: AnyBatches,
-    *,
-    epochs: int,
-    lr: float,
-    lr_schedule: str = "cosine",
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    clip_norm: float | None = None,
-) -> Iterator[dict[str, float]]:
+class Training:
     """SGD on the weights that `masks` keep; pruned weights are exactly 0 after every step.
 
-    Yields after each epoch: epoch (from 1), train_loss (mean over the epoch), val_loss, val_accuracy (0..1).
-    The learning rate follows `lr_schedule` step by step; `clip_norm` bounds the gradient's 2-norm.
-    Raises Diverged where the training loss of an epoch is not finite.
+    Iterating yields after each epoch that is left: epoch (from 1), train_loss (mean over the epoch), val_loss,
+    val_accuracy (0..1); raises Diverged where the training loss of an epoch is not finite. The learning rate
+    follows `lr_schedule` step by step; `clip_norm` bounds the gradient's 2-norm. Between two epochs `state_dict`
+    is all that the rest depends on: what loads it goes on as if it had never stopped.
     """
-    held = Masked(model, masks)
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
-    total_steps = epochs * len(training)
-    step = 0
-    for epoch in range(1, epochs + 1):
-        model.train()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: dict[str, Tensor],
+        training: AnyBatches,
+        validation: AnyBatches,
+        *,
+        epochs: int,
+        lr: float,
+        lr_schedule: str = "cosine",
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        clip_norm: float | None = None,
+    ) -> None:
+        self._model = model
+        self._held = Masked(model, masks)
+        self._optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+        self._training = training
+        self._validation = validation
+        self._epochs = epochs
+        self._lr = lr
+        self._factor = LR_SCHEDULES[lr_schedule]
+        self._clip_norm = clip_norm
+        self.epoch = 0  # the last one that is complete
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        while self.epoch < self._epochs:
+            train_loss = self._pass()
+            if not math.isfinite(train_loss):
+                raise Diverged(f"the training loss became {train_loss} in epoch {self.epoch + 1}")
+            measured = evaluate(self._model, self._validation)
+            self.epoch += 1
+            yield {"epoch": self.epoch, "train_loss": train_loss, **measured}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model's and the optimizer's state, the place in the data's order, and torch's generators."""
+        return {
+            "epoch": self.epoch,
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "order": self._training.state(),
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the epoch at which `state` was taken, the same networks and data given."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._training.restore(state["order"])
+        cpu, *cuda = state["generators"]
+        torch.set_rng_state(cpu)
+        if len(cuda) == torch.cuda.device_count():  # else it was taken on another machine
+            torch.cuda.set_rng_state_all(cuda)
+        self.epoch = state["epoch"]
+
+    def _pass(self) -> float:
+        """One epoch; its mean loss."""
+        self._model.train()
         losses = []
-        for inputs, targets in training:
-            optimizer.param_groups[0]["lr"] = lr * LR_SCHEDULES[lr_schedule](step / total_steps)
-            loss = functional.cross_entropy(model(inputs), targets)
-            optimizer.zero_grad(set_to_none=True)
+        total = self._epochs * len(self._training)
+        for step, (inputs, targets) in enumerate(self._training, self.epoch * len(self._training)):
+            self._optimizer.param_groups[0]["lr"] = self._lr * self._factor(step / total)
+            loss = functional.cross_entropy(self._model(inputs), targets)
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            held.gradients()
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimizer.step()
-            held.weights()
+            self._held.gradients()
+            if self._clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
+            self._optimizer.step()
+            self._held.weights()
             losses.append(loss.detach())
-            step += 1
-        train_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the training loss became {train_loss} in epoch {epoch}")
-        yield {"epoch": epoch, "train_loss": train_loss, **evaluate(model, validation)}
+        return float(torch.stack(losses).mean())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from forcetune.data import Batches
 from forcetune.data.readers import synthetic
 from forcetune.pruning import find_masks, prunable
-from forcetune.training import LR_SCHEDULES, Diverged, Masked, evaluate, train
+from forcetune.training import LR_SCHEDULES, Diverged, Masked, Training, evaluate
 
 DATA = synthetic(None)
 TRAINING, VALIDATION = DATA.split(seed=0)
@@ -36,7 +36,7 @@ def batches(images=TRAINING, seed=0, size=64):
 
 def run(model, masks, training=None, **how):
     settings = {"epochs": 2, "lr": 0.1, **how}
-    return list(train(model, masks, training or batches(), Batches(DATA, VALIDATION, 100), **settings))
+    return list(Training(model, masks, training or batches(), Batches(DATA, VALIDATION, 100), **settings))
 
 
 def flat(model):
