@@ -13,25 +13,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from forcetune import __version__
-from forcetune.errors import InputError
+from forcetune.errors import HeldError, InputError, StoppedError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.spec import Study, Trial
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED, HELD, INTERRUPTED = 1, 2, 4, 130
+EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, StoppedError: FAILED}
 
 
 class _Commands(click.Group):
-    """Refused input becomes one paragraph on standard error and exit code 2, an interrupt 130."""
+    """What ends a command becomes one paragraph on standard error and its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except InputError as error:
+        except tuple(EXIT_CODES) as error:
             click.echo(f"forcetune: {error}", err=True)
-            sys.exit(REFUSED)
+            sys.exit(EXIT_CODES[type(error)])
 
 
 class _WithFields(click.Command):

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The exceptions that end a command with one paragraph; each has its exit code in `cli`."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The command line prints the message and exits with 2, with nothing started or written.
     """
+
+
+class HeldError(Exception):
+    """Another driver holds the study; exit code 4."""
+
+
+class StoppedError(Exception):
+    """The search cannot go on (a full disk, a store that is gone); nothing is lost, exit code 1."""

@@ -1,4 +1,4 @@
-"""Where the two stores are, and SQLite's settings for several processes that write in small steps."""
+"""Where the two stores and the files of running trials are, and SQLite's settings for writing in small steps."""
 
 import os
 import re
@@ -27,6 +27,23 @@ def sqlite_path(uri: str) -> Path | None:
     """The absolute path of a SQLite address, None for others."""
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
+
+
+def is_postgresql(uri: str) -> bool:
+    """Whether the address is one of PostgreSQL."""
+    return uri.startswith(("postgresql://", "postgresql+"))
+
+
+def state_folder(optuna: str) -> Path:
+    """The folder of what is on disk while trials run: `FORCETUNE_STATE`, or .forcetune beside a SQLite ledger.
+
+    Where the ledger is a server's, .forcetune in the current folder.
+    """
+    chosen = os.environ.get("FORCETUNE_STATE")
+    if chosen:
+        return Path(chosen).absolute()
+    ledger = sqlite_path(optuna)
+    return (ledger.parent if ledger else Path.cwd()) / ".forcetune"
 
 
 def shown(uri: str) -> str:

@@ -5,9 +5,9 @@ import logging
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,31 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI open
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 
 
+BATCH = 900  # metrics in a request; MLflow takes 1000
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Metrics at a step, an epoch or 0, and when they were measured in ms since 1970."""
+
+    step: int
+    time: int
+    metrics: dict[str, float]
+
+    def plain(self) -> tuple[int, int, dict[str, float]]:
+        """As data that JSON knows."""
+        return self.step, self.time, self.metrics
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The params and metrics that a run has, and the last epoch among them, -1 where there is none."""
+
+    params: set[str]
+    metrics: set[str]
+    last_step: int
+
+
 class Tracker:
     """Writes one study's experiment."""
 
@@ -31,7 +56,9 @@ class Tracker:
         for noisy in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         quicken_sqlite()
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default tries for minutes
+        # the defaults try for minutes; whoever logs here tries again by himself
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         try:
             self._client = MlflowClient(uri)
             experiment = self._client.get_experiment_by_name(study)
@@ -45,71 +72,70 @@ class Tracker:
     def open_study(self, description: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """The id of the study's parent run, made where there is none, in state RUNNING."""
         found = self._find("search")
-        if found:
-            self._client.update_run(found, status="RUNNING")
-            return found
-        tags = {
-            **tags,
-            "forcetune.kind": "search",
-            "forcetune.objectives": json.dumps(description["objectives"]),
-        }
-        run = self._client.create_run(self._experiment, tags=_tags(tags), run_name=self._study)
-        self._client.log_dict(run.info.run_id, dict(description), "study.yaml")
-        return str(run.info.run_id)
+        if found is None:
+            own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(description["objectives"])}
+            run = self._client.create_run(self._experiment, tags=_tags({**tags, **own}), run_name=self._study)
+            found = str(run.info.run_id)
+        self._client.update_run(found, status="RUNNING")
+        self._client.log_dict(found, dict(description), "study.yaml")
+        return found
 
-    def open_trial(
-        self,
-        parent: str,
-        number: int,
-        key: str,
-        fields: Mapping[str, Any],
-        tags: Mapping[str, str],
-        taken_up: bool = False,
-    ) -> str:
-        """The id of a run for a trial, under the parent run, in state RUNNING and with its params.
+    def find_trial(self, key: str) -> str | None:
+        """The id of the run of the trial with this key; None where there is none."""
+        return self._find("trial", key)
 
-        For a trial that is `taken_up` the run that was made for it before, if there is one.
-        """
-        from mlflow.entities import Param
-
-        found = self._find("trial", key) if taken_up else None
-        if found:
-            self._client.update_run(found, status="RUNNING")
-            return found
+    def open_trial(self, parent: str, number: int, key: str, tags: Mapping[str, str], started: int) -> str:
+        """The id of a new run for a trial, under the parent run, in state RUNNING; started: ms since 1970."""
         own = {"forcetune.kind": "trial", "forcetune.trial": key, "mlflow.parentRunId": parent}
-        run = self._client.create_run(self._experiment, tags=_tags({**tags, **own}), run_name=f"trial-{number:04d}")
-        params = [Param(name, _text(value)) for name, value in fields.items()]
-        self._client.log_batch(run.info.run_id, params=params)
+        run = self._client.create_run(
+            self._experiment, start_time=started, tags=_tags({**tags, **own}), run_name=f"trial-{number:04d}"
+        )
         return str(run.info.run_id)
 
-    def log(self, run: str, metrics: Mapping[str, float], step: int = 0, tags: Mapping[str, str] | None = None) -> None:
-        """Metrics and tags in one request."""
-        from mlflow.entities import Metric, RunTag
+    def logged(self, run: str) -> Logged:
+        """What a run has already."""
+        found = self._client.get_run(run).data
+        return Logged({*found.params}, {*found.metrics}, self._last_step(run) if found.metrics else -1)
 
-        now = int(time.time() * 1000)
+    def log(
+        self,
+        run: str,
+        epochs: Iterable[Epoch] = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Metrics, params and tags in as few requests as MLflow allows; sent twice they stand there once."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [
+            Metric(name, float(value), epoch.time, epoch.step)
+            for epoch in epochs
+            for name, value in epoch.metrics.items()
+        ]
+        first, *more = [metrics[i : i + BATCH] for i in range(0, len(metrics), BATCH)] or [[]]
         self._client.log_batch(
             run,
-            metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()],
+            metrics=first,
+            params=[Param(name, _text(value)) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in _tags(tags or {}).items()],
         )
+        for metrics in more:
+            self._client.log_batch(run, metrics=metrics)
 
     def log_file(self, run: str, path: Path) -> None:
         """A file among the run's artifacts."""
         self._client.log_artifact(run, str(path))
 
-    def log_json(self, run: str, content: Any, name: str) -> None:
-        """Plain data as a JSON file among the run's artifacts."""
-        self._client.log_text(run, json.dumps(content, indent=1), name)
+    def close(self, run: str, failed: bool = False, ended: int | None = None) -> None:
+        """End a run as FINISHED or FAILED; ended: ms since 1970, now where it is not given."""
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED", end_time=ended)
 
-    def last_step(self, run: str, metric: str) -> int:
-        """The last epoch at which a metric was logged; -1 where it never was."""
-        return max((entry.step for entry in self._client.get_metric_history(run, metric)), default=-1)
+    def rename(self, name: str) -> None:
+        """Give the experiment another name."""
+        self._client.rename_experiment(self._experiment, name)
 
-    def close(self, run: str, failed: bool = False, tags: Mapping[str, str] | None = None) -> None:
-        """End a run as FINISHED or FAILED, its tags first."""
-        if tags:
-            self.log(run, {}, tags=tags)
-        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+    def _last_step(self, run: str) -> int:
+        return max((entry.step for entry in self._client.get_metric_history(run, "val_loss")), default=-1)
 
     def _find(self, kind: str, key: str | None = None) -> str | None:
         wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and tags.`forcetune.trial` = '{key}'" if key else "")

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,7 +12,13 @@ from forcetune import trial
 from forcetune.errors import InputError
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
-from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+
+if TYPE_CHECKING:
+    from forcetune.search.driver import Driver
+    from forcetune.search.hold import Hold
+
+AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
 
 def check(study: Study) -> list[dict[str, object]]:
@@ -47,29 +54,56 @@ def _candidates(study: Study, names: list[str]) -> Iterator[Trial]:
 
 
 def run(study: Study, console: Console) -> None:
-    """Search until the study has all its trials or its space is used up.
+    """Search until the study has all its trials or its space is used up; go on where an earlier driver was.
 
     Nothing is written before the study is checked and a trial's resources are known to be there.
-    Raises InputError where they are not; KeyboardInterrupt on SIGINT and SIGTERM, what was started kept.
+    Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
+    is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
     """
     check(study)
     environment.prepare()
+    from forcetune.search.hold import hold
+    from forcetune.search.ledger import known, refuse_changes
+
+    uri = optuna_uri()
+    with hold(study.study, uri) as held:
+        refuse_changes(study, uri)
+        driver = _driver(study, held, console) if known(study, uri) else None
+        if driver and driver.finished:
+            driver.close()
+        else:
+            _search(study, held, console, driver)
+
+
+def _search(study: Study, held: "Hold", console: Console, driver: "Driver | None") -> None:
     from forcetune.search import cluster
+
+    with cluster.connected(), _interruptible():
+        concurrent = cluster.slots(study.resources)
+        driver = driver or _driver(study, held, console)
+        try:
+            with driver.progress:
+                cluster.run(driver, study.resources, concurrent)
+        except BaseException:
+            running = driver.hand_back()
+            driver.close(AT_LAST)
+            console.print(f"{running} running trials handed back, {driver.progress.done} of {study.trials} done")
+            raise
+        driver.close()
+
+
+def _driver(study: Study, held: "Hold", console: Console) -> "Driver":
     from forcetune.search.driver import Driver
-    from forcetune.search.ledger import Ledger, refuse_changes
+    from forcetune.search.hold import hold
+    from forcetune.search.ledger import Ledger
     from forcetune.search.progress import Progress
     from forcetune.tracking import Tracker
 
-    refuse_changes(study, optuna_uri())
-    with cluster.connected(), _interruptible():
-        concurrent = cluster.slots(study.resources)
+    with hold("forcetune schemas", optuna_uri(), wait=True):  # two studies that start at once in an empty folder
         tracker = Tracker(study.study, mlflow_uri())
-        progress = Progress(study, console)
-        driver = Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), progress)
-        if not driver.finished:
-            with progress:
-                cluster.run(driver, study.resources, concurrent)
-        driver.close()
+        ledger = Ledger(study, optuna_uri(), held.check)
+    folder = state_folder(optuna_uri()) / study.study
+    return Driver(study, ledger, tracker, mlflow_uri(), folder, Progress(study, console))
 
 
 @contextmanager

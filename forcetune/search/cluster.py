@@ -4,10 +4,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -15,8 +16,13 @@ from ray.tune.search import Searcher
 
 from forcetune.errors import InputError
 from forcetune.search.driver import Driver
-from forcetune.search.worker import Assignment, execute
+from forcetune.search.worker import Assignment, Cause, LostError, Report, execute
 from forcetune.spec import Resources
+
+T = TypeVar("T")
+
+REPORT = "report"
+TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
 @contextmanager
@@ -58,24 +64,32 @@ def slots(resources: Resources) -> int:
     return min(fit, resources.concurrent or fit)
 
 
+def most_room(resources: Resources) -> int:
+    """How many times what a trial asks for a node can give it; a trial that shares a GPU gets the whole at most."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if resources.gpus:
+        return int(1 / resources.gpus + 1e-9) or 1
+    return max(int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes)
+
+
 class Worker(tune.Trainable):
-    """An actor that runs one trial after the other; a step is an epoch.
+    """An actor that runs one trial after the other; a step is what the trial tells next.
 
     Tune may set up a second actor for a trial that a waiting one then takes, so nothing happens before a step.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._epochs: Iterator[dict[str, Any]] | None = None
+        self._reports: Iterator[Report] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._epochs = None
+        self._reports = None
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._epochs is None:
-            self._epochs = execute(Assignment(**self.config))
-        metrics = next(self._epochs)
-        return {**metrics, "done": "outcome" in metrics}
+        if self._reports is None:
+            self._reports = execute(Assignment(**self.config))
+        report = next(self._reports)
+        return {REPORT: report, "done": report.outcome is not None}
 
 
 def run(
@@ -85,17 +99,36 @@ def run(
     worker: type[tune.Trainable] = Worker,
     reuse_actors: bool = True,
 ) -> None:
-    """Hand the driver's trials to actors until it has no more; `reuse_actors` as Tune's own."""
+    """Hand the driver's trials to actors until it has no more; `reuse_actors` as Tune's own.
+
+    Raises what the driver raises; an error of Tune's own makes the trials be handed out anew.
+    """
     # Tune asks a searcher for one trial at a time unless told otherwise: the second actor would be started
     # only when the first has a trial, and a trial that ends before that takes the second's place
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
+    driver.most_room = most_room(resources)
+    failures = 0
+    while not driver.finished:
+        searcher = DriverSearcher(driver, concurrent)
+        try:
+            _fit(searcher, resources, worker, reuse_actors)
+        except Exception:  # Tune trips, for one, over an idle actor that is killed
+            failures = 0 if searcher.ended else failures + 1
+            if failures == TRIES and searcher.broken is None:
+                raise
+        if searcher.broken:
+            raise searcher.broken
+        driver.hand_back()
+
+
+def _fit(searcher: "DriverSearcher", resources: Resources, worker: type[tune.Trainable], reuse_actors: bool) -> None:
     folder = tempfile.mkdtemp(prefix="forcetune-tune-")
     try:
         tune.Tuner(
-            tune.with_resources(worker, _request(resources)),
+            tune.with_resources(worker, lambda config: _request(resources, config["room"])),
             tune_config=tune.TuneConfig(
-                search_alg=DriverSearcher(driver, concurrent),
+                search_alg=searcher,
                 num_samples=10**9,
                 reuse_actors=reuse_actors,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -103,6 +136,8 @@ def run(
             run_config=tune.RunConfig(
                 storage_path=folder,
                 verbose=0,
+                stop=_Broken(searcher),
+                callbacks=[Watch(searcher, resources.max_seconds)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
@@ -111,28 +146,60 @@ def run(
 
 
 class DriverSearcher(Searcher):
-    """Tune's questions put to the driver; all state is in the ledger."""
+    """Tune's questions put to the driver; all state is in the ledger.
+
+    Tune takes what a searcher raises for the trial's fault, so it is kept in `broken` and ends the search.
+    """
 
     def __init__(self, driver: Driver, concurrent: int) -> None:
         super().__init__()
         self._driver = driver
         self._concurrent = concurrent
-        self._numbers: dict[str, int] = {}
+        self._assignments: dict[str, Assignment] = {}
+        self._unplaced: set[str] = set()  # that wait for more room than others
+        self.broken: Exception | None = None
+        self.ended = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._driver.running >= self._concurrent:
-            return None
-        assignment = self._driver.issue()
+        if self.broken:
+            return str(Searcher.FINISHED)
+        if self._unplaced or self._driver.running >= self._concurrent:
+            return None  # trials that follow would take the room that one waits for
+        assignment = self._kept(self._driver.issue)
         if assignment is None:
-            return Searcher.FINISHED if self._driver.finished else None
-        self._numbers[trial_id] = assignment.number
+            return str(Searcher.FINISHED) if self.broken or self._driver.finished else None
+        self._assignments[trial_id] = assignment
+        if assignment.room > 1:
+            self._unplaced.add(trial_id)
         return asdict(assignment)
 
+    def placed(self, trial_id: str) -> None:
+        """Its actor has the trial."""
+        self._unplaced.discard(trial_id)
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._driver.report(self._numbers[trial_id], result)
+        of = self._assignments[trial_id]
+        self._kept(lambda: self._driver.report(of.number, of.attempt, result[REPORT]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._driver.end(self._numbers[trial_id], None if error else result)
+        of = self._assignments[trial_id]
+        if result and not error:  # else the watch tells why
+            self.ended += 1
+            self._kept(lambda: self._driver.end(of.number, of.attempt, result[REPORT]))
+
+    def lost(self, trial_id: str, cause: Cause, reason: str) -> None:
+        """The trial's actor is gone, or of no more use."""
+        of = self._assignments[trial_id]
+        self._unplaced.discard(trial_id)
+        self._kept(lambda: self._driver.lost(of.number, of.attempt, cause, reason))
+
+    def _kept(self, call: Callable[[], T]) -> T | None:
+        if self.broken is None:
+            try:
+                return call()
+            except Exception as error:
+                self.broken = error
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing for the copy that Tune writes of its searcher: what it would save stands in the ledger."""
@@ -145,5 +212,63 @@ class DriverSearcher(Searcher):
         """Nothing, for the same reason."""
 
 
-def _request(resources: Resources) -> dict[str, float]:
-    return {"cpu": resources.cpus, "gpu": resources.gpus}
+class _Broken(tune.Stopper):
+    """Ends Tune's loop once the driver cannot go on."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.broken is not None
+
+
+class Watch(tune.Callback):
+    """Sees which trials take too long, kills their actors, and says why an actor was lost."""
+
+    def __init__(self, searcher: DriverSearcher, max_seconds: float | None) -> None:
+        self._searcher = searcher
+        self._max_seconds = max_seconds
+        self._until: dict[str, tuple[float, Any]] = {}
+        self._overdue: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.placed(trial.trial_id)
+        if self._max_seconds is not None:
+            self._until[trial.trial_id] = time.monotonic() + self._max_seconds, trial
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for trial_id, (until, trial) in list(self._until.items()):
+            if time.monotonic() > until:
+                del self._until[trial_id]
+                self._overdue.add(trial_id)
+                ray.kill(trial.temporary_state.ray_actor)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._until.pop(trial.trial_id, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._until.pop(trial.trial_id, None)
+        if trial.trial_id in self._overdue:
+            self._searcher.lost(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
+        else:
+            self._searcher.lost(trial.trial_id, *_why(trial.get_pickled_error()))
+
+
+def _why(error: Exception | None) -> tuple[Cause, str]:
+    """The cause and the words for the error with which Tune lost a trial."""
+    found = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(found, LostError):
+        return found.cause, found.reason
+    if isinstance(found, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(found):
+        return "memory", "Ray ended its worker, since the node was out of memory"
+    if isinstance(found, ray.exceptions.RayActorError):
+        return "lost", "its worker ended without a word (killed, out of memory, or its node is gone)"
+    return "lost", f"its worker failed: {type(found).__name__}: {found}".splitlines()[0]
+
+
+def _request(resources: Resources, room: int) -> tune.PlacementGroupFactory:
+    gpus = min(resources.gpus * room, max(resources.gpus, 1))
+    return tune.PlacementGroupFactory([{"CPU": resources.cpus * room, "GPU": gpus}])

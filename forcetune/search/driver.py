@@ -3,50 +3,69 @@
 import hashlib
 import json
 import math
+import time
 from collections import deque
-from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from forcetune import __version__
-from forcetune.search.ledger import Ended, Ledger
+from forcetune.errors import StoppedError
+from forcetune.search.faults import durable
+from forcetune.search.ledger import Ended, Issued, Ledger
+from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, make_proposals
-from forcetune.search.worker import Assignment
+from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Study, Trial
-from forcetune.tracking import Tracker
+from forcetune.tracking import Epoch, Tracker
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
-LOST = "its worker ended without a word (killed, out of memory, or its node is gone)"
+PATIENCE = 300.0  # seconds that MLflow may be away once all trials have ended
+
+
+@dataclass
+class Running:
+    """A trial that is with a worker."""
+
+    proposal: Proposal
+    issued: Issued
 
 
 class Driver:
-    """Opens both stores and takes the study up where it is.
+    """Opens both stores and takes the study up where it is; whoever makes one holds the study.
 
-    The order of writes: a trial in the ledger, then its run; at the end what became of it, then its run,
-    and the ledger's own word last, so that a restart finds everything that is not told and goes on with it.
+    The order of writes: a trial in the ledger, then its run; at the end what became of it in the ledger, then its
+    run, and the ledger's own word last, so that a restart finds everything that is not told and goes on with it.
+    MLflow's part is left to the outbox. What a worker says counts only while its attempt is the trial's last.
     """
 
-    def __init__(self, study: Study, ledger: Ledger, tracker: Tracker, mlflow_uri: str, progress: Progress) -> None:
+    def __init__(
+        self, study: Study, ledger: Ledger, tracker: Tracker, mlflow_uri: str, folder: Path, progress: Progress
+    ) -> None:
         self._study = study
         self._ledger = ledger
         self._tracker = tracker
         self._mlflow_uri = mlflow_uri
-        self._progress = progress
-        self._provenance = _provenance(study)
-        self.parent = tracker.open_study({"study": study.study, **study.model_dump()}, self._provenance)
+        self._folder = folder
+        self.progress = progress
+        self.most_room = 1  # times what a trial asks for that a node can give
+        provenance = _provenance(study)
+        with durable("parent"):
+            self.parent = tracker.open_study({"study": study.study, **study.model_dump()}, provenance)
+        folder.mkdir(parents=True, exist_ok=True)
         history = ledger.trials()
         self._proposals = make_proposals(study, history)
-        self._known = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
-        self._running: dict[int, tuple[Proposal, str]] = {}  # and its run
-        self._waiting: deque[tuple[int, Proposal, int]] = deque()
+        self._known: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
+        self._running: dict[int, Running] = {}
+        self._waiting: deque[tuple[int, Running]] = deque()
         self._used_up = False
         self._count = 0
-        for trial in history:
-            self._take_up(trial)
+        self._outbox = Outbox(tracker, self.parent, provenance, self._tell)
+        self._take_up(history)
 
     @property
     def finished(self) -> bool:
@@ -60,49 +79,169 @@ class Driver:
 
     def issue(self) -> Assignment | None:
         """The next trial to run: one that was interrupted, else a new one; None where there is none to start."""
-        taken_up = bool(self._waiting)
-        if taken_up:
-            number, proposal, attempt = self._waiting.popleft()
+        if self._waiting:
+            number, running = self._waiting.popleft()
+            running.issued = replace(running.issued, attempt=running.issued.attempt + 1)
+            self._ledger.issue(number, running.issued)
         else:
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
-            number, proposal, attempt = self._ledger.add(fresh), fresh, 0
+            running = Running(fresh, Issued(attempt=1))
+            number = self._ledger.add(fresh, running.issued)
             self._count += 1
-        fields = proposal.trial.fields()
-        run = self._tracker.open_trial(self.parent, number, proposal.trial.key, fields, self._provenance, taken_up)
-        self._ledger.note(number, issued={"attempt": attempt + 1, "run": run})
-        self._running[number] = (proposal, run)
-        self._progress.started(number, proposal.trial)
+            self._outbox.open(number, fresh.trial, self._place(number), adopt=False)
+        self._running[number] = running
+        self.progress.started(number, running.proposal.trial)
         return Assignment(
             number=number,
-            fields=fields,
-            attempt=attempt + 1,
-            run=run,
-            study=self._study.study,
+            fields=running.proposal.trial.fields(),
+            attempt=running.issued.attempt,
             mlflow_uri=self._mlflow_uri,
             folder=str(Path.cwd()),
+            checkpoints=str(self._place(number)),
             threads=max(1, int(self._study.resources.cpus)),
+            room=running.issued.room,
         )
 
-    def report(self, number: int, metrics: Mapping[str, Any]) -> None:
-        """An epoch of a running trial."""
-        self._progress.reported(number, metrics)
+    def report(self, number: int, attempt: int, report: Report) -> None:
+        """What a worker tells of its trial before the end."""
+        if self._in_force(number, attempt):
+            self._record(number, report)
 
-    def end(self, number: int, metrics: Mapping[str, Any] | None) -> None:
-        """A trial's last metrics; None where it was lost with its worker."""
-        if number not in self._running:
+    def end(self, number: int, attempt: int, report: Report) -> None:
+        """What a worker tells last."""
+        if self._in_force(number, attempt):
+            self._record(number, report)
+            self._end(number, self._judge(report))
+
+    def lost(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
+        """An attempt that ended without its trial's end: another follows while the trial has retries left."""
+        if not self._in_force(number, attempt):
             return
-        proposal, run = self._running.pop(number)
-        ended = self._judge(metrics) if metrics else Ended("failed", LOST)
-        self._ledger.decide(number, ended)
-        self._close(number, run, proposal, ended)
-        self._progress.ended(number, proposal.trial, ended)
+        running = self._running[number]
+        lost = running.issued.lost + 1
+        room = 2 * running.issued.room if cause == "memory" else running.issued.room
+        if cause == "time":
+            self._end(number, Ended("failed", reason))
+        elif lost > self._study.resources.retries:
+            self._end(number, Ended("failed", f"{reason}; given up after {running.issued.attempt} attempts"))
+        elif room > self.most_room:
+            self._end(number, Ended("failed", f"{reason}; no node has more room for it"))
+        else:
+            running.issued = replace(running.issued, lost=lost, room=room)
+            self._hand_back(number)
 
-    def close(self) -> None:
-        """End the parent run once the study is complete."""
-        if self.finished:
-            self._tracker.close(self.parent)
+    def hand_back(self) -> int:
+        """Take all trials from their workers, to be issued again; how many they were."""
+        running = list(self._running)
+        for number in running:
+            self._hand_back(number)
+        return len(running)
+
+    def close(self, seconds: float = PATIENCE) -> None:
+        """Wait until MLflow has everything; end the parent run if the study is complete.
+
+        Raises StoppedError where MLflow does not take it in time.
+        """
+        left = self._outbox.drain(seconds)
+        trouble = self._outbox.trouble
+        self._outbox.close()
+        if left and seconds:
+            raise StoppedError(
+                f"MLflow has not taken what is known of {left} trials ({trouble or 'it is slow'}); the ledger keeps "
+                "it, and the same command hands it over"
+            )
+        if self.finished and not left:
+            with durable("close"):
+                self._tracker.close(self.parent)
+            for leftover in (self._folder, self._folder.parent):
+                with suppress(OSError):
+                    leftover.rmdir()
+
+    def _hand_back(self, number: int) -> None:
+        self._waiting.append((number, self._running.pop(number)))
+        self.progress.handed_back(number)
+
+    def _in_force(self, number: int, attempt: int) -> bool:
+        return number in self._running and self._running[number].issued.attempt == attempt
+
+    def _record(self, number: int, report: Report) -> None:
+        folder = self._place(number)
+        if report.opening:
+            opening = report.opening
+            self._outbox.attach(number, "masks.npz", opening.masks, folder)
+            self._outbox.attach(number, "layers.json", json.dumps(opening.layers, indent=1).encode(), folder)
+            attempt = self._running[number].issued.attempt
+            tags = {"forcetune.device": opening.device, "forcetune.attempt": str(attempt)}
+            self._outbox.add(number, opening.facts, opening.curve, tags)
+        if report.trace:
+            self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
+        if report.epoch:
+            self._outbox.add(number, epochs=[report.epoch])
+        told = [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
+        self.progress.reported(number, told[-1].step if told else 0)
+
+    def _judge(self, report: Report) -> Ended:
+        """A trial's last report as its outcome; one whose objectives are not finite numbers has failed."""
+        assert report.outcome is not None
+        if report.outcome == "failed":
+            return Ended("failed", report.reason)
+        values = [float(report.metrics[name]) for name in self._study.objectives]
+        for name, value in zip(self._study.objectives, values, strict=True):
+            if not math.isfinite(value):
+                return Ended("failed", f"the objective {name} became {value}")
+        return Ended(report.outcome, report.reason, values)
+
+    def _end(self, number: int, ended: Ended) -> None:
+        measured = self._outbox.measured(number)
+        ended = replace(ended, time=int(time.time() * 1000), record=measured)
+        self._ledger.decide(number, ended)
+        running = self._running.pop(number)
+        self._outbox.end(number, ended)
+        self._proposals.tell(running.proposal, ended.values, ended.on_front)
+        self.progress.ended(number, running.proposal.trial, ended)
+
+    def _tell(self, number: int, ended: Ended) -> None:
+        """The outbox's last call for a trial: MLflow has it all."""
+        self._ledger.tell(number, ended)
+        remove(self._place(number))
+
+    def _place(self, number: int) -> Path:
+        return self._folder / f"{number:04d}"
+
+    def _take_up(self, history: list[FrozenTrial]) -> None:
+        """Count the trials of earlier drivers; deliver those whose end is known, and let the others wait to be run."""
+        seen: set[str] = set()
+        for trial in history:
+            if trial.state == TrialState.PRUNED or "fields" not in trial.user_attrs:
+                continue
+            key = trial.user_attrs["key"]
+            if key in seen:  # written, but a broken connection kept the answer, and so written again
+                self._ledger.drop(trial.number)
+                continue
+            seen.add(key)
+            self._count += 1
+            self._take_up_one(trial)
+        told = {f"{trial.number:04d}" for trial in history if trial.state.is_finished()}
+        for folder in self._folder.iterdir():
+            if folder.name in told:
+                remove(folder)
+
+    def _take_up_one(self, trial: FrozenTrial) -> None:
+        proposal = Proposal(Trial(**trial.user_attrs["fields"]), trial.params, trial.distributions)
+        ended = Ended(**trial.user_attrs["ended"]) if "ended" in trial.user_attrs else None
+        if not trial.state.is_finished():
+            self._outbox.open(trial.number, proposal.trial, self._place(trial.number), adopt=True)
+            if ended:
+                curve = [Epoch(*told) for told in ended.record["curve"]]
+                self._outbox.add(trial.number, ended.record["facts"], curve)
+                self._outbox.end(trial.number, ended)
+                self._proposals.tell(proposal, ended.values, ended.on_front)
+        if ended:
+            self.progress.known(proposal.trial, ended)
+        else:
+            self._waiting.append((trial.number, Running(proposal, Issued(**trial.user_attrs["issued"]))))
 
     @property
     def _exhausted(self) -> bool:
@@ -120,40 +259,6 @@ class Driver:
             self._proposals.tell(proposal, None)
         self._used_up = True
         return None
-
-    def _judge(self, metrics: Mapping[str, Any]) -> Ended:
-        """A trial's last metrics as its outcome; one whose objectives are not finite numbers has failed."""
-        if metrics["outcome"] == "failed":
-            return Ended("failed", metrics.get("reason"))
-        values = [float(metrics[name]) for name in self._study.objectives]
-        for name, value in zip(self._study.objectives, values, strict=True):
-            if not math.isfinite(value):
-                return Ended("failed", f"the objective {name} became {value}")
-        return Ended(metrics["outcome"], metrics.get("reason"), values)
-
-    def _close(self, number: int, run: str, proposal: Proposal, ended: Ended) -> None:
-        tags = {
-            "forcetune.outcome": ended.outcome,
-            **({"forcetune.reason": ended.reason} if ended.reason else {}),
-        }
-        self._tracker.close(run, failed=ended.outcome == "failed", tags=tags)
-        self._ledger.tell(number, ended)
-        self._proposals.tell(proposal, ended.values, ended.on_front)
-
-    def _take_up(self, trial: FrozenTrial) -> None:
-        """Count a trial of an earlier driver; finish it where its end is known, else run it again."""
-        if trial.state == TrialState.PRUNED or "fields" not in trial.user_attrs:
-            return
-        self._count += 1
-        proposal = Proposal(Trial(**trial.user_attrs["fields"]), trial.params, trial.distributions)
-        issued = trial.user_attrs.get("issued", {"attempt": 0})
-        if "ended" not in trial.user_attrs:
-            self._waiting.append((trial.number, proposal, issued["attempt"]))
-            return
-        ended = Ended(**trial.user_attrs["ended"])
-        if not trial.state.is_finished():
-            self._close(trial.number, issued["run"], proposal, ended)
-        self._progress.known(proposal.trial, ended)
 
 
 def _provenance(study: Study) -> dict[str, str]:

@@ -2,31 +2,42 @@
 
 import json
 import logging
+import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from forcetune.errors import InputError
+from forcetune.errors import InputError, StoppedError
+from forcetune.search.faults import durable
 from forcetune.search.proposals import Proposal, directions
 from forcetune.spec import Study
-from forcetune.stores import quicken_sqlite, shown, sqlite_path
+from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path
 
+T = TypeVar("T")
+
+PATIENCE = 300.0  # seconds that a database server may be away
+AGAIN = 1.0  # between two tries
 STUDY = "forcetune.study"  # the study's attribute that holds the file its trials were made by
-OFF_FRONT = "off_front"  # the constraint that keeps stopped and collapsed trials off the front
+OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a trial: an outcome of DESIGN's table, its reason, and the objectives' values unless it failed."""
+    """What became of a trial: an outcome of DESIGN's table, its reason, and the objectives' values unless it failed.
+
+    time: when, in ms since 1970; record: what was measured, the facts known before training and the curve.
+    """
 
     outcome: str
     reason: str | None = None
     values: Sequence[float] | None = None
+    time: int | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def on_front(self) -> bool:
@@ -34,19 +45,35 @@ class Ended:
         return self.outcome == "trained"
 
 
-class Ledger:
-    """Reads and writes one study's trials; each is known by its number."""
+@dataclass(frozen=True)
+class Issued:
+    """The attempts at a trial so far: how many, how many of them were lost, and how much room the next one gets."""
 
-    def __init__(self, study: Study, uri: str) -> None:
+    attempt: int = 0
+    lost: int = 0
+    room: int = 1
+
+
+class Ledger:
+    """Reads and writes one study's trials; each is known by its number.
+
+    Whoever writes holds the study: numbers are given out by this process alone. A write that the database does not
+    take is tried again for as long as the database may come back; then StoppedError.
+    """
+
+    def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         quicken_sqlite()
+        self._uri = uri
+        self._check = check
         try:
+            self._storage = open_storage(uri)
             self._study = optuna.create_study(
-                storage=uri, study_name=study.study, directions=directions(study), load_if_exists=True
+                storage=self._storage, study_name=study.study, directions=directions(study), load_if_exists=True
             )
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
-        if not self._study.user_attrs:
+        if STUDY not in self._study.user_attrs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(study.objectives))
@@ -57,71 +84,127 @@ class Ledger:
         """All trials, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False)
 
-    def add(self, proposal: Proposal) -> int:
+    def add(self, proposal: Proposal, issued: Issued) -> int:
         """Record a trial as RUNNING in one write; its number."""
-        attrs = {"key": proposal.trial.key, "fields": proposal.trial.fields()}
-        return self._add(proposal, TrialState.RUNNING, attrs)
+        attrs = {"key": proposal.trial.key, "fields": proposal.trial.fields(), "issued": asdict(issued)}
+        with durable("ask"):
+            return self._add(proposal, TrialState.RUNNING, attrs)
 
     def add_known(self, proposal: Proposal) -> None:
         """Record a proposal that the study already has as PRUNED: it is asked anew and does not count."""
         self._add(proposal, TrialState.PRUNED, {"key": proposal.trial.key})
 
-    def note(self, number: int, **attrs: Any) -> None:
-        """Keep facts beside a trial, a write each."""
-        for name, value in attrs.items():
-            self._storage.set_trial_user_attr(self._ids[number], name, value)
+    def drop(self, number: int) -> None:
+        """Take back a trial that another one repeats."""
+        self._finish(number, TrialState.PRUNED)
+
+    def issue(self, number: int, issued: Issued) -> None:
+        """A further attempt at a trial."""
+        with durable("issue"):
+            self._note(number, "issued", asdict(issued))
 
     def decide(self, number: int, ended: Ended) -> None:
         """Keep what became of a trial before it is told, so that a restart need not run it again."""
-        self.note(number, ended={"outcome": ended.outcome, "reason": ended.reason, "values": ended.values})
+        with durable("decide"):
+            self._note(number, "ended", asdict(ended))
 
     def tell(self, number: int, ended: Ended) -> None:
-        """The commit record: COMPLETE with its values, or FAIL."""
-        if ended.values is None:
-            self._study.tell(number, state=TrialState.FAIL)
-            return
-        if not ended.on_front:
-            optuna.trial.Trial(self._study, self._ids[number]).set_constraint(OFF_FRONT, 1.0)
-        self._study.tell(number, list(ended.values))
+        """The commit record: COMPLETE with its values, or FAIL. Twice is once."""
+        with durable("tell"):
+            if ended.values is None:
+                self._finish(number, TrialState.FAIL)
+                return
+            if not ended.on_front:
+                trial = self._ids[number]
+                self._persist(lambda: self._storage.set_trial_system_attr(trial, OFF_FRONT, 1.0))
+            self._finish(number, TrialState.COMPLETE, list(ended.values))
 
-    @property
-    def _storage(self) -> optuna.storages.BaseStorage:
-        return self._study._storage
+    def _note(self, number: int, name: str, value: Any) -> None:
+        self._persist(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
+
+    def _finish(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        self._persist(lambda: self._storage.set_trial_state_values(self._ids[number], state, values))
 
     def _add(self, proposal: Proposal, state: TrialState, attrs: Mapping[str, Any]) -> int:
         # study.ask() commits the row, each parameter and each attribute apart: a kill leaves a torn trial
         template = create_trial(
             state=state, params=proposal.params, distributions=proposal.distributions, user_attrs=dict(attrs)
         )
-        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
-        number = self._storage.get_trial_number_from_id(trial_id)
-        self._ids[number] = trial_id
+
+        def create() -> tuple[int, int]:
+            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+            return self._storage.get_trial_number_from_id(trial_id), trial_id
+
+        expected = max(self._ids, default=-1) + 1
+        number, self._ids[number] = self._persist(create)
+        if number > expected:  # written, but a broken connection kept the answer, and so written again
+            self._ids = {trial.number: trial._trial_id for trial in self.trials()}
+            for ghost in range(expected, number):
+                self.drop(ghost)
         return number
+
+    def _persist(self, write: Callable[[], T]) -> T:
+        """Do a write that may be repeated, the study held."""
+        given_up = time.monotonic() + (PATIENCE if sqlite_path(self._uri) is None else 0)
+        while True:
+            try:
+                self._check()
+                return write()
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return cast(T, None)  # the try before this one came through
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                if time.monotonic() > given_up:
+                    why = str(error.__cause__ or error).splitlines()[0]
+                    raise StoppedError(f"the ledger {shown(self._uri)} does not take what is written: {why}") from None
+            time.sleep(AGAIN)
+
+
+def open_storage(uri: str) -> optuna.storages.BaseStorage:
+    """Optuna's storage at an address. Raises InputError where it is none of SQLite's or PostgreSQL's."""
+    if sqlite_path(uri) is None and not is_postgresql(uri):
+        raise InputError(f"the Optuna storage {shown(uri)}: allowed: sqlite:///FILE and postgresql://HOST/DATABASE")
+    try:
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
+    except ImportError as error:
+        raise InputError(
+            f"the Optuna storage {shown(uri)} needs `pip install forcetune[postgresql]`: {error}"
+        ) from error
+
+
+def known(study: Study, uri: str) -> bool:
+    """Whether the store has this study; opens none that is not there yet."""
+    return _load(study, uri) is not None
 
 
 def refuse_changes(study: Study, uri: str) -> None:
-    """Raise InputError where the study's trials were made by a file that differs in more than search and resources.
-
-    Opens no store that is not there yet.
-    """
-    path = sqlite_path(uri)
-    if path and not path.exists():
+    """Raise InputError where the study's trials were made by a file that differs in more than search and resources."""
+    found = _load(study, uri)
+    if found is None:
         return
-    try:
-        known = optuna.load_study(study_name=study.study, storage=uri)
-    except KeyError:
-        return
-    except SQLAlchemyError as error:
-        raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
-    before = known.user_attrs.get(STUDY)
+    trials = found.get_trials(deepcopy=False)
+    before = found.user_attrs.get(STUDY)
     now = json.loads(json.dumps(study.identity))
+    if before is None and not trials and found.directions == directions(study):
+        return  # a driver that was killed while it made the study
     if before is None:
         raise InputError(f"study: {shown(uri)} has an Optuna study {study.study!r} of another program; rename yours")
-    if before != now and known.get_trials(deepcopy=False):
+    if before != now and trials:
         raise InputError(
             f"study: {study.study!r} has trials of another file ({'; '.join(_differences(before, now))}). Under one "
             "name only search and resources may change: give the study another name"
         )
+
+
+def _load(study: Study, uri: str) -> optuna.Study | None:
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        return None
+    try:
+        return optuna.load_study(study_name=study.study, storage=open_storage(uri))
+    except KeyError:
+        return None
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

@@ -1,9 +1,7 @@
 """What a search shows while it runs: a live block on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -56,11 +54,13 @@ class Progress:
     def started(self, number: int, trial: Trial) -> None:
         self._running[number] = (trial, 0)
 
-    def reported(self, number: int, metrics: Mapping[str, Any]) -> None:
+    def reported(self, number: int, epoch: int) -> None:
         self._clock = self._clock or time.monotonic()
         if number in self._running:
-            trial, before = self._running[number]
-            self._running[number] = (trial, int(metrics.get("epoch", before)))
+            self._running[number] = (self._running[number][0], epoch)
+
+    def handed_back(self, number: int) -> None:
+        self._running.pop(number, None)
 
     def ended(self, number: int, trial: Trial, ended: Ended) -> None:
         self._running.pop(number, None)

@@ -1,18 +1,26 @@
-"""What runs beside the GPU: one trial, reported to MLflow epoch by epoch. Knows no Ray."""
+"""What runs beside the GPU: one attempt at a trial, reported epoch by epoch. Knows neither Ray nor MLflow's runs."""
 
+import logging
 import os
-import tempfile
+import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from forcetune import pruning, trial
 from forcetune.names import find_in
+from forcetune.search.checkpoints import Checkpoints, SupersededError
 from forcetune.spec import Trial
-from forcetune.tracking import EPOCH_METRICS, Tracker, fetch_masks
+from forcetune.tracking import EPOCH_METRICS, Epoch, fetch_masks
+
+log = logging.getLogger(__name__)
+
+Cause = Literal["lost", "memory", "time"]
 
 
 @dataclass(frozen=True)
@@ -22,82 +30,131 @@ class Assignment:
     number: int
     fields: dict[str, Any]
     attempt: int
-    run: str
-    study: str
-    mlflow_uri: str
+    mlflow_uri: str  # read alone, where `layers_from` names a run
     folder: str  # of the driver: relative data roots and the user's modules are found from it
+    checkpoints: str  # the trial's own folder
     threads: int
+    room: int = 1  # times what `resources` asks for
 
 
-def execute(assignment: Assignment) -> Iterator[dict[str, Any]]:
-    """Run a trial; yield its metrics an epoch, in the last of them `outcome` and, unless trained, `reason`.
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a trial before it trains, and what earlier attempts measured of it."""
 
-    Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial.
+    facts: dict[str, float]
+    device: str
+    masks: bytes  # masks.npz
+    layers: list[dict[str, Any]]
+    curve: list[Epoch]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells: first the opening, then an epoch each time; the last one has the outcome.
+
+    metrics: those known before training and those of the epoch, by name.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    epoch: Epoch | None = None
+    opening: Opening | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    trace: tuple[str, ...] = ()
+
+
+class LostError(Exception):
+    """This attempt failed through no fault of the trial; another worker may have more luck."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(cause, reason)
+        self.cause: Cause = cause
+        self.reason = reason
+
+
+def execute(assignment: Assignment) -> Iterator[Report]:
+    """Run a trial from where its last checkpoint left it.
+
+    Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial. Raises LostError
+    where this process is of no more use, SupersededError where the trial has been given to another.
     """
     _settle(assignment)
-    tracker = _tracker(assignment.study, assignment.mlflow_uri)
-    metrics: dict[str, Any] = {}
+    wanted = Trial(**assignment.fields)
+    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, wanted.key)
+    checkpoints.claim()
+    metrics: dict[str, float] = {}
     try:
-        for metrics in _run(assignment, tracker):
-            yield metrics
+        for report in _run(assignment, wanted, checkpoints):
+            metrics = report.metrics or metrics
+            yield report
+    except SupersededError:
+        raise
     except Exception as error:  # the user's own model, data or method may raise anything
-        tracker.log_json(assignment.run, traceback.format_exc().splitlines(), "error.json")
-        yield {**metrics, "outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+        reason = f"{type(error).__name__}: {error}"
+        if cause := _cause(error):
+            raise LostError(cause, reason) from None
+        yield Report(metrics, outcome="failed", reason=reason, trace=tuple(traceback.format_exc().splitlines()))
 
 
-@lru_cache(maxsize=1)
-def _tracker(study: str, uri: str) -> Tracker:
-    return Tracker(study, uri)
+def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
+    saved = checkpoints.newest()
+    if saved:
+        underway = trial.resume(wanted, saved["trial"])
+    else:
+        underway = trial.Underway(trial.prepare(wanted, partial(fetch_masks, uri=assignment.mlflow_uri)))
+    prepared = underway.prepared
+    curve = [Epoch(*told) for told in saved["curve"]] if saved else []
+    yield Report(opening=_opening(prepared, curve))
+    if saved and curve[-1].step == wanted.epochs:  # trained to the end, and not heard
+        yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
+    for metrics in underway:
+        step = int(metrics["epoch"])
+        last = step in (0, wanted.epochs)
+        told = [*EPOCH_METRICS, *(["train_seconds"] if last else [])]
+        curve.append(Epoch(step, int(time.time() * 1000), {name: metrics[name] for name in told}))
+        if step and (last or checkpoints.due()):
+            _save(checkpoints, {"trial": underway.state_dict(), "curve": [epoch.plain() for epoch in curve]})
+        outcome, reason = _outcome(prepared, step) if last else (None, None)
+        yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
 
 
-def _run(assignment: Assignment, tracker: Tracker) -> Iterator[dict[str, Any]]:
-    prepared = trial.prepare(Trial(**assignment.fields), partial(fetch_masks, uri=assignment.mlflow_uri))
-    started, logged = _logged(assignment, tracker)
-    _log_start(assignment, prepared, tracker, {} if started else prepared.metrics)
-    for metrics in trial.train(prepared):
-        epoch = int(metrics["epoch"])
-        ended = epoch in (0, prepared.trial.epochs)
-        if epoch > logged:
-            told = [*EPOCH_METRICS, *(["train_seconds"] if ended else [])]
-            tracker.log(assignment.run, {name: metrics[name] for name in told}, step=epoch)
-        yield {**metrics, **_outcome(prepared, epoch)} if ended else metrics
+def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
+    """A disk that takes no checkpoint costs nothing but the way back to it."""
+    try:
+        checkpoints.save(state)
+    except OSError as error:
+        log.warning("no checkpoint: %s", error)
 
 
-def _logged(assignment: Assignment, tracker: Tracker) -> tuple[bool, int]:
-    """Whether an earlier attempt logged what is known before training, and the last epoch that it logged."""
-    if assignment.attempt == 1:
-        return False, -1
-    return tracker.last_step(assignment.run, "density") >= 0, tracker.last_step(assignment.run, "val_loss")
+def _opening(prepared: trial.Prepared, curve: list[Epoch]) -> Opening:
+    return Opening(
+        facts=prepared.metrics,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        masks=pruning.pack_masks(prepared.masks),
+        layers=pruning.layer_table(prepared.masks),
+        curve=list(curve),
+    )
 
 
-def _outcome(prepared: trial.Prepared, last_epoch: int) -> dict[str, str]:
-    if last_epoch == 0:
-        return {"outcome": "collapsed", "reason": prepared.collapsed or ""}
-    return {"outcome": "trained"}
+def _outcome(prepared: trial.Prepared, last_epoch: int) -> tuple[str, str | None]:
+    return ("trained", None) if last_epoch else ("collapsed", prepared.collapsed)
 
 
-def _log_start(assignment: Assignment, prepared: trial.Prepared, tracker: Tracker, metrics: dict[str, float]) -> None:
-    tags = {"forcetune.device": _device_name(), "forcetune.attempt": str(assignment.attempt)}
-    tracker.log(assignment.run, metrics, tags=tags)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "masks.npz"
-        pruning.save_masks(path, prepared.masks)
-        tracker.log_file(assignment.run, path)
-    tracker.log_json(assignment.run, pruning.layer_table(prepared.masks), "layers.json")
+def _cause(error: Exception) -> Cause | None:
+    """Why the attempt, not the trial, failed; None where it is the trial's own fault."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return "memory"
+    # a CUDA error poisons the process; a process that reads data may be killed as a worker may
+    if isinstance(error, torch.AcceleratorError) or ("DataLoader worker" in text and "killed" in text):
+        return "lost"
+    return None
 
 
 def _settle(assignment: Assignment) -> None:
     """Take this process to the driver's folder, with as many threads as the trial has cores."""
-    import torch
-
     find_in(assignment.folder)
     if Path(assignment.folder).is_dir():  # not on another machine
         os.chdir(assignment.folder)
     torch.set_num_threads(assignment.threads)
     torch.backends.cudnn.deterministic = True
-
-
-def _device_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -6,28 +6,31 @@ import optuna
 import pytest
 from rich.console import Console
 
-from forcetune.errors import InputError
+from forcetune.errors import InputError, StoppedError
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes
 from forcetune.search.progress import Progress
-from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Tracker, table
+from forcetune.search.worker import Opening, Report
+from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.tracking import Epoch, Tracker, table
 
 
 def driver_of(study):
     progress = Progress(study, Console(quiet=True))
     tracker = Tracker(study.study, mlflow_uri())
-    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), progress)
+    folder = state_folder(optuna_uri()) / study.study
+    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), folder, progress)
 
 
-def metrics(assignment, outcome="trained", **changed):
-    found = {"epoch": 2, "val_accuracy": 0.5, "density": assignment.fields["density"], "outcome": outcome}
-    return {**found, **changed}
+def end(driver, assignment, outcome="trained", reason=None, **changed):
+    metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"], **changed}
+    epoch = Epoch(2, 1000, {"val_accuracy": metrics["val_accuracy"]})
+    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason=reason))
 
 
 def drain(driver):
     while assignment := driver.issue():
-        driver.end(assignment.number, metrics(assignment))
+        end(driver, assignment)
     driver.close()
 
 
@@ -39,10 +42,14 @@ def test_outcomes_in_both_stores(folder, make_study):
     driver = driver_of(make_study(search={"trials": 4}))
     trained, collapsed, failed, lost = (driver.issue() for _ in range(4))
     assert driver.issue() is None
-    driver.end(trained.number, metrics(trained))
-    driver.end(collapsed.number, metrics(collapsed, "collapsed", val_accuracy=0.25, reason="no path", epoch=0))
-    driver.end(failed.number, metrics(failed, "failed", reason="Diverged: nan"))
-    driver.end(lost.number, None)
+    end(driver, trained)
+    end(driver, collapsed, "collapsed", reason="no path", val_accuracy=0.25)
+    end(driver, failed, "failed", reason="Diverged: nan")
+    for attempt in range(1, 5):
+        assert lost.attempt == attempt
+        driver.lost(lost.number, lost.attempt, "lost", "its worker ended")
+        lost = driver.issue()
+    assert lost is None
     assert driver.finished
     driver.close()
 
@@ -57,13 +64,14 @@ def test_outcomes_in_both_stores(folder, make_study):
     assert list(rows["outcome"]) == ["trained", "collapsed", "failed", "failed"]
     assert list(rows["status"]) == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
     assert rows.loc["trial-0002", "reason"] == "Diverged: nan"
-    assert "worker ended" in rows.loc["trial-0003", "reason"]
+    assert rows.loc["trial-0003", "reason"] == "its worker ended; given up after 4 attempts"
 
 
 def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}))
     assignment = driver.issue()
-    driver.end(assignment.number, metrics(assignment, val_accuracy=float("nan")))
+    end(driver, assignment, val_accuracy=float("nan"))
+    driver.close()
     assert optuna_trials()[0].state.name == "FAIL"
     assert table("s").loc[0, "reason"] == "the objective val_accuracy became nan"
 
@@ -91,32 +99,90 @@ def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
     first = driver_of(study).issue()
     driver = driver_of(study)
     again = driver.issue()
-    assert (again.number, again.run, again.fields) == (first.number, first.run, first.fields)
+    assert (again.number, again.fields) == (first.number, first.fields)
     assert (first.attempt, again.attempt) == (1, 2)
-    driver.end(again.number, metrics(again))
+    end(driver, again)
     drain(driver)
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 2
     assert list(table("s")["status"]) == ["FINISHED"] * 2
 
 
-def test_a_decided_trial_is_told_without_running_it_again(folder, make_study, monkeypatch):
-    study = make_study(search={"trials": 1})
-    driver = driver_of(study)
-    assignment = driver.issue()
+def test_a_worker_that_was_given_up_is_not_heard(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}))
+    first = driver.issue()
+    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    again = driver.issue()
+    end(driver, first, val_accuracy=0.9)
+    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    assert driver.running == 1
+    end(driver, again)
+    driver.close()
+    assert optuna_trials()[0].values == [0.5, again.fields["density"]]
 
-    def killed(*args, **kwargs):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ledger, "tell", killed)
-    with pytest.raises(KeyboardInterrupt):
-        driver.end(assignment.number, metrics(assignment))
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
-    assert optuna_trials()[0].state.name == "RUNNING"
-    driver = driver_of(study)
-    assert driver.issue() is None
+def test_too_little_memory_is_tried_with_more_room_as_long_as_there_is(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}))
+    driver.most_room = 2
+    first = driver.issue()
+    driver.lost(first.number, first.attempt, "memory", "OutOfMemoryError: 2 GiB")
+    again = driver.issue()
+    assert (first.room, again.room) == (1, 2)
+    driver.lost(again.number, again.attempt, "memory", "OutOfMemoryError: 2 GiB")
     assert driver.finished
-    assert optuna_trials()[0].values == [0.5, assignment.fields["density"]]
+    driver.close()
+    assert table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more room for it"
+
+
+def test_a_trial_that_hangs_is_not_tried_again(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}))
+    assignment = driver.issue()
+    driver.lost(assignment.number, assignment.attempt, "time", "it took longer than max_seconds 3")
+    driver.close()
+    assert table("s").loc[0, "reason"] == "it took longer than max_seconds 3"
+
+
+def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}))
+    assignment = driver.issue()
+    earlier = Epoch(1, 500, {"val_accuracy": 0.4})
+    opening = Opening({"density": 0.1, "macs": 7.0}, "cpu", b"masks", [{"layer": "a"}], [earlier])
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    end(driver, assignment)
+    driver.close()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_uri())
+    run = table("s").loc[0, "run_id"]
+    history = client.get_metric_history(run, "val_accuracy")
+    assert [(m.step, m.timestamp, m.value) for m in history] == [(1, 500, 0.4), (2, 1000, 0.5)]
+    assert client.get_run(run).data.metrics["macs"] == 7
+    assert {artifact.path for artifact in client.list_artifacts(run)} == {"masks.npz", "layers.json"}
+    assert client.get_run(run).data.tags["forcetune.device"] == "cpu"
+    assert not (folder / ".forcetune").exists()
+
+
+def test_what_mlflow_does_not_take_delays_nothing_and_arrives_afterwards(folder, make_study, monkeypatch):
+    driver = driver_of(make_study(search={"trials": 3}))
+    away = True
+    real = Tracker.log
+
+    def log(self, *args, **kwargs):
+        if away:
+            raise ConnectionError("no server")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tracker, "log", log)
+    while assignment := driver.issue():
+        end(driver, assignment)
+    assert driver.finished
+    assert {trial.state.name for trial in optuna_trials()} == {"RUNNING"}, "MLflow first, then the last word"
+    with pytest.raises(StoppedError, match="3 trials .no server."):
+        driver.close(0.1)
+    away = False
+    drain(driver_of(make_study(search={"trials": 3})))
+    assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 3
+    assert list(table("s")["outcome"]) == ["trained"] * 3
+    assert len(table("s")["trial"].unique()) == 3
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):
@@ -147,7 +213,7 @@ def test_a_changed_file_is_refused_with_the_difference(folder, make_study):
 
 
 def test_another_programs_study_is_refused(folder, make_study):
-    optuna.create_study(study_name="s", storage=optuna_uri())
+    optuna.create_study(study_name="s", storage=optuna_uri()).add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match="of another program"):
         refuse_changes(make_study(), optuna_uri())
 

@@ -33,7 +33,7 @@ def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
         first, second, third = trials(study, 0.2, 0.1, 0.05)
         shown.started(0, first)
         shown.started(1, second)
-        shown.reported(0, {"epoch": 1})
+        shown.reported(0, 1)
         clock[0] += 30
         shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
         shown.ended(1, second, Ended("trained", None, [0.9, 0.1]))  # dominates the first
@@ -51,11 +51,11 @@ def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
     with Progress(study, console(terminal=False)) as shown:
         (trial,) = trials(study, 0.1)
         shown.started(0, trial)
-        shown.reported(0, {"epoch": 1})
+        shown.reported(0, 1)
         clock[0] += 50
         shown.ended(0, trial, Ended("trained", None, [0.9, 0.1]))
         shown.started(1, trial)
-        shown.reported(1, {"epoch": 5})
+        shown.reported(1, 5)
         # 1.5 trials in 50 s, half a trial to go
         assert shown._left() == "about 17 s left"
 
@@ -67,7 +67,7 @@ def test_a_live_block_on_a_terminal(make_study):
         first, second = trials(study, 0.2, 0.1)
         shown.started(0, first)
         shown.started(1, second)
-        shown.reported(1, {"epoch": 1})
+        shown.reported(1, 1)
         shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
     text = live.file.getvalue()
     assert "1 of 4 done, 1 running, front 1" in text

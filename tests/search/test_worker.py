@@ -1,83 +1,132 @@
-"""One trial beside the store: what it logs, and that nothing it raises ends the worker."""
+"""One attempt at a trial: what it tells, what it keeps on disk, and that nothing it raises ends the worker."""
 
 import sys
-from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+import torch
 
+from forcetune import trial
 from forcetune.pruning import load_masks
-from forcetune.search.worker import Assignment, execute
+from forcetune.search.checkpoints import Checkpoints, SupersededError
+from forcetune.search.worker import Assignment, LostError, execute
 from forcetune.spec import Trial
-from forcetune.stores import mlflow_uri
-from forcetune.tracking import Tracker
 
 FIELDS = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "snip", "density": 0.1, "epochs": 3}
 
 
 @pytest.fixture
-def assign(folder, monkeypatch):
+def assign(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    tracker = Tracker("s", mlflow_uri())
-    parent = tracker.open_study({"objectives": {}}, {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s").mkdir()
 
-    def make(attempt=1, **changed):
-        trial = Trial(**{**FIELDS, **changed})
-        run = tracker.open_trial(parent, 0, trial.key, trial.fields(), {}, taken_up=attempt > 1)
-        return Assignment(0, trial.fields(), attempt, run, "s", mlflow_uri(), str(folder), 1)
+    def make(attempt=1, number=0, **changed):
+        fields = Trial(**{**FIELDS, **changed}).fields()
+        place = str(tmp_path / "s" / f"{number:04d}")
+        return Assignment(number, fields, attempt, "sqlite:///none.db", str(tmp_path), place, 1)
 
     return make
 
 
-def history(run, metric):
-    return [(entry.step, entry.value) for entry in MlflowClient(mlflow_uri()).get_metric_history(run, metric)]
+def curve(reports):
+    """Every epoch that was told, in the order in which it was told, without times."""
+    told = []
+    for report in reports:
+        told += [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
+    return [(e.step, {n: v for n, v in e.metrics.items() if n != "train_seconds"}) for e in told]
 
 
 def test_a_trained_trial(assign, tmp_path):
-    assignment = assign()
-    yielded = list(execute(assignment))
-    assert [metrics["epoch"] for metrics in yielded] == [1, 2, 3]
-    assert [metrics.get("outcome") for metrics in yielded] == [None, None, "trained"]
-    assert history(assignment.run, "val_accuracy") == [(m["epoch"], m["val_accuracy"]) for m in yielded]
-    for once in ("density", "sparsity", "effective_density", "macs", "saliency_samples", "prune_seconds"):
-        assert len(history(assignment.run, once)) == 1, once
-    assert history(assignment.run, "train_seconds") == [(3, yielded[-1]["train_seconds"])]
-    client = MlflowClient(mlflow_uri())
-    assert client.get_run(assignment.run).data.tags["forcetune.device"] == "cpu"
-    masks = load_masks(client.download_artifacts(assignment.run, "masks.npz", str(tmp_path)))
+    opening, *epochs = execute(assign())
+    assert [report.epoch.step for report in epochs] == [1, 2, 3]
+    assert [report.outcome for report in epochs] == [None, None, "trained"]
+    assert set(epochs[0].epoch.metrics) == {"train_loss", "val_loss", "val_accuracy"}
+    assert "train_seconds" in epochs[-1].epoch.metrics
+    facts = opening.opening.facts
+    assert {"density", "sparsity", "effective_density", "macs", "saliency_samples", "prune_seconds"} <= set(facts)
+    assert opening.opening.device == "cpu"
+    (tmp_path / "masks.npz").write_bytes(opening.opening.masks)
+    masks = load_masks(tmp_path / "masks.npz")
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == int(total * 0.1)
-    assert {artifact.path for artifact in client.list_artifacts(assignment.run)} == {"masks.npz", "layers.json"}
 
 
-def test_a_second_attempt_logs_only_what_is_missing(assign):
-    half = execute(assign())
-    next(half), next(half)  # killed after the second of three epochs
-    half.close()
-    again = assign(attempt=2)
-    list(execute(again))
-    run = again.run
-    assert [step for step, _ in history(run, "val_loss")] == [1, 2, 3]
-    assert len(history(run, "density")) == 1
+@pytest.mark.parametrize("told", [1, 2, 3, 4])
+def test_the_next_attempt_goes_on_from_the_last_checkpoint(assign, monkeypatch, told):
+    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    attempt = execute(assign())
+    for _ in range(told):  # the opening, then epochs; then it is killed
+        next(attempt)
+    attempt.close()
+    prepared = []
+    prepare = trial.prepare
+    monkeypatch.setattr(trial, "prepare", lambda *args: prepared.append(args) or prepare(*args))
+    again = list(execute(assign(2)))
+    assert len(prepared) == (1 if told == 1 else 0), "no mask is found twice"
+    assert len([report for report in again if report.epoch]) == 4 - told, "no epoch is trained twice"
+    assert again[-1].outcome == "trained"
+    assert again[-1].metrics["val_accuracy"] == curve(again)[-1][1]["val_accuracy"]
+    assert curve(again) == curve(execute(assign(number=1))), "bit for bit what an unbroken attempt measures"
+
+
+def test_a_checkpoint_of_another_trial_is_passed_over(assign):
+    list(execute(assign()))
+    assert len(curve(execute(assign(2, seed=1)))) == 3
+
+
+def test_a_later_attempt_ends_an_earlier_one(assign):
+    first = execute(assign())
+    next(first)
+    second = execute(assign(2))
+    next(second)
+    with pytest.raises(SupersededError):
+        list(first)
+    assert [report.outcome for report in second][-1] == "trained"
+    with pytest.raises(SupersededError):
+        next(execute(assign()))
+
+
+def test_a_damaged_checkpoint_is_passed_over(assign, tmp_path):
+    list(execute(assign()))
+    (tmp_path / "s/0000/1/checkpoint.pt").write_bytes(b"half a file")
+    assert [step for step, _ in curve(execute(assign(2)))] == [1, 2, 3]
+
+
+def test_without_a_folder_that_it_can_reach_a_trial_runs_all_the_same(assign, tmp_path):
+    (tmp_path / "s").rmdir()
+    assert [report.outcome for report in execute(assign())][-1] == "trained"
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_costs_only_the_checkpoint(assign, monkeypatch):
+    def save(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    assert [report.outcome for report in execute(assign())][-1] == "trained"
 
 
 def test_a_collapsed_trial_is_not_trained(assign):
-    assignment = assign(density=0.003)
-    (only,) = execute(assignment)
-    assert (only["outcome"], only["val_accuracy"]) == ("collapsed", 0.25)
-    assert history(assignment.run, "val_accuracy") == [(0, 0.25)]
+    _, only = execute(assign(density=0.003))
+    assert (only.outcome, only.metrics["val_accuracy"], only.epoch.step) == ("collapsed", 0.25, 0)
+    assert "no path" in only.reason
 
 
 def test_a_diverging_trial_fails_with_its_reason(assign):
     last = list(execute(assign(lr=1e30)))[-1]
-    assert last["outcome"] == "failed"
-    assert "training loss became" in last["reason"]
+    assert last.outcome == "failed"
+    assert "training loss became" in last.reason
 
 
-def test_the_users_own_error_is_kept(assign, folder, tmp_path):
-    (folder / "bad_scores.py").write_text("def score(net):\n    raise KeyError('mine')\n")
-    assignment = assign(method="bad_scores:score")
-    (only,) = execute(assignment)
-    assert only == {"outcome": "failed", "reason": "KeyError: 'mine'"}
-    kept = MlflowClient(mlflow_uri()).download_artifacts(assignment.run, "error.json", str(tmp_path))
-    assert "bad_scores.py" in Path(kept).read_text()
+def test_the_users_own_error_is_kept(assign, tmp_path):
+    (tmp_path / "bad_scores.py").write_text("def score(net):\n    raise KeyError('mine')\n")
+    (only,) = execute(assign(method="bad_scores:score"))
+    assert (only.outcome, only.reason) == ("failed", "KeyError: 'mine'")
+    assert any("bad_scores.py" in line for line in only.trace)
+
+
+def test_too_little_memory_is_not_the_trials_fault(assign, tmp_path):
+    (tmp_path / "big_scores.py").write_text("def score(net):\n    raise MemoryError('2 GiB')\n")
+    with pytest.raises(LostError) as lost:
+        next(execute(assign(method="big_scores:score")))
+    assert (lost.value.cause, lost.value.reason) == ("memory", "MemoryError: 2 GiB")

@@ -1,0 +1,220 @@
+"""What happened on its way to MLflow: in the background, in order, tried again until MLflow has it."""
+
+import logging
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forcetune.search.faults import durable
+from forcetune.search.ledger import Ended
+from forcetune.spec import Trial
+from forcetune.tracking import Epoch, Logged, Tracker
+
+log = logging.getLogger(__name__)
+
+AGAIN = 1.0  # seconds before what MLflow did not take is tried again
+
+
+@dataclass
+class Record:
+    """One trial as MLflow shall have it, and how much of it MLflow has."""
+
+    number: int
+    trial: Trial
+    started: int  # ms since 1970
+    adopt: bool  # whether an earlier driver may have made its run
+    facts: dict[str, float] = field(default_factory=dict)
+    curve: dict[int, Epoch] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    ended: Ended | None = None
+    version: int = 0  # of what is known, so that a delivery sees whether there is more by now
+    run: str | None = None
+    logged: Logged = field(default_factory=lambda: Logged(set(), set(), -1))
+
+
+class Outbox:
+    """Delivers records in a thread of its own; nothing that it does delays who hands them in.
+
+    The ledger and the trials' folders hold all that is on its way: a driver that starts after a kill fills its
+    outbox from there. When a trial has ended and its run is closed, `tell` is called: the ledger's last word.
+    """
+
+    def __init__(
+        self, tracker: Tracker, parent: str, provenance: Mapping[str, str], tell: Callable[[int, Ended], None]
+    ) -> None:
+        self._tracker = tracker
+        self._parent = parent
+        self._provenance = provenance
+        self._tell = tell
+        self._records: dict[int, Record] = {}
+        self._due: deque[int] = deque()
+        self._change = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.trouble: Exception | None = None  # why the last delivery failed
+
+    def open(self, number: int, trial: Trial, folder: Path, adopt: bool) -> None:
+        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow."""
+        record = Record(number, trial, int(time.time() * 1000), adopt)
+        record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
+        with self._change:
+            self._records[number] = record
+        self._put(number)
+
+    def add(
+        self,
+        number: int,
+        facts: Mapping[str, float] | None = None,
+        epochs: list[Epoch] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """What is new about a trial; an epoch that is there already stays as it is."""
+        with self._change:
+            record = self._records[number]
+            record.facts.update(facts or {})
+            record.tags.update(tags or {})
+            for epoch in epochs or []:
+                record.curve.setdefault(epoch.step, epoch)
+        self._put(number)
+
+    def attach(self, number: int, name: str, content: bytes, folder: Path) -> None:
+        """A file of the trial, kept in its folder until MLflow has it."""
+        with durable("files"):
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{name}~"
+            part.write_bytes(content)
+            part.replace(folder / name)
+        with self._change:
+            self._records[number].files[name] = folder / name
+
+    def end(self, number: int, ended: Ended) -> None:
+        """What became of a trial."""
+        with self._change:
+            self._records[number].ended = ended
+        self._put(number)
+
+    def measured(self, number: int) -> dict[str, Any]:
+        """What was measured of a trial, as data that JSON knows: the facts known before training, and the curve."""
+        with self._change:
+            record = self._records[number]
+            return {"facts": dict(record.facts), "curve": [e.plain() for _, e in sorted(record.curve.items())]}
+
+    @property
+    def waiting(self) -> int:
+        """Trials of which MLflow lacks something."""
+        return len(self._due)
+
+    def drain(self, seconds: float) -> int:
+        """Wait until MLflow has everything, at most so long; how many trials it still lacks something of."""
+        with self._change:
+            self._change.wait_for(lambda: not self._due, timeout=seconds)
+            return len(self._due)
+
+    def close(self) -> None:
+        """Stop delivering."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        if self._thread:
+            self._thread.join(timeout=1)
+
+    def _put(self, number: int) -> None:
+        with self._change:
+            self._records[number].version += 1
+            if number not in self._due:
+                self._due.append(number)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+                self._thread.start()
+            self._change.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._due or self._closing)
+                if self._closing:
+                    return
+                number = self._due[0]
+                record = self._records[number]
+                version, ended = record.version, record.ended
+            try:
+                self._deliver(record)
+                failed = None
+            except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
+                failed = error
+            with self._change:
+                self.trouble = failed
+                self._due.remove(number)
+                if failed or record.version > version:
+                    self._due.append(number)
+                elif ended:
+                    del self._records[number]
+                self._change.notify_all()
+                if failed:
+                    log.debug("trial %d is not in MLflow yet: %s", number, failed)
+                    self._change.wait_for(lambda: self._closing, timeout=AGAIN)
+
+    def _deliver(self, record: Record) -> None:
+        if record.run is None:
+            self._open(record)
+        self._log(record)
+        for name, path in list(record.files.items()):
+            with durable("artifact"):
+                self._tracker.log_file(self._run(record), path)
+            del record.files[name]
+        if record.ended:
+            self._end(record, record.ended)
+
+    def _open(self, record: Record) -> None:
+        key = record.trial.key
+        found = self._tracker.find_trial(key) if record.adopt else None
+        record.adopt = True  # should this fail, the run may have been made all the same
+        if found:
+            record.logged = self._tracker.logged(found)
+        else:
+            with durable("run record"):
+                found = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
+        record.run = found
+
+    def _log(self, record: Record) -> None:
+        with self._change:
+            logged, fields = record.logged, record.trial.fields()
+            params = {} if logged.params else fields
+            facts = {name: value for name, value in record.facts.items() if name not in logged.metrics}
+            epochs = [epoch for step, epoch in sorted(record.curve.items()) if step > logged.last_step]
+            tags, record.tags = record.tags, {}
+        if not (params or facts or epochs or tags):
+            return
+        told = [*([Epoch(0, record.started, facts)] if facts else []), *epochs]
+        try:
+            with durable("log"):
+                self._tracker.log(self._run(record), told, params, tags)
+        except Exception:
+            with self._change:
+                record.tags = {**tags, **record.tags}
+            raise
+        last = epochs[-1].step if epochs else logged.last_step
+        record.logged = Logged({*fields}, logged.metrics | {*facts}, last)
+
+    def _end(self, record: Record, ended: Ended) -> None:
+        tags = {"forcetune.outcome": ended.outcome, **({"forcetune.reason": ended.reason} if ended.reason else {})}
+        with durable("end"):
+            self._tracker.log(self._run(record), tags=tags)
+            self._tracker.close(self._run(record), ended.outcome == "failed", ended.time)
+        self._tell(record.number, ended)
+
+    def _run(self, record: Record) -> str:
+        assert record.run is not None
+        return record.run
+
+
+def remove(folder: Path) -> None:
+    """Take away the folder of a trial that is told."""
+    with durable("clean"):
+        shutil.rmtree(folder, ignore_errors=True)
