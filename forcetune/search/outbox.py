@@ -144,7 +144,7 @@ class Outbox:
                 record = self._records[number]
                 version, ended = record.version, record.ended
             try:
-                self._deliver(record)
+                self._deliver(record, ended)
                 failed = None
             except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
                 failed = error
@@ -160,7 +160,7 @@ class Outbox:
                     log.debug("trial %d is not in MLflow yet: %s", number, failed)
                     self._change.wait_for(lambda: self._closing, timeout=AGAIN)
 
-    def _deliver(self, record: Record) -> None:
+    def _deliver(self, record: Record, ended: Ended | None) -> None:
         if record.run is None:
             self._open(record)
         self._log(record)
@@ -168,8 +168,8 @@ class Outbox:
             with durable("artifact"):
                 self._tracker.log_file(self._run(record), path)
             del record.files[name]
-        if record.ended:
-            self._end(record, record.ended)
+        if ended:
+            self._end(record, ended)
 
     def _open(self, record: Record) -> None:
         key = record.trial.key
