@@ -116,12 +116,13 @@ def check(
 
 @main.command("search")
 @click.argument("file")
-def search_command(file: str) -> None:
+@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+def search_command(file: str, fresh: bool) -> None:
     """Run the study in FILE here, or go on where it was, and print its front."""
     from forcetune import spec
 
     study = spec.load(file)
-    found = _searched(study, file, again=f"`forcetune search {file}`")
+    found = _searched(study, file, fresh, again=f"`forcetune search {file}`")
     _print_front(found, _best(found))
     _end(study, found)
 
@@ -172,6 +173,7 @@ def prune(run: str | None, out: Path | None, **given: Any) -> None:
 @click.option("--cpus", type=float, help="cores a trial (1)")
 @click.option("--gpus", type=float, help="GPUs a trial (0)")
 @click.option("--concurrent", type=int, help="trials at once (as many as fit)")
+@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
 def compare(
     methods: str,
     densities: str,
@@ -181,6 +183,7 @@ def compare(
     cpus: float | None,
     gpus: float | None,
     concurrent: int | None,
+    fresh: bool,
     **given: Any,
 ) -> None:
     """Compare methods with the random controls over sparsity: writes the grid study, runs it, prints the table.
@@ -199,7 +202,7 @@ def compare(
     study = spec.Study.from_dict(written)
     facts = search.check(study)
     file = comparison.write_study(out / f"{name}.yaml", written)
-    found = _searched(study, str(file), again="the same command")
+    found = _searched(study, str(file), fresh, again="the same command")
     compared = comparison.compare(found, study.grid(), chance=1 / int(str(facts[0]["classes"])))
     caption = comparison.caption(study, seeds)
     click.echo(caption)
@@ -273,13 +276,13 @@ def _numbers(option: str, text: str) -> list[float]:
         raise InputError(f"{option} {text}: allowed: numbers with commas between, as 0.1,0.05") from None
 
 
-def _searched(study: Study, file: str, again: str) -> pd.DataFrame:
+def _searched(study: Study, file: str, fresh: bool, again: str) -> pd.DataFrame:
     """The table of the study once it has run; an interrupt ends the process and says how to go on."""
     from forcetune import search, show, tracking
 
     try:
         with _place(file):
-            search.run(study, show.console())
+            search.run(study, show.console(), fresh)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)

@@ -69,16 +69,19 @@ class Tracker:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
         self._study = study
 
-    def open_study(self, description: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def open_study(self, objectives: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The id of the study's parent run, made where there is none, in state RUNNING."""
         found = self._find("search")
         if found is None:
-            own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(description["objectives"])}
+            own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
             run = self._client.create_run(self._experiment, tags=_tags({**tags, **own}), run_name=self._study)
             found = str(run.info.run_id)
         self._client.update_run(found, status="RUNNING")
-        self._client.log_dict(found, dict(description), "study.yaml")
         return found
+
+    def describe(self, parent: str, study: Mapping[str, Any]) -> None:
+        """The study as it is written, among the parent run's artifacts."""
+        self._client.log_dict(parent, dict(study), "study.yaml")
 
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none."""
@@ -131,7 +134,7 @@ class Tracker:
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", end_time=ended)
 
     def rename(self, name: str) -> None:
-        """Give the experiment another name."""
+        """Give the experiment another name, under which `table` finds it."""
         self._client.rename_experiment(self._experiment, name)
 
     def _last_step(self, run: str) -> int:
@@ -141,6 +144,17 @@ class Tracker:
         wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and tags.`forcetune.trial` = '{key}'" if key else "")
         runs = self._client.search_runs([self._experiment], wanted, max_results=1)
         return str(runs[0].info.run_id) if runs else None
+
+
+def exists(study: str, uri: str) -> bool:
+    """Whether MLflow has an experiment of this name. Raises InputError where it does not answer."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(uri).get_experiment_by_name(study) is not None
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
 
 
 def table(study: str, uri: str | None = None) -> pd.DataFrame:

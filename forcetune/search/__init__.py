@@ -12,7 +12,7 @@ from forcetune import trial
 from forcetune.errors import InputError
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
-from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
     from forcetune.search.driver import Driver
@@ -53,22 +53,27 @@ def _candidates(study: Study, names: list[str]) -> Iterator[Trial]:
         yield Trial(**{**required, **{name: fields[name] for name in names if name in fields}})
 
 
-def run(study: Study, console: Console) -> None:
+def run(study: Study, console: Console, fresh: bool = False) -> None:
     """Search until the study has all its trials or its space is used up; go on where an earlier driver was.
 
-    Nothing is written before the study is checked and a trial's resources are known to be there.
+    fresh: archive first what the stores have under the study's name. Nothing is written before the study is
+    checked, or started before a trial's resources are known to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
     """
     check(study)
     environment.prepare()
+    from forcetune.search.archive import archive
+    from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
     from forcetune.search.ledger import known, refuse_changes
 
     uri = optuna_uri()
     with hold(study.study, uri) as held:
+        if name := archive(study.study, held.check, console, fresh):
+            console.print(f"what was there is kept as {name}, in both stores", soft_wrap=True)
         refuse_changes(study, uri)
-        driver = _driver(study, held, console) if known(study, uri) else None
+        driver = open_driver(study, held.check, console) if known(study.study, uri) else None
         if driver and driver.finished:
             driver.close()
         else:
@@ -77,10 +82,12 @@ def run(study: Study, console: Console) -> None:
 
 def _search(study: Study, held: "Hold", console: Console, driver: "Driver | None") -> None:
     from forcetune.search import cluster
+    from forcetune.search.driver import open_driver
 
     with cluster.connected(), _interruptible():
         concurrent = cluster.slots(study.resources)
-        driver = driver or _driver(study, held, console)
+        driver = driver or open_driver(study, held.check, console)
+        driver.describe()
         try:
             with driver.progress:
                 cluster.run(driver, study.resources, concurrent)
@@ -90,20 +97,6 @@ def _search(study: Study, held: "Hold", console: Console, driver: "Driver | None
             console.print(f"{running} running trials handed back, {driver.progress.done} of {study.trials} done")
             raise
         driver.close()
-
-
-def _driver(study: Study, held: "Hold", console: Console) -> "Driver":
-    from forcetune.search.driver import Driver
-    from forcetune.search.hold import hold
-    from forcetune.search.ledger import Ledger
-    from forcetune.search.progress import Progress
-    from forcetune.tracking import Tracker
-
-    with hold("forcetune schemas", optuna_uri(), wait=True):  # two studies that start at once in an empty folder
-        tracker = Tracker(study.study, mlflow_uri())
-        ledger = Ledger(study, optuna_uri(), held.check)
-    folder = state_folder(optuna_uri()) / study.study
-    return Driver(study, ledger, tracker, mlflow_uri(), folder, Progress(study, console))
 
 
 @contextmanager

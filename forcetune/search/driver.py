@@ -5,22 +5,26 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from forcetune import __version__
 from forcetune.errors import StoppedError
 from forcetune.search.faults import durable
+from forcetune.search.hold import hold
 from forcetune.search.ledger import Ended, Issued, Ledger
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, make_proposals
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Study, Trial
+from forcetune.stores import mlflow_uri, optuna_uri, state_folder
 from forcetune.tracking import Epoch, Tracker
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
@@ -47,15 +51,15 @@ class Driver:
         self, study: Study, ledger: Ledger, tracker: Tracker, mlflow_uri: str, folder: Path, progress: Progress
     ) -> None:
         self._study = study
-        self._ledger = ledger
-        self._tracker = tracker
+        self.ledger = ledger
+        self.tracker = tracker
         self._mlflow_uri = mlflow_uri
         self._folder = folder
         self.progress = progress
         self.most_room = 1  # times what a trial asks for that a node can give
         provenance = _provenance(study)
         with durable("parent"):
-            self.parent = tracker.open_study({"study": study.study, **study.model_dump()}, provenance)
+            self.parent = tracker.open_study(study.objectives, provenance)
         folder.mkdir(parents=True, exist_ok=True)
         history = ledger.trials()
         self._proposals = make_proposals(study, history)
@@ -82,13 +86,13 @@ class Driver:
         if self._waiting:
             number, running = self._waiting.popleft()
             running.issued = replace(running.issued, attempt=running.issued.attempt + 1)
-            self._ledger.issue(number, running.issued)
+            self.ledger.issue(number, running.issued)
         else:
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
             running = Running(fresh, Issued(attempt=1))
-            number = self._ledger.add(fresh, running.issued)
+            number = self.ledger.add(fresh, running.issued)
             self._count += 1
             self._outbox.open(number, fresh.trial, self._place(number), adopt=False)
         self._running[number] = running
@@ -139,6 +143,18 @@ class Driver:
             self._hand_back(number)
         return len(running)
 
+    def describe(self) -> None:
+        """Show the study as it is written now in MLflow."""
+        self.tracker.describe(self.parent, self._study.model_dump())
+
+    def give_up(self, reason: str) -> None:
+        """End all trials that wait to be taken up again as failed, and the study with them."""
+        self._used_up = True
+        while self._waiting:
+            number, running = self._waiting.popleft()
+            self._running[number] = running
+            self._end(number, Ended("failed", reason))
+
     def close(self, seconds: float = PATIENCE) -> None:
         """Wait until MLflow has everything; end the parent run if the study is complete.
 
@@ -154,7 +170,7 @@ class Driver:
             )
         if self.finished and not left:
             with durable("close"):
-                self._tracker.close(self.parent)
+                self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
                     leftover.rmdir()
@@ -196,7 +212,7 @@ class Driver:
     def _end(self, number: int, ended: Ended) -> None:
         measured = self._outbox.measured(number)
         ended = replace(ended, time=int(time.time() * 1000), record=measured)
-        self._ledger.decide(number, ended)
+        self.ledger.decide(number, ended)
         running = self._running.pop(number)
         self._outbox.end(number, ended)
         self._proposals.tell(running.proposal, ended.values, ended.on_front)
@@ -204,7 +220,7 @@ class Driver:
 
     def _tell(self, number: int, ended: Ended) -> None:
         """The outbox's last call for a trial: MLflow has it all."""
-        self._ledger.tell(number, ended)
+        self.ledger.tell(number, ended)
         remove(self._place(number))
 
     def _place(self, number: int) -> Path:
@@ -218,7 +234,7 @@ class Driver:
                 continue
             key = trial.user_attrs["key"]
             if key in seen:  # written, but a broken connection kept the answer, and so written again
-                self._ledger.drop(trial.number)
+                self.ledger.drop(trial.number)
                 continue
             seen.add(key)
             self._count += 1
@@ -255,10 +271,19 @@ class Driver:
             if proposal.trial.key not in self._known:
                 self._known.add(proposal.trial.key)
                 return proposal
-            self._ledger.add_known(proposal)
+            self.ledger.add_known(proposal)
             self._proposals.tell(proposal, None)
         self._used_up = True
         return None
+
+
+def open_driver(study: Study, check: Callable[[], None], console: Console, experiment: str | None = None) -> Driver:
+    """The driver of a study on the stores of the environment; its MLflow experiment may go by another name."""
+    uri = optuna_uri()
+    with hold("forcetune schemas", uri, wait=True):  # two studies that start at once on empty stores
+        tracker = Tracker(experiment or study.study, mlflow_uri())
+        ledger = Ledger(study, uri, check)
+    return Driver(study, ledger, tracker, mlflow_uri(), state_folder(uri) / study.study, Progress(study, console))
 
 
 def _provenance(study: Study) -> dict[str, str]:

@@ -21,6 +21,9 @@ WRITES = {
     "tell": "driver, ledger: COMPLETE or FAIL, the last word",
     "clean": "driver, files: the trial's folder goes",
     "close": "driver, MLflow: the study's own run is FINISHED",
+    "archive begun": "driver, ledger: the name under which --fresh archives the study",
+    "experiment archived": "driver, MLflow: the experiment has that name",
+    "archived": "driver, ledger: and the study",
 }
 
 _passed: dict[str, int] = {}

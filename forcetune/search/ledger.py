@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar, cast
 
 import optuna
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from forcetune.errors import InputError, StoppedError
+from forcetune.names import suggestion
 from forcetune.search.faults import durable
 from forcetune.search.proposals import Proposal, directions
 from forcetune.spec import Study
@@ -23,6 +25,7 @@ T = TypeVar("T")
 PATIENCE = 300.0  # seconds that a database server may be away
 AGAIN = 1.0  # between two tries
 STUDY = "forcetune.study"  # the study's attribute that holds the file its trials were made by
+ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it is being archived
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -119,6 +122,19 @@ class Ledger:
                 self._persist(lambda: self._storage.set_trial_system_attr(trial, OFF_FRONT, 1.0))
             self._finish(number, TrialState.COMPLETE, list(ended.values))
 
+    def begin_archive(self, name: str) -> None:
+        """Keep the name under which the study is about to be archived, so that a restart finishes that."""
+        with durable("archive begun"):
+            self._persist(lambda: self._storage.set_study_user_attr(self._study._study_id, ARCHIVE, name))
+
+    def rename(self, name: str) -> None:
+        """Give the study another name, its trials as they are; Optuna itself can only copy them one by one."""
+        engine = sqlalchemy.create_engine(self._uri)
+        named = sqlalchemy.text("update studies set study_name = :name where study_id = :study")
+        with durable("archived"), engine.begin() as connection:
+            connection.execute(named, {"name": name, "study": self._study._study_id})
+        engine.dispose()
+
     def _note(self, number: int, name: str, value: Any) -> None:
         self._persist(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
 
@@ -171,14 +187,14 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
         ) from error
 
 
-def known(study: Study, uri: str) -> bool:
-    """Whether the store has this study; opens none that is not there yet."""
-    return _load(study, uri) is not None
+def known(name: str, uri: str) -> bool:
+    """Whether the store has a study of this name; opens none that is not there yet."""
+    return _load(name, uri) is not None
 
 
 def refuse_changes(study: Study, uri: str) -> None:
     """Raise InputError where the study's trials were made by a file that differs in more than search and resources."""
-    found = _load(study, uri)
+    found = _load(study.study, uri)
     if found is None:
         return
     trials = found.get_trials(deepcopy=False)
@@ -191,20 +207,46 @@ def refuse_changes(study: Study, uri: str) -> None:
     if before != now and trials:
         raise InputError(
             f"study: {study.study!r} has trials of another file ({'; '.join(_differences(before, now))}). Under one "
-            "name only search and resources may change: give the study another name"
+            "name only search and resources may change: give the study another name, or archive what is there and "
+            "start anew with --fresh"
         )
 
 
-def _load(study: Study, uri: str) -> optuna.Study | None:
-    path = sqlite_path(uri)
-    if path and not path.exists():
+def recorded(name: str, uri: str) -> Study:
+    """The study as its trials were made, `search` and `resources` at their defaults; nothing of it is validated.
+
+    Raises InputError where the ledger has no such study.
+    """
+    found = _load(name, uri)
+    if found is None or STUDY not in found.user_attrs:
+        there = {} if _missing(uri) else {study.study_name: study for study in open_storage(uri).get_all_studies()}
+        raise InputError(
+            f"the ledger {shown(uri)} has no study {name!r} of forcetune{suggestion(name, there)}; "
+            f"there are: {', '.join(sorted(there)) or 'none yet'}"
+        )
+    return Study.model_construct(**found.user_attrs[STUDY])
+
+
+def pending_archive(name: str, uri: str) -> str | None:
+    """The name under which a driver that was killed began to archive the study."""
+    found = _load(name, uri)
+    return found.user_attrs.get(ARCHIVE) if found else None
+
+
+def _load(name: str, uri: str) -> optuna.Study | None:
+    if _missing(uri):
         return None
     try:
-        return optuna.load_study(study_name=study.study, storage=open_storage(uri))
+        return optuna.load_study(study_name=name, storage=open_storage(uri))
     except KeyError:
         return None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
+
+
+def _missing(uri: str) -> bool:
+    path = sqlite_path(uri)
+    return path is not None and not path.exists()
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

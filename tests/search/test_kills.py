@@ -1,0 +1,177 @@
+"""A driver killed at every durable write in turn, before and after it: the same command again keeps the promise.
+
+Driver and workers are one process here, without Ray, so that the writes come in one order and can be counted: each
+run of the study is a child of a server that has imported everything once.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import optuna
+import pytest
+from promise import check_promise
+from rich.console import Console
+
+from forcetune.search import faults
+from forcetune.search.archive import REASON
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(
+    ["forcetune.search.archive", "forcetune.search.worker", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"]
+)
+
+EPOCHS, SLOTS = 2, 2
+STUDY = {
+    "study": "s",
+    "trial": {
+        "dataset": "synthetic",
+        "model": "mlp",
+        "width": 12,
+        "epochs": EPOCHS,
+        "method": ["snip", "broken:score", "random"],
+        "density": {"low": 0.05, "high": 0.5, "log": True},
+    },
+    "search": {"trials": 3},
+}
+BROKEN = "def score(net):\n    raise RuntimeError('mine')\n"
+ARCHIVING = ("archive begun", "experiment archived", "archived")
+FIRST_KILL = "checkpoint after 1"  # of those that kill a run that goes on: one trial is half trained then
+
+
+def drive(folder, fault, fresh):
+    """One run of the study, as the command does it, that may end in the middle; what it reached is in writes.json."""
+    from forcetune.search import checkpoints
+    from forcetune.search.archive import archive
+    from forcetune.search.driver import open_driver
+    from forcetune.search.hold import hold
+    from forcetune.search.ledger import refuse_changes
+    from forcetune.search.worker import execute
+    from forcetune.spec import Study
+    from forcetune.stores import optuna_uri
+    from forcetune.training import loop
+
+    os.chdir(folder)
+    os.environ["FORCETUNE_FAULT"] = fault
+    checkpoints.SHARE = float("inf")  # one after every epoch
+    one_pass = loop.Training._pass
+
+    def counted(training):
+        with open("passes", "a") as file:
+            file.write(f"{training.epoch + 1}\n")
+        return one_pass(training)
+
+    loop.Training._pass = counted
+    study = Study.from_dict(STUDY)
+    with hold(study.study, optuna_uri()) as held:
+        archive("s", held.check, Console(quiet=True), fresh)
+        refuse_changes(study, optuna_uri())
+        driver = open_driver(study, held.check, Console(quiet=True))
+        working = []
+        while not driver.finished:
+            while len(working) < SLOTS and (assignment := driver.issue()):
+                working.append((assignment, execute(assignment)))
+            for assignment, reports in list(working):
+                report = next(reports)
+                (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, report)
+                driver._outbox.drain(60)  # else two runs would not reach the same writes
+                if report.outcome:
+                    working.remove((assignment, reports))
+        driver.close()
+    Path("writes.json").write_text(json.dumps(faults._passed))
+
+
+def run(folder, fault="", fresh=False):
+    child = FORK.Process(target=drive, args=(folder, fault, fresh))
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, empty_mlflow):
+    """A new folder for a study at each call."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("study")
+        shutil.copy(empty_mlflow, folder / "mlflow.db")
+        (folder / "broken.py").write_text(BROKEN)
+        return folder
+
+    return make
+
+
+def reached(folder):
+    passed = json.loads((folder / "writes.json").read_text())
+    return [f"{point} {hit + 1}" for point, hits in passed.items() for hit in range(hits)]
+
+
+def check(folder, kills):
+    check_promise("s", 3, *stores(folder))
+    passes = (folder / "passes").read_text().split()
+    trained = 2 * EPOCHS
+    assert trained <= len(passes) <= trained + kills * SLOTS, "a kill costs at most the epoch that each trial is in"
+    assert not (folder / ".forcetune").exists(), "nothing is left on disk"
+
+
+def stores(folder):
+    return f"sqlite:///{folder}/optuna.db", f"sqlite:///{folder}/mlflow.db"
+
+
+def all_of(case, points):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(case, points))
+
+
+@pytest.mark.long
+def test_a_kill_at_every_write(places):
+    whole = places()
+    assert run(whole) == 0
+    check(whole, kills=0)
+    points = reached(whole)
+    assert {point.rsplit(" ", 2)[0] for point in points} == {*faults.WRITES} - {"issue", *ARCHIVING}
+
+    def case(point):
+        folder = places()
+        assert run(folder, point) == -signal.SIGKILL, point
+        assert run(folder) == 0, point
+        check(folder, kills=1)
+
+    all_of(case, points)
+
+
+@pytest.mark.long
+def test_a_kill_at_every_write_of_a_run_that_goes_on(places):
+    whole = places()
+    assert run(whole, FIRST_KILL) == -signal.SIGKILL
+    assert run(whole) == 0
+    points = reached(whole)
+    assert any(point.startswith("issue") for point in points)
+
+    def case(point):
+        folder = places()
+        assert run(folder, FIRST_KILL) == -signal.SIGKILL
+        assert run(folder, point) == -signal.SIGKILL, point
+        assert run(folder) == 0, point
+        check(folder, kills=2)
+
+    all_of(case, points)
+
+
+def test_a_kill_while_a_study_is_archived(places):
+    writes = [f"{write} {side} 1" for write in ("decide", "tell", *ARCHIVING) for side in ("before", "after")]
+    for point in ["", *writes]:
+        folder = places()
+        assert run(folder, FIRST_KILL) == -signal.SIGKILL
+        assert run(folder, point, fresh=True) == (-signal.SIGKILL if point else 0), point
+        assert run(folder, fresh=point == "archive begun before 1") == 0, f"{point}: what was begun needs no option"
+        names = {study.study_name for study in optuna.storages.RDBStorage(stores(folder)[0]).get_all_studies()}
+        assert names == {"s", f"s.{date.today()}"}, point
+        check_promise("s", 3, *stores(folder))
+        kept = check_promise(f"s.{date.today()}", 2, *stores(folder))
+        assert REASON in set(kept["reason"])
