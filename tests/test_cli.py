@@ -158,6 +158,8 @@ def test_an_interrupted_search_is_taken_up(sent, tmp_path, environment):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # a shell starts what it puts in the background with SIGINT ignored, and these tests may run there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not _epochs_logged(tmp_path):
