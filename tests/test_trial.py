@@ -433,3 +433,48 @@ def test_a_label_names_the_controls_that_are_on():
     assert method_label(make(shuffle=True, reinit=True).fields()) == "snip+shuffle+reinit"
     assert method_label(make(small_dense="macs").fields()) == "snip+small_dense:macs"
     assert method_label(make(layers_from="a.npz", invert=True).fields()) == "snip+layers_from+invert"
+
+
+OWN_DATA = """
+import torch
+from torchvision.datasets import FakeData
+from torchvision.transforms import v2
+
+from forcetune.data import Streamed
+
+def streamed(data_root):
+    last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()]
+    return Streamed(
+        train=FakeData(80, (1, 8, 8), num_classes=4), test=FakeData(20, (1, 8, 8), num_classes=4),
+        train_transform=v2.Compose([v2.RandomCrop(8, padding=2), *last]), eval_transform=v2.Compose(last),
+        classes=4, input_shape=(1, 8, 8), workers=0,
+    )
+"""
+RESUMED = {
+    "plain": {},
+    "dropout, and a bound on the gradient": {"model": "my_net:with_dropout", "width": None, "clip_norm": 1.0},
+    "batch norm": {"dataset": "digits", "model": "convnet", "train_samples": 200},
+    "small dense": {"model": "mlp", "width": 24, "small_dense": "parameters"},
+    "weights drawn anew": {"reinit": True},
+    "streamed and augmented": {"dataset": "my_data:streamed"},
+}
+
+
+@pytest.mark.parametrize("fields", RESUMED.values(), ids=RESUMED.keys())
+@pytest.mark.parametrize("stopped", [1, 3])
+def test_a_resumed_trial_goes_on_bit_for_bit(fields, stopped, tmp_path, monkeypatch):
+    (tmp_path / "my_net.py").write_text(OWN_MODEL)
+    (tmp_path / "my_data.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = make(epochs=4, batch_size=32, **fields)
+    whole = trial.Underway(trial.prepare(wanted))
+    curve = timeless(whole)
+
+    cut = trial.Underway(trial.prepare(wanted))
+    first = [next(iter(cut)) for _ in range(stopped)]
+    torch.save(cut.state_dict(), tmp_path / "checkpoint.pt")
+    torch.manual_seed(99)  # another process draws from elsewhere
+    rest = trial.resume(wanted, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    assert timeless([*first, *rest]) == curve
+    for name, tensor in whole.prepared.model.state_dict().items():
+        assert torch.equal(tensor, rest.prepared.model.state_dict()[name]), name
