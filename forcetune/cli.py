@@ -145,6 +145,21 @@ def best(study: str, min_sparsity: float | None, min_accuracy: float | None, met
         _print_front(found, front)
 
 
+@main.command()
+@click.argument("study")
+@click.option("--repair", is_flag=True, help="mend what disagrees, the ledger taken at its word")
+def doctor(study: str, repair: bool) -> None:
+    """Compare what Optuna, MLflow and the checkpoints say of STUDY; exit code 1 where they disagree."""
+    from forcetune import search, show
+
+    mended, left, holder = search.examine(study, repair)
+    if holder:
+        click.echo(f"{holder}; trials that run are left out")
+    show.findings(mended, left)
+    if left:
+        sys.exit(FAILED)
+
+
 @main.command(cls=_Prune)
 @click.option("--trial", "run", help="id of a trial's run, as `best` prints it; other options change its fields")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, as masks.npz")

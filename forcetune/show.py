@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.pruning import Inspection
+    from forcetune.search.doctor import Finding
     from forcetune.spec import Study
     from forcetune.trial import Prepared
 
@@ -43,6 +44,20 @@ def study(study: Study, facts: list[dict[str, Any]]) -> None:
     table.add_row("MLflow", shown(mlflow_uri()))
     table.add_row("Optuna", shown(optuna_uri()))
     console().print(table)
+
+
+def findings(mended: list[Finding], left: list[Finding]) -> None:
+    """What was mended of a study, and what disagrees still."""
+    out = console()
+    for finding in mended:
+        out.print(f"mended: {finding.where} {finding.what}", soft_wrap=True, highlight=False)
+    if not left:
+        out.print("Optuna, MLflow and the checkpoints agree")
+        return
+    table = _ruled("where", "what disagrees", "--repair would", left=3)
+    for finding in left:
+        table.add_row(finding.where, finding.what, finding.remedy)
+    out.print(table)
 
 
 def network(name: str, input_shape: tuple[int, ...], classes: int, found: Inspection) -> None:

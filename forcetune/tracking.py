@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -104,10 +105,13 @@ class Tracker:
         self,
         run: str,
         epochs: Iterable[Epoch] = (),
-        params: Mapping[str, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Metrics, params and tags in as few requests as MLflow allows; sent twice they stand there once."""
+        """Metrics, a trial's fields as params, and tags in as few requests as MLflow allows.
+
+        Sent twice they stand there once.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [
@@ -119,7 +123,7 @@ class Tracker:
         self._client.log_batch(
             run,
             metrics=first,
-            params=[Param(name, _text(value)) for name, value in (params or {}).items()],
+            params=[Param(name, text) for name, text in params(fields or {}).items()],
             tags=[RunTag(name, value) for name, value in _tags(tags or {}).items()],
         )
         for metrics in more:
@@ -132,6 +136,28 @@ class Tracker:
     def close(self, run: str, failed: bool = False, ended: int | None = None) -> None:
         """End a run as FINISHED or FAILED; ended: ms since 1970, now where it is not given."""
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", end_time=ended)
+
+    def reopen(self, run: str) -> None:
+        """Put a run back in state RUNNING."""
+        self._client.update_run(run, status="RUNNING")
+
+    def remove(self, run: str) -> None:
+        """Take a run out of every table; MLflow keeps it among its deleted runs."""
+        self._client.delete_run(run)
+
+    def files(self, run: str) -> set[str]:
+        """The names of a run's artifacts."""
+        return {found.path for found in self._client.list_artifacts(run)}
+
+    def copy_file(self, name: str, source: str, run: str) -> None:
+        """Give a run an artifact of another one."""
+        with TemporaryDirectory() as folder:
+            self._client.log_artifact(run, self._client.download_artifacts(source, name, folder))
+
+    def steps(self, run: str) -> dict[str, list[int]]:
+        """The steps at which each metric of a run was logged, one entry for each time."""
+        metrics = self._client.get_run(run).data.metrics
+        return {name: [entry.step for entry in self._client.get_metric_history(run, name)] for name in metrics}
 
     def rename(self, name: str) -> None:
         """Give the experiment another name, under which `table` finds it."""
@@ -163,11 +189,11 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     Where a param and a metric share a name (`density`), the metric, which was measured, is shown. The
     objectives of the study are in `.attrs["objectives"]`. Raises InputError where there is no such study.
     """
-    runs = _runs(study, uri or mlflow_uri())
-    parent = next((run for run in runs if run["tags"].get("forcetune.kind") == "search"), None)
+    recorded = runs(study, uri or mlflow_uri())
+    parent = next((run for run in recorded if run["tags"].get("forcetune.kind") == "search"), None)
     if parent is None:
         raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
-    trials = [run for run in runs if run["tags"].get("forcetune.kind") == "trial"]
+    trials = [run for run in recorded if run["tags"].get("forcetune.kind") == "trial"]
     found = pd.DataFrame([_row(run) for run in trials])
     found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
     found.attrs["objectives"] = json.loads(parent["tags"]["forcetune.objectives"])
@@ -218,6 +244,11 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def params(fields: Mapping[str, Any]) -> dict[str, str]:
+    """A trial's fields as the params of its run."""
+    return {name: _text(value) for name, value in fields.items()}
+
+
 def _whole_numbers(trials: list[dict[str, Any]]) -> set[str]:
     """Params that are whole numbers in every trial that has them; where some lack one, pandas would make floats."""
     params = {name for run in trials for name in run["params"]}
@@ -225,7 +256,11 @@ def _whole_numbers(trials: list[dict[str, Any]]) -> set[str]:
     return params - fractional
 
 
-def _runs(study: str, uri: str) -> list[dict[str, Any]]:
+def runs(study: str, uri: str) -> list[dict[str, Any]]:
+    """The runs of a study's experiment, oldest first: id, name, status, params, last metrics and tags of each.
+
+    Raises InputError where there is no such experiment, or the store does not answer.
+    """
     path = sqlite_path(uri)
     return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import optuna
@@ -146,6 +148,34 @@ def test_the_same_command_goes_on(searched, environment):
     refused = run(folder, environment, "search", write(folder, changed, "changed.yaml"))
     assert refused.returncode == 2
     assert "trial.epochs was 2, is 3" in refused.stderr
+
+
+def test_doctor(searched, environment):
+    folder, _ = searched
+    sound = run(folder, environment, "doctor", "small")
+    assert (sound.returncode, sound.stdout.strip()) == (0, "Optuna, MLflow and the checkpoints agree")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        connection.execute("update runs set status = 'RUNNING' where name = 'trial-0003'")
+    ill = run(folder, environment, "doctor", "small")
+    assert ill.returncode == 1
+    assert "trial 3  is COMPLETE in the ledger, and its run RUNNING  write its run anew" in ill.stdout
+    mended = run(folder, environment, "doctor", "small", "--repair")
+    assert mended.returncode == 0, mended.stdout
+    assert mended.stdout.startswith("mended: trial 3 is COMPLETE")
+    unknown = run(folder, environment, "doctor", "smal")
+    assert (unknown.returncode, "did you mean 'small'" in unknown.stderr) == (2, True)
+
+
+def test_fresh_archives_what_was_there(searched, environment, tmp_path):
+    folder = shutil.copytree(searched[0], tmp_path / "copy")
+    before = json.loads(run(folder, environment, "best", "small", "--json").stdout)
+    changed = {**STUDY, "trial": {**STUDY["trial"], "epochs": 1}, "search": {"trials": 2}}
+    fresh = run(folder, environment, "search", write(folder, changed), "--fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    archived = f"small.{date.today()}"
+    assert fresh.stdout.startswith(f"what was there is kept as {archived}, in both stores")
+    assert counts(folder)[0] == ["COMPLETE"] * 2
+    assert json.loads(run(folder, environment, "best", archived, "--json").stdout) == before
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -15,7 +15,7 @@ BELOW = {
     "jobs": ["search", "tracking", "spec"],
     "report": ["tracking", "analysis"],
     "comparison": ["spec"],
-    "show": ["trial", "stores", "spec"],
+    "show": ["search", "trial", "stores", "spec"],
     "search": ["trial", "tracking", "analysis", "spec"],
     "trial": ["training", "pruning", "models", "data", "spec"],
     "tracking": ["stores"],

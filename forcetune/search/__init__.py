@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from forcetune import trial
-from forcetune.errors import InputError
+from forcetune.errors import HeldError, InputError
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
+    from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
     from forcetune.search.hold import Hold
 
@@ -78,6 +79,25 @@ def run(study: Study, console: Console, fresh: bool = False) -> None:
             driver.close()
         else:
             _search(study, held, console, driver)
+
+
+def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Finding]", str | None]:
+    """What disagrees about a study: what was mended, what is left, and who holds the study where a search runs.
+
+    Of a running one only trials that are told are looked at. Raises InputError where the ledger has no such study
+    or a store does not answer, HeldError where a running study is to be mended.
+    """
+    environment.prepare()
+    from forcetune.search import doctor
+    from forcetune.search.hold import hold
+
+    try:
+        with hold(name, optuna_uri()) as held:
+            return (*doctor.repair(name, held.check), None) if mend else ([], doctor.examine(name, held.check), None)
+    except HeldError as error:
+        if mend:
+            raise
+        return [], doctor.examine(name, live=True), str(error)
 
 
 def _search(study: Study, held: "Hold", console: Console, driver: "Driver | None") -> None:

@@ -1,0 +1,184 @@
+"""A store that was tampered with: the doctor says what is wrong, mends it, and then the promise holds."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from promise import check_promise
+from test_driver import driver_of
+
+from forcetune import tracking
+from forcetune.errors import HeldError, InputError
+from forcetune.search import examine
+from forcetune.search.archive import archive
+from forcetune.search.hold import hold
+from forcetune.search.ledger import Ledger
+from forcetune.search.worker import Opening, Report
+from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.tracking import Epoch
+
+
+def train(driver, outcome="trained"):
+    """Run the next trial to its end, as a worker tells it."""
+    assignment = driver.issue()
+    opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    first, last = (Epoch(n, 1000 * n, dict.fromkeys(tracking.EPOCH_METRICS, n / 4)) for n in (1, 2))
+    driver.report(assignment.number, assignment.attempt, Report(epoch=first))
+    reason = "RuntimeError: mine" if outcome == "failed" else None
+    told = Report({**opening.facts, **last.metrics}, last, outcome=outcome, reason=reason)
+    driver.end(assignment.number, assignment.attempt, told)
+
+
+@pytest.fixture
+def ended(folder, make_study):
+    """A study with two trained trials and a failed one, complete."""
+    study = make_study(search={"trials": 3})
+    driver = driver_of(study)
+    for outcome in ("trained", "trained", "failed"):
+        train(driver, outcome)
+    driver.close()
+    return study
+
+
+def client():
+    return MlflowClient(mlflow_uri())
+
+
+def row(number=0):
+    return tracking.table("s").set_index("name").loc[f"trial-{number:04d}"]
+
+
+def alter(statement, *values):
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        assert connection.execute(statement, values).rowcount > 0
+
+
+def make_run(**tags):
+    experiment = client().get_experiment_by_name("s").experiment_id
+    return client().create_run(experiment, tags={f"forcetune.{name}": text for name, text in tags.items()})
+
+
+def take_another_parent():
+    client().set_tag(row()["run_id"], "mlflow.parentRunId", make_run(kind="search").info.run_id)
+
+
+DAMAGES = {
+    "its run is gone": (lambda: client().delete_run(row()["run_id"]), "has no run"),
+    "a second run": (lambda: make_run(kind="trial", trial=row()["trial"]), "has 2 runs"),
+    "a run of nothing": (lambda: make_run(kind="trial", trial="stranger"), "is of no trial in the ledger"),
+    "another status": (lambda: client().set_terminated(row()["run_id"], "KILLED"), "its run KILLED"),
+    "still running": (lambda: client().update_run(row()["run_id"], "RUNNING"), "its run RUNNING"),
+    "another outcome": (lambda: client().set_tag(row()["run_id"], "forcetune.outcome", "stopped"), "its run stopped"),
+    "another parent": (take_another_parent, "is a second parent run"),
+    "another value": (
+        lambda: alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'"),
+        "has val_accuracy 0.5, and its run 0.9",
+    ),
+    "another param": (lambda: alter("update params set value = '9' where key = 'epochs'"), "has other fields"),
+    "a metric twice": (
+        lambda: client().log_metric(row()["run_id"], "val_loss", 0.3, timestamp=1, step=1),
+        "has val_loss twice at a step",
+    ),
+    "a missing epoch": (
+        lambda: alter("delete from metrics where run_uuid = ? and step = 1", row()["run_id"]),
+        "lacks the epochs 1",
+    ),
+    "no parent": (
+        lambda: client().delete_run(client().search_runs([client().get_experiment_by_name("s").experiment_id],
+        "tags.`forcetune.kind` = 'search'")[0].info.run_id),
+        "has no parent run",
+    ),
+}  # fmt: skip
+
+
+def test_nothing_to_say(ended):
+    assert examine("s") == ([], [], None)
+    assert examine("s", mend=True) == ([], [], None)
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_what_is_damaged_is_named_and_mended(ended, damage, said):
+    damage()
+    _, found, _ = examine("s")
+    assert said in "; ".join(f"{finding.where} {finding.what}" for finding in found)
+    assert examine("s")[1] == found, "looking changes nothing"
+    mended, left, _ = examine("s", mend=True)
+    assert {*found} <= {*mended}
+    assert [finding.what for finding in left] == (["its run has lost masks.npz"] if said == "has no run" else [])
+    for parent in client().search_runs([client().get_experiment_by_name("s").experiment_id], "status = 'RUNNING'"):
+        client().set_terminated(parent.info.run_id)  # one that was made anew is closed by the next search
+    rows = check_promise("s", 3)
+    assert set(rows["outcome"]) == {"trained", "failed"}
+    for run, outcome in zip(rows["run_id"], rows["outcome"], strict=True):
+        files = {found.path for found in client().list_artifacts(run)}
+        assert outcome == "failed" or said == "has no run" or "masks.npz" in files
+
+
+def test_masks_that_are_lost_cannot_be_mended(ended):
+    shutil.rmtree(client().get_run(row()["run_id"]).info.artifact_uri)
+    mended, left, _ = examine("s", mend=True)
+    assert mended == []
+    assert [(finding.where, finding.what) for finding in left] == [("trial 0", "its run has lost masks.npz")]
+
+
+def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
+    driver = driver_of(make_study(search={"trials": 1}))
+    monkeypatch.setattr(driver._outbox, "end", lambda number, ended: None)
+    train(driver)
+    driver._outbox.close()
+    (waiting,) = examine("s")[1]
+    assert waiting.what == "has ended, and was not told to both stores"
+    assert examine("s", mend=True) == ([waiting], [], None)
+    assert optuna.load_study(study_name="s", storage=optuna_uri()).trials[0].state.name == "COMPLETE"
+
+
+def test_an_interrupted_study_is_in_order(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 2}))
+    train(driver)
+    second = driver.issue()
+    driver.hand_back()
+    driver.close()
+    assert examine("s")[1] == []
+    damaged = folder / ".forcetune" / "s" / f"{second.number:04d}" / "1" / "checkpoint.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"torn")
+    left_over = folder / ".forcetune" / "s" / "0077"
+    left_over.mkdir()
+    mended, left, _ = examine("s", mend=True)
+    assert ({finding.what for finding in mended}, left) == ({"cannot be read", "is left of a trial that is over"}, [])
+    assert not damaged.exists()
+    assert not left_over.exists()
+
+
+def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
+    alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'")
+    with hold("s", optuna_uri()):
+        _, found, holder = examine("s")
+        assert "held by another driver: process" in holder
+        assert len(found) == 2
+        with pytest.raises(HeldError):
+            examine("s", mend=True)
+
+
+def test_an_archive_that_was_begun_is_finished(ended):
+    Ledger(ended, optuna_uri()).begin_archive("s.old")
+    (torn,) = examine("s")[1]
+    assert torn.what == "was being archived as s.old"
+    with pytest.raises(InputError, match="no study 's'"):  # nothing is left under the name
+        examine("s", mend=True)
+    check_promise("s.old", 3)
+
+
+def test_an_unknown_study(folder, ended):
+    with pytest.raises(InputError, match=r"no study 'S' of forcetune.*there are: s$"):
+        examine("S")
+
+
+def test_an_archive_where_the_ledger_is_gone(ended, folder):
+    (folder / "optuna.db").unlink()
+    name = archive("s", lambda: None, None, wanted=True)
+    assert len(tracking.table(name)) == 3
