@@ -129,10 +129,13 @@ class Outbox:
             self._records[number].version += 1
             if number not in self._due:
                 self._due.append(number)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
-                self._thread.start()
+            self._start()
             self._change.notify_all()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         while True:
@@ -140,25 +143,30 @@ class Outbox:
                 self._change.wait_for(lambda: self._due or self._closing)
                 if self._closing:
                     return
-                number = self._due[0]
-                record = self._records[number]
-                version, ended = record.version, record.ended
-            try:
-                self._deliver(record, ended)
-                failed = None
-            except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
-                failed = error
-            with self._change:
-                self.trouble = failed
-                self._due.remove(number)
-                if failed or record.version > version:
-                    self._due.append(number)
-                elif ended:
-                    del self._records[number]
-                self._change.notify_all()
-                if failed:
-                    log.debug("trial %d is not in MLflow yet: %s", number, failed)
-                    self._change.wait_for(lambda: self._closing, timeout=AGAIN)
+            self._deliver_next()
+
+    def _deliver_next(self) -> None:
+        """Try to bring the first of what is due to where it is known; what fails goes to the end of the line."""
+        with self._change:
+            number = self._due[0]
+            record = self._records[number]
+            version, ended = record.version, record.ended
+        try:
+            self._deliver(record, ended)
+            failed = None
+        except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
+            failed = error
+        with self._change:
+            self.trouble = failed
+            self._due.remove(number)
+            if failed or record.version > version:
+                self._due.append(number)
+            elif ended:
+                del self._records[number]
+            self._change.notify_all()
+            if failed:
+                log.debug("trial %d is not in MLflow yet: %s", number, failed)
+                self._change.wait_for(lambda: self._closing, timeout=AGAIN)
 
     def _deliver(self, record: Record, ended: Ended | None) -> None:
         if record.run is None:

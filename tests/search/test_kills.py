@@ -1,7 +1,7 @@
 """A driver killed at every durable write in turn, before and after it: the same command again keeps the promise.
 
-Driver and workers are one process here, without Ray, so that the writes come in one order and can be counted: each
-run of the study is a child of a server that has imported everything once.
+Driver, outbox and workers are one thread here, without Ray, so that the writes come in one order; each run of the
+study is a child of a server that has imported everything once.
 """
 
 import json
@@ -51,6 +51,7 @@ def drive(folder, fault, fresh):
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
     from forcetune.search.ledger import refuse_changes
+    from forcetune.search.outbox import Outbox
     from forcetune.search.worker import execute
     from forcetune.spec import Study
     from forcetune.stores import optuna_uri
@@ -59,6 +60,7 @@ def drive(folder, fault, fresh):
     os.chdir(folder)
     os.environ["FORCETUNE_FAULT"] = fault
     checkpoints.SHARE = float("inf")  # one after every epoch
+    Outbox._start, Outbox.drain = lambda self: None, deliver_all  # in a thread, two runs would not write alike
     one_pass = loop.Training._pass
 
     def counted(training):
@@ -79,11 +81,17 @@ def drive(folder, fault, fresh):
             for assignment, reports in list(working):
                 report = next(reports)
                 (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, report)
-                driver._outbox.drain(60)  # else two runs would not reach the same writes
+                deliver_all(driver._outbox)
                 if report.outcome:
                     working.remove((assignment, reports))
         driver.close()
     Path("writes.json").write_text(json.dumps(faults._passed))
+
+
+def deliver_all(outbox, seconds=None):
+    while outbox.waiting:
+        outbox._deliver_next()
+    return 0
 
 
 def run(folder, fault="", fresh=False):
