@@ -1,11 +1,13 @@
-"""What one trial costs beside its training, in milliseconds a part, and against a process for every trial.
+"""What one trial costs beside its training: in whole searches, and as a study grows.
 
-    python benchmarks/overhead.py --trials 100 --baseline-trials 10 --repeats 3
+    python benchmarks/overhead.py --trials 100 --baseline-trials 10 --repeats 3 --recorded 100,1000,10000
 
-Whole searches on a local Ray with MLflow and Optuna on SQLite in a temporary folder, all of it real but the pruning
-and the training of the trials, which do nothing. Each repetition runs a search as forcetune does it and then a
-shorter one in which Tune starts a process for every trial (`reuse_actors=False`), all else the same; the ratio is
+First whole searches on a local Ray with MLflow and Optuna on SQLite in a temporary folder, all of it real but the
+pruning and the training of the trials, which do nothing. Each repetition runs a search as forcetune does it and then
+a shorter one in which Tune starts a process for every trial (`reuse_actors=False`), all else the same; the ratio is
 the median of the repetitions' own ratios.
+
+Then the driver alone, on stores that hold so many trials: what one more costs.
 """
 
 import argparse
@@ -13,7 +15,9 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,38 +26,43 @@ from rich.console import Console
 from forcetune import pruning, trial
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
-from forcetune.stores import absolute
 
 environment.prepare()  # what Ray reads while it is imported
 
 from forcetune.search import cluster  # noqa: E402
-from forcetune.search.driver import Driver  # noqa: E402
+from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
-from forcetune.search.progress import Progress  # noqa: E402
-from forcetune.search.proposals import Proposal  # noqa: E402
-from forcetune.search.worker import Assignment  # noqa: E402
-from forcetune.tracking import Tracker  # noqa: E402
+from forcetune.search.outbox import Outbox  # noqa: E402
+from forcetune.search.worker import Opening, Report  # noqa: E402
+from forcetune.tracking import EPOCH_METRICS, Epoch, Tracker  # noqa: E402
 
-PARTS = {
-    "ask": "the proposal, and its row in the ledger",
-    "run record": "the MLflow run with its params, and its id in the ledger",
-    "place": "Tune: from the driver to the worker's step and back, the wait for a driver busy with others included",
-    "log": "the worker: what is known before training in one request, an epoch in another",
-    "artifacts": "masks.npz of a ResNet-20 and layers.json",
-    "tell": "the outcome in the ledger, the end of the run, the ledger's last word",
+PARTS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each part
+    "ask": [(Driver, "issue")],
+    "hear": [(Driver, "report"), (Driver, "end")],
+    "log": [(Tracker, "open_trial"), (Tracker, "log"), (Tracker, "log_file"), (Tracker, "close")],
+    "tell": [(Ledger, "tell")],
 }
-Moments = dict[str, float]  # of one trial: name to time.monotonic(), which runs alike in all processes of a machine
+WHAT = {
+    "ask": "the proposal, and its row in the ledger",
+    "hear": "what the worker tells: the files until MLflow has them, the outcome in the ledger",
+    "log": "in the background: the run with its params, metrics and tags, masks.npz of a ResNet-20, layers.json",
+    "tell": "in the background: the ledger's last word",
+}
+SAMPLE = 50  # trials by which a study that has its trials is measured
 
 
 def main() -> None:
-    """Run searches of both kinds in turn and print the table."""
+    """Run all of it and print the tables."""
     arguments = parse()
+    clock = Clock()
     ours, baseline = [], []
     with cluster.connected():
         for _ in range(arguments.repeats):
-            ours.append(search(arguments.trials, arguments.slots, reuse_actors=True))
-            baseline.append(search(arguments.baseline_trials, arguments.slots, reuse_actors=False))
-    report(arguments, ours, baseline)
+            ours.append(search(arguments.trials, arguments.slots, clock, reuse_actors=True))
+            baseline.append(search(arguments.baseline_trials, arguments.slots, Clock(), reuse_actors=False))
+    report(arguments, clock, ours, baseline)
+    if arguments.recorded:
+        report_growth(arguments.recorded, [grown(count) for count in arguments.recorded])
 
 
 def parse() -> argparse.Namespace:
@@ -63,12 +72,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--baseline-trials", type=int, default=10, help="trials of a search with a process for each")
     parser.add_argument("--slots", type=int, default=2, help="trials at once")
     parser.add_argument("--repeats", type=int, default=3, help="searches of each kind")
+    numbers = [100, 1000, 10_000]
+    parser.add_argument("--recorded", type=counts, default=numbers, help="trials that a study has (100,1000,10000)")
     return parser.parse_args()
 
 
-def search(trials: int, slots: int, reuse_actors: bool) -> list[Moments]:
-    """Search in a folder of its own; the moments of the trials in the order in which they ended."""
-    study = Study.from_dict(
+def counts(text: str) -> list[int]:
+    """Numbers with commas between; none of an empty text."""
+    return [int(word) for word in text.split(",") if word]
+
+
+def make_study(trials: int, sampler: str = "tpe", **resources: int) -> Study:
+    """A study of every method, of so many trials."""
+    return Study.from_dict(
         {
             "study": "overhead",
             "trial": {
@@ -80,152 +96,148 @@ def search(trials: int, slots: int, reuse_actors: bool) -> list[Moments]:
                 "lr": {"low": 0.02, "high": 0.5, "log": True},
                 "epochs": 1,
             },
-            "search": {"trials": trials},
-            "resources": {"concurrent": slots},
+            "search": {"trials": trials, "sampler": sampler},
+            "resources": resources,
         }
     )
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        mlflow, optuna = absolute("sqlite:///mlflow.db"), absolute("sqlite:///optuna.db")
-        ledger, tracker = TimedLedger(study, optuna), Tracker(study.study, mlflow)
+
+
+class Clock:
+    """Adds up how long the calls of each part took; for as long as it is entered."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Put the clock around the calls."""
+        before = [(owner, name, getattr(owner, name)) for calls in PARTS.values() for owner, name in calls]
+        for part, calls in PARTS.items():
+            for owner, name in calls:
+                self._wrap(part, owner, name)
+        try:
+            yield
+        finally:
+            for owner, name, call in before:
+                setattr(owner, name, call)
+
+    def _wrap(self, part: str, owner: type, name: str) -> None:
+        call = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.seconds[part] += time.monotonic() - started
+
+        setattr(owner, name, timed)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """An empty one, the current folder meanwhile."""
+    with tempfile.TemporaryDirectory() as made, contextlib.chdir(made):
+        yield Path(made)
+
+
+def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
+    """Search in a folder of its own; the seconds a trial from the first that ended, actors started, to the last."""
+    study = make_study(trials, concurrent=slots)
+    with folder(), clock.running():
         if cluster.slots(study.resources) < slots:
             raise SystemExit(f"this machine has no room for {slots} trials at once")
-        driver = TimedDriver(study, ledger, tracker, mlflow, Progress(study, Console(quiet=True)))
+        driver = open_driver(study, lambda: None, Console(quiet=True))
+        ended: list[float] = []
+        driver.progress.ended = lambda *told: ended.append(time.monotonic())  # type: ignore[method-assign]
         cluster.run(driver, study.resources, slots, NoOpWorker, reuse_actors)
         driver.close()
-    if len(driver.ended) != trials:
-        raise SystemExit(f"{len(driver.ended)} of {trials} trials were trained: no numbers")
-    return driver.ended
-
-
-class TimedLedger(Ledger):
-    """Notes the moment at which a proposal became a trial."""
-
-    added = 0.0
-
-    def add(self, proposal: Proposal) -> int:
-        """Add, then look at the clock."""
-        number = super().add(proposal)
-        self.added = time.monotonic()
-        return number
-
-
-class TimedDriver(Driver):
-    """Keeps the moments of every trial, those that its worker sends included."""
-
-    def __init__(self, study: Study, ledger: TimedLedger, *others: Any) -> None:
-        super().__init__(study, ledger, *others)
-        self._timed = ledger
-        self._moments: dict[int, Moments] = {}
-        self.ended: list[Moments] = []
-
-    def issue(self) -> Assignment | None:
-        """Issue between two looks at the clock."""
-        asked = time.monotonic()
-        assignment = super().issue()
-        if assignment is not None:
-            moments = {"asked": asked, "added": self._timed.added, "issued": time.monotonic()}
-            self._moments[assignment.number] = moments
-        return assignment
-
-    def end(self, number: int, metrics: Mapping[str, Any] | None) -> None:
-        """End between two looks at the clock; only a trained trial is kept."""
-        returned = time.monotonic()
-        super().end(number, metrics)
-        if metrics and metrics["outcome"] == "trained":
-            worker = {name: metrics[name] for name in ("started", "stepped", "artifacts")}
-            self.ended.append({**self._moments[number], **worker, "returned": returned, "told": time.monotonic()})
+        return (time.monotonic() - ended[0]) / (trials - 1)
 
 
 class NoOpWorker(cluster.Worker):
     """The real worker, but that each of its trials is the same random mask at once, never trained."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """In this process, put constants in the place of preparing and training, and clocks on the artifacts."""
+        """In this process, put constants in the place of preparing and training."""
         super().setup(config)
         example = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
 
-        def prepare(wanted: Trial) -> trial.Prepared:
+        def prepare(wanted: Trial, fetch_masks: object = None) -> trial.Prepared:
             return dataclasses.replace(example, trial=wanted, metrics={**example.metrics, "density": wanted.density})
 
-        def train(prepared: trial.Prepared) -> Iterator[dict[str, float]]:
-            told = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "train_seconds": 0.0}
-            yield {**prepared.metrics, **told}
-
-        trial.prepare, trial.train = prepare, train
-        self._artifacts: list[float] = []
-        for owner, names in ((pruning, ("layer_table", "save_masks")), (Tracker, ("log_file", "log_json"))):
-            for name in names:
-                setattr(owner, name, timed(getattr(owner, name), self._artifacts))
-
-    def step(self) -> dict[str, Any]:
-        """The trial's one epoch, with the worker's own moments among its metrics."""
-        self._artifacts.clear()
-        started = time.monotonic()
-        metrics = super().step()
-        return {**metrics, "started": started, "stepped": time.monotonic(), "artifacts": sum(self._artifacts)}
+        trial.prepare, trial.Underway = prepare, Idle
 
 
-def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """The function, adding to `seconds` how long each call took."""
+class Idle(trial.Underway):
+    """A trial whose one epoch takes no time."""
 
-    def call(*arguments: Any, **named: Any) -> Any:
-        started = time.monotonic()
-        try:
-            return function(*arguments, **named)
-        finally:
-            seconds.append(time.monotonic() - started)
-
-    return call
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        told = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "train_seconds": 0.0}
+        yield {**self.prepared.metrics, **told}
 
 
-def parts(moments: Moments) -> dict[str, float]:
-    """The seconds of one trial by part; they add up to all of its time.
-
-    `place` is measured directly, as the two ways between driver and worker. The driver does one thing after the
-    other, so with several trials at once `place` is mostly the wait while it writes about another; `--slots 1`
-    shows it alone.
-    """
-    return {
-        "ask": moments["added"] - moments["asked"],
-        "run record": moments["issued"] - moments["added"],
-        "place": moments["started"] - moments["issued"] + moments["returned"] - moments["stepped"],
-        "log": moments["stepped"] - moments["started"] - moments["artifacts"],
-        "artifacts": moments["artifacts"],
-        "tell": moments["told"] - moments["returned"],
-    }
+def grown(count: int) -> dict[str, float]:
+    """The seconds of each part of a trial, median, once the study has so many trials."""
+    prepared = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
+    masks, layers = pruning.pack_masks(prepared.masks), pruning.layer_table(prepared.masks)
+    opening = Opening(prepared.metrics, "cpu", masks, layers, [])
+    with folder():
+        drive(make_study(count, "random"), opening)  # whatever is recorded, the stores do not care who proposed it
+        each = drive(make_study(count + SAMPLE), opening)
+    return {part: median(seconds[part] for seconds in each) for part in PARTS}
 
 
-def wall(trials: list[Moments], skip: int = 0) -> float:
-    """Seconds of the search for each of its trials, those left out that ended first, while actors started."""
-    began = trials[skip - 1]["told"] if skip else min(moments["asked"] for moments in trials)
-    return (trials[-1]["told"] - began) / (len(trials) - skip)
+def drive(study: Study, opening: Opening) -> list[dict[str, float]]:
+    """Let the driver have its trials one by one, MLflow and all; the seconds of the parts of each."""
+    driver = open_driver(study, lambda: None, Console(quiet=True))
+    found = []
+    clock = Clock()
+    with clock.running():
+        while assignment := driver.issue():
+            now = int(time.time() * 1000)
+            epoch = Epoch(1, now, dict.fromkeys(EPOCH_METRICS, assignment.fields["density"]))
+            opened = dataclasses.replace(opening, facts={**opening.facts, "density": assignment.fields["density"]})
+            driver.report(assignment.number, assignment.attempt, Report(opening=opened))
+            metrics = {**opened.facts, **epoch.metrics}
+            driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome="trained"))
+            drained(driver)
+            found.append(dict(clock.seconds))
+            clock.seconds.clear()
+    driver.close()
+    return found
 
 
-def report(arguments: argparse.Namespace, ours: list[list[Moments]], baseline: list[list[Moments]]) -> None:
+def drained(driver: Driver) -> None:
+    """Wait until MLflow has the trial."""
+    outbox: Outbox = driver._outbox
+    outbox.drain(60)
+
+
+def report(arguments: argparse.Namespace, clock: Clock, ours: list[float], baseline: list[float]) -> None:
     """Print the parts, the wall time and the ratio."""
-    warm_up = arguments.trials // 5
-    warm = [parts(moments) for trials in ours for moments in trials[warm_up:]]
-    each = [wall(trials, warm_up) for trials in ours]
-    process_each = [wall(trials) for trials in baseline]
-    rows = {name: (median(part[name] for part in warm), what) for name, what in PARTS.items()}
-    rows["one trial"] = median(sum(part.values()) for part in warm), "from its proposal to its end, the parts together"
-    rows["**total**"] = median(each), f"wall time of the search over its trials, {arguments.slots} at once"
-    rows["process a trial"] = median(process_each), "the same where Tune starts a process for every trial"
+    trials = arguments.trials * arguments.repeats
     print(
-        f"No-op trials: median of {arguments.repeats} searches of {arguments.trials} (the first {warm_up} of each left "
-        f"out: actors start) and, in turn, of {arguments.baseline_trials} with a process for each\n"
+        f"No-op trials, {arguments.slots} at once: {arguments.repeats} searches of {arguments.trials} and, in turn, of "
+        f"{arguments.baseline_trials} with a process for each\n"
     )
     print("| part | ms a trial | what |")
     print("|---|---:|---|")
-    for name, (seconds, what) in rows.items():
-        print(f"| {name} | {1000 * seconds:.1f} | {what} |")
-    ratio = median(theirs / mine for theirs, mine in zip(process_each, each, strict=True))
+    for part, what in WHAT.items():
+        print(f"| {part} | {1000 * clock.seconds[part] / trials:.1f} | {what} |")
+    print(f"| **total** | {1000 * median(ours):.1f} | wall time from the first trial's end until MLflow has the last |")
+    print(f"| process a trial | {1000 * median(baseline):.1f} | the same where Tune starts a process for every trial |")
+    ratio = median(theirs / mine for theirs, mine in zip(baseline, ours, strict=True))
     print(f"\nprocess a trial / forcetune: {ratio:.1f}")
-    whole = median(wall(theirs) / wall(mine) for theirs, mine in zip(baseline, ours, strict=True))
-    start = median(
-        min(moments["started"] - moments["asked"] for moments in trials[: arguments.slots]) for trials in ours
-    )
-    print(f"over whole searches of {arguments.trials}, with the actors' start ({start:.1f} s): {whole:.1f}")
+
+
+def report_growth(recorded: list[int], each: list[dict[str, float]]) -> None:
+    """Print what a trial costs by the number of trials before it."""
+    print(f"\nms of one more trial, median of {SAMPLE}, where a study has so many:\n")
+    print("| trials | " + " | ".join(PARTS) + " |")
+    print("|---:|" + "---:|" * len(PARTS))
+    for count, seconds in zip(recorded, each, strict=True):
+        print(f"| {count} | " + " | ".join(f"{1000 * seconds[part]:.1f}" for part in PARTS) + " |")
 
 
 if __name__ == "__main__":

@@ -123,8 +123,9 @@ class Progress:
 def describe(trial: Trial) -> str:
     """A trial in a few words: method, controls, steps and sparsity."""
     fields = trial.fields()
-    steps = f" T={fields['iterations']} {fields['schedule']}" if "iterations" in fields else ""
-    return f"{method_label(fields)}{steps} at {1 - trial.density:.2%} sparsity"
+    steps = f" T={fields['iterations']}" if "iterations" in fields else ""
+    schedule = f" {fields['schedule']}" if "schedule" in fields else ""  # snip_mb has steps and none
+    return f"{method_label(fields)}{steps}{schedule} at {1 - trial.density:.2%} sparsity"
 
 
 def _result(study: Study, ended: Ended) -> str:

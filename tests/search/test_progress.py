@@ -5,9 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from forcetune.pruning import METHODS
 from forcetune.search import progress as module
 from forcetune.search.ledger import Ended
 from forcetune.search.progress import Progress, describe
+from forcetune.spec import Trial
 
 
 @pytest.fixture
@@ -81,6 +83,11 @@ def test_a_taken_up_study_shows_what_it_has(make_study):
     shown.known(trials(study, 0.2)[0], Ended("trained", None, [0.9, 0.2]))
     assert shown.done == 1
     assert shown._left() == "time left unknown yet", "an earlier driver's time is not ours"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_described(method):
+    assert describe(Trial(dataset="digits", model="mlp", method=method, density=0.05)).startswith(method)
 
 
 def test_describe(make_study):
