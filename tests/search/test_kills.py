@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import optuna
@@ -25,6 +27,7 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     ["forcetune.search.archive", "forcetune.search.worker", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"]
 )
+ONE_AT_A_TIME = threading.Lock()  # start() reaps what others have started, and a join beside that reads a wrong code
 
 EPOCHS, SLOTS = 2, 2
 STUDY = {
@@ -96,8 +99,11 @@ def deliver_all(outbox, seconds=None):
 
 def run(folder, fault="", fresh=False):
     child = FORK.Process(target=drive, args=(folder, fault, fresh))
-    child.start()
-    child.join(120)
+    with ONE_AT_A_TIME:
+        child.start()
+    assert wait([child.sentinel], 120), "it does not end"
+    with ONE_AT_A_TIME:
+        child.join()
     return child.exitcode
 
 
