@@ -1,8 +1,10 @@
 # Each target sets up .venv first; `make search` is the place to begin.
 PYTHON ?= python3
 BIN := .venv/bin
+ROUNDS ?= 200
+SEED ?= 0
 
-.PHONY: search test test-long lint lock clean
+.PHONY: search test test-long chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
@@ -12,6 +14,9 @@ test: .venv/installed
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
+
+chaos: .venv/installed   # ROUNDS kills of drivers, workers and nodes, drawn from SEED
+	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

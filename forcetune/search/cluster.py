@@ -111,9 +111,11 @@ def run(
     failures = 0
     while not driver.finished:
         searcher = DriverSearcher(driver, concurrent)
+        watch = Watch(searcher, resources.max_seconds)
         try:
-            _fit(searcher, resources, worker, reuse_actors)
-        except Exception:  # Tune trips, for one, over an idle actor that is killed
+            _fit(searcher, watch, resources, worker, reuse_actors)
+        except Exception:  # Tune trips over an idle actor that is killed, and over one that Ray ends for its memory
+            watch.tell_of_memory()
             failures = 0 if searcher.ended else failures + 1
             if failures == TRIES and searcher.broken is None:
                 raise
@@ -122,7 +124,13 @@ def run(
         driver.hand_back()
 
 
-def _fit(searcher: "DriverSearcher", resources: Resources, worker: type[tune.Trainable], reuse_actors: bool) -> None:
+def _fit(
+    searcher: "DriverSearcher",
+    watch: "Watch",
+    resources: Resources,
+    worker: type[tune.Trainable],
+    reuse_actors: bool,
+) -> None:
     folder = tempfile.mkdtemp(prefix="forcetune-tune-")
     try:
         tune.Tuner(
@@ -137,7 +145,7 @@ def _fit(searcher: "DriverSearcher", resources: Resources, worker: type[tune.Tra
                 storage_path=folder,
                 verbose=0,
                 stop=_Broken(searcher),
-                callbacks=[Watch(searcher, resources.max_seconds)],
+                callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
@@ -231,26 +239,38 @@ class Watch(tune.Callback):
     def __init__(self, searcher: DriverSearcher, max_seconds: float | None) -> None:
         self._searcher = searcher
         self._max_seconds = max_seconds
-        self._until: dict[str, tuple[float, Any]] = {}
+        self._started: dict[str, tuple[float, Any]] = {}  # when, and its actor
         self._overdue: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.placed(trial.trial_id)
-        if self._max_seconds is not None:
-            self._until[trial.trial_id] = time.monotonic() + self._max_seconds, trial
+        self._started[trial.trial_id] = time.monotonic(), trial.temporary_state.ray_actor
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for trial_id, (until, trial) in list(self._until.items()):
-            if time.monotonic() > until:
-                del self._until[trial_id]
+        if self._max_seconds is None:
+            return
+        for trial_id, (started, actor) in self._started.items():
+            if trial_id not in self._overdue and time.monotonic() > started + self._max_seconds:
                 self._overdue.add(trial_id)
-                ray.kill(trial.temporary_state.ray_actor)
+                ray.kill(actor)
+
+    def tell_of_memory(self) -> None:
+        """Tell of the trials whose actors Ray has ended since their node was out of memory."""
+        asked = {actor.__ray_ready__.remote(): trial_id for trial_id, (_, actor) in self._started.items()}
+        dead, _ = ray.wait(list(asked), num_returns=len(asked), timeout=1) if asked else ([], [])
+        for answer in dead:
+            try:
+                ray.get(answer)
+            except ray.exceptions.OutOfMemoryError as error:
+                self._searcher.lost(asked[answer], *_why(error))
+            except ray.exceptions.RayError:
+                continue
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._until.pop(trial.trial_id, None)
+        self._started.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._until.pop(trial.trial_id, None)
+        self._started.pop(trial.trial_id, None)
         if trial.trial_id in self._overdue:
             self._searcher.lost(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
         else:

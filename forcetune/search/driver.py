@@ -17,7 +17,7 @@ from rich.console import Console
 from forcetune import __version__
 from forcetune.errors import StoppedError
 from forcetune.search.faults import durable
-from forcetune.search.hold import hold
+from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.ledger import Ended, Issued, Ledger
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
@@ -280,10 +280,16 @@ class Driver:
 def open_driver(study: Study, check: Callable[[], None], console: Console, experiment: str | None = None) -> Driver:
     """The driver of a study on the stores of the environment; its MLflow experiment may go by another name."""
     uri = optuna_uri()
-    with hold("forcetune schemas", uri, wait=True):  # two studies that start at once on empty stores
+    with hold(SCHEMAS, uri, wait=True):
         tracker = Tracker(experiment or study.study, mlflow_uri())
-        ledger = Ledger(study, uri, check)
-    return Driver(study, ledger, tracker, mlflow_uri(), state_folder(uri) / study.study, Progress(study, console))
+    return Driver(
+        study,
+        Ledger(study, uri, check),
+        tracker,
+        mlflow_uri(),
+        state_folder(uri) / study.study,
+        Progress(study, console),
+    )
 
 
 def _provenance(study: Study) -> dict[str, str]:

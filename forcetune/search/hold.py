@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from forcetune.errors import HeldError, InputError
 from forcetune.stores import is_postgresql, shown, sqlite_path
 
+SCHEMAS = "forcetune schemas"  # held while a store's tables are made: two studies may start at once on empty ones
 POLL = 0.2  # seconds between two tries of who waits
 
 

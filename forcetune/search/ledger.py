@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from forcetune.errors import InputError, StoppedError
 from forcetune.names import suggestion
 from forcetune.search.faults import durable
+from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.proposals import Proposal, directions
 from forcetune.spec import Study
 from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path
@@ -176,11 +177,15 @@ class Ledger:
 
 
 def open_storage(uri: str) -> optuna.storages.BaseStorage:
-    """Optuna's storage at an address. Raises InputError where it is none of SQLite's or PostgreSQL's."""
+    """Optuna's storage at an address, its tables made by one process at a time.
+
+    Raises InputError where the address is none of SQLite's or PostgreSQL's.
+    """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(f"the Optuna storage {shown(uri)}: allowed: sqlite:///FILE and postgresql://HOST/DATABASE")
     try:
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
+        with hold(SCHEMAS, uri, wait=True):
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
     except ImportError as error:
         raise InputError(
             f"the Optuna storage {shown(uri)} needs `pip install forcetune[postgresql]`: {error}"

@@ -1,23 +1,10 @@
-"""Stores for the tests: MLflow takes seconds to make a database, so each test gets a copy of an empty one."""
+"""A study and its folder."""
 
 import shutil
-import sqlite3
-from contextlib import closing
 
 import pytest
 
 from forcetune.spec import Study
-
-
-@pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory):
-    from forcetune.tracking import Tracker
-
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    Tracker("template", f"sqlite:///{path}")
-    with closing(sqlite3.connect(path)) as connection:  # what was written ahead, into the one file that is copied
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""Workers, nodes and drivers that end without a word, or come back after they were given up."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from processes import descendants, until
+
+pytestmark = pytest.mark.long
+
+MINUTE = 60.0
+
+
+def test_a_killed_worker_is_retried_from_its_last_epoch(search):
+    study = search()
+    driver = study.start()
+    os.kill(study.at_work(), signal.SIGKILL)
+    assert driver.wait() == 0, driver.said
+    rows = study.check_promise()
+    assert set(rows["outcome"]) == {"trained"}
+    assert study.attempts() == {"1", "2"}
+
+
+def test_one_node_of_two_is_killed(search, cluster):
+    study = search({"RAY_ADDRESS": cluster.address})
+    driver = study.start()
+    study.at_work()
+    cluster.lose()
+    assert driver.wait() == 0, driver.said
+    assert set(study.check_promise()["outcome"]) == {"trained"}
+    assert "2" in study.attempts()
+    cluster.add()
+    until(lambda: cluster.nodes() == 2, "the second node")
+
+
+def test_a_second_driver_is_refused_until_the_first_dies(search):
+    study = search(pause=0.1, trial={"epochs": 20})
+    first = study.start()
+    study.at_work()
+    second = study.start()
+    assert second.wait() == 4
+    assert f"process {first.process.pid} on" in second.said
+    first.kill()
+    until(study.is_free, "the hold to die with its holder", seconds=2)
+    third = study.start()
+    assert third.wait() == 0, third.said
+    study.check_promise()
+
+
+def test_a_minute_without_mlflow_and_a_node_that_was_given_up_and_wakes(search, cluster, mlflow_server):
+    study = search(
+        {"RAY_ADDRESS": cluster.address, "MLFLOW_TRACKING_URI": mlflow_server.address},
+        pause=0.1,
+        trial={"epochs": 130},
+        search={"trials": 2},
+    )
+    driver = study.start()
+    study.at_work()
+    node = descendants(cluster.second.pid)
+    worker = until(lambda: next((p for (p,) in study.noted("steps") if int(p) in node), None), "a worker on it")
+    for process in node:
+        os.kill(process, signal.SIGSTOP)
+    mlflow_server.stop()
+    began = time.monotonic()
+    until(lambda: "2" in study.attempts(), "a second attempt", seconds=90)
+    time.sleep(max(0.0, began + MINUTE - time.monotonic()))
+    assert driver.process.poll() is None, "the trial is trained elsewhere meanwhile"
+    os.kill(int(worker), signal.SIGCONT)
+    until(lambda: study.noted("refused"), "the fence to keep the worker out")
+    cluster.lose()
+    mlflow_server.start()
+    assert driver.wait() == 0, driver.said
+    assert set(study.check_promise()["outcome"]) == {"trained"}
+    cluster.add()
+    until(lambda: cluster.nodes() == 2, "the second node")
+
+
+# what goes wrong here goes wrong while a trial trains: `forcetune search` builds each model before it starts
+FAULTY = """
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Fault(nn.Module):
+    def __init__(self, strike):
+        super().__init__()
+        self.strike = strike
+
+    def forward(self, x):
+        return self.strike(x) if self.training else x
+
+
+def build(strike):
+    def network(shape, classes):
+        size = shape[0] * shape[1] * shape[2]
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, 12), nn.ReLU(), Fault(strike), nn.Linear(12, classes))
+
+    return network
+
+
+def devour(x):
+    if not os.path.exists("sated"):
+        open("sated", "w").close()
+        held = [bytearray(os.urandom(1) * (1 << 28)) for _ in range(16)]
+    return x
+
+
+def hang(x):
+    time.sleep(3600)
+
+
+def fail(x):
+    raise RuntimeError("mine")
+
+
+good = build(lambda x: x)
+hungry = build(devour)
+hanging = build(hang)
+diverging = build(lambda x: x * float("nan"))
+broken = build(fail)
+"""
+
+
+def test_each_cause_has_its_end(search):
+    models = ["good", "hungry", "hanging", "diverging", "broken"]
+    study = search(
+        {"RAY_memory_usage_threshold": f"{memory_used() + 0.12:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
+        trial={"model": [f"faulty:{model}" for model in models], "method": "random", "density": 0.5, "lr": 0.1},
+        search={"sampler": "grid", "trials": 5},
+        resources={"concurrent": 2, "max_seconds": 10},
+    )
+    (study.folder / "faulty.py").write_text(FAULTY)
+    driver = study.start()
+    assert driver.wait() == 0, driver.said
+    rows = study.check_promise().set_index("model")
+    assert rows["outcome"].to_dict() == {
+        "faulty:good": "trained",
+        "faulty:hungry": "trained",
+        "faulty:hanging": "failed",
+        "faulty:diverging": "failed",
+        "faulty:broken": "failed",
+    }
+    reasons = rows["reason"]
+    assert reasons["faulty:hanging"] == "it took longer than max_seconds 10"
+    assert reasons["faulty:broken"] == "RuntimeError: mine"
+    assert "nan" in reasons["faulty:diverging"]
+    trials = optuna.load_study(study_name="s", storage=study.ledger).trials
+    issued = {trial.params["model"]: trial.user_attrs["issued"] for trial in trials}
+    assert (issued["faulty:hungry"]["lost"], issued["faulty:hungry"]["room"]) == (1, 2)
+    assert (issued["faulty:diverging"]["lost"], issued["faulty:broken"]["lost"]) == (0, 0), "no fault is retried"
+
+
+def memory_used():
+    """The share of this machine's memory that is taken."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return 1 - available / total
