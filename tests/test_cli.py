@@ -178,6 +178,27 @@ def test_fresh_archives_what_was_there(searched, environment, tmp_path):
     assert json.loads(run(folder, environment, "best", archived, "--json").stdout) == before
 
 
+def test_a_search_begins_with_what_is_known(searched, environment):
+    folder, _ = searched
+    start = [{"method": "force", "iterations": 5, "density": 0.125}, {"method": "snip"}]
+    search = {"trials": 3, "start": start, "warm_start": ["small"]}
+    study = write(folder, {**STUDY, "study": "begun", "search": search}, "begun.yaml")
+    result = run(folder, environment, "search", study)
+    assert result.returncode == 0, result.stderr
+    told = len([state for state in counts(folder)[0] if state == "COMPLETE"])
+    assert f"{told} of {told} trials of small fit this study, which learns from them" in result.stdout
+    first, second, _ = optuna.load_study(study_name="begun", storage=f"sqlite:///{folder}/optuna.db").trials
+    assert {**start[0], "lr": first.params["lr"]} == first.params
+    assert second.params["method"] == "snip"
+    unknown = write(folder, {**STUDY, "study": "new", "search": {**search, "warm_start": ["smal"]}}, "new.yaml")
+    refused = run(folder, environment, "search", unknown)
+    assert refused.returncode == 2
+    assert "search.warm_start.0" in refused.stderr
+    assert "did you mean 'small'" in refused.stderr
+    assert counts(folder, "small")[0], "nothing is lost"
+    assert "new" not in optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_is_taken_up(sent, tmp_path, environment):
     slow = {**STUDY, "trial": {**STUDY["trial"], "epochs": 400}, "search": {"trials": 3}}

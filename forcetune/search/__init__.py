@@ -1,8 +1,9 @@
 """Runs a study: proposes (Optuna), executes (Ray Tune), keeps the ledger."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from forcetune.stores import optuna_uri
 if TYPE_CHECKING:
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
-    from forcetune.search.hold import Hold
 
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
@@ -67,18 +67,26 @@ def run(study: Study, console: Console, fresh: bool = False) -> None:
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
-    from forcetune.search.ledger import known, refuse_changes
+    from forcetune.search.ledger import known, refuse_changes, taught
+    from forcetune.search.proposals import fitting
 
     uri = optuna_uri()
     with hold(study.study, uri) as held:
+        lessons = []
+        for other, theirs in taught(study, uri).items():
+            fit = fitting(study, theirs)
+            told = f"{len(fit)} of {len(theirs)} trials of {other} fit this study, which learns from them"
+            console.print(told, soft_wrap=True)
+            lessons += fit
+        opened = partial(open_driver, study, held.check, console, lessons=lessons)
         if name := archive(study.study, held.check, console, fresh):
             console.print(f"what was there is kept as {name}, in both stores", soft_wrap=True)
         refuse_changes(study, uri)
-        driver = open_driver(study, held.check, console) if known(study.study, uri) else None
+        driver = opened() if known(study.study, uri) else None
         if driver and driver.finished:
             driver.close()
         else:
-            _search(study, held, console, driver)
+            _search(study, console, driver, opened)
 
 
 def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Finding]", str | None]:
@@ -100,13 +108,12 @@ def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Findi
         return [], doctor.examine(name, live=True), str(error)
 
 
-def _search(study: Study, held: "Hold", console: Console, driver: "Driver | None") -> None:
+def _search(study: Study, console: Console, driver: "Driver | None", opened: "Callable[[], Driver]") -> None:
     from forcetune.search import cluster
-    from forcetune.search.driver import open_driver
 
     with cluster.connected(), _interruptible():
         concurrent = cluster.slots(study.resources)
-        driver = driver or open_driver(study, held.check, console)
+        driver = driver or opened()
         driver.describe()
         try:
             with driver.progress:

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.ledger import Ended, Issued, Ledger
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
-from forcetune.search.proposals import Proposal, make_proposals
+from forcetune.search.proposals import Lesson, Proposal, make_proposals
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
@@ -48,7 +48,14 @@ class Driver:
     """
 
     def __init__(
-        self, study: Study, ledger: Ledger, tracker: Tracker, mlflow_uri: str, folder: Path, progress: Progress
+        self,
+        study: Study,
+        ledger: Ledger,
+        tracker: Tracker,
+        mlflow_uri: str,
+        folder: Path,
+        progress: Progress,
+        lessons: Iterable[Lesson] = (),
     ) -> None:
         self._study = study
         self.ledger = ledger
@@ -62,7 +69,7 @@ class Driver:
             self.parent = tracker.open_study(study.objectives, provenance)
         folder.mkdir(parents=True, exist_ok=True)
         history = ledger.trials()
-        self._proposals = make_proposals(study, history)
+        self._proposals = make_proposals(study, history, lessons)
         self._known: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
         self._running: dict[int, Running] = {}
         self._waiting: deque[tuple[int, Running]] = deque()
@@ -277,19 +284,19 @@ class Driver:
         return None
 
 
-def open_driver(study: Study, check: Callable[[], None], console: Console, experiment: str | None = None) -> Driver:
+def open_driver(
+    study: Study,
+    check: Callable[[], None],
+    console: Console,
+    experiment: str | None = None,
+    lessons: Iterable[Lesson] = (),
+) -> Driver:
     """The driver of a study on the stores of the environment; its MLflow experiment may go by another name."""
     uri = optuna_uri()
     with hold(SCHEMAS, uri, wait=True):
         tracker = Tracker(experiment or study.study, mlflow_uri())
-    return Driver(
-        study,
-        Ledger(study, uri, check),
-        tracker,
-        mlflow_uri(),
-        state_folder(uri) / study.study,
-        Progress(study, console),
-    )
+    ledger, progress = Ledger(study, uri, check), Progress(study, console)
+    return Driver(study, ledger, tracker, mlflow_uri(), state_folder(uri) / study.study, progress, lessons)
 
 
 def _provenance(study: Study) -> dict[str, str]:

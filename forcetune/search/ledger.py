@@ -17,7 +17,7 @@ from forcetune.errors import InputError, StoppedError
 from forcetune.names import suggestion
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.proposals import Proposal, directions
+from forcetune.search.proposals import Lesson, Proposal, directions
 from forcetune.spec import Study
 from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path
 
@@ -90,13 +90,13 @@ class Ledger:
 
     def add(self, proposal: Proposal, issued: Issued) -> int:
         """Record a trial as RUNNING in one write; its number."""
-        attrs = {"key": proposal.trial.key, "fields": proposal.trial.fields(), "issued": asdict(issued)}
+        attrs = {**_names(proposal), "fields": proposal.trial.fields(), "issued": asdict(issued)}
         with durable("ask"):
             return self._add(proposal, TrialState.RUNNING, attrs)
 
     def add_known(self, proposal: Proposal) -> None:
         """Record a proposal that the study already has as PRUNED: it is asked anew and does not count."""
-        self._add(proposal, TrialState.PRUNED, {"key": proposal.trial.key})
+        self._add(proposal, TrialState.PRUNED, _names(proposal))
 
     def drop(self, number: int) -> None:
         """Take back a trial that another one repeats."""
@@ -230,6 +230,40 @@ def recorded(name: str, uri: str) -> Study:
             f"there are: {', '.join(sorted(there)) or 'none yet'}"
         )
     return Study.model_construct(**found.user_attrs[STUDY])
+
+
+def taught(study: Study, uri: str) -> dict[str, list[Lesson]]:
+    """What the studies of `search.warm_start` found out, by their names.
+
+    Raises InputError where the ledger has no such study, or its objectives are others.
+    """
+    found: dict[str, list[Lesson]] = {}
+    for i, name in enumerate(study.search.warm_start):
+        place = f"search.warm_start.{i}"
+        try:
+            theirs = list(recorded(name, uri).objectives.items())
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        if dict(theirs) != study.objectives:
+            raise InputError(
+                f"{place}: {name!r} searched for {_told(dict(theirs))}, this study searches for "
+                f"{_told(study.objectives)}; the objectives must be the same"
+            )
+        order = [theirs.index(objective) for objective in study.objectives.items()]
+        found[name] = [
+            Lesson(trial.user_attrs["fields"], [trial.values[i] for i in order], OFF_FRONT not in trial.system_attrs)
+            for trial in optuna.load_study(study_name=name, storage=open_storage(uri)).get_trials(deepcopy=False)
+            if trial.state == TrialState.COMPLETE and "fields" in trial.user_attrs
+        ]
+    return found
+
+
+def _told(objectives: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {way}" for name, way in objectives.items())
+
+
+def _names(proposal: Proposal) -> dict[str, str]:
+    return {"key": proposal.trial.key, **({"start": proposal.start} if proposal.start else {})}
 
 
 def pending_archive(name: str, uri: str) -> str | None:

@@ -1,20 +1,25 @@
 """What to try next: Optuna's samplers on a study in memory that shadows the ledger, or a grid."""
 
 import hashlib
+import json
 import math
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from forcetune.spec import Choice, Domain, Fixed, Range, Study, Trial
+from forcetune.spec import Choice, Domain, Fixed, Range, Study, Trial, within
+
+WINDOW = 400  # trials that TPE looks at, beside the front
+BETWEEN = 100  # trials told between two cuts to that number
 
 
 @dataclass
@@ -24,7 +29,17 @@ class Proposal:
     trial: Trial
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    asked: int | None = None  # its number in the shadow study
+    start: str | None = None  # a hash of the known configuration that it was proposed for
+    asked: optuna.Trial | None = None  # its trial in the shadow study
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What another study found out: a trial's fields, its values by this study's objectives, and whether it counts."""
+
+    fields: Mapping[str, Any]
+    values: Sequence[float]
+    on_front: bool
 
 
 class Proposals(Protocol):
@@ -35,20 +50,25 @@ class Proposals(Protocol):
         """What became of a proposal: its objectives' values, or None for a failed or repeated one."""
 
 
-def make_proposals(study: Study, history: Iterable[FrozenTrial]) -> Proposals:
-    """The proposals of a study that already has these trials."""
+def make_proposals(study: Study, history: Iterable[FrozenTrial], lessons: Iterable[Lesson] = ()) -> Proposals:
+    """The proposals of a study that already has these trials, and learns from others that fit it."""
     if study.search.sampler == "grid":
         return Grid(study, history)
-    return Sampled(study, history)
+    return Sampled(study, history, lessons)
 
 
 class Grid:
-    """Every combination of the choices that the ledger does not have yet."""
+    """Every combination of the choices that the ledger does not have yet, known configurations first."""
 
     def __init__(self, study: Study, history: Iterable[FrozenTrial]) -> None:
         known = {trial.user_attrs.get("key") for trial in history}
         self._study = study
-        self._left = (trial for trial in study.grid() if trial.key not in known)
+        self._left = (trial for trial in sorted(study.grid(), key=self._place) if trial.key not in known)
+
+    def _place(self, trial: Trial) -> int:
+        fields = trial.fields()
+        meant = (i for i, values in enumerate(self._study.start) if values.items() <= fields.items())
+        return next(meant, len(self._study.start))
 
     def ask(self) -> Proposal | None:
         trial = next(self._left, None)
@@ -59,7 +79,7 @@ class Grid:
         return Proposal(
             trial,
             params={name: fields[name] for name in choices},
-            distributions={name: optuna.distributions.CategoricalDistribution(d.values) for name, d in choices.items()},
+            distributions={name: CategoricalDistribution(d.values) for name, d in choices.items()},
         )
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
@@ -70,24 +90,28 @@ class Sampled:
     """An Optuna sampler on a shadow of the ledger.
 
     The shadow is in memory, so that asking writes nothing; in it density counts by its logarithm: on a
-    linear axis everything sparser than 99 % would weigh half a percent of the hypervolume.
+    linear axis everything sparser than 99 % would weigh half a percent of the hypervolume. TPE looks at the front
+    and the last WINDOW trials: it models the best 25 against the rest, and looking at all costs more with each one.
     """
 
-    def __init__(self, study: Study, history: Iterable[FrozenTrial]) -> None:
+    def __init__(self, study: Study, history: Iterable[FrozenTrial], lessons: Iterable[Lesson] = ()) -> None:
         self._study = study
         self._objectives = list(study.objectives)
-        earlier = list(history)
-        self._asked = len(earlier)
-        self._shadow = optuna.create_study(directions=directions(study), sampler=_sampler(study, self._asked))
-        for trial in earlier:
-            if trial.state.is_finished():
-                self._shadow.add_trial(self._recall(trial))
+        earlier, learned = list(history), [self._learn(lesson) for lesson in lessons]
+        done = {trial.user_attrs["start"] for trial in earlier if "start" in trial.user_attrs}
+        self._start = deque((name, values) for name, values in _named(study.start) if name not in done)
+        self._asked = len(learned) + sum("start" not in trial.user_attrs for trial in earlier)
+        self._sampler = _sampler(study, len(earlier))
+        self._show([*learned, *(self._recall(trial) for trial in earlier if trial.state.is_finished())])
 
     def ask(self) -> Proposal | None:
-        covered = self._covering_values(self._asked)
-        if covered:
-            self._shadow.enqueue_trial(covered)
-        self._asked += 1
+        if self._told > self._most and isinstance(self._sampler, TPESampler):
+            self._forget()
+        start, given = self._start.popleft() if self._start else (None, self._covering_values(self._asked))
+        if start is None:
+            self._asked += 1
+        if given:
+            self._shadow.enqueue_trial(given)
         asked = self._shadow.ask()
         sampled: dict[str, Any] = {}
         chosen: dict[str, Any] = {}
@@ -96,18 +120,38 @@ class Sampled:
                 chosen[name] = domain.value if isinstance(domain, Fixed) else _suggest(asked, name, domain)
                 if not isinstance(domain, Fixed):
                     sampled[name] = chosen[name]
-        trial = self._study.make_trial(sampled)
-        return Proposal(trial, sampled, dict(asked.distributions), asked.number)
+        return Proposal(self._study.make_trial(sampled), sampled, dict(asked.distributions), start, asked)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        if proposal.asked is None:  # taken over from an earlier driver, so the shadow has not asked it
+        asked = proposal.asked
+        self._told += 1
+        if asked is None or asked.study is not self._shadow:  # of an earlier driver, or from before it forgot
             self._shadow.add_trial(self._remember(proposal.params, proposal.distributions, values, on_front))
         elif values is None:
-            self._shadow.tell(proposal.asked, state=TrialState.FAIL)
+            self._shadow.tell(asked, state=TrialState.FAIL)
         else:
             if not on_front:
-                optuna.trial.Trial(self._shadow, proposal.asked).set_constraint("off_front", 1.0)
-            self._shadow.tell(proposal.asked, self._scale(values))
+                asked.set_constraint("off_front", 1.0)
+            self._shadow.tell(asked, self._scale(values))
+
+    def _show(self, trials: list[FrozenTrial]) -> None:
+        """Give the sampler a shadow of these trials."""
+        self._shadow = optuna.create_study(directions=directions(self._study), sampler=self._sampler)
+        self._shadow.add_trials(trials)
+        self._told = len(trials)
+        self._most = max(WINDOW, self._told) + BETWEEN
+
+    def _forget(self) -> None:
+        """Leave the front and the last WINDOW trials in the shadow."""
+        told = self._shadow.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        front = {trial.number for trial in self._shadow.best_trials}
+        self._show([*(trial for trial in told[:-WINDOW] if trial.number in front), *told[-WINDOW:]])
+
+    def _learn(self, lesson: Lesson) -> FrozenTrial:
+        params = _params(self._study, lesson.fields)
+        assert params is not None
+        distributions = {name: _distribution(self._study.space[name]) for name in params}
+        return self._remember(params, distributions, lesson.values, lesson.on_front)
 
     def _recall(self, trial: FrozenTrial) -> FrozenTrial:
         values = trial.values if trial.state == TrialState.COMPLETE else None
@@ -151,6 +195,40 @@ class Sampled:
         return covered
 
 
+def fitting(study: Study, lessons: Iterable[Lesson]) -> list[Lesson]:
+    """Those lessons whose trials this study might have proposed itself, but for the seed and where the data lies."""
+    found = []
+    for lesson in lessons:
+        params = _params(study, lesson.fields)
+        if params is not None and _alike(study.make_trial(params).fields()) == _alike(lesson.fields):
+            found.append(lesson)
+    return found
+
+
+def _alike(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in ("seed", "data_root")}
+
+
+def _params(study: Study, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the study would have sampled for a trial with these fields; None where a value is not in its domain."""
+    sampled: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    for name, domain in study.space.items():
+        if study.active(name, chosen):
+            chosen[name] = domain.value if isinstance(domain, Fixed) else fields.get(name)
+            if not isinstance(domain, Fixed):
+                if not within(chosen[name], domain):
+                    return None
+                sampled[name] = chosen[name]
+    return sampled
+
+
+def _named(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each known configuration by a hash of its values, under which the ledger has it once it is proposed."""
+    for values in start:
+        yield hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16], values
+
+
 def directions(study: Study) -> list[StudyDirection]:
     """The objectives' directions in Optuna's words."""
     named = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
@@ -174,6 +252,14 @@ def _sampler(study: Study, already: int) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # `group` models the parameters of each branch of a conditional space apart
         return TPESampler(multivariate=True, group=True, seed=seed, n_startup_trials=startup_trials(study))
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Range) and isinstance(domain.low, int):
+        return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step or 1)
+    if isinstance(domain, Range):
+        return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+    return CategoricalDistribution(domain.values)
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:

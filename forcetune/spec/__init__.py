@@ -1,6 +1,6 @@
 """All that a user may write: a study file, validated whole before anything starts."""
 
-from forcetune.spec.domains import Choice, Domain, Fixed, Range
+from forcetune.spec.domains import Choice, Domain, Fixed, Range, within
 from forcetune.spec.study import METRICS, Resources, Search, Study, load
 from forcetune.spec.trial import Trial, method_label
 
@@ -16,4 +16,5 @@ __all__ = [
     "Trial",
     "load",
     "method_label",
+    "within",
 ]

@@ -103,6 +103,24 @@ def parse_domain(name: str, written: Any) -> Domain:
     raise Problem(place, f"{written!r} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}")
 
 
+def check_within(name: str, place: str, written: Any, domain: Domain) -> Any:
+    """What is written as a value of the trial's field `name`, one that its domain has. Raises Problem."""
+    value = _value(name, place, written)
+    if not within(value, domain):
+        raise Problem(place, f"{value!r} is not in the domain of trial.{name}; allowed: {domain}")
+    return value
+
+
+def within(value: Any, domain: Domain) -> bool:
+    """Whether a value is one of the domain's."""
+    if not isinstance(domain, Range):
+        return value in domain.values
+    if value is None or not domain.low <= value <= domain.high:
+        return False
+    steps = (value - domain.low) / domain.step if domain.step else 0
+    return abs(steps - round(steps)) < 1e-9
+
+
 def _choice(name: str, place: str, values: list[Any], when: When) -> Choice:
     if not values:
         raise Problem(place, "an empty list leaves nothing to choose")

@@ -12,6 +12,7 @@ from forcetune.errors import InputError
 from forcetune.names import resolve, suggestion
 from forcetune.spec.domains import Domain, Fixed, Problem, Range, describe, parse_domain
 from forcetune.spec.reading import read_yaml
+from forcetune.spec.start import check_warm_start, parse_start
 from forcetune.spec.trial import CONDITIONAL, Trial, applies
 
 METRICS: dict[str, str] = {
@@ -49,6 +50,12 @@ class Search(_Section):
     )
     sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
     seed: int = Field(0, ge=0, description="of the sampler")
+    start: list[dict[str, Any]] = Field(
+        default=[], description="known configurations to run first; a field left out of one is sampled"
+    )
+    warm_start: list[str] = Field(
+        default=[], description="studies in the same Optuna storage that the sampler learns from; their objectives too"
+    )
 
 
 class Resources(_Section):
@@ -102,7 +109,7 @@ class Study(_Section):
     def space(self) -> dict[str, Domain]:
         """The domain of each field that the file names, parents of a `when:` before their children."""
         try:
-            order = list(TopologicalSorter({name: self._parents(name) for name in self._domains}).static_order())
+            order = list(TopologicalSorter({name: self.parents(name) for name in self._domains}).static_order())
         except CycleError as error:
             raise Problem("trial", f"`when:` goes in a circle: {' -> '.join(error.args[1])}") from None
         return {name: self._domains[name] for name in order}
@@ -149,11 +156,12 @@ class Study(_Section):
         return extend([name for name in self.space if name in wanted], {})
 
     def _ancestors(self, name: str) -> Iterator[str]:
-        for parent in self._parents(name):
+        for parent in self.parents(name):
             yield parent
             yield from self._ancestors(parent)
 
-    def _parents(self, name: str) -> set[str]:
+    def parents(self, name: str) -> set[str]:
+        """The fields of the file on whose values it depends whether a trial has this one."""
         implied = {"method"} if name in CONDITIONAL else set()
         if name == "saliency_batch_size":
             implied.add("samples_per_class")
@@ -170,6 +178,11 @@ class Study(_Section):
         wanted = self.search.trials or size or DEFAULT_TRIALS
         return min(wanted, size) if size else wanted
 
+    @cached_property
+    def start(self) -> list[dict[str, Any]]:
+        """The values that each known configuration gives, parents of a `when:` before their children."""
+        return parse_start(self)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What may not change once the study has trials: all but `search:` and `resources:`."""
@@ -184,6 +197,9 @@ class Study(_Section):
         self._check_names()
         if self.search.sampler == "grid" and (ranges := self.ranges()):
             raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
+        if len(self.start) > self.trials:
+            raise Problem("search.start", f"has {len(self.start)} configurations, more than trials, {self.trials}")
+        check_warm_start(self)
 
     def _check_keys(self) -> None:
         for name in self.trial:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from forcetune.errors import InputError, StoppedError
 from forcetune.search.driver import Driver
-from forcetune.search.ledger import Ledger, refuse_changes
+from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.progress import Progress
 from forcetune.search.worker import Opening, Report
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
@@ -92,6 +92,43 @@ def test_a_repeated_proposal_is_pruned_and_does_not_count(folder, make_study):
     assert states.count("PRUNED") == len(states) - 2 > 0
     assert driver.finished
     assert len(table("s")) == 2
+
+
+def test_known_configurations_run_once_and_more_may_follow(folder, make_study):
+    first = {"method": "force", "density": 0.25}
+    drain(driver_of(make_study(search={"trials": 2, "start": [first]})))
+    more = [{"method": "snip"}, {"method": "force", "density": 0.125}, first]
+    drain(driver_of(make_study(search={"trials": 4, "start": more})))
+    fields = [trial.user_attrs["fields"] for trial in optuna_trials()]
+    assert [(f["method"], f["density"]) for f in (fields[0], fields[3])] == [("force", 0.25), ("force", 0.125)]
+    assert fields[2]["method"] == "snip"
+    assert len(fields) == 4
+
+
+def test_a_known_configuration_that_the_study_has_is_not_run_again(folder, make_study):
+    drain(driver_of(make_study(search={"trials": 1})))
+    had = optuna_trials()[0].params
+    for _ in range(2):
+        drain(driver_of(make_study(search={"trials": 3, "start": [had]})))
+    told = optuna_trials()
+    assert [trial.state.name for trial in told] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert told[1].user_attrs["key"] == told[0].user_attrs["key"]
+
+
+def test_what_other_studies_found_out(folder, make_study):
+    drain(driver_of(make_study(study="other", search={"trials": 3})))
+    learner = make_study(search={"warm_start": ["other"]})
+    lessons = taught(learner, optuna_uri())["other"]
+    assert [lesson.fields for lesson in lessons] == [trial.user_attrs["fields"] for trial in optuna_trials("other")]
+    assert [list(lesson.values) for lesson in lessons] == [[0.5, lesson.fields["density"]] for lesson in lessons]
+    turned = make_study(search={"warm_start": ["other"]}, objectives={"density": "min", "val_accuracy": "max"})
+    assert list(taught(turned, optuna_uri())["other"][0].values) == lessons[0].values[::-1]
+    alike = make_study(search={"warm_start": ["othr"]})
+    with pytest.raises(InputError, match="search.warm_start.0: the ledger .* has no study 'othr' .* 'other'"):
+        taught(alike, optuna_uri())
+    others = make_study(search={"warm_start": ["other"]}, objectives={"val_loss": "min", "density": "min"})
+    with pytest.raises(InputError, match="'other' searched for val_accuracy max, density min, this study"):
+        taught(others, optuna_uri())
 
 
 def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):

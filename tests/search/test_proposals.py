@@ -5,7 +5,8 @@ import math
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from forcetune.search.proposals import Grid, Sampled, make_proposals, startup_trials
+from forcetune.search import proposals as proposals_module
+from forcetune.search.proposals import Grid, Lesson, Sampled, fitting, make_proposals, startup_trials
 
 SPACE = {
     "method": ["random", "snip", "force", "synflow"],
@@ -68,7 +69,7 @@ def test_off_front_is_told_as_a_constraint(make_study):
     good, bad = proposals.ask(), proposals.ask()
     proposals.tell(good, [0.5, 0.5])
     proposals.tell(bad, [0.9, 0.1], on_front=False)
-    assert [trial.number for trial in proposals._shadow.best_trials] == [good.asked]
+    assert [trial.number for trial in proposals._shadow.best_trials] == [good.asked.number]
 
 
 def test_same_seed_same_proposals_and_a_restart_goes_on(make_study):
@@ -76,18 +77,98 @@ def test_same_seed_same_proposals_and_a_restart_goes_on(make_study):
     first = drive(Sampled(study, []), 12)
     again = drive(Sampled(study, []), 12)
     assert [p.trial for p in first] == [p.trial for p in again]
-    history = [
+    history = recorded(first)
+    resumed = drive(Sampled(study, history), 12)
+    assert not {p.trial.key for p in first} & {p.trial.key for p in resumed}
+
+
+START = [{"method": "force", "iterations": 7}, {"method": "random", "lr": 0.5, "density": 0.25}]
+
+
+def recorded(proposals, values=(0.5, 0.5)):
+    """What the ledger holds of proposals that have ended."""
+    return [
         create_trial(
             state=TrialState.COMPLETE,
             params=p.params,
             distributions=p.distributions,
-            values=[p.trial.density, p.trial.density],
-            user_attrs={"key": p.trial.key},
+            values=list(values),
+            user_attrs={"key": p.trial.key, "fields": p.trial.fields(), **({"start": p.start} if p.start else {})},
         )
-        for p in first
+        for p in proposals
     ]
-    resumed = drive(Sampled(study, history), 12)
-    assert not {p.trial.key for p in first} & {p.trial.key for p in resumed}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_known_configurations_come_first_and_once(make_study, sampler):
+    study = make_study(SPACE, search={"sampler": sampler, "start": START})
+    asked = drive(make_proposals(study, []), 5)
+    first, second = asked[0].trial, asked[1].trial
+    assert (first.method, first.iterations) == ("force", 7)
+    assert (second.method, second.lr, second.density) == ("random", 0.5, 0.25)
+    assert [proposal.start is None for proposal in asked] == [False, False, True, True, True]
+    after_one = drive(make_proposals(study, recorded(asked[:1])), 2)
+    assert [p.trial.key == second.key for p in after_one] == [True, False]
+    assert all(proposal.start is None for proposal in drive(make_proposals(study, recorded(asked)), 3))
+
+
+def test_known_configurations_take_nothing_from_the_start(make_study):
+    study = make_study(SPACE, search={"start": START})
+    asked = [proposal.trial.method for proposal in drive(Sampled(study, []), 2 + 8)][2:]
+    for lap in (asked[:4], asked[4:]):
+        assert sorted(lap) == ["force", "random", "snip", "synflow"]
+
+
+def test_a_grid_has_known_configurations_first(make_study):
+    start = [{"density": 0.2, "method": "snip"}, {"method": "force"}]
+    study = make_study({"density": [0.1, 0.2]}, search={"sampler": "grid", "start": start})
+    trials = [proposal.trial for proposal in iter(make_proposals(study, []).ask, None)]
+    assert [(trial.method, trial.density) for trial in trials[:3]] == [("snip", 0.2), ("force", 0.1), ("force", 0.2)]
+    assert len({trial.key for trial in trials}) == len(trials) == 6
+
+
+def test_lessons_that_fit(make_study):
+    study = make_study(SPACE)
+    fields = {**make_study(SPACE).make_trial({"method": "snip", "density": 0.1, "lr": 0.3}).fields()}
+    others = [
+        {"density": 0.6},
+        {"method": "grasp"},
+        {"lr": 2.0},
+        {"epochs": 5},
+        {"weight_decay": 0.0},
+        {"method": "force", "iterations": 99},
+    ]
+    lessons = [Lesson({**fields, **other}, [0.5, 0.1], True) for other in [{}, {"seed": 3}, *others]]
+    assert fitting(study, lessons) == lessons[:2]
+
+
+def test_a_study_learns_from_another(make_study):
+    """From 40 trials of another, with a peak of accuracy at lr 0.1, the first proposals are near it."""
+    study = make_study({"method": "snip", "density": 0.1, "lr": SPACE["lr"]}, objectives={"val_accuracy": "max"})
+    lessons = []
+    for step in range(40):
+        trial = study.make_trial({"lr": 10 ** (-2 + 2 * step / 39)})
+        lessons.append(Lesson(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
+    taught, alone = Sampled(study, [], fitting(study, lessons)), Sampled(study, [])
+    misses = [sum(abs(math.log10(each.ask().trial.lr) + 1) for _ in range(9)) for each in (taught, alone)]
+    assert misses[0] < 0.5 * misses[1]
+
+
+def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
+    monkeypatch.setattr(proposals_module, "WINDOW", 20)
+    monkeypatch.setattr(proposals_module, "BETWEEN", 5)
+    study = make_study(SPACE)
+    proposals = Sampled(study, [])
+    best, waiting = proposals.ask(), proposals.ask()
+    proposals.tell(best, [1.0, 0.05])
+    for _ in range(60):
+        proposal = proposals.ask()
+        proposals.tell(proposal, [0.5, proposal.trial.density + 0.1])
+    proposals.tell(waiting, [0.4, 0.3])
+    seen = proposals._shadow.get_trials(states=[TrialState.COMPLETE])
+    assert 20 < len(seen) <= 20 + 5 + 1 + 2
+    assert [trial.values for trial in proposals._shadow.best_trials] == [[1.0, math.log10(0.05)]]
+    assert [0.4, math.log10(0.3)] in [trial.values for trial in seen], "told after its shadow was gone"
 
 
 def test_a_grid_skips_what_the_ledger_has(make_study):

@@ -83,6 +83,66 @@ def test_study_refused(top, said):
         study(**top)
 
 
+def start(*configurations, **search):
+    trial = {
+        "iterations": {"low": 2, "high": 50, "when": {"method": "force"}},
+        "lr": {"low": 0.1, "high": 0.5, "step": 0.1},
+        "epochs": 3,
+    }
+    return study(trial, search={"start": list(configurations), **search})
+
+
+def test_known_configurations():
+    made = start({"iterations": 7, "method": "force"}, {"lr": 0.3, "density": 0.25, "epochs": 3}, {"method": "snip"})
+    assert made.start == [
+        {"method": "force", "iterations": 7},
+        {"density": 0.25, "lr": 0.3, "epochs": 3},
+        {"method": "snip"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("configurations", "said"),
+    [
+        ([{}, {"density": 0.6}], "search.start.1.density: 0.6 is not in the domain of trial.density; allowed: 0.01 to"),
+        ([{"density": "dense"}], "search.start.0.density: 'dense' should be a valid number"),
+        ([{"method": "grasp"}], "search.start.0.method: 'grasp' .* allowed: one of snip, force"),
+        ([{"methd": "snip"}], "search.start.0.methd: .* .did you mean 'method'"),
+        ([{"width": 3}], "search.start.0.width: the study's trial has no such field"),
+        ([{"epochs": 4}], "search.start.0.epochs: 4 is not in the domain of trial.epochs; allowed: 3"),
+        ([{"lr": 0.25}], "search.start.0.lr: 0.25 .* allowed: 0.1 to 0.5, by 0.1"),
+        ([{"iterations": 5}], "search.start.0.iterations: depends on method, which the configuration leaves out"),
+        (
+            [{"method": "snip", "iterations": 5}],
+            "search.start.0.iterations: a trial with method snip has no iterations",
+        ),
+        ([{"method": "snip"}, {"method": "snip"}], "search.start.1: is the same as search.start.0"),
+        (["snip"], "search.start.0: 'snip' should be a valid dictionary"),
+    ],
+)
+def test_known_configurations_refused(configurations, said):
+    with pytest.raises(InputError, match=said):
+        start(*configurations)
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (
+            {"start": [{"method": "snip"}, {"method": "force"}], "trials": 1},
+            "search.start: has 2 .* more than trials, 1",
+        ),
+        ({"warm_start": ["s"]}, "search.warm_start.0: 's' is this study"),
+        ({"warm_start": ["a", "a"]}, "search.warm_start.1: 'a' stands there twice"),
+        ({"warm_start": ["a"], "sampler": "random"}, "search.warm_start: `sampler: random` learns from no study"),
+        ({"warm_start": "a"}, "search.warm_start: 'a' should be a valid list"),
+    ],
+)
+def test_beginnings_refused(search, said):
+    with pytest.raises(InputError, match=said):
+        study(search=search)
+
+
 @pytest.mark.parametrize("written", [None, [], "text", {}, {"study": "s"}, {"study": "s", "trial": {}}])
 def test_not_a_study(written):
     with pytest.raises(InputError):
