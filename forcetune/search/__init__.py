@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from forcetune import trial
-from forcetune.errors import HeldError, InputError
+from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
 from forcetune.stores import optuna_uri
@@ -120,7 +120,8 @@ def _search(study: Study, console: Console, driver: "Driver | None", opened: "Ca
                 cluster.run(driver, study.resources, concurrent)
         except BaseException:
             running = driver.hand_back()
-            driver.close(AT_LAST)
+            with suppress(StoppedError):  # what ended the search matters more
+                driver.close(AT_LAST)
             console.print(f"{running} running trials handed back, {driver.progress.done} of {study.trials} done")
             raise
         driver.close()

@@ -75,7 +75,7 @@ class Driver:
         self._waiting: deque[tuple[int, Running]] = deque()
         self._used_up = False
         self._count = 0
-        self._outbox = Outbox(tracker, self.parent, provenance, self._tell)
+        self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
         self._take_up(history)
 
     @property

@@ -119,9 +119,22 @@ class _Session(Hold):
         super().__init__(name, uri, wait)
         self._connection: sqlalchemy.Connection | None = None
         self._turn = threading.Lock()  # a connection serves one thread at a time
+        self._left = threading.Event()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        threading.Thread(target=self._keep, name=f"hold on {self._name}", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._left.set()
+        with self._turn:
+            self._let_go()
 
     def check(self) -> None:
         with self._turn:
+            if self._left.is_set():
+                return
             if self._connection is not None:
                 try:
                     self._connection.execute(sqlalchemy.text("select 1"))
@@ -133,6 +146,16 @@ class _Session(Hold):
                     f"the study {self._name!r} was taken over by another driver while the database was away: "
                     f"{self._holder()}"
                 )
+
+    def _keep(self) -> None:
+        """Take the lock again as soon as a database that was away is back, before a driver that starts does."""
+        while not self._left.wait(POLL):
+            try:
+                self.check()
+            except SQLAlchemyError:
+                continue
+            except HeldError:
+                return  # whoever writes next is told
 
     def _take(self) -> bool:
         connection = self._connect()

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from forcetune.errors import InputError, StoppedError
+from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import suggestion
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
@@ -27,6 +28,7 @@ PATIENCE = 300.0  # seconds that a database server may be away
 AGAIN = 1.0  # between two tries
 STUDY = "forcetune.study"  # the study's attribute that holds the file its trials were made by
 ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it is being archived
+WRITER = "forcetune.writer"  # and the one that names its last driver, where a hold can be lost
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -83,10 +85,24 @@ class Ledger:
                 self._study.set_metric_names(list(study.objectives))
             self._study.set_user_attr(STUDY, study.identity)
         self._ids = {trial.number: trial._trial_id for trial in self.trials()}
+        self._token = uuid.uuid4().hex
+        if is_postgresql(uri):
+            self._study.set_user_attr(WRITER, self._token)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False)
+
+    def guard(self) -> None:
+        """Raise HeldError where another driver has, or has had, the study since this one took it.
+
+        A hold on a database is lost with the connection, unseen by a driver that is stopped meanwhile.
+        """
+        self._check()
+        if is_postgresql(self._uri):
+            found = self._storage.get_study_user_attrs(self._study._study_id).get(WRITER)
+            if found != self._token:
+                raise HeldError(f"the study {self._study.study_name!r} was taken over by another driver meanwhile")
 
     def add(self, proposal: Proposal, issued: Issued) -> int:
         """Record a trial as RUNNING in one write; its number."""
@@ -165,14 +181,17 @@ class Ledger:
         given_up = time.monotonic() + (PATIENCE if sqlite_path(self._uri) is None else 0)
         while True:
             try:
-                self._check()
+                self.guard()
                 return write()
             except optuna.exceptions.UpdateFinishedTrialError:
                 return cast(T, None)  # the try before this one came through
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if time.monotonic() > given_up:
                     why = str(error.__cause__ or error).splitlines()[0]
-                    raise StoppedError(f"the ledger {shown(self._uri)} does not take what is written: {why}") from None
+                    raise StoppedError(
+                        f"the ledger {shown(self._uri)} does not take what is written: {why}. Once it does, the same "
+                        "command goes on where it was"
+                    ) from None
             time.sleep(AGAIN)
 
 

@@ -43,15 +43,22 @@ class Outbox:
 
     The ledger and the trials' folders hold all that is on its way: a driver that starts after a kill fills its
     outbox from there. When a trial has ended and its run is closed, `tell` is called: the ledger's last word.
+    `guard` is called before a delivery, and raises where another driver has the study.
     """
 
     def __init__(
-        self, tracker: Tracker, parent: str, provenance: Mapping[str, str], tell: Callable[[int, Ended], None]
+        self,
+        tracker: Tracker,
+        parent: str,
+        provenance: Mapping[str, str],
+        tell: Callable[[int, Ended], None],
+        guard: Callable[[], None],
     ) -> None:
         self._tracker = tracker
         self._parent = parent
         self._provenance = provenance
         self._tell = tell
+        self._guard = guard
         self._records: dict[int, Record] = {}
         self._due: deque[int] = deque()
         self._change = threading.Condition()
@@ -152,6 +159,7 @@ class Outbox:
             record = self._records[number]
             version, ended = record.version, record.ended
         try:
+            self._guard()
             self._deliver(record, ended)
             failed = None
         except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept

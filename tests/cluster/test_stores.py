@@ -1,5 +1,6 @@
 """Stores that go away and come back: PostgreSQL for both, and a disk that is full."""
 
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,27 +24,35 @@ def stores(postgresql, request):
 
 
 def test_postgresql_holds_both_stores_and_crashes(search, stores, postgresql):
-    study = search(stores, pause=0.1, trial={"epochs": 20})
-    driver = study.start()
+    study = search(stores, pause=0.1, trial={"epochs": 80}, search={"trials": 3})
+    first = study.start()
     study.at_work()
-    second = study.start()
-    assert second.wait() == 4
-    assert f"process {driver.process.pid} on" in second.said
     postgresql.stop()
     time.sleep(AWAY)
     postgresql.start()
-    assert driver.wait() == 0, driver.said
+    study.at_work()
+    second = study.start()
+    assert second.wait() == 4
+    assert f"process {first.process.pid} on" in second.said
+    first.kill()
+    until(study.is_free, "the hold to die with its holder", seconds=2)
+    third = study.start()
+    assert third.wait() == 0, third.said
     study.check_promise()
 
 
-def test_postgresql_lets_go_of_a_study_whose_driver_dies(search, stores):
-    study = search(stores)
-    first = study.start()
+def test_a_driver_that_slept_through_a_crash_writes_nothing_more(search, stores, postgresql):
+    study = search(stores, trial={"epochs": 20}, search={"trials": 3})
+    sleeper = study.start()
     study.at_work()
-    first.kill()
-    until(study.is_free, "the hold to die with its holder", seconds=2)
+    sleeper.process.send_signal(signal.SIGSTOP)
+    postgresql.stop()
+    postgresql.start()
     second = study.start()
     assert second.wait() == 0, second.said
+    sleeper.process.send_signal(signal.SIGCONT)
+    assert sleeper.wait() == 4
+    assert "taken over by another driver" in sleeper.said
     study.check_promise()
 
 
@@ -68,7 +77,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(search, small_disk):
-    study = search(folder=small_disk, trial={"epochs": 40})
+    study = search(folder=small_disk, trial={"epochs": 40}, search={"trials": 2})
     driver = study.start()
     study.at_work()
     fill(small_disk / "filling")

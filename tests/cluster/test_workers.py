@@ -37,7 +37,7 @@ def test_one_node_of_two_is_killed(search, cluster):
 
 
 def test_a_second_driver_is_refused_until_the_first_dies(search):
-    study = search(pause=0.1, trial={"epochs": 20})
+    study = search(pause=0.1, trial={"epochs": 40}, search={"trials": 2})
     first = study.start()
     study.at_work()
     second = study.start()
