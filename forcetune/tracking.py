@@ -69,6 +69,8 @@ class Tracker:
         except MlflowException as error:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
         self._study = study
+        self._uri = uri
+        self._artifacts: dict[str, Any] = {}  # where the files of the runs go that were opened here
 
     def open_study(self, objectives: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The id of the study's parent run, made where there is none, in state RUNNING."""
@@ -90,10 +92,13 @@ class Tracker:
 
     def open_trial(self, parent: str, number: int, key: str, tags: Mapping[str, str], started: int) -> str:
         """The id of a new run for a trial, under the parent run, in state RUNNING; started: ms since 1970."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         own = {"forcetune.kind": "trial", "forcetune.trial": key, "mlflow.parentRunId": parent}
         run = self._client.create_run(
             self._experiment, start_time=started, tags=_tags({**tags, **own}), run_name=f"trial-{number:04d}"
         )
+        self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
         return str(run.info.run_id)
 
     def logged(self, run: str) -> Logged:
@@ -131,11 +136,15 @@ class Tracker:
 
     def log_file(self, run: str, path: Path) -> None:
         """A file among the run's artifacts."""
-        self._client.log_artifact(run, str(path))
+        if run in self._artifacts:
+            self._artifacts[run].log_artifact(str(path))
+        else:  # the client asks the store first where they go
+            self._client.log_artifact(run, str(path))
 
     def close(self, run: str, failed: bool = False, ended: int | None = None) -> None:
         """End a run as FINISHED or FAILED; ended: ms since 1970, now where it is not given."""
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", end_time=ended)
+        self._artifacts.pop(run, None)
 
     def reopen(self, run: str) -> None:
         """Put a run back in state RUNNING."""

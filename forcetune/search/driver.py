@@ -98,8 +98,8 @@ class Driver:
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
-            running = Running(fresh, Issued(attempt=1))
-            number = self.ledger.add(fresh, running.issued)
+            running = Running(fresh, Issued())
+            number = self.ledger.add(fresh)
             self._count += 1
             self._outbox.open(number, fresh.trial, self._place(number), adopt=False)
         self._running[number] = running
@@ -264,7 +264,7 @@ class Driver:
         if ended:
             self.progress.known(proposal.trial, ended)
         else:
-            self._waiting.append((trial.number, Running(proposal, Issued(**trial.user_attrs["issued"]))))
+            self._waiting.append((trial.number, Running(proposal, Issued(**trial.user_attrs.get("issued", {})))))
 
     @property
     def _exhausted(self) -> bool:

