@@ -51,6 +51,13 @@ def shown(uri: str) -> str:
     return re.sub(r"://([^:/@]+):[^@/]*@", r"://\1:***@", uri)
 
 
+def why(error: BaseException) -> str:
+    """What a database said, in one line: of what SQLAlchemy and Optuna wrap around it the innermost."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
+
+
 def quicken_sqlite() -> None:
     """From now on, SQLAlchemy's SQLite connections in this process write ahead and sync once a checkpoint.
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from forcetune.errors import HeldError, InputError
-from forcetune.stores import is_postgresql, shown, sqlite_path
+from forcetune.stores import is_postgresql, shown, sqlite_path, why
 
 SCHEMAS = "forcetune schemas"  # held while a store's tables are made: two studies may start at once on empty ones
 POLL = 0.2  # seconds between two tries of who waits
@@ -45,8 +45,12 @@ class Hold(ABC):
                 if not self._wait:
                     raise HeldError(f"the study {self._name!r} is held by another driver: {self._holder()}")
                 time.sleep(POLL)
-        except (OSError, ImportError, SQLAlchemyError) as error:
-            raise InputError(f"the Optuna storage {shown(self._uri)} cannot be used: {error}") from error
+        except ImportError as error:
+            raise InputError(
+                f"the Optuna storage {shown(self._uri)} needs `pip install forcetune[postgresql]`: {error}"
+            ) from error
+        except (OSError, SQLAlchemyError) as error:
+            raise InputError(f"the Optuna storage {shown(self._uri)} cannot be used: {why(error)}") from error
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -20,7 +20,7 @@ from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.proposals import Lesson, Proposal, directions
 from forcetune.spec import Study
-from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path
+from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path, why
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Ledger:
                 storage=self._storage, study_name=study.study, directions=directions(study), load_if_exists=True
             )
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
+            raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {why(error)}") from error
         if STUDY not in self._study.user_attrs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -187,10 +187,9 @@ class Ledger:
                 return cast(T, None)  # the try before this one came through
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if time.monotonic() > given_up:
-                    why = str(error.__cause__ or error).splitlines()[0]
                     raise StoppedError(
-                        f"the ledger {shown(self._uri)} does not take what is written: {why}. Once it does, the same "
-                        "command goes on where it was"
+                        f"the ledger {shown(self._uri)} does not take what is written: {why(error)}. Once it does, "
+                        "the same command goes on where it was"
                     ) from None
             time.sleep(AGAIN)
 
@@ -202,13 +201,8 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
     """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(f"the Optuna storage {shown(uri)}: allowed: sqlite:///FILE and postgresql://HOST/DATABASE")
-    try:
-        with hold(SCHEMAS, uri, wait=True):
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
-    except ImportError as error:
-        raise InputError(
-            f"the Optuna storage {shown(uri)} needs `pip install forcetune[postgresql]`: {error}"
-        ) from error
+    with hold(SCHEMAS, uri, wait=True):
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
 
 
 def known(name: str, uri: str) -> bool:
@@ -299,7 +293,7 @@ def _load(name: str, uri: str) -> optuna.Study | None:
     except KeyError:
         return None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {error}") from error
+        raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {why(error)}") from error
 
 
 def _missing(uri: str) -> bool:
