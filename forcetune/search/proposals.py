@@ -103,10 +103,12 @@ class Sampled:
         self._asked = len(learned) + sum("start" not in trial.user_attrs for trial in earlier)
         self._sampler = _sampler(study, len(earlier))
         self._show([*learned, *(self._recall(trial) for trial in earlier if trial.state.is_finished())])
+        self._most = WINDOW
 
     def ask(self) -> Proposal | None:
         if self._told > self._most and isinstance(self._sampler, TPESampler):
             self._forget()
+            self._most = self._told + BETWEEN
         start, given = self._start.popleft() if self._start else (None, self._covering_values(self._asked))
         if start is None:
             self._asked += 1
@@ -139,7 +141,6 @@ class Sampled:
         self._shadow = optuna.create_study(directions=directions(self._study), sampler=self._sampler)
         self._shadow.add_trials(trials)
         self._told = len(trials)
-        self._most = max(WINDOW, self._told) + BETWEEN
 
     def _forget(self) -> None:
         """Leave the front and the last WINDOW trials in the shadow."""

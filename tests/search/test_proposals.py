@@ -169,6 +169,10 @@ def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
     assert 20 < len(seen) <= 20 + 5 + 1 + 2
     assert [trial.values for trial in proposals._shadow.best_trials] == [[1.0, math.log10(0.05)]]
     assert [0.4, math.log10(0.3)] in [trial.values for trial in seen], "told after its shadow was gone"
+    first, *rest = drive(Sampled(study, []), 40)
+    resumed = Sampled(study, [*recorded([first], (1.0, 0.05)), *recorded(rest)])
+    resumed.ask()
+    assert len(resumed._shadow.get_trials(states=[TrialState.COMPLETE])) <= 21 + 1
 
 
 def test_a_grid_skips_what_the_ledger_has(make_study):
