@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -167,7 +166,9 @@ def test_doctor(searched, environment):
 
 
 def test_fresh_archives_what_was_there(searched, environment, tmp_path):
-    folder = shutil.copytree(searched[0], tmp_path / "copy")
+    folder = tmp_path / "copy"
+    # by another process: one that closes a file of SQLite's lets go of its own locks on it, and others ruin the file
+    subprocess.run(["cp", "-r", searched[0], folder], check=True)
     before = json.loads(run(folder, environment, "best", "small", "--json").stdout)
     changed = {**STUDY, "trial": {**STUDY["trial"], "epochs": 1}, "search": {"trials": 2}}
     fresh = run(folder, environment, "search", write(folder, changed), "--fresh")
