@@ -65,6 +65,7 @@ class Driver:
         self.progress = progress
         self.most_room = 1  # times what a trial asks for that a node can give
         provenance = _provenance(study)
+        ledger.claim()
         with durable("parent"):
             self.parent = tracker.open_study(study.objectives, provenance)
         folder.mkdir(parents=True, exist_ok=True)

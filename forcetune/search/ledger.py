@@ -85,21 +85,25 @@ class Ledger:
                 self._study.set_metric_names(list(study.objectives))
             self._study.set_user_attr(STUDY, study.identity)
         self._ids = {trial.number: trial._trial_id for trial in self.trials()}
-        self._token = uuid.uuid4().hex
-        if is_postgresql(uri):
-            self._study.set_user_attr(WRITER, self._token)
+        self._token: str | None = None
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False)
 
+    def claim(self) -> None:
+        """Be the study's driver, of whom there is one: who was so before writes nothing more."""
+        if is_postgresql(self._uri):
+            self._token = uuid.uuid4().hex
+            self._study.set_user_attr(WRITER, self._token)
+
     def guard(self) -> None:
-        """Raise HeldError where another driver has, or has had, the study since this one took it.
+        """Raise HeldError where another driver has, or has had, the study since this one claimed it.
 
         A hold on a database is lost with the connection, unseen by a driver that is stopped meanwhile.
         """
         self._check()
-        if is_postgresql(self._uri):
+        if self._token:
             found = self._storage.get_study_user_attrs(self._study._study_id).get(WRITER)
             if found != self._token:
                 raise HeldError(f"the study {self._study.study_name!r} was taken over by another driver meanwhile")

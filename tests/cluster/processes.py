@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -92,9 +92,10 @@ class Search:
         (folder / "study.yaml").write_text(yaml.safe_dump(self.study))
         (folder / "paced.py").write_text(PACED.format(folder=str(folder), pause=pause))
 
-    def start(self) -> "Started":
-        """The command, running."""
-        started = Started(self.folder, self._environment, len(self._processes))
+    def start(self, *command: str) -> "Started":
+        """A command of forcetune's, running: the search, unless another is given."""
+        given = command or ("search", "study.yaml")
+        started = Started(self.folder, self._environment, len(self._processes), given)
         self._processes.append(started.process)
         return started
 
@@ -146,12 +147,12 @@ class Search:
 
 
 class Started:
-    """One driver, and what it says."""
+    """One command, and what it says."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], count: int) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], count: int, command: Sequence[str]) -> None:
         self._said = folder / f"said{count}"
         with open(self._said, "wb") as said:
-            self.process = spawn(folder, environment, [*FORCETUNE, "search", "study.yaml"], said)
+            self.process = spawn(folder, environment, [*FORCETUNE, *command], said)
 
     def wait(self, seconds: float = 150) -> int:
         """Its exit code."""
@@ -168,6 +169,18 @@ class Started:
     @property
     def said(self) -> str:
         return self._said.read_text()
+
+
+def check_one_driver(study: Search, first: Started) -> None:
+    """A second driver is refused while the first lives, a third takes over from the first one's death on."""
+    second = study.start()
+    assert second.wait() == 4
+    assert f"process {first.process.pid} on" in second.said
+    first.kill()
+    until(study.is_free, "the hold to die with its holder", seconds=2)
+    third = study.start()
+    assert third.wait() == 0, third.said
+    study.check_promise()
 
 
 def spawn(folder: Path, environment: dict[str, str], command: list[str], said: IO[bytes]) -> "subprocess.Popen[bytes]":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from processes import descendants, until
+from processes import check_one_driver, descendants, until
 
 pytestmark = pytest.mark.long
 
@@ -40,14 +40,7 @@ def test_a_second_driver_is_refused_until_the_first_dies(search):
     study = search(pause=0.1, trial={"epochs": 40}, search={"trials": 2})
     first = study.start()
     study.at_work()
-    second = study.start()
-    assert second.wait() == 4
-    assert f"process {first.process.pid} on" in second.said
-    first.kill()
-    until(study.is_free, "the hold to die with its holder", seconds=2)
-    third = study.start()
-    assert third.wait() == 0, third.said
-    study.check_promise()
+    check_one_driver(study, first)
 
 
 def test_a_minute_without_mlflow_and_a_node_that_was_given_up_and_wakes(search, cluster, mlflow_server):
