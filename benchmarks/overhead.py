@@ -13,6 +13,7 @@ Then the driver alone, on stores that hold so many trials: what one more costs.
 import argparse
 import contextlib
 import dataclasses
+import random
 import tempfile
 import time
 from collections import defaultdict
@@ -34,7 +35,7 @@ from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
 from forcetune.search.outbox import Outbox  # noqa: E402
 from forcetune.search.worker import Opening, Report  # noqa: E402
-from forcetune.tracking import EPOCH_METRICS, Epoch, Tracker  # noqa: E402
+from forcetune.tracking import Epoch, Tracker  # noqa: E402
 
 PARTS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each part
     "ask": [(Driver, "issue")],
@@ -48,6 +49,7 @@ WHAT = {
     "log": "in the background: the run with its params, metrics and tags, masks.npz of a ResNet-20, layers.json",
     "tell": "in the background: the ledger's last word",
 }
+EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 SAMPLE = 50  # trials by which a study that has its trials is measured
 
 
@@ -62,7 +64,7 @@ def main() -> None:
             baseline.append(search(arguments.baseline_trials, arguments.slots, Clock(), reuse_actors=False))
     report(arguments, clock, ours, baseline)
     if arguments.recorded:
-        report_growth(arguments.recorded, [grown(count) for count in arguments.recorded])
+        report_growth(arguments.recorded)
 
 
 def parse() -> argparse.Namespace:
@@ -163,7 +165,7 @@ class NoOpWorker(cluster.Worker):
         super().setup(config)
         example = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
 
-        def prepare(wanted: Trial, fetch_masks: object = None) -> trial.Prepared:
+        def prepare(wanted: Trial, *how: object) -> trial.Prepared:
             return dataclasses.replace(example, trial=wanted, metrics={**example.metrics, "density": wanted.density})
 
         trial.prepare, trial.Underway = prepare, Idle
@@ -196,7 +198,9 @@ def drive(study: Study, opening: Opening) -> list[dict[str, float]]:
     with clock.running():
         while assignment := driver.issue():
             now = int(time.time() * 1000)
-            epoch = Epoch(1, now, dict.fromkeys(EPOCH_METRICS, assignment.fields["density"]))
+            # were it the density, no trial would dominate another: the front would hold all of them
+            accuracy = random.Random(assignment.number).random()
+            epoch = Epoch(1, now, dict.fromkeys(EPOCH_METRICS, accuracy))
             opened = dataclasses.replace(opening, facts={**opening.facts, "density": assignment.fields["density"]})
             driver.report(assignment.number, assignment.attempt, Report(opening=opened))
             metrics = {**opened.facts, **epoch.metrics}
@@ -231,13 +235,14 @@ def report(arguments: argparse.Namespace, clock: Clock, ours: list[float], basel
     print(f"\nprocess a trial / forcetune: {ratio:.1f}")
 
 
-def report_growth(recorded: list[int], each: list[dict[str, float]]) -> None:
-    """Print what a trial costs by the number of trials before it."""
+def report_growth(recorded: list[int]) -> None:
+    """Print what a trial costs by the number of trials before it, each row as soon as it is known."""
     print(f"\nms of one more trial, median of {SAMPLE}, where a study has so many:\n")
     print("| trials | " + " | ".join(PARTS) + " |")
-    print("|---:|" + "---:|" * len(PARTS))
-    for count, seconds in zip(recorded, each, strict=True):
-        print(f"| {count} | " + " | ".join(f"{1000 * seconds[part]:.1f}" for part in PARTS) + " |")
+    print("|---:|" + "---:|" * len(PARTS), flush=True)
+    for count in recorded:
+        seconds = grown(count)
+        print(f"| {count} | " + " | ".join(f"{1000 * seconds[part]:.1f}" for part in PARTS) + " |", flush=True)
 
 
 if __name__ == "__main__":
