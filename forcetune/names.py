@@ -9,6 +9,8 @@ from typing import Any
 
 from forcetune.errors import InputError
 
+COMPANION = ".companion"  # after a study's name: the study of its re-runs
+
 
 def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
     """The row of `table` called `name`, or the object that `package.module:object` names.
@@ -19,9 +21,9 @@ def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
     if name in table:
         return table[name]
     if ":" not in name:
+        rows = f"{', '.join(table)}, or " if table else ""
         raise InputError(
-            f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {', '.join(table)}, "
-            "or package.module:function of your own"
+            f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {rows}package.module:function of your own"
         )
     return _load(name, kind, {type(row) for row in table.values()})
 

@@ -1,6 +1,36 @@
 """The masked training loop."""
 
-from forcetune.training.loop import LR_SCHEDULES, Diverged, Training, evaluate
-from forcetune.training.masked import Masked
+from forcetune.training.average import Average, rungs
+from forcetune.training.compaction import compact
+from forcetune.training.loop import (
+    LOSSES,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    Diverged,
+    Loss,
+    Metric,
+    Training,
+    evaluate,
+    find_loss,
+)
+from forcetune.training.masked import Masked, hold
+from forcetune.training.own import Loop, OwnTraining
 
-__all__ = ["LR_SCHEDULES", "Diverged", "Masked", "Training", "evaluate"]
+__all__ = [
+    "LOSSES",
+    "LR_SCHEDULES",
+    "OPTIMIZERS",
+    "Average",
+    "Diverged",
+    "Loop",
+    "Loss",
+    "Masked",
+    "Metric",
+    "OwnTraining",
+    "Training",
+    "compact",
+    "evaluate",
+    "find_loss",
+    "hold",
+    "rungs",
+]

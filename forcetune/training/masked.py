@@ -39,3 +39,15 @@ class Masked:
     def weights(self) -> None:
         """Zero the pruned weights."""
         torch._foreach_mul_(self._weights, self._factors)
+
+
+def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]) -> Masked:
+    """Let an optimizer's every step leave pruned weights at 0: for training loops of one's own.
+
+    Their gradients are zeroed before the step and the weights after it; a loop that clips gradients calls
+    `.gradients()` of what is returned before it clips, so that pruned weights do not count in the norm.
+    """
+    held = Masked(model, masks)
+    optimizer.register_step_pre_hook(lambda *called: held.gradients())
+    optimizer.register_step_post_hook(lambda *called: held.weights())
+    return held
