@@ -1,11 +1,14 @@
 """All that a user may write: a study file, validated whole before anything starts."""
 
 from forcetune.spec.domains import Choice, Domain, Fixed, Range, within
-from forcetune.spec.study import METRICS, Resources, Search, Study, load
+from forcetune.spec.study import Budget, Resources, Search, Study, load
+from forcetune.spec.task import BEFORE, METRICS, Task, check_reported
 from forcetune.spec.trial import Trial, method_label
 
 __all__ = [
+    "BEFORE",
     "METRICS",
+    "Budget",
     "Choice",
     "Domain",
     "Fixed",
@@ -13,7 +16,9 @@ __all__ = [
     "Resources",
     "Search",
     "Study",
+    "Task",
     "Trial",
+    "check_reported",
     "load",
     "method_label",
     "within",

@@ -180,5 +180,7 @@ def describe(error: Any, model: type[BaseModel] | None = None) -> str:
         return f"unknown key{suggestion(key, model.model_fields)}; allowed: {', '.join(model.model_fields)}"
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] == "model_type" and model:
+        return f"{error['input']!r} should have keys, of {', '.join(model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{error['input']!r} {message}"

@@ -4,33 +4,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from forcetune.errors import InputError
-from forcetune.names import resolve, suggestion
+from forcetune.names import COMPANION, resolve, suggestion
 from forcetune.spec.domains import Domain, Fixed, Problem, Range, describe, parse_domain
 from forcetune.spec.reading import read_yaml
 from forcetune.spec.start import check_warm_start, parse_start
+from forcetune.spec.task import Bound, Direction, Objective, Task, check_task, make_task
 from forcetune.spec.trial import CONDITIONAL, Trial, applies
-
-METRICS: dict[str, str] = {
-    "train_loss": "mean cross-entropy over the epoch's steps",
-    "val_loss": "cross-entropy on the validation images",
-    "val_accuracy": "share of the validation images put in their class, 0 to 1",
-    "density": "fraction of prunable weights kept",
-    "sparsity": "1 - density",
-    "effective_density": "fraction of prunable weights that lie on a path from input to output",
-    "macs": "multiply-adds of one sample after removing channels without such a path",
-    "macs_fraction": "macs over the dense network's",
-    "layers_emptied": "layers without a weight",
-    "channels_emptied": "output channels without a weight, over all layers",
-    "collapsed": "1 where no path from input to output is left",
-    "saliency_samples": "samples that the mask cost",
-    "prune_seconds": "time to find the mask",
-    "train_seconds": "time to train, validation included",
-}
 
 REQUIRED = [name for name, info in Trial.model_fields.items() if info.is_required()]
 DEFAULT_TRIALS = 32
@@ -38,6 +22,26 @@ DEFAULT_TRIALS = 32
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Seeds(_Section):
+    """How often a point is run again."""
+
+    front: int = Field(ge=1, description="fresh seeds at most for a front point and what lies within its noise")
+
+
+class Budget(_Section):
+    """What a search may cost."""
+
+    hours: float | None = Field(None, gt=0, description="of searching, restarts included")
+    device_hours: float | None = Field(None, gt=0, description="of GPUs, or of cores where a trial has no GPU")
+
+
+class Patience(_Section):
+    """When the front counts as found."""
+
+    trials: int = Field(ge=1, description="trials within which the front must grow")
+    gain: float = Field(gt=0, description="by this share of its hypervolume")
 
 
 class Search(_Section):
@@ -50,6 +54,18 @@ class Search(_Section):
     )
     sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
     seed: int = Field(0, ge=0, description="of the sampler")
+    stopping: Literal["pareto", "safe", "none"] | None = Field(
+        None, description="which trials end early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
+    )
+    seeds: Seeds | None = Field(
+        None, description="`{front: N}`: front points run again with up to N fresh seeds when the proposals are done"
+    )
+    budget: Budget | None = Field(
+        None, description="`{hours: , device_hours: }`: no trial starts once one of them is used up"
+    )
+    patience: Patience | None = Field(
+        None, description="`{trials: , gain: }`: ends where the hypervolume grew by less than that share"
+    )
     start: list[dict[str, Any]] = Field(
         default=[], description="known configurations to run first; a field left out of one is sampled"
     )
@@ -70,15 +86,35 @@ class Resources(_Section):
     )
 
 
+SHORT, LONG = "short", "long"  # what stands for a whole section, or the section; in no place that is shown
+T = TypeVar("T")
+_Short = Annotated[T, Tag(SHORT)]
+_Long = Annotated[T, Tag(LONG)]
+_BY_FORM = Discriminator(lambda written: LONG if isinstance(written, dict | BaseModel) else SHORT)
+
+
 class Study(_Section):
     """A whole study file; make one with `load(path)` or `Study.from_dict(...)`, which validate it."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the study's name")
-    objectives: dict[str, Literal["max", "min"]] = Field(
+    objectives: dict[str, Annotated[_Short[Direction] | _Long[Objective], _BY_FORM]] = Field(
         default={"val_accuracy": "max", "density": "min"},
         min_length=1,
-        description="metrics, each `max` or `min`",
+        description="metrics, each `max`, `min`, or `{direction: , reference: }`",
     )
+    constraints: dict[str, Annotated[_Short[float] | _Long[Bound], _BY_FORM]] = Field(
+        default={},
+        description="metrics known before training, each a number (at most) or `{min: , max: }`; what breaks one is "
+        "not trained",
+    )
+    measure: str | None = Field(
+        None, description="`package.module:function` that measures the pruned network before training"
+    )
+    metrics: str | list[str] = Field(
+        default=[], description="`package.module:function`, or a list: measured on the validation images, as `val_...`"
+    )
+    loss: str = Field("cross_entropy", description="`cross_entropy` or `package.module:function`, to train by")
+    train: str | None = Field(None, description="`package.module:function`, a training loop of your own")
     trial: dict[str, Any] = Field(description="one configuration's fields: values or domains")
     search: Search = Field(default=Search(), description="how configurations are proposed")
     resources: Resources = Field(default=Resources(), description="what one trial occupies")
@@ -185,21 +221,64 @@ class Study(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What may not change once the study has trials: all but `search:` and `resources:`."""
-        return self.model_dump(exclude={"search", "resources"})
+        """What may not change once the study has trials: all but `search:` and `resources:`.
+
+        What is at its default is left out, but for the objectives: a new key re-names no study.
+        """
+        return {
+            "objectives": self.model_dump(include={"objectives"})["objectives"],
+            **self.model_dump(exclude={"search", "resources"}, exclude_defaults=True),
+        }
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """`max` or `min` for each objective."""
+        return {n: o.direction if isinstance(o, Objective) else o for n, o in self.objectives.items()}
+
+    @property
+    def stopping(self) -> str:
+        """The rule by which trials are stopped early; a grid is asked for whole unless it says otherwise."""
+        return self.search.stopping or ("none" if self.search.sampler == "grid" else "pareto")
+
+    def references(self, chance: float) -> dict[str, float]:
+        """Where the hypervolume of each objective is measured from, as far as it is known; chance: the accuracy of."""
+        highest = max(self.space["density"].values)
+        known = {"val_accuracy": chance, "density": highest, "sparsity": 1 - highest}
+        named = {n: o.reference for n, o in self.objectives.items() if isinstance(o, Objective)}
+        return {name: value for name, value in {**known, **named}.items() if name in self.objectives}
+
+    @cached_property
+    def task(self) -> Task:
+        """What the study asks of every trial beside its fields."""
+        return make_task(self)
+
+    def companion(self, search: Search) -> "Study":
+        """The study of this one's re-runs, which proposes nothing by itself."""
+        written = self.model_dump(exclude={"search"})
+        return Study.model_validate({**written, "study": self.study + COMPANION, "search": search.model_dump()})
 
     def _check(self) -> None:
-        if self.study.endswith(".companion"):
-            raise Problem("study", f"{self.study!r}: names that end in .companion are kept for forcetune's re-runs")
+        if self.study.endswith(COMPANION):
+            raise Problem("study", f"{self.study!r}: names that end in {COMPANION} are kept for forcetune's re-runs")
         self._check_keys()
         for name in self.space:
             self._check_when(name)
         self._check_names()
+        check_task(self)
         if self.search.sampler == "grid" and (ranges := self.ranges()):
             raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
         if len(self.start) > self.trials:
             raise Problem("search.start", f"has {len(self.start)} configurations, more than trials, {self.trials}")
         check_warm_start(self)
+        unknown = [name for name in self.objectives if name not in self.references(0)]
+        if self.search.patience and unknown:
+            raise Problem(
+                f"objectives.{unknown[0]}",
+                "`patience` asks for the hypervolume, which needs the worst value that counts: write "
+                f"{unknown[0]}: {{direction: {self.directions[unknown[0]]}, reference: ...}}",
+            )
+        if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
+            raise Problem("search.budget", "is empty; allowed: hours, device_hours, or both")
 
     def _check_keys(self) -> None:
         for name in self.trial:
@@ -211,12 +290,6 @@ class Study(_Section):
         for name in REQUIRED:
             if name not in self.trial:
                 raise Problem(f"trial.{name}", "is missing; required: " + ", ".join(REQUIRED))
-        for name in self.objectives:
-            if name not in METRICS:
-                raise Problem(
-                    f"objectives.{name}",
-                    f"no trial reports this metric{suggestion(name, METRICS)}; allowed: {', '.join(METRICS)}",
-                )
 
     def _check_when(self, name: str) -> None:
         when = self.space[name].when
@@ -244,6 +317,7 @@ class Study(_Section):
         from forcetune.data import DATASETS
         from forcetune.models import find_builder
         from forcetune.pruning import LOSSES, SCHEDULES, method_row
+        from forcetune.training import find_loss
 
         resolvers: dict[str, Callable[[str], Any]] = {
             "dataset": partial(resolve, table=DATASETS, kind="data set"),
@@ -254,10 +328,19 @@ class Study(_Section):
         }
         for name, find in resolvers.items():
             for value in self.space[name].values if name in self.space else []:
-                try:
-                    find(value)
-                except InputError as error:
-                    raise Problem(f"trial.{name}", str(error)) from None
+                _find(f"trial.{name}", find, value)
+        _find("loss", find_loss, self.task.loss)
+        own = {"measure": self.task.measure, "train": self.task.train}
+        for place, value in [*own.items(), *(("metrics", metric) for metric in self.task.metrics)]:
+            if value is not None:
+                _find(place, partial(resolve, table={}, kind=place), value)
+
+
+def _find(place: str, find: Callable[[str], Any], name: str) -> None:
+    try:
+        find(name)
+    except InputError as error:
+        raise Problem(place, str(error)) from None
 
 
 def load(path: str | Path) -> Study:
@@ -269,10 +352,22 @@ def load(path: str | Path) -> Study:
         raise InputError(f"{path}: {error}") from None
 
 
-def _explain(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+def _owner(place: list[str]) -> type[BaseModel]:
+    """The section that an unknown key at this place stands in."""
     sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources}
-    owner = sections.get(str(error["loc"][0]), Study) if len(error["loc"]) > 1 else Study
+    inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
+    if place[0] == "search" and len(place) > 1:
+        return inner.get(place[1], Search)
+    if place[0] == "objectives":
+        return Objective
+    if place[0] == "constraints":
+        return Bound
+    return sections.get(place[0], Study) if len(place) > 1 else Study
+
+
+def _explain(error: Any) -> str:
+    parts = [str(part) for part in error["loc"] if part not in (SHORT, LONG)]
+    place, owner = ".".join(parts), _owner(parts)
     if error["type"] == "string_pattern_mismatch":
         return f"{place}: {error['input']!r} is no name; allowed: letters, digits, _ . - after a letter or digit"
     return f"{place}: {describe(error, owner)}"

@@ -72,8 +72,9 @@ class Trial(BaseModel):
     batch_size: int = Field(128, ge=2, description="images in a training step")
     lr: float = Field(0.1, gt=0, allow_inf_nan=False, description="learning rate at the first step")
     lr_schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="`cosine`, `step` or `constant`")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="of SGD")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="`sgd` or `adamw`")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; of AdamW, its first beta")
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="of the optimizer")
     clip_norm: float | None = Field(None, gt=0, description="bound on the gradient's 2-norm (none)")
     seed: int = Field(0, ge=0, description="draws the split, the initial weights, the order and the saliency data")
 

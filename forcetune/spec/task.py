@@ -1,0 +1,134 @@
+"""What a study asks of every trial beside its fields: objectives, constraints, and functions of the user's own."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forcetune.errors import InputError
+from forcetune.names import suggestion
+from forcetune.spec.domains import Problem
+
+if TYPE_CHECKING:
+    from forcetune.spec.study import Study
+
+BEFORE: dict[str, str] = {
+    "density": "fraction of prunable weights kept",
+    "sparsity": "1 - density",
+    "effective_density": "fraction of prunable weights that lie on a path from input to output",
+    "macs": "multiply-adds of one sample after removing channels without such a path",
+    "macs_fraction": "macs over the dense network's",
+    "layers_emptied": "layers without a weight",
+    "channels_emptied": "output channels without a weight, over all layers",
+    "collapsed": "1 where no path from input to output is left",
+    "saliency_samples": "samples that the mask cost",
+    "prune_seconds": "time to find the mask",
+}
+METRICS: dict[str, str] = {
+    "train_loss": "the mean `loss` over the epoch's steps",
+    "val_loss": "the `loss` on the validation images",
+    "val_accuracy": "share of the validation images put in their class, 0 to 1",
+    **BEFORE,
+    "train_seconds": "time to train, validation included",
+}
+
+Direction = Literal["max", "min"]
+
+
+class Objective(BaseModel):
+    """An objective with the point that its hypervolume is measured from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    direction: Direction
+    reference: float = Field(allow_inf_nan=False)
+
+
+class Bound(BaseModel):
+    """What a metric known before training may be, both ends included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part of a study that a trial is run by, beside its fields; each name is a function's of the user's own."""
+
+    constraints: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    measure: str | None = None
+    metrics: tuple[str, ...] = ()
+    loss: str = "cross_entropy"
+    train: str | None = None
+
+    def broken(self, metrics: Mapping[str, float]) -> str | None:
+        """The first constraint that these metrics break, and how; None where they meet all.
+
+        Raises ValueError where one is not among them.
+        """
+        for name, (low, high) in self.constraints.items():
+            if name not in metrics:
+                raise ValueError(f"`measure` has not returned {name}, which a constraint bounds")
+            value = metrics[name]
+            if low is not None and not value >= low:
+                return f"{name} {value:g} is below the constraint's min {low:g}"
+            if high is not None and not value <= high:
+                return f"{name} {value:g} is above the constraint's max {high:g}"
+        return None
+
+
+def make_task(study: "Study") -> Task:
+    """The study's."""
+    bounds = {n: b if isinstance(b, Bound) else Bound(max=b) for n, b in study.constraints.items()}
+    metrics = [study.metrics] if isinstance(study.metrics, str) else study.metrics
+    return Task(
+        constraints={name: (bound.min, bound.max) for name, bound in bounds.items()},
+        measure=study.measure,
+        metrics=tuple(metrics),
+        loss=study.loss,
+        train=study.train,
+    )
+
+
+def check_task(study: "Study") -> None:
+    """Raise Problem where an objective or a constraint is a metric that no trial can report.
+
+    What the user's own functions report is not known before they are called.
+    """
+    own = "measure" if study.measure else None
+    _check_metrics("constraints", study.constraints, BEFORE, own)
+    if study.metrics or study.train:
+        own = "metrics" if study.metrics else "train"
+    _check_metrics("objectives", study.objectives, METRICS, own)
+    for name, bound in study.constraints.items():
+        if isinstance(bound, Bound) and bound.min is None and bound.max is None:
+            raise Problem(f"constraints.{name}", "bounds nothing; allowed: a number (at most), or {min: , max: }")
+
+
+def check_reported(study: "Study", before: Iterable[str], after: Iterable[str]) -> None:
+    """Raise InputError where a constraint or an objective is none of the metrics that a trial was seen to have.
+
+    before, after: those before training, and in all. What a `train` loop reports is known only when it runs.
+    """
+    try:
+        _check_metrics("constraints", study.constraints, before, None)
+        _check_metrics("objectives", study.objectives, after, study.train)
+    except Problem as problem:
+        raise InputError(str(problem)) from None
+
+
+def _check_metrics(section: str, names: Iterable[str], known: Iterable[str], own: str | None) -> None:
+    for name in names:
+        if name in known or own:
+            continue
+        if name in METRICS:
+            raise Problem(
+                f"{section}.{name}",
+                f"is not known before training; allowed: {', '.join(known)}, and what `measure` returns",
+            )
+        raise Problem(
+            f"{section}.{name}", f"no trial reports this metric{suggestion(name, known)}; allowed: {', '.join(known)}"
+        )
