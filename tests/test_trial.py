@@ -9,7 +9,7 @@ from forcetune import trial
 from forcetune.data import Dataset
 from forcetune.errors import InputError
 from forcetune.pruning import METHODS, layer_table, prunable, save_masks
-from forcetune.spec import METRICS, Trial, method_label
+from forcetune.spec import METRICS, Task, Trial, method_label
 from forcetune.spec.trial import OPTIONS
 
 SECONDS = {"prune_seconds", "train_seconds"}
@@ -34,7 +34,9 @@ def initial(model):
 def test_one_dict_an_epoch_with_all_metrics():
     found = run()
     assert [metrics["epoch"] for metrics in found] == [1, 2]
-    assert all({*metrics} == {*METRICS, "epoch"} for metrics in found)
+    averaged = {"ema_val_loss", "ema_val_accuracy"}
+    assert {*found[0]} == {*METRICS, "epoch", *averaged}, "the one rung of two epochs"
+    assert {*found[1]} == {*METRICS, "epoch"}
     assert all(math.isfinite(value) for metrics in found for value in metrics.values())
     assert 0 < found[0]["train_seconds"] < found[1]["train_seconds"], "time since the start"
     before = {name: found[0][name] for name in ("density", "sparsity", "macs", "collapsed", "saliency_samples")}
@@ -105,8 +107,8 @@ def test_validation_images_are_in_no_batch_of_training_or_saliency(monkeypatch):
     batches = Dataset.batches
     monkeypatch.setattr(Dataset, "batches", spy)
     run(saliency_batch_size=50, batch_size=40)
-    assert used == [(288, 50, 0), (288, 40, 0), (32, trial.EVALUATION_BATCH, 0)]
-    assert seeds[2] is None, "in order"
+    assert used == [(288, 50, 0), (32, trial.EVALUATION_BATCH, 0), (288, 40, 0)]
+    assert seeds[1] is None, "in order"
     assert len({*seeds}) == 3
 
 
@@ -221,6 +223,7 @@ def test_check():
         "input_shape": (1, 8, 8),
         "classes": 4,
         "prunable": 832,
+        "macs": 832,
     }
 
 
@@ -339,7 +342,7 @@ def test_layers_from_is_fetched(tmp_path):
         asked.append(source)
         return tmp_path / "of-a-run.npz"
 
-    trial.prepare(make(method="random", layers_from="a" * 32), fetch)
+    trial.prepare(make(method="random", layers_from="a" * 32), fetch_masks=fetch)
     assert asked == ["a" * 32]
 
 
@@ -478,3 +481,103 @@ def test_a_resumed_trial_goes_on_bit_for_bit(fields, stopped, tmp_path, monkeypa
     assert timeless([*first, *rest]) == curve
     for name, tensor in whole.prepared.model.state_dict().items():
         assert torch.equal(tensor, rest.prepared.model.state_dict()[name]), name
+
+
+OWN_TASK = """
+import time
+import torch
+from torch.nn import functional
+from forcetune.training import evaluate, hold
+
+def latency(model, example):
+    with torch.no_grad():
+        model(example)
+        started = time.perf_counter()
+        for _ in range(5):
+            model(example)
+    weights = sum(p.numel() for p in model.parameters())
+    return {"latency_ms": (time.perf_counter() - started) / 5 * 1000, "weights": weights, "samples": len(example)}
+
+def taken(model, example):
+    return {"macs": 1}
+
+def broken(model, example):
+    raise RuntimeError("no device")
+
+def f1(logits, targets):
+    return float((logits.argmax(1) == targets).float().mean())
+
+def train(model, masks, training, validation, fields):
+    optimizer = torch.optim.SGD(model.parameters(), fields["lr"])
+    hold(optimizer, model, masks)
+    for epoch in range(fields["epochs"]):
+        for inputs, targets in training:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+        yield {**evaluate(model, validation), "epochs_so_far": epoch + 1}
+"""
+
+
+@pytest.fixture
+def own_task(tmp_path, monkeypatch):
+    (tmp_path / "my_wanted.py").write_text(OWN_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_what_is_measured_of_the_compacted_network_before_training(own_task):
+    task = Task(measure="my_wanted:latency")
+    sparse, dense = (trial.prepare(make(method="synflow", density=d), task).metrics for d in (0.1, 1.0))
+    assert sparse["latency_ms"] > 0
+    assert sparse["samples"] == 1
+    assert sparse["weights"] < dense["weights"], "channels that cannot matter are cut away"
+    assert {"latency_ms", "density"} <= next(trial.run(make(epochs=1), task)).keys()
+
+
+def test_a_measured_constraint_keeps_a_network_from_training(own_task):
+    task = Task(measure="my_wanted:latency", constraints={"weights": (None, 10.0)})
+    (found,) = trial.run(make(epochs=3), task)
+    assert found["epoch"] == 0
+    assert found["val_accuracy"] == 0.25, "chance, of four classes"
+    prepared = trial.prepare(make(), task)
+    outcome, reason = prepared.untrained
+    assert outcome == "infeasible"
+    assert "is above the constraint's max 10" in reason
+
+
+def test_a_collapsed_network_is_collapsed_first():
+    prepared = trial.prepare(make(density=0.002), Task(constraints={"density": (0.5, None)}))
+    assert prepared.untrained[0] == "collapsed"
+
+
+def test_a_metric_of_forcetunes_own_is_not_taken(own_task):
+    with pytest.raises(InputError, match="measure: my_wanted:taken returns macs, which forcetune measures itself"):
+        trial.prepare(make(), Task(measure="my_wanted:taken"))
+
+
+def test_metrics_and_loss_of_ones_own(own_task):
+    found = list(trial.run(make(epochs=2), Task(metrics=("my_wanted:f1",))))
+    assert [metrics["val_f1"] for metrics in found] == [pytest.approx(m["val_accuracy"]) for m in found]
+    (untrained,) = trial.run(make(), Task(metrics=("my_wanted:f1",), constraints={"macs": (None, 1.0)}))
+    assert 0 <= untrained["val_f1"] <= 1, "of the untrained network"
+
+
+def test_a_training_loop_of_ones_own(own_task):
+    found = list(trial.run(make(epochs=3), Task(train="my_wanted:train")))
+    assert [metrics["epochs_so_far"] for metrics in found] == [1, 2, 3]
+    assert all({"val_accuracy", "train_seconds", "density"} <= metrics.keys() for metrics in found)
+    assert not trial.Underway(trial.prepare(make(), Task(train="my_wanted:train"))).resumable
+
+
+def test_what_a_trial_would_report(own_task):
+    before, every = trial.reported(make(), Task(measure="my_wanted:latency", metrics=("my_wanted:f1",)))
+    assert {"density", "macs", "latency_ms"} <= {*before}
+    assert {*before, "val_accuracy", "val_f1"} <= {*every}
+    assert "val_f1" not in before
+    with pytest.raises(InputError, match="measure: my_wanted:broken raised RuntimeError: no device"):
+        trial.reported(make(), Task(measure="my_wanted:broken"))
+
+
+def test_seconds_of_an_epoch_grow_with_its_images():
+    few, many = (trial.prepare(make(train_samples=n, batch_size=4)) for n in (40, 320))
+    assert trial.seconds_an_epoch(many, 2) > 2 * trial.seconds_an_epoch(few, 2) > 0

@@ -1,7 +1,6 @@
-"""One trial from its fields to its metrics: data, model, masks, training; no Ray, no MLflow."""
+"""A trial before training: its data, its network, its masks, and what is known of them."""
 
 import hashlib
-import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.spec import Trial
+from forcetune.names import resolve
+from forcetune.spec import METRICS, Task, Trial
 
 EVALUATION_BATCH = 1024
 
@@ -25,6 +25,7 @@ class Prepared:
     """A pruned network, ready to train; `metrics` are those known before training."""
 
     trial: Trial
+    task: Task
     dataset: data.AnyDataset
     training: Any  # the part of the data set to train on, and that to validate on
     validation: Any
@@ -41,23 +42,30 @@ class Prepared:
         layers = f"; layers without a weight: {', '.join(empty)}" if empty else "; no layer is empty"
         return f"no path of kept weights leads from input to output{layers}"
 
+    @property
+    def untrained(self) -> tuple[str, str] | None:
+        """Outcome and reason of a trial that is not trained, `collapsed` or `infeasible`; None where it is to be."""
+        if self.collapsed and self.trial.screen:
+            return "collapsed", self.collapsed
+        broken = self.task.broken(self.metrics)
+        return ("infeasible", broken) if broken else None
 
-def run(trial: Trial) -> Iterator[dict[str, float]]:
-    """Prune, train and yield one dict of metrics an epoch, those known before training in each of them.
+    def training_batches(self) -> data.AnyBatches:
+        """Those that a training begins with."""
+        return self.dataset.batches(self.training, self.trial.batch_size, stream(self.trial, "order"))
 
-    Seeds torch's global generator, which dropout draws from.
-
-    Raises InputError where the fields do not fit together, training.Diverged where the loss does.
-    """
-    yield from Underway(prepare(trial))
+    def validation_batches(self) -> data.AnyBatches:
+        """The validation images in order."""
+        return self.dataset.batches(self.validation, EVALUATION_BATCH)
 
 
-def prepare(trial: Trial, fetch_masks: Callable[[str], str | Path] = Path) -> Prepared:
+def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str], str | Path] = Path) -> Prepared:
     """Draw the split and the initial weights, find the masks and say what is left of the network.
 
     fetch_masks: from the field `layers_from` to the file of masks that it names.
     """
-    ground = _Ground(trial)
+    task = task or Task()
+    ground = Ground(trial)
     dataset, build = ground.dataset, ground.build
     model = build(trial.width)
     batches = _Counted(
@@ -71,25 +79,16 @@ def prepare(trial: Trial, fetch_masks: Callable[[str], str | Path] = Path) -> Pr
     if trial.small_dense:
         model, masks, metrics = _small_dense(trial, build, metrics, dataset.input_shape)
     if trial.reinit:
-        model = build(_width(trial, metrics), "reinit")
+        model = build(width_of(trial, metrics), "reinit")
     reads_data = pruning.method_row(trial.method).data
     metrics |= {"prune_seconds": seconds, "saliency_samples": batches.samples if reads_data else 0}
-    return Prepared(trial, dataset, ground.training, ground.validation, model, masks, metrics)
+    prepared = Prepared(trial, task, dataset, ground.training, ground.validation, model, masks, metrics)
+    if task.measure:
+        metrics |= measured(prepared)
+    return prepared
 
 
-def resume(trial: Trial, state: dict[str, Any]) -> "Underway":
-    """The trial as it was when `Underway.state_dict` gave this state, without pruning anew."""
-    ground = _Ground(trial)
-    masks = {name: mask.to(ground.device) for name, mask in state["masks"].items()}
-    model = ground.build(_width(trial, state["metrics"]))
-    underway = Underway(
-        Prepared(trial, ground.dataset, ground.training, ground.validation, model, masks, state["metrics"])
-    )
-    underway.load_state_dict(state)
-    return underway
-
-
-class _Ground:
+class Ground:
     """What the trial stands on before any mask: its device, its data and the way to build its network."""
 
     def __init__(self, trial: Trial) -> None:
@@ -104,7 +103,7 @@ class _Ground:
         return model.to(self.device)
 
 
-def _width(trial: Trial, metrics: dict[str, float]) -> int | None:
+def width_of(trial: Trial, metrics: dict[str, float]) -> int | None:
     """Of the network that is trained: that of `small_dense` where the trial has it."""
     return int(metrics.get("dense_width", 0)) or trial.width
 
@@ -165,98 +164,16 @@ def _small_dense(
     return model, masks, metrics
 
 
-class Underway:
-    """A prepared trial in training; iterating trains it and yields one dict of metrics an epoch that is left.
-
-    A collapsed one is not trained where the trial says `screen`: its one dict has epoch 0 and what guessing
-    gives, the chance accuracy 1 / classes and the loss log(classes).
-    """
-
-    def __init__(self, prepared: Prepared) -> None:
-        trial, dataset = prepared.trial, prepared.dataset
-        self.prepared = prepared
-        self._seconds = 0.0  # of training, in earlier processes too
-        torch.manual_seed(stream(trial, "dropout"))
-        self._training = training.Training(
-            prepared.model,
-            prepared.masks,
-            dataset.batches(prepared.training, trial.batch_size, stream(trial, "order")),
-            dataset.batches(prepared.validation, EVALUATION_BATCH),
-            epochs=trial.epochs,
-            lr=trial.lr,
-            lr_schedule=trial.lr_schedule,
-            momentum=trial.momentum,
-            weight_decay=trial.weight_decay,
-            clip_norm=trial.clip_norm,
-        )
-
-    def __iter__(self) -> Iterator[dict[str, float]]:
-        if self.prepared.collapsed and self.prepared.trial.screen:
-            yield {**self.prepared.metrics, **self._untrained()}
-            return
-        before, started = self._seconds, time.perf_counter()
-        for metrics in self._training:
-            self._seconds = before + time.perf_counter() - started
-            yield {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Between two epochs, plain data and tensors from which `resume` goes on as if nothing had happened."""
-        return {
-            "masks": self.prepared.masks,
-            "metrics": self.prepared.metrics,
-            "seconds": self._seconds,
-            "training": self._training.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What `resume` does once masks and metrics are back."""
-        self._seconds = state["seconds"]
-        self._training.load_state_dict(state["training"])
-
-    def _untrained(self) -> dict[str, float]:
-        classes = self.prepared.dataset.classes
-        loss = math.log(classes)
-        return {
-            "epoch": 0,
-            "train_loss": loss,
-            "val_loss": loss,
-            "val_accuracy": 1 / classes,
-            "train_seconds": 0.0,
-        }
-
-
-def check(trial: Trial) -> dict[str, object]:
-    """Load the data, build the model and count what is prunable, without pruning; raises InputError."""
-    dataset = data.load(trial.dataset, trial.data_root)
-    train_part, validation_part = dataset.split(0, trial.train_samples)
-    model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
-    prunable = pruning.prunable(model)
-    weights = sum(weight.numel() for weight in prunable.values())
-    if int(weights * trial.density) < 1:
-        raise InputError(
-            f"density {trial.density} keeps none of the {weights} prunable weights of {trial.model}; "
-            f"allowed: at least {1 / weights:.2g}"
-        )
-    if trial.small_dense and not trial.width:
-        models.own_width(trial.model)
-    if trial.layers_from and trial.layers_from.endswith(".npz"):
-        pruning.layer_densities(pruning.load_masks(trial.layers_from), prunable)
-    return {
-        "dataset": trial.dataset,
-        "model": trial.model if trial.width is None else f"{trial.model} of width {trial.width}",
-        "training": len(train_part),
-        "validation": len(validation_part),
-        "input_shape": dataset.input_shape,
-        "classes": dataset.classes,
-        "prunable": weights,
-    }
-
-
-def check_saliency(trial: Trial) -> None:
-    """Raise InputError where the training split has too few samples of a class for a class-balanced saliency batch."""
-    dataset = data.load(trial.dataset, trial.data_root)
-    train_part, _ = dataset.split(stream(trial, "split"), trial.train_samples)
-    dataset.batches(train_part, trial.saliency_batch_size, 0, trial.balanced)
+def measured(prepared: Prepared) -> dict[str, float]:
+    """What the user's function says of the pruned network, cut down to what is left of it, before training."""
+    name, shape = str(prepared.task.measure), prepared.dataset.input_shape
+    model = prepared.model
+    example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
+    device = next(model.parameters()).device
+    told = resolve(name, {}, "measure")(training.compact(model, prepared.masks, shape), example.to(device))
+    if taken := [metric for metric in told if metric in METRICS]:
+        raise InputError(f"measure: {name} returns {taken[0]}, which forcetune measures itself; give it another name")
+    return {metric: float(value) for metric, value in told.items()}
 
 
 def stream(trial: Trial, purpose: str) -> int:

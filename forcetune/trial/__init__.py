@@ -1,0 +1,19 @@
+"""One trial from its fields to its metrics: data, model, masks, training; no Ray, no MLflow."""
+
+from forcetune.trial.checks import check, check_saliency, reported, seconds_an_epoch
+from forcetune.trial.preparation import EVALUATION_BATCH, Prepared, prepare, stream
+from forcetune.trial.underway import Underway, resume, run
+
+__all__ = [
+    "EVALUATION_BATCH",
+    "Prepared",
+    "Underway",
+    "check",
+    "check_saliency",
+    "prepare",
+    "reported",
+    "resume",
+    "run",
+    "seconds_an_epoch",
+    "stream",
+]
