@@ -1,0 +1,81 @@
+"""Fronts: what no other trial dominates, in ranks behind it, and how much it covers."""
+
+from collections.abc import Mapping
+
+import moocore
+import numpy as np
+import pandas as pd
+
+LOGARITHMIC = ("density", "effective_density")  # on a linear axis all above 99 % sparsity would weigh half a percent
+
+
+def best(
+    table: pd.DataFrame,
+    min_sparsity: float | None = None,
+    min_accuracy: float | None = None,
+    method: str | None = None,
+) -> pd.DataFrame:
+    """The front of the trials that meet these conditions, sorted by sparsity.
+
+    An objective counts by its mean over fresh seeds where `with_seeds` has given the table one.
+    """
+    chosen = table
+    if len(chosen) and min_sparsity is not None:
+        # 1 - density is not exact in floating point: a trial of density 0.05 has a sparsity of at least 0.95
+        chosen = chosen[chosen["sparsity"] >= min_sparsity - 1e-12]
+    if len(chosen) and min_accuracy is not None:
+        reached = believed(chosen, "val_accuracy")  # a training loop of the user's own may not tell
+        chosen = chosen[chosen[reached] >= min_accuracy] if reached in chosen else chosen.iloc[:0]
+    if len(chosen) and method is not None:
+        chosen = chosen[chosen["method"] == method]
+    return front(chosen, table.attrs["objectives"])
+
+
+def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """The rows trained to their end that no other such row is at least as good as in all and better in one objective.
+
+    objectives: metric to `max` or `min`. Sorted by sparsity; the table's `.attrs` are kept.
+    """
+    if not len(table) or not set(objectives) <= set(table.columns):
+        return table.iloc[:0]
+    columns = [believed(table, name) for name in objectives]
+    trained = table[table["outcome"] == "trained"].dropna(subset=columns)
+    chosen = trained[non_dominated(trained[columns].to_numpy(float), list(objectives.values()))]
+    return chosen.sort_values("sparsity", kind="stable")
+
+
+def believed(table: pd.DataFrame, objective: str) -> str:
+    """The column by which an objective counts."""
+    mean = f"{objective}_mean"
+    return mean if mean in table.columns else objective
+
+
+def non_dominated(values: np.ndarray, directions: list[str]) -> np.ndarray:
+    """Which rows of (n, objectives) no other row dominates; bool (n,). Equal rows stay together."""
+    found: np.ndarray = moocore.is_nondominated(values, maximise=[way == "max" for way in directions], keep_weakly=True)
+    return found
+
+
+def pareto_ranks(losses: np.ndarray) -> np.ndarray:
+    """The rank of each row of (n, objectives), all minimised, by non-dominated sorting; int (n,), the front has 0."""
+    found: np.ndarray = moocore.pareto_rank(losses)
+    return found
+
+
+def dominates(losses: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Which rows of (n, objectives) are at least as low as `one` in all objectives and lower in one; bool (n,)."""
+    return np.asarray((losses <= one).all(1) & (losses < one).any(1))
+
+
+def hypervolume(values: np.ndarray, directions: Mapping[str, str], references: Mapping[str, float]) -> float:
+    """What the rows of (n, objectives) dominate, measured from the references; densities by their log10.
+
+    directions: objective to `max` or `min`; references: the worst value of each that counts.
+    """
+    if not len(values):
+        return 0.0
+    points, origin = values.astype(float), [float(references[name]) for name in directions]
+    for column, name in enumerate(directions):
+        if name in LOGARITHMIC:
+            points[:, column], origin[column] = np.log10(points[:, column]), np.log10(origin[column])
+    return float(moocore.hypervolume(points, ref=origin, maximise=[way == "max" for way in directions.values()]))
