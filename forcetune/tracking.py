@@ -15,14 +15,15 @@ from typing import Any
 import pandas as pd
 
 from forcetune.errors import InputError
-from forcetune.names import suggestion
+from forcetune.names import COMPANION, suggestion
 from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
-EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
-
-
 BATCH = 900  # metrics in a request; MLflow takes 1000
+
+
+class UnknownError(InputError):
+    """The store has no such study."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Tracker:
     def logged(self, run: str) -> Logged:
         """What a run has already."""
         found = self._client.get_run(run).data
-        return Logged({*found.params}, {*found.metrics}, self._last_step(run) if found.metrics else -1)
+        last = max((step for steps in self.steps(run).values() for step in steps), default=-1)
+        return Logged({*found.params}, {*found.metrics}, last)
 
     def log(
         self,
@@ -172,9 +174,6 @@ class Tracker:
         """Give the experiment another name, under which `table` finds it."""
         self._client.rename_experiment(self._experiment, name)
 
-    def _last_step(self, run: str) -> int:
-        return max((entry.step for entry in self._client.get_metric_history(run, "val_loss")), default=-1)
-
     def _find(self, kind: str, key: str | None = None) -> str | None:
         wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and tags.`forcetune.trial` = '{key}'" if key else "")
         runs = self._client.search_runs([self._experiment], wanted, max_results=1)
@@ -207,6 +206,14 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
     found.attrs["objectives"] = json.loads(parent["tags"]["forcetune.objectives"])
     return found
+
+
+def reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """The table of a study's companion, `of` the key of the trial that each runs again; None where there is none."""
+    try:
+        return table(study + COMPANION, uri)
+    except UnknownError:
+        return None
 
 
 def fetch_masks(source: str, uri: str | None = None) -> Path:
@@ -248,6 +255,7 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "outcome": run["tags"].get("forcetune.outcome"),
         "reason": run["tags"].get("forcetune.reason"),
         "trial": run["tags"].get("forcetune.trial"),
+        **({"of": run["tags"]["forcetune.of"]} if "forcetune.of" in run["tags"] else {}),
         **{name: _value(text) for name, text in run["params"].items()},
         **run["metrics"],
     }
@@ -332,9 +340,9 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
     ]
 
 
-def _unknown(study: str, known: Iterable[str]) -> InputError:
+def _unknown(study: str, known: Iterable[str]) -> UnknownError:
     names = ", ".join(sorted(set(known) - {"Default"})) or "none yet"
-    return InputError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
+    return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,9 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import EPOCH_METRICS, table
+from forcetune.tracking import table
 
+EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 STATUS = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}  # of a trial in Optuna, of its run in MLflow
 
 

@@ -1,36 +1,39 @@
 """Runs a study: proposes (Optuna), executes (Ray Tune), keeps the ledger."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
 from forcetune import trial
 from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.names import COMPANION
 from forcetune.search import environment
-from forcetune.spec import Study, Trial
+from forcetune.spec import Study, Trial, check_reported
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
+    from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
 
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
 
-def check(study: Study) -> list[dict[str, object]]:
+def check(study: Study) -> list[dict[str, Any]]:
     """Load every data set and build every network that the study can ask for; what each of them looks like.
 
-    Raises InputError where one does not load, does not fit the data, keeps no weight at the lowest density, or
-    where a class has too few samples for a method's class-balanced batch.
+    Raises InputError where one does not load, does not fit the data, keeps no weight at the lowest density, where
+    a class has too few samples for a method's class-balanced batch, where a function of the user's fails, or where
+    an objective or a constraint is a metric that no trial has.
     """
     lowest = min(study.space["density"].values)
     data = ["dataset", "data_root", "train_samples"]
-    seen: dict[Trial, dict[str, object]] = {}
+    seen: dict[Trial, dict[str, Any]] = {}
     for candidate in _candidates(study, [*data, "model", "width", "small_dense", "layers_from"]):
         try:
             shown = candidate.model_copy(update={"method": "random", "density": lowest})
@@ -44,6 +47,7 @@ def check(study: Study) -> list[dict[str, object]]:
                 trial.check_saliency(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
+    check_reported(study, *trial.reported(next(iter(seen)), study.task))
     return list({tuple(facts.items()): facts for facts in seen.values()}.values())
 
 
@@ -54,39 +58,66 @@ def _candidates(study: Study, names: list[str]) -> Iterator[Trial]:
         yield Trial(**{**required, **{name: fields[name] for name in names if name in fields}})
 
 
-def run(study: Study, console: Console, fresh: bool = False) -> None:
+def run(study: Study, console: Console, fresh: bool = False) -> str | None:
     """Search until the study has all its trials or its space is used up; go on where an earlier driver was.
+
+    Then run the front again with fresh seeds, where the study asks for it. Returns why the search, or its re-runs,
+    ended before they were through, None where they are.
 
     fresh: archive first what the stores have under the study's name. Nothing is written before the study is
     checked, or started before a trial's resources are known to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
     """
-    check(study)
+    facts = check(study)
     environment.prepare()
+    from forcetune.search import cost
     from forcetune.search.archive import archive
+    from forcetune.search.companions import rerun
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
     from forcetune.search.ledger import known, refuse_changes, taught
-    from forcetune.search.proposals import fitting
+    from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
-    with hold(study.study, uri) as held:
+    with hold(study.study, uri) as held, _Cluster(study, console) as cluster:
         lessons = []
         for other, theirs in taught(study, uri).items():
             fit = fitting(study, theirs)
             told = f"{len(fit)} of {len(theirs)} trials of {other} fit this study, which learns from them"
             console.print(told, soft_wrap=True)
             lessons += fit
-        opened = partial(open_driver, study, held.check, console, lessons=lessons)
         if name := archive(study.study, held.check, console, fresh):
             console.print(f"what was there is kept as {name}, in both stores", soft_wrap=True)
         refuse_changes(study, uri)
-        driver = opened() if known(study.study, uri) else None
-        if driver and driver.finished:
-            driver.close()
-        else:
-            _search(study, console, driver, opened)
+        if not known(study.study, uri):
+            cluster.start()  # where a trial finds no room nothing is written
+        references = study.references(1 / max(fact["classes"] for fact in facts))
+        propose = partial(make_proposals, study, lessons=lessons)
+        driver = open_driver(study, held.check, console, references=references, propose=propose)
+        searching = not driver.finished
+        cluster.drive(driver)
+        if driver.ending:
+            return f"the search ended by its {driver.ending}"
+        if searching:
+            cost.report(study, driver.hours, console)
+        if study.search.seeds is None:
+            return None
+        with hold(study.study + COMPANION, uri) as companions:
+            return rerun(study, companions.check, console, cluster.drive)
+
+
+def predict(study: Study) -> "Cost":
+    """What a search will cost, and keep it for the search to be held against. Raises InputError where a trial fails."""
+    environment.prepare()
+    from forcetune.search import cost
+
+    try:
+        return cost.predict(study)
+    except InputError:
+        raise
+    except Exception as error:  # the user's own model, data or method may raise anything
+        raise InputError(f"a trial of the study fails: {type(error).__name__}: {error}") from error
 
 
 def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Finding]", str | None]:
@@ -108,21 +139,47 @@ def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Findi
         return [], doctor.examine(name, live=True), str(error)
 
 
-def _search(study: Study, console: Console, driver: "Driver | None", opened: "Callable[[], Driver]") -> None:
-    from forcetune.search import cluster
+class _Cluster:
+    """Ray, from the first driver that has something to run to the end of the search."""
 
-    with cluster.connected(), _interruptible():
-        concurrent = cluster.slots(study.resources)
-        driver = driver or opened()
+    def __init__(self, study: Study, console: Console) -> None:
+        self._resources = study.resources
+        self._console = console
+        self._stack = ExitStack()
+        self._slots = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """Connect. Raises InputError where no trial finds room."""
+        from forcetune.search import cluster
+
+        if not self._slots:
+            self._stack.enter_context(cluster.connected())
+            self._stack.enter_context(_interruptible())
+            self._slots = cluster.slots(self._resources)
+
+    def drive(self, driver: "Driver") -> None:
+        """Run a driver to its end; its trials are handed back where something ends it before that."""
+        from forcetune.search import cluster
+
+        if driver.finished:
+            driver.close()
+            return
+        self.start()
         driver.describe()
         try:
             with driver.progress:
-                cluster.run(driver, study.resources, concurrent)
+                cluster.run(driver, self._resources, self._slots)
         except BaseException:
             running = driver.hand_back()
             with suppress(StoppedError):  # what ended the search matters more
                 driver.close(AT_LAST)
-            console.print(f"{running} running trials handed back, {driver.progress.done} of {study.trials} done")
+            self._console.print(f"{running} running trials handed back, {driver.progress.counted} done")
             raise
         driver.close()
 

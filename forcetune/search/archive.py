@@ -7,6 +7,7 @@ from itertools import count
 from rich.console import Console
 
 from forcetune import tracking
+from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
 from forcetune.search.faults import durable
 from forcetune.search.ledger import known, pending_archive, recorded
@@ -41,6 +42,8 @@ def _archive(study: str, check: Callable[[], None], console: Console, name: str)
     driver.ledger.begin_archive(name)
     driver.give_up(REASON)
     driver.close()
+    if known(study + COMPANION, optuna_uri()):
+        _archive(study + COMPANION, check, console, name + COMPANION)
     with durable("experiment archived"):
         driver.tracker.rename(name)
     driver.ledger.rename(name)

@@ -7,11 +7,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from forcetune.errors import InputError
@@ -137,6 +137,7 @@ def _fit(
             tune.with_resources(worker, lambda config: _request(resources, config["room"])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=DriverScheduler(searcher),
                 num_samples=10**9,
                 reuse_actors=reuse_actors,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -179,19 +180,25 @@ class DriverSearcher(Searcher):
         self._assignments[trial_id] = assignment
         if assignment.room > 1:
             self._unplaced.add(trial_id)
-        return asdict(assignment)
+        return dict(vars(assignment))
 
     def placed(self, trial_id: str) -> None:
         """Its actor has the trial."""
         self._unplaced.discard(trial_id)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def goes_on(self, trial_id: str, report: Report) -> bool:
+        """Hand the driver what a worker tells before the end; whether its trial goes on."""
         of = self._assignments[trial_id]
-        self._kept(lambda: self._driver.report(of.number, of.attempt, result[REPORT]))
+        stopped = self._kept(lambda: self._driver.report(of.number, of.attempt, report))
+        self.ended += bool(stopped)
+        return not stopped
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler, which Tune asks first, has told it."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         of = self._assignments[trial_id]
-        if result and not error:  # else the watch tells why
+        if result and not error and result[REPORT].outcome:  # stopped, or the watch tells why
             self.ended += 1
             self._kept(lambda: self._driver.end(of.number, of.attempt, result[REPORT]))
 
@@ -218,6 +225,19 @@ class DriverSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, for the same reason."""
+
+
+class DriverScheduler(FIFOScheduler):
+    """Trials one after the other, each until the driver stops it."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Tune's question whether a trial goes on after a result that is not its last."""
+        goes_on = self._searcher.goes_on(trial.trial_id, result[REPORT])
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
 class _Broken(tune.Stopper):

@@ -106,7 +106,7 @@ class _Case:
 
     def _of_parents(self) -> Iterator[Finding]:
         if not self._parents:
-            make = partial(self._tracker.open_study, self._study.objectives, {})
+            make = partial(self._tracker.open_study, self._study.directions, {})
             yield Finding("the study", "has no parent run", "make one", lambda: void(make()))
         for parent in self._parents[1:]:
             yield self._surplus(parent, "is a second parent run")
@@ -164,7 +164,7 @@ class _Case:
         if twice := [name for name, at in steps.items() if len(set(at)) < len(at)]:
             return f"its run has {', '.join(twice)} twice at a step"
         curve = {step for step, *_ in ended.get("record", {}).get("curve", [])}
-        if lacking := curve - set(steps.get("val_loss", [])):
+        if lacking := curve - {step for at in steps.values() for step in at}:
             return f"its run lacks the epochs {', '.join(map(str, sorted(lacking)))}"
         return None
 
@@ -175,7 +175,7 @@ class _Case:
         started = min([epoch.time for epoch in curve], default=ended.time or 0)
         tags = {name: text for run in own for name, text in run["tags"].items() if name.startswith("forcetune.")}
         reason = {"forcetune.reason": ended.reason} if ended.reason else {}
-        parent = self._tracker.open_study(self._study.objectives, {})
+        parent = self._tracker.open_study(self._study.directions, {})
         run = self._tracker.open_trial(parent, trial.number, trial.user_attrs["key"], tags, started)
         told = [Epoch(0, started, dict(ended.record["facts"])), *curve]
         self._tracker.log(run, told, trial.user_attrs["fields"], {"forcetune.outcome": ended.outcome, **reason})

@@ -5,9 +5,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from rich.console import Console
 
 from forcetune import __version__
 from forcetune.errors import StoppedError
+from forcetune.search.ending import Ending, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.ledger import Ended, Issued, Ledger
+from forcetune.search.ledger import Ended, Issued, Ledger, ends
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
-from forcetune.search.proposals import Lesson, Proposal, make_proposals
+from forcetune.search.proposals import Proposal, Proposals, make_proposals
+from forcetune.search.stopping import RULES, Stopping
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
@@ -37,6 +39,8 @@ class Running:
 
     proposal: Proposal
     issued: Issued
+    facts: Mapping[str, float] = field(default_factory=dict)  # known before training, once the worker has told
+    since: float = 0.0  # of this attempt, on the monotonic clock
 
 
 class Driver:
@@ -55,7 +59,8 @@ class Driver:
         mlflow_uri: str,
         folder: Path,
         progress: Progress,
-        lessons: Iterable[Lesson] = (),
+        references: Mapping[str, float],
+        propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
     ) -> None:
         self._study = study
         self.ledger = ledger
@@ -67,15 +72,20 @@ class Driver:
         provenance = _provenance(study)
         ledger.claim()
         with durable("parent"):
-            self.parent = tracker.open_study(study.objectives, provenance)
+            self.parent = tracker.open_study(study.directions, provenance)
         folder.mkdir(parents=True, exist_ok=True)
         history = ledger.trials()
-        self._proposals = make_proposals(study, history, lessons)
+        self._proposals = propose(history) if propose else make_proposals(study, history)
         self._known: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
         self._running: dict[int, Running] = {}
         self._waiting: deque[tuple[int, Running]] = deque()
         self._used_up = False
         self._count = 0
+        self._stopping = Stopping(RULES.get(study.stopping), study.directions)
+        self._references = references
+        self._ending = Ending(study, references)
+        self._began = time.monotonic()
+        self._spent = spent_by([])  # by earlier drivers; device hours also by this one
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
         self._take_up(history)
 
@@ -88,6 +98,16 @@ class Driver:
     def running(self) -> int:
         """Trials handed out and not ended."""
         return len(self._running)
+
+    @property
+    def ending(self) -> str | None:
+        """Why the search has ended before it had all its trials; None where it has not."""
+        return self._ending.reason
+
+    @property
+    def hours(self) -> float:
+        """How long the study has been searched, by this driver and those before it."""
+        return self._spent["hours"] + (time.monotonic() - self._began) / 3600
 
     def issue(self) -> Assignment | None:
         """The next trial to run: one that was interrupted, else a new one; None where there is none to start."""
@@ -102,12 +122,14 @@ class Driver:
             running = Running(fresh, Issued())
             number = self.ledger.add(fresh)
             self._count += 1
-            self._outbox.open(number, fresh.trial, self._place(number), adopt=False)
+            self._outbox.open(number, fresh.trial, self._place(number), adopt=False, of=fresh.of)
         self._running[number] = running
+        running.since = time.monotonic()
         self.progress.started(number, running.proposal.trial)
         return Assignment(
             number=number,
             fields=running.proposal.trial.fields(),
+            task=self._study.task,
             attempt=running.issued.attempt,
             mlflow_uri=self._mlflow_uri,
             folder=str(Path.cwd()),
@@ -116,16 +138,30 @@ class Driver:
             room=running.issued.room,
         )
 
-    def report(self, number: int, attempt: int, report: Report) -> None:
-        """What a worker tells of its trial before the end."""
-        if self._in_force(number, attempt):
-            self._record(number, report)
+    def report(self, number: int, attempt: int, report: Report) -> bool:
+        """What a worker tells of its trial before the end; whether the trial ends here all the same, stopped early."""
+        if not self._in_force(number, attempt):
+            return False
+        reason = self._judge(number, report)
+        if reason and report.epoch:
+            spent = {"train_seconds": report.metrics["train_seconds"]}
+            report = replace(report, epoch=replace(report.epoch, metrics={**report.epoch.metrics, **spent}))
+        self._record(number, report)
+        if reason:
+            metrics = {**self._running[number].facts, **_curve(report)[-1].metrics}
+            self._end(number, self._outcome(Report(metrics, outcome="stopped", reason=reason)))
+        return reason is not None
 
     def end(self, number: int, attempt: int, report: Report) -> None:
         """What a worker tells last."""
-        if self._in_force(number, attempt):
-            self._record(number, report)
-            self._end(number, self._judge(report))
+        if not self._in_force(number, attempt):
+            return
+        self._record(number, report)
+        if report.outcome in ("collapsed", "infeasible"):  # a training loop of the user's own says nothing of these
+            guessed = {name: value for name, value in self._references.items() if name not in report.metrics}
+            self._outbox.add(number, guessed)
+            report = replace(report, metrics={**report.metrics, **guessed})
+        self._end(number, self._outcome(report))
 
     def lost(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
         """An attempt that ended without its trial's end: another follows while the trial has retries left."""
@@ -184,6 +220,7 @@ class Driver:
                     leftover.rmdir()
 
     def _hand_back(self, number: int) -> None:
+        self._count_time(self._running[number])
         self._waiting.append((number, self._running.pop(number)))
         self.progress.handed_back(number)
 
@@ -203,28 +240,51 @@ class Driver:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:
             self._outbox.add(number, epochs=[report.epoch])
-        told = [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
+        told = _curve(report)
         self.progress.reported(number, told[-1].step if told else 0)
 
-    def _judge(self, report: Report) -> Ended:
-        """A trial's last report as its outcome; one whose objectives are not finite numbers has failed."""
+    def _judge(self, number: int, report: Report) -> str | None:
+        """Why the trial is to be stopped after the last epoch that is told; it passed earlier rungs before."""
+        running, reason = self._running[number], None
+        if report.opening:
+            running.facts = report.opening.facts
+        for epoch in _curve(report):
+            reason = self._stopping.judge(
+                number, running.proposal.trial, epoch.step, {**running.facts, **epoch.metrics}
+            )
+        return reason
+
+    def _outcome(self, report: Report) -> Ended:
+        """What became of a trial by its last report; one whose objectives are not finite numbers has failed."""
         assert report.outcome is not None
         if report.outcome == "failed":
             return Ended("failed", report.reason)
-        values = [float(report.metrics[name]) for name in self._study.objectives]
+        known = report.metrics
+        if missing := [name for name in self._study.objectives if name not in known]:
+            return Ended("failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(known)}")
+        values = [float(known[name]) for name in self._study.objectives]
         for name, value in zip(self._study.objectives, values, strict=True):
             if not math.isfinite(value):
                 return Ended("failed", f"the objective {name} became {value}")
         return Ended(report.outcome, report.reason, values)
 
     def _end(self, number: int, ended: Ended) -> None:
-        measured = self._outbox.measured(number)
-        ended = replace(ended, time=int(time.time() * 1000), record=measured)
+        running = self._running[number]
+        self._count_time(running)
+        spent = {"hours": self.hours, "device_hours": self._spent["device_hours"]}
+        record = {**self._outbox.measured(number), "spent": spent}
+        ended = replace(ended, time=int(time.time() * 1000), record=record)
         self.ledger.decide(number, ended)
-        running = self._running.pop(number)
+        del self._running[number]
         self._outbox.end(number, ended)
         self._proposals.tell(running.proposal, ended.values, ended.on_front)
+        self._ending.ended(ended)
         self.progress.ended(number, running.proposal.trial, ended)
+
+    def _count_time(self, running: Running) -> None:
+        """Add an attempt that is over to what the study has cost."""
+        devices = self._study.resources.gpus or self._study.resources.cpus
+        self._spent["device_hours"] += devices * (time.monotonic() - running.since) / 3600
 
     def _tell(self, number: int, ended: Ended) -> None:
         """The outbox's last call for a trial: MLflow has it all."""
@@ -247,6 +307,10 @@ class Driver:
             seen.add(key)
             self._count += 1
             self._take_up_one(trial)
+        earlier = sorted(ends(history), key=lambda ended: ended.time or 0)
+        for ended in earlier:
+            self._ending.ended(ended)
+        self._spent = spent_by(earlier)
         told = {f"{trial.number:04d}" for trial in history if trial.state.is_finished()}
         for folder in self._folder.iterdir():
             if folder.name in told:
@@ -256,7 +320,8 @@ class Driver:
         proposal = Proposal(Trial(**trial.user_attrs["fields"]), trial.params, trial.distributions)
         ended = Ended(**trial.user_attrs["ended"]) if "ended" in trial.user_attrs else None
         if not trial.state.is_finished():
-            self._outbox.open(trial.number, proposal.trial, self._place(trial.number), adopt=True)
+            place, of = self._place(trial.number), trial.user_attrs.get("of")
+            self._outbox.open(trial.number, proposal.trial, place, adopt=True, of=of)
             if ended:
                 curve = [Epoch(*told) for told in ended.record["curve"]]
                 self._outbox.add(trial.number, ended.record["facts"], curve)
@@ -264,12 +329,15 @@ class Driver:
                 self._proposals.tell(proposal, ended.values, ended.on_front)
         if ended:
             self.progress.known(proposal.trial, ended)
+            for step, _, metrics in ended.record.get("curve", []):
+                self._stopping.see(trial.number, proposal.trial, step, {**ended.record["facts"], **metrics})
         else:
             self._waiting.append((trial.number, Running(proposal, Issued(**trial.user_attrs.get("issued", {})))))
 
     @property
     def _exhausted(self) -> bool:
-        return self._used_up or self._count >= self._study.trials
+        self._ending.spent(self.hours, self._spent["device_hours"])
+        return self._used_up or self._count >= self._study.trials or self._ending.reason is not None
 
     def _propose(self) -> Proposal | None:
         for _ in range(REPEATS):
@@ -290,14 +358,25 @@ def open_driver(
     check: Callable[[], None],
     console: Console,
     experiment: str | None = None,
-    lessons: Iterable[Lesson] = (),
+    references: Mapping[str, float] | None = None,
+    propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
 ) -> Driver:
-    """The driver of a study on the stores of the environment; its MLflow experiment may go by another name."""
+    """The driver of a study on the stores of the environment; its MLflow experiment may go by another name.
+
+    references: of the hypervolume, by objective; propose: from the trials that are there to what proposes the next,
+    the study's own sampler where it is not given.
+    """
     uri = optuna_uri()
     with hold(SCHEMAS, uri, wait=True):
         tracker = Tracker(experiment or study.study, mlflow_uri())
     ledger, progress = Ledger(study, uri, check), Progress(study, console)
-    return Driver(study, ledger, tracker, mlflow_uri(), state_folder(uri) / study.study, progress, lessons)
+    folder = state_folder(uri) / study.study
+    return Driver(study, ledger, tracker, mlflow_uri(), folder, progress, references or {}, propose)
+
+
+def _curve(report: Report) -> list[Epoch]:
+    """The epochs that a report tells of, those of earlier attempts first."""
+    return [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
 
 
 def _provenance(study: Study) -> dict[str, str]:

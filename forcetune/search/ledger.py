@@ -1,11 +1,10 @@
 """The ledger: the Optuna study that says which trials exist and what became of them."""
 
 import json
-import logging
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -68,7 +67,6 @@ class Ledger:
     """
 
     def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None) -> None:
-        optuna.logging.set_verbosity(logging.WARNING)
         quicken_sqlite()
         self._uri = uri
         self._check = check
@@ -235,7 +233,7 @@ def refuse_changes(study: Study, uri: str) -> None:
 
 
 def recorded(name: str, uri: str) -> Study:
-    """The study as its trials were made, `search` and `resources` at their defaults; nothing of it is validated.
+    """The study as its trials were made, `search` and `resources` at their defaults; no name in it is looked up.
 
     Raises InputError where the ledger has no such study.
     """
@@ -246,7 +244,7 @@ def recorded(name: str, uri: str) -> Study:
             f"the ledger {shown(uri)} has no study {name!r} of forcetune{suggestion(name, there)}; "
             f"there are: {', '.join(sorted(there)) or 'none yet'}"
         )
-    return Study.model_construct(**found.user_attrs[STUDY])
+    return Study.model_validate(found.user_attrs[STUDY])
 
 
 def taught(study: Study, uri: str) -> dict[str, list[Lesson]]:
@@ -258,17 +256,17 @@ def taught(study: Study, uri: str) -> dict[str, list[Lesson]]:
     for i, name in enumerate(study.search.warm_start):
         place = f"search.warm_start.{i}"
         try:
-            theirs = list(recorded(name, uri).objectives.items())
+            theirs = list(recorded(name, uri).directions.items())
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
-        if dict(theirs) != study.objectives:
+        if dict(theirs) != study.directions:
             raise InputError(
                 f"{place}: {name!r} searched for {_told(dict(theirs))}, this study searches for "
-                f"{_told(study.objectives)}; the objectives must be the same"
+                f"{_told(study.directions)}; the objectives must be the same"
             )
-        order = [theirs.index(objective) for objective in study.objectives.items()]
+        order = [theirs.index(objective) for objective in study.directions.items()]
         found[name] = [
-            Lesson(trial.user_attrs["fields"], [trial.values[i] for i in order], OFF_FRONT not in trial.system_attrs)
+            Lesson(trial.user_attrs["fields"], [trial.values[i] for i in order], is_on_front(trial))
             for trial in optuna.load_study(study_name=name, storage=open_storage(uri)).get_trials(deepcopy=False)
             if trial.state == TrialState.COMPLETE and "fields" in trial.user_attrs
         ]
@@ -280,7 +278,24 @@ def _told(objectives: Mapping[str, str]) -> str:
 
 
 def _names(proposal: Proposal) -> dict[str, str]:
-    return {"key": proposal.trial.key, **({"start": proposal.start} if proposal.start else {})}
+    named = {"key": proposal.trial.key, "start": proposal.start, "of": proposal.of}
+    return {name: text for name, text in named.items() if text}
+
+
+def trials_of(name: str, uri: str) -> list[FrozenTrial]:
+    """All trials of a study, in the order of their numbers; none of one that the store does not have."""
+    found = _load(name, uri)
+    return found.get_trials(deepcopy=False) if found else []
+
+
+def is_on_front(trial: FrozenTrial) -> bool:
+    """Whether a trial may stand on the front: told, and trained to its end."""
+    return trial.state == TrialState.COMPLETE and OFF_FRONT not in trial.system_attrs
+
+
+def ends(trials: Iterable[FrozenTrial]) -> list[Ended]:
+    """What became of those of the trials that have ended."""
+    return [Ended(**trial.user_attrs["ended"]) for trial in trials if "ended" in trial.user_attrs]
 
 
 def pending_archive(name: str, uri: str) -> str | None:

@@ -66,9 +66,13 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self.trouble: Exception | None = None  # why the last delivery failed
 
-    def open(self, number: int, trial: Trial, folder: Path, adopt: bool) -> None:
-        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow."""
+    def open(self, number: int, trial: Trial, folder: Path, adopt: bool, of: str | None = None) -> None:
+        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
+
+        of: the key of the trial that this one runs again.
+        """
         record = Record(number, trial, int(time.time() * 1000), adopt)
+        record.tags = {"forcetune.of": of} if of else {}
         record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
         with self._change:
             self._records[number] = record

@@ -47,6 +47,11 @@ class Progress:
         """Trials ended, by this driver or an earlier one."""
         return sum(self._outcomes.values())
 
+    @property
+    def counted(self) -> str:
+        """The same, of how many."""
+        return f"{self.done} of {self._study.trials}"
+
     def known(self, trial: Trial, ended: Ended) -> None:
         """A trial that an earlier driver ended."""
         self._count(trial, ended)
@@ -73,7 +78,7 @@ class Progress:
         self._outcomes[ended.outcome] = self._outcomes.get(ended.outcome, 0) + 1
         if ended.on_front and ended.values is not None:
             points = [*self._front, (trial, tuple(ended.values))]
-            keep = non_dominated(np.array([values for _, values in points]), list(self._study.objectives.values()))
+            keep = non_dominated(np.array([values for _, values in points]), list(self._study.directions.values()))
             self._front = [point for point, kept in zip(points, keep, strict=True) if kept]
 
     def _left(self) -> str:
@@ -89,10 +94,7 @@ class Progress:
     def _summary(self) -> str:
         others = {name: count for name, count in self._outcomes.items() if name != "trained"}
         told = f" ({', '.join(f'{count} {name}' for name, count in others.items())})" if others else ""
-        return (
-            f"{self.done} of {self._study.trials} done{told}, {len(self._running)} running, "
-            f"front {len(self._front)}, {self._left()}"
-        )
+        return f"{self.counted} done{told}, {len(self._running)} running, front {len(self._front)}, {self._left()}"
 
     def _line(self, trial: Trial, ended: Ended) -> str:
         return f"{self._summary()} | {describe(trial)}: {_result(self._study, ended)}"

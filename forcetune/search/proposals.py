@@ -18,6 +18,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from forcetune.spec import Choice, Domain, Fixed, Range, Study, Trial, within
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study is announced
+
 WINDOW = 400  # trials that TPE looks at, beside the front
 BETWEEN = 100  # trials told between two cuts to that number
 
@@ -31,6 +33,7 @@ class Proposal:
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     start: str | None = None  # a hash of the known configuration that it was proposed for
     asked: optuna.Trial | None = None  # its trial in the shadow study
+    of: str | None = None  # the key of the trial that it runs again
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,19 @@ def make_proposals(study: Study, history: Iterable[FrozenTrial], lessons: Iterab
     if study.search.sampler == "grid":
         return Grid(study, history)
     return Sampled(study, history, lessons)
+
+
+class Listed:
+    """What is written down beforehand."""
+
+    def __init__(self, proposals: Iterable[Proposal]) -> None:
+        self._left = iter(proposals)
+
+    def ask(self) -> Proposal | None:
+        return next(self._left, None)
+
+    def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
+        pass
 
 
 class Grid:
@@ -233,7 +249,7 @@ def _named(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
 def directions(study: Study) -> list[StudyDirection]:
     """The objectives' directions in Optuna's words."""
     named = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    return [named[way] for way in study.objectives.values()]
+    return [named[way] for way in study.directions.values()]
 
 
 def startup_trials(study: Study) -> int:

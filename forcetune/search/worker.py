@@ -15,8 +15,8 @@ import torch
 from forcetune import pruning, trial
 from forcetune.names import find_in
 from forcetune.search.checkpoints import Checkpoints, SupersededError
-from forcetune.spec import Trial
-from forcetune.tracking import EPOCH_METRICS, Epoch, fetch_masks
+from forcetune.spec import Task, Trial
+from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Assignment:
 
     number: int
     fields: dict[str, Any]
+    task: Task
     attempt: int
     mlflow_uri: str  # read alone, where `layers_from` names a run
     folder: str  # of the driver: relative data roots and the user's modules are found from it
@@ -99,9 +100,10 @@ def execute(assignment: Assignment) -> Iterator[Report]:
 def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
     saved = checkpoints.newest()
     if saved:
-        underway = trial.resume(wanted, saved["trial"])
+        underway = trial.resume(wanted, saved["trial"], assignment.task)
     else:
-        underway = trial.Underway(trial.prepare(wanted, partial(fetch_masks, uri=assignment.mlflow_uri)))
+        fetch = partial(fetch_masks, uri=assignment.mlflow_uri)
+        underway = trial.Underway(trial.prepare(wanted, assignment.task, fetch))
     prepared = underway.prepared
     curve = [Epoch(*told) for told in saved["curve"]] if saved else []
     yield Report(opening=_opening(prepared, curve))
@@ -110,12 +112,17 @@ def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Ite
     for metrics in underway:
         step = int(metrics["epoch"])
         last = step in (0, wanted.epochs)
-        told = [*EPOCH_METRICS, *(["train_seconds"] if last else [])]
-        curve.append(Epoch(step, int(time.time() * 1000), {name: metrics[name] for name in told}))
-        if step and (last or checkpoints.due()):
+        curve.append(Epoch(step, int(time.time() * 1000), _of_epoch(metrics, prepared.metrics, last)))
+        if step and underway.resumable and (last or checkpoints.due()):
             _save(checkpoints, {"trial": underway.state_dict(), "curve": [epoch.plain() for epoch in curve]})
-        outcome, reason = _outcome(prepared, step) if last else (None, None)
+        outcome, reason = (prepared.untrained or ("trained", None)) if last else (None, None)
         yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
+
+
+def _of_epoch(metrics: dict[str, float], before: dict[str, float], last: bool) -> dict[str, float]:
+    """What an epoch adds to what was known before training; the time it took in all stands at the last alone."""
+    left_out = {"epoch", *([] if last else ["train_seconds"])}
+    return {n: value for n, value in metrics.items() if n not in left_out and (n not in before or value != before[n])}
 
 
 def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
@@ -134,10 +141,6 @@ def _opening(prepared: trial.Prepared, curve: list[Epoch]) -> Opening:
         layers=pruning.layer_table(prepared.masks),
         curve=list(curve),
     )
-
-
-def _outcome(prepared: trial.Prepared, last_epoch: int) -> tuple[str, str | None]:
-    return ("trained", None) if last_epoch else ("collapsed", prepared.collapsed)
 
 
 def _cause(error: Exception) -> Cause | None:

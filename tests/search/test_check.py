@@ -44,3 +44,27 @@ def test_masks_of_another_network_are_refused(tmp_path):
     save_masks(tmp_path / "masks.npz", {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
     with pytest.raises(InputError, match="of another network: 1.weight"):
         check(study(layers_from=str(tmp_path / "masks.npz")))
+
+
+OWN = """
+def latency(model, example):
+    return {"latency_ms": 3.0}
+
+def broken(logits, targets):
+    raise ValueError("no such class")
+"""
+
+
+def test_functions_of_ones_own_are_tried_before_anything_starts(tmp_path, monkeypatch):
+    (tmp_path / "my_checked.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}
+
+    def asked(**top):
+        return check(Study.from_dict({"study": "x", "trial": fields, **top}))
+
+    assert asked(measure="my_checked:latency", objectives={"latency_ms": "min"}, constraints={"latency_ms": 1})
+    with pytest.raises(InputError, match=r"objectives.latency_s: no trial reports .*did you mean 'latency_ms'"):
+        asked(measure="my_checked:latency", objectives={"latency_s": "min"})
+    with pytest.raises(InputError, match="metrics: my_checked:broken raised ValueError: no such class"):
+        asked(metrics="my_checked:broken")

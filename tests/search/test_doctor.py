@@ -20,13 +20,15 @@ from forcetune.search.worker import Opening, Report
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch
 
+EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
+
 
 def train(driver, outcome="trained"):
     """Run the next trial to its end, as a worker tells it."""
     assignment = driver.issue()
     opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
     driver.report(assignment.number, assignment.attempt, Report(opening=opening))
-    first, last = (Epoch(n, 1000 * n, dict.fromkeys(tracking.EPOCH_METRICS, n / 4)) for n in (1, 2))
+    first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))
     reason = "RuntimeError: mine" if outcome == "failed" else None
     told = Report({**opening.facts, **last.metrics}, last, outcome=outcome, reason=reason)

@@ -1,6 +1,7 @@
 """The driver on real stores, without Ray: outcomes, counts, repeats, and taking up what was left."""
 
 import json
+import re
 
 import optuna
 import pytest
@@ -19,7 +20,7 @@ def driver_of(study):
     progress = Progress(study, Console(quiet=True))
     tracker = Tracker(study.study, mlflow_uri())
     folder = state_folder(optuna_uri()) / study.study
-    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), folder, progress)
+    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), folder, progress, study.references(0.25))
 
 
 def end(driver, assignment, outcome="trained", reason=None, **changed):
@@ -74,6 +75,87 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
     driver.close()
     assert optuna_trials()[0].state.name == "FAIL"
     assert table("s").loc[0, "reason"] == "the objective val_accuracy became nan"
+
+
+def epoch_of(driver, assignment, step, accuracy, **known):
+    opening = Opening({"density": assignment.fields["density"]}, "cpu", b"masks", [], []) if step == 1 else None
+    epoch = Epoch(step, step * 1000, {"val_accuracy": accuracy, **known})
+    metrics = {"density": assignment.fields["density"], "train_seconds": 1.5, **epoch.metrics}
+    return driver.report(assignment.number, assignment.attempt, Report(metrics, epoch, opening))
+
+
+def crowd(driver, count=21, epochs=16):
+    """Trials that are good at the first rung, of 16 epochs after the second, and then have ended."""
+    for _ in range(count):
+        assignment = driver.issue()
+        assert not any(epoch_of(driver, assignment, step, 0.9) for step in (1, 2))
+        end(driver, assignment, val_accuracy=0.9)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_trial_is_stopped_at_its_rung_and_is_off_the_front(folder, make_study, restarted):
+    study = make_study(
+        {"epochs": 16, "density": {"low": 0.05, "high": 0.1}}, search={"trials": 80, "sampler": "random"}
+    )
+    driver = driver_of(study)
+    crowd(driver)
+    if restarted:
+        driver.close(0.0)
+        driver = driver_of(study)
+    poor = driver.issue()
+    while poor.fields["density"] < 0.09:  # denser than most of the crowd, and so behind most of it
+        end(driver, poor)
+        poor = driver.issue()
+    assert not epoch_of(driver, poor, 1, 0.1)
+    assert epoch_of(driver, poor, 2, 0.1)
+    assert driver.running == 0
+    assert not epoch_of(driver, poor, 3, 0.9), "what comes late is of no trial"
+    driver.close()
+
+    told = optuna_trials()[poor.number]
+    assert told.state.name == "COMPLETE"
+    assert told.values == [0.1, poor.fields["density"]]
+    assert told.constraints == {"off_front": 1.0}
+    row = table("s").set_index("name").loc[f"trial-{poor.number:04d}"]
+    assert (row["outcome"], row["status"], row["val_accuracy"]) == ("stopped", "FINISHED", 0.1)
+    assert re.fullmatch(
+        r"at rung 1/8, after epoch 2: rank \d+, behind \d+ and level with \d+ of \d+ trials", row["reason"]
+    )
+    assert row["train_seconds"] == 1.5, "what it cost until then"
+
+
+def test_an_infeasible_trial_counts_and_is_off_the_front(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}, constraints={"macs": 1}))
+    assignment = driver.issue()
+    report = Report({"density": 0.1}, None, outcome="infeasible", reason="macs 9 is above the constraint's max 1")
+    driver.end(assignment.number, assignment.attempt, report)
+    driver.close()
+    assert optuna_trials()[0].values == [0.25, 0.1], "a loop of the user's own says nothing of an untrained network"
+    assert optuna_trials()[0].constraints == {"off_front": 1.0}
+    row = table("s").loc[0]
+    assert (row["outcome"], row["reason"]) == ("infeasible", "macs 9 is above the constraint's max 1")
+    assert row["val_accuracy"] == 0.25
+
+
+def test_an_objective_that_is_never_told_fails_the_trial(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}, train="collections:Counter", objectives={"val_f1": "max"}))
+    end(driver, driver.issue())
+    driver.close()
+    assert table("s").loc[0, "reason"] == "the trial reports no val_f1, an objective; it reports val_accuracy, density"
+
+
+def test_patience_and_budget_end_a_search(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
+    drain(driver)
+    assert "patience: over 4 trials the hypervolume grew by" in driver.ending
+    assert 5 <= len(optuna_trials()) < 50
+    again = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
+    assert again.finished
+    assert again.ending == driver.ending
+    spent = driver_of(make_study(search={"trials": 50, "budget": {"device_hours": 1e-9}}))
+    assert spent.ending is None
+    assert spent.issue() is None
+    assert spent.ending == "budget: device_hours 1e-09 are used up", "by the drivers before it too"
 
 
 def test_more_trials_go_on_in_the_same_study(folder, make_study):

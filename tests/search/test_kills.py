@@ -42,6 +42,7 @@ STUDY = {
     },
     "search": {"trials": 3},
 }
+DENSE = 0.2  # above it a trial is stopped at its only rung, after the first epoch
 BROKEN = "def score(net):\n    raise RuntimeError('mine')\n"
 ARCHIVING = ("archive begun", "experiment archived", "archived")
 FIRST_KILL = "checkpoint after 1"  # of those that kill a run that goes on: one trial is half trained then
@@ -49,7 +50,7 @@ FIRST_KILL = "checkpoint after 1"  # of those that kill a run that goes on: one 
 
 def drive(folder, fault, fresh):
     """One run of the study, as the command does it, that may end in the middle; what it reached is in writes.json."""
-    from forcetune.search import checkpoints
+    from forcetune.search import checkpoints, stopping
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
@@ -64,6 +65,7 @@ def drive(folder, fault, fresh):
     os.environ["FORCETUNE_FAULT"] = fault
     checkpoints.SHARE = float("inf")  # one after every epoch
     Outbox._start, Outbox.drain = lambda self: None, deliver_all  # in a thread, two runs would not write alike
+    stopping.RULES["pareto"] = lambda losses: "it is dense" if losses[-1][1] > DENSE else None
     one_pass = loop.Training._pass
 
     def counted(training):
@@ -83,9 +85,10 @@ def drive(folder, fault, fresh):
                 working.append((assignment, execute(assignment)))
             for assignment, reports in list(working):
                 report = next(reports)
-                (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, report)
+                tell = driver.end if report.outcome else driver.report
+                stopped = tell(assignment.number, assignment.attempt, report)
                 deliver_all(driver._outbox)
-                if report.outcome:
+                if report.outcome or stopped:
                     working.remove((assignment, reports))
         driver.close()
     Path("writes.json").write_text(json.dumps(faults._passed))
@@ -126,11 +129,12 @@ def reached(folder):
 
 
 def check(folder, kills):
-    check_promise("s", 3, *stores(folder))
+    rows = check_promise("s", 3, *stores(folder))
     passes = (folder / "passes").read_text().split()
-    trained = 2 * EPOCHS
+    trained = sum({"trained": EPOCHS, "stopped": 1, "failed": 0}[outcome] for outcome in rows["outcome"])
     assert trained <= len(passes) <= trained + kills * SLOTS, "a kill costs at most the epoch that each trial is in"
     assert not (folder / ".forcetune").exists(), "nothing is left on disk"
+    return rows
 
 
 def stores(folder):
@@ -146,7 +150,7 @@ def all_of(case, points):
 def test_a_kill_at_every_write(places):
     whole = places()
     assert run(whole) == 0
-    check(whole, kills=0)
+    assert set(check(whole, kills=0)["outcome"]) == {"trained", "stopped", "failed"}
     points = reached(whole)
     assert {point.rsplit(" ", 2)[0] for point in points} == {*faults.WRITES} - {"issue", *ARCHIVING}
 

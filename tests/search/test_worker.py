@@ -9,7 +9,7 @@ from forcetune import trial
 from forcetune.pruning import load_masks
 from forcetune.search.checkpoints import Checkpoints, SupersededError
 from forcetune.search.worker import Assignment, LostError, execute
-from forcetune.spec import Trial
+from forcetune.spec import Task, Trial
 
 FIELDS = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "snip", "density": 0.1, "epochs": 3}
 
@@ -23,7 +23,7 @@ def assign(tmp_path, monkeypatch):
     def make(attempt=1, number=0, **changed):
         fields = Trial(**{**FIELDS, **changed}).fields()
         place = str(tmp_path / "s" / f"{number:04d}")
-        return Assignment(number, fields, attempt, "sqlite:///none.db", str(tmp_path), place, 1)
+        return Assignment(number, fields, Task(), attempt, "sqlite:///none.db", str(tmp_path), place, 1)
 
     return make
 
@@ -40,8 +40,9 @@ def test_a_trained_trial(assign, tmp_path):
     opening, *epochs = execute(assign())
     assert [report.epoch.step for report in epochs] == [1, 2, 3]
     assert [report.outcome for report in epochs] == [None, None, "trained"]
-    assert set(epochs[0].epoch.metrics) == {"train_loss", "val_loss", "val_accuracy"}
-    assert "train_seconds" in epochs[-1].epoch.metrics
+    told = {"train_loss", "val_loss", "val_accuracy"}
+    assert set(epochs[0].epoch.metrics) == {*told, "ema_val_loss", "ema_val_accuracy"}, "a rung"
+    assert set(epochs[-1].epoch.metrics) == {*told, "train_seconds"}
     facts = opening.opening.facts
     assert {"density", "sparsity", "effective_density", "macs", "saliency_samples", "prune_seconds"} <= set(facts)
     assert opening.opening.device == "cpu"

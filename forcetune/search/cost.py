@@ -1,0 +1,147 @@
+"""What a search will cost, predicted from a few measured seconds of its slowest and its fastest trial."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from forcetune import trial
+from forcetune.search.stopping import share_trained
+from forcetune.spec import Study, Task, Trial
+from forcetune.stores import optuna_uri, state_folder
+
+DRAWS = 256  # configurations that stand for the whole space
+STEPS = 8  # of training that are measured
+START = 15.0  # seconds until Ray's first trial runs
+BESIDE = 0.1  # seconds a trial beside its pruning and training: benchmarks/overhead.py
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a study: trials, at once; seconds of the fastest, the slowest and the mean trial, trained to its end.
+
+    device: on which they were measured; hours: of the search; device_hours: of all trials; both with what early
+    stopping saves on average.
+    """
+
+    device: str
+    trials: int
+    at_once: int
+    fastest: float
+    slowest: float
+    mean: float
+    hours: float
+    device_hours: float
+
+
+def predict(study: Study) -> Cost:
+    """Measure and keep the prediction beside the ledger for `report`. Raises what a trial may raise."""
+    drawn = list(islice(_configurations(study), DRAWS))
+    work = _work(drawn)
+    ends = [drawn[int(np.argmin(work))], drawn[int(np.argmax(work))]]
+    torch.set_num_threads(max(1, int(study.resources.cpus)))
+    _seconds(ends[0], study.task)  # what is loaded and built for the first time is not the trial's
+    fastest, slowest = (_seconds(end, study.task) for end in ends)
+    each = np.interp(work, [min(work), max(work)], [fastest, slowest])
+    mean, at_once = float(each.mean()), _at_once(study)
+    trained = study.trials * share_trained(study.stopping, study.trials)
+    seconds = mean * trained + BESIDE * study.trials
+    devices = study.resources.gpus or study.resources.cpus
+    cost = Cost(
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's cpu",
+        study.trials,
+        at_once,
+        fastest,
+        slowest,
+        mean,
+        (START + seconds / at_once) / 3600,
+        devices * seconds / 3600,
+    )
+    path = _place(study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(cost)))
+    return cost
+
+
+def report(study: Study, hours: float, console: Console) -> None:
+    """Print what the search took beside what was predicted, where it was."""
+    path = _place(study)
+    if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
+        off = cost.hours / hours - 1
+        told = f"searched for {duration(hours)}; `forcetune check` had predicted {duration(cost.hours)} ({off:+.0%})"
+        console.print(told, soft_wrap=True, highlight=False)
+
+
+def duration(hours: float) -> str:
+    """Hours in words."""
+    minutes = hours * 60
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
+
+
+def _place(study: Study) -> Path:
+    return state_folder(optuna_uri()) / f"{study.study}.cost.json"
+
+
+def _configurations(study: Study) -> Iterator[Trial]:
+    """The grid's trials, or as many drawn at random as somebody asks for."""
+    if study.search.sampler == "grid":
+        everything = list(study.grid())
+        generator = np.random.default_rng(0)
+        yield from (everything[i] for i in generator.permutation(len(everything)))
+        return
+    from forcetune.search.proposals import Sampled
+
+    at_random = study.model_copy(update={"search": study.search.model_copy(update={"sampler": "random"})})
+    proposals = Sampled(at_random, [])
+    while proposal := proposals.ask():
+        yield proposal.trial
+
+
+def _work(trials: list[Trial]) -> list[float]:
+    """The multiply-adds of pruning and training each network once dense, a backward pass taken for two forward."""
+    facts: dict[tuple[object, ...], dict[str, Any]] = {}
+    found = []
+    for one in trials:
+        network = one.dataset, one.data_root, one.train_samples, one.model, one.width
+        known = facts.get(network) or facts.setdefault(network, trial.check(one))
+        fields = one.fields()
+        samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * one.saliency_batch_size
+        found.append(known["macs"] * (3 * samples + one.epochs * (3 * known["training"] + known["validation"])))
+    return found
+
+
+def _seconds(one: Trial, task: Task) -> float:
+    """What one trial takes, from a few of its pruning and training steps."""
+    unbound = Task(measure=task.measure, metrics=task.metrics, loss=task.loss, train=task.train)
+    whole = one.model_copy(update={"screen": False})
+    started = time.perf_counter()
+    prepared = trial.prepare(_pruned_in(whole, 1), unbound)
+    pruning = time.perf_counter() - started
+    if one.fields().get("iterations", 1) > 1:
+        two = time.perf_counter()
+        trial.prepare(_pruned_in(whole, 2), unbound)
+        pruning += (time.perf_counter() - two - pruning) * (one.iterations - 1)
+    return max(pruning, 0.0) + one.epochs * trial.seconds_an_epoch(prepared, STEPS)
+
+
+def _pruned_in(one: Trial, iterations: int) -> Trial:
+    return one.model_copy(update={"iterations": iterations})
+
+
+def _at_once(study: Study) -> int:
+    """Trials that fit beside one another, of a cluster as many as the study says."""
+    resources = study.resources
+    fit = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
+    if resources.gpus:
+        fit = min(fit, int(torch.cuda.device_count() / resources.gpus + 1e-9))
+    if os.environ.get("RAY_ADDRESS"):
+        fit = resources.concurrent or fit
+    return max(1, min(fit, resources.concurrent or fit))

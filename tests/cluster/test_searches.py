@@ -1,0 +1,94 @@
+"""Early stopping and re-runs in a whole search: Ray, both stores, the command line."""
+
+import json
+
+import optuna
+import pytest
+from promise import check_promise
+
+pytestmark = pytest.mark.long
+
+TRIALS, EPOCHS = 45, 8
+
+
+def test_stopped_trials_and_companions(search):
+    study = search(
+        trial={"model": "mlp", "width": 12, "epochs": EPOCHS},
+        search={"trials": TRIALS, "seeds": {"front": 3}},
+        constraints={"density": 0.8},
+    )
+    driver = study.start()
+    assert driver.wait() == 0, driver.said
+    rows = study.check_promise()
+    assert {"trained", "stopped", "infeasible"} <= set(rows["outcome"])
+    stopped = rows[rows["outcome"] == "stopped"]
+    assert stopped["reason"].str.match(r"at rung 1/[842], after epoch [124]: rank \d+, behind \d+ and level with").all()
+    assert (rows[rows["outcome"] == "infeasible"]["density"] > 0.8).all()
+
+    told = optuna.load_study(study_name="s", storage=study.ledger)
+    best = {trial.user_attrs["key"] for trial in told.best_trials}
+    assert not best & set(stopped["trial"])
+    epochs = {len(trial.user_attrs["ended"]["record"]["curve"]) for trial in told.trials if trial.constraints}
+    assert epochs <= {1, 2, 4}, "no epoch after its rung; one that is not trained has epoch 0 alone"
+
+    again = check_promise(
+        "s.companion", count("s.companion", study.ledger), study.ledger, f"sqlite:///{study.folder}/mlflow.db"
+    )
+    assert set(again["of"]) <= set(rows[rows["outcome"] == "trained"]["trial"])
+    assert set(again["seed"]) <= {1, 2, 3}
+    asked = study.start("best", "s", "--json")
+    assert asked.wait() == 0
+    front = json.loads(asked.said)
+    assert all(row["outcome"] == "trained" for row in front)
+    believed = [row for row in front if row["seeds"]]
+    assert len(believed) >= len(front) / 2
+    assert all(row["val_accuracy_low"] <= row["val_accuracy_mean"] <= row["val_accuracy_high"] for row in believed)
+
+
+DEVICE = """
+import time
+import torch
+
+def latency(model, example):
+    with torch.no_grad():
+        model(example)
+        started = time.perf_counter()
+        model(example)
+    return {"latency_ms": (time.perf_counter() - started) * 1000}
+
+def f1(logits, targets):
+    found, scores = logits.argmax(1), []
+    for c in range(logits.shape[1]):
+        hits = int(((found == c) & (targets == c)).sum())
+        scores.append(2 * hits / max(int((found == c).sum() + (targets == c).sum()), 1))
+    return sum(scores) / len(scores)
+"""
+
+
+def test_objectives_of_ones_own_until_patience_ends_the_search(search):
+    study = search(
+        trial={"model": "mlp", "width": 12, "epochs": 2},
+        search={"trials": 30, "patience": {"trials": 5, "gain": 3.0}},
+        measure="my_device:latency",
+        metrics="my_device:f1",
+        objectives={
+            "val_f1": {"direction": "max", "reference": 0.0},
+            "latency_ms": {"direction": "min", "reference": 10_000.0},
+        },
+        constraints={"latency_ms": {"max": 9_000.0}},
+    )
+    (study.folder / "my_device.py").write_text(DEVICE)
+    driver = study.start()
+    assert driver.wait() == 0, driver.said
+    assert "the search ended by its patience: over 5 trials the hypervolume grew by" in driver.said
+    ended = count("s", study.ledger)
+    assert 6 <= ended < 30
+    rows = check_promise("s", ended, study.ledger, f"sqlite:///{study.folder}/mlflow.db")
+    assert (rows["latency_ms"] > 0).all()
+    assert rows["val_f1"].between(0, 1).all()
+    header = next(line for line in driver.said.splitlines() if line.startswith("sparsity"))
+    assert {"val_f1", "latency_ms"} <= {*header.split()}
+
+
+def count(name, uri):
+    return len(optuna.load_study(study_name=name, storage=uri).trials)

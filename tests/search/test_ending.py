@@ -1,0 +1,65 @@
+"""When a search ends before it has all its trials."""
+
+import pytest
+
+from forcetune.search.ending import Ending, left_of, spent_by
+from forcetune.search.ledger import Ended
+from forcetune.spec import Budget
+
+
+def trained(accuracy, density):
+    return Ended("trained", values=[accuracy, density])
+
+
+@pytest.fixture
+def ending(make_study):
+    def make(**search):
+        study = make_study(search=search)
+        return Ending(study, study.references(0.25))
+
+    return make
+
+
+def test_patience_ends_a_search_whose_front_does_not_move(ending):
+    found = ending(patience={"trials": 3, "gain": 0.01})
+    found.ended(trained(0.5, 0.1))
+    for _ in range(2):
+        found.ended(trained(0.4, 0.2))
+    assert found.reason is None, "three trials before it there was nothing"
+    found.ended(Ended("stopped", "at rung", values=[0.99, 0.05]))
+    assert found.reason == "patience: over 3 trials the hypervolume grew by 0.00%, less than 1.00%"
+
+
+def test_patience_counts_by_share_and_on_log_density(ending):
+    # From (0.25, 0.5): 0.5 accuracy at 0.05 covers 0.25 * 1; at 0.005 it would cover 0.25 * 2
+    for density, reason in [(0.049, True), (0.04, False)]:
+        found = ending(patience={"trials": 1, "gain": 0.05})
+        found.ended(trained(0.5, 0.05))
+        found.ended(trained(0.5, density))
+        assert bool(found.reason) is reason
+
+
+def test_a_budget_ends_it_whichever_comes_first(ending):
+    found = ending(budget={"hours": 2.0, "device_hours": 3.0})
+    found.spent(1.9, 2.9)
+    assert found.reason is None
+    found.spent(1.9, 3.0)
+    assert found.reason == "budget: device_hours 3 are used up"
+
+
+def test_without_either_it_goes_on(ending):
+    found = ending()
+    for _ in range(50):
+        found.ended(trained(0.5, 0.1))
+    found.spent(1e6, 1e6)
+    assert found.reason is None
+
+
+def test_what_is_left_of_a_budget():
+    told = [Ended("trained", record={"spent": {"hours": h, "device_hours": 2 * h}}) for h in (0.5, 1.5, 1.0)]
+    spent = spent_by([*told, Ended("failed")])
+    assert spent == {"hours": 1.5, "device_hours": 3.0}
+    assert left_of(Budget(hours=2.0), spent) == Budget(hours=0.5)
+    assert left_of(Budget(device_hours=2.0), spent).device_hours == pytest.approx(0, abs=1e-6)
+    assert left_of(None, spent) is None
+    assert spent_by([]) == {"hours": 0, "device_hours": 0}
