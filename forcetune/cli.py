@@ -32,7 +32,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except tuple(EXIT_CODES) as error:
             click.echo(f"forcetune: {error}", err=True)
-            sys.exit(EXIT_CODES[type(error)])
+            sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
 
 
 class _WithFields(click.Command):
@@ -51,7 +51,10 @@ class _WithFields(click.Command):
 
 
 class _Prune(_WithFields):
-    without = ("screen", "epochs", "batch_size", "lr", "lr_schedule", "momentum", "weight_decay", "clip_norm")
+    without = (
+        *("screen", "epochs", "batch_size", "lr", "lr_schedule"),
+        *("optimizer", "momentum", "weight_decay", "clip_norm"),
+    )
 
 
 class _Compare(_WithFields):
@@ -92,7 +95,9 @@ def check(
     classes: int | None,
     width: int | None,
 ) -> None:
-    """Validate the study in FILE and say what it would run, or say what of MODEL can be pruned; writes nothing.
+    """Validate the study in FILE and say what it would run and cost, or say what of MODEL can be pruned.
+
+    Writes nothing but the predicted cost, which the search then holds against what it took.
 
     MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
     """
@@ -111,7 +116,8 @@ def check(
         study = spec.load(what)
         with _place(what):
             facts = search.check(study)
-        show.study(study, facts)
+            show.study(study, facts)
+            show.cost(search.predict(study))
 
 
 @main.command("search")
@@ -122,9 +128,9 @@ def search_command(file: str, fresh: bool) -> None:
     from forcetune import spec
 
     study = spec.load(file)
-    found = _searched(study, file, fresh, again=f"`forcetune search {file}`")
+    found, ending = _searched(study, file, fresh, again=f"`forcetune search {file}`")
     _print_front(found, _best(found))
-    _end(study, found)
+    _end(study, found, ending)
 
 
 @main.command()
@@ -135,9 +141,9 @@ def search_command(file: str, fresh: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="one array of objects, sorted by sparsity")
 def best(study: str, min_sparsity: float | None, min_accuracy: float | None, method: str | None, as_json: bool) -> None:
     """Print the front of STUDY, from MLflow alone."""
-    from forcetune import show, tracking
+    from forcetune import show
 
-    found = tracking.table(study)
+    found = _table(study)
     front = _best(found, min_sparsity=min_sparsity, min_accuracy=min_accuracy, method=method)
     if as_json:
         click.echo(json.dumps([show.present(row) for row in front.to_dict("records")], indent=1))
@@ -172,7 +178,7 @@ def prune(run: str | None, out: Path | None, **given: Any) -> None:
     wanted = _one_trial({**(tracking.trial_fields(run) if run else {}), **_given(given)})
     with _users_code(wanted):
         trial.check(wanted)
-        prepared = trial.prepare(wanted, tracking.fetch_masks)
+        prepared = trial.prepare(wanted, fetch_masks=tracking.fetch_masks)
     show.masks(prepared, pruning.layer_table(prepared.masks))
     if out:
         pruning.save_masks(out, prepared.masks)
@@ -217,14 +223,14 @@ def compare(
     study = spec.Study.from_dict(written)
     facts = search.check(study)
     file = comparison.write_study(out / f"{name}.yaml", written)
-    found = _searched(study, str(file), fresh, again="the same command")
-    compared = comparison.compare(found, study.grid(), chance=1 / int(str(facts[0]["classes"])))
+    found, ending = _searched(study, str(file), fresh, again="the same command")
+    compared = comparison.compare(found, study.grid(), chance=1 / facts[0]["classes"])
     caption = comparison.caption(study, seeds)
     click.echo(caption)
     show.comparison(*comparison.side_by_side(compared))
     click.echo(comparison.LEGEND)
     click.echo("written: " + ", ".join(map(str, [file, *comparison.export(compared, caption, out / name)])))
-    _end(study, found)
+    _end(study, found, ending)
 
 
 def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:
@@ -291,22 +297,30 @@ def _numbers(option: str, text: str) -> list[float]:
         raise InputError(f"{option} {text}: allowed: numbers with commas between, as 0.1,0.05") from None
 
 
-def _searched(study: Study, file: str, fresh: bool, again: str) -> pd.DataFrame:
-    """The table of the study once it has run; an interrupt ends the process and says how to go on."""
-    from forcetune import search, show, tracking
+def _searched(study: Study, file: str, fresh: bool, again: str) -> tuple[pd.DataFrame, str | None]:
+    """The table of the study once it has run, and why it ended early; an interrupt says how to go on."""
+    from forcetune import search, show
 
     try:
         with _place(file):
-            search.run(study, show.console(), fresh)
+            ending = search.run(study, show.console(), fresh)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    return tracking.table(study.study)
+    return _table(study.study), ending
 
 
-def _end(study: Study, found: pd.DataFrame) -> None:
+def _table(study: str) -> pd.DataFrame:
+    from forcetune import analysis, tracking
+
+    return analysis.with_seeds(tracking.table(study), tracking.reruns(study))
+
+
+def _end(study: Study, found: pd.DataFrame, ending: str | None) -> None:
     """Say what is less than was asked for; exit with 1 where every trial failed."""
-    if len(found) < study.trials:
+    if ending:
+        click.echo(f"{ending} ({len(found)} of {study.trials} trials)")
+    elif len(found) < study.trials:
         click.echo(f"{study.trials} trials were asked for, and the study's space has no more than {len(found)}")
     failed = int((found["outcome"] == "failed").sum())
     if failed:
@@ -337,6 +351,7 @@ def _print_front(table: pd.DataFrame, front: pd.DataFrame) -> None:
         click.echo(f"no trained trial meets this; {_outcomes(table)}")
         return
     show.front(front, table.attrs["objectives"])
+    show.doubts(front)
     click.echo(f"front of {_outcomes(table)}")
 
 

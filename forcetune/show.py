@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.pruning import Inspection
+    from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.spec import Study
     from forcetune.trial import Prepared
@@ -31,19 +33,49 @@ def study(study: Study, facts: list[dict[str, Any]]) -> None:
     table = _plain()
     resources = study.resources
     at_once = f"{resources.concurrent} at once" if resources.concurrent else "as many at once as fit"
-    table.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.objectives.items()))
+    table.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.directions.items()))
     table.add_row("trials", f"{study.trials}, proposed by {study.search.sampler}, seed {study.search.seed}")
+    if study.stopping != "none":
+        table.add_row("stopping", study.stopping)
+    for name, (low, high) in study.task.constraints.items():
+        bounds = [f"{words} {bound:g}" for words, bound in (("at least", low), ("at most", high)) if bound is not None]
+        table.add_row("constraint", f"{name} {' and '.join(bounds)}, or the network is not trained")
+    own = {"measure": study.task.measure, "metrics": ", ".join(study.task.metrics), "train": study.task.train}
+    for name, function in own.items():
+        if function:
+            table.add_row(name, function)
+    for name, limits in (("budget", study.search.budget), ("patience", study.search.patience)):
+        if limits:
+            table.add_row(name, ", ".join(f"{n} {v:g}" for n, v in limits.model_dump(exclude_none=True).items()))
+    if study.search.seeds:
+        table.add_row("seeds", f"up to {study.search.seeds.front} fresh ones for the front and what may belong to it")
     table.add_row("resources", f"{resources.cpus:g} cpus and {resources.gpus:g} gpus a trial, {at_once}")
     for fact in facts:
         table.add_row("data", "{dataset}: {training} training and {validation} validation images".format(**fact))
         table.add_row("", f"of {_shape(fact['input_shape'])} in {fact['classes']} classes")
-        table.add_row("model", "{model}: {prunable} prunable weights".format(**fact))
+        table.add_row("model", "{model}: {prunable:,} prunable weights, {macs:,} multiply-adds".format(**fact))
     for name, domain in study.space.items():
         if name not in ("dataset", "model", "width"):
             table.add_row(name, str(domain))
     table.add_row("MLflow", shown(mlflow_uri()))
     table.add_row("Optuna", shown(optuna_uri()))
     console().print(table)
+
+
+def cost(predicted: Cost) -> None:
+    """What the search will cost."""
+    from forcetune.search.cost import duration
+
+    out = console()
+    trials = f"{predicted.trials} trials"
+    each = f"{predicted.mean:.1f} s on average ({predicted.fastest:.1f} to {predicted.slowest:.1f} s)"
+    out.print(
+        f"about {duration(predicted.hours)} with {predicted.at_once} at once on {predicted.device}, "
+        f"{predicted.device_hours:.2g} device hours: {trials}, each {each} if trained to its end, less "
+        "what early stopping saves",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def findings(mended: list[Finding], left: list[Finding]) -> None:
@@ -112,20 +144,49 @@ def masks(prepared: Prepared, layers: list[dict[str, Any]]) -> None:
 
 
 def front(front: pd.DataFrame, objectives: list[str]) -> None:
-    """A front sorted by sparsity."""
+    """A front sorted by sparsity; where something was run again, what that says of each point."""
     from forcetune.spec import method_label
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     columns = ["sparsity", "accuracy", "method", "iterations", "schedule"]
     others = [name for name in objectives if name not in ("val_accuracy", "density", "sparsity")]
-    for column in [*columns, *others]:
+    again = ["seeds", "on the front"] if "seeds" in front.columns else []
+    for column in [*columns, *others, *again]:
         table.add_column(column, justify="left" if column in ("method", "schedule") else "right", no_wrap=True)
     table.add_column("run id", no_wrap=True)
     for row in map(present, front.to_dict("records")):
         steps = [str(row["iterations"]) if "iterations" in row else "-", row.get("schedule", "-")]
-        cells = [f"{row['sparsity']:.2%}", f"{row['val_accuracy']:.2%}", method_label(row), *steps]
-        table.add_row(*cells, *(f"{row[name]:.4g}" for name in others), row["run_id"])
+        accuracy = _believed(row, "val_accuracy", lambda value: f"{value:.2%}")
+        told = [str(row["seeds"]), f"{row['front_probability']:.0%}"] if row.get("seeds") else ["-", "-"]
+        cells = [f"{row['sparsity']:.2%}", accuracy, method_label(row), *steps]
+        cells += [_believed(row, name, lambda value: f"{value:.4g}") for name in others]
+        table.add_row(*cells, *told[: len(again)], row["run_id"])
     console().print(table)
+
+
+def doubts(front: pd.DataFrame) -> None:
+    """Say how far a front is to be believed."""
+    out = console()
+    seeds = front["seeds"].fillna(0) if "seeds" in front.columns else front["sparsity"] * 0
+    if (alone := int((seeds == 0).sum())) == len(front):
+        out.print(
+            "one seed stands behind each of these points: `search: {seeds: {front: 5}}` runs them again", soft_wrap=True
+        )
+        return
+    out.print(
+        "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: how probable that is",
+        soft_wrap=True,
+    )
+    if alone:
+        out.print(f"- only one seed stands behind {alone} of these points", soft_wrap=True)
+
+
+def _believed(row: dict[str, Any], name: str, words: Callable[[float], str]) -> str:
+    """The mean with half its interval where there are fresh seeds, else the one value that there is."""
+    if f"{name}_mean" not in row:
+        return words(row[name]) if name in row else "-"
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return f"{words(row[f'{name}_mean'])} ± {words(half)}"
 
 
 def comparison(header: list[str], rows: list[list[str]]) -> None:

@@ -292,7 +292,9 @@ def test_check_says_what_it_would_run(tmp_path, environment):
     assert said.returncode == 0, said.stderr
     for part in ("8, proposed by tpe", "288 training and 32 validation", "832 prunable weights", "0.01 to 0.5, log"):
         assert part in " ".join(said.stdout.split())
-    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+    assert "about" in said.stdout.splitlines()[-1], "what it would cost"
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"study.yaml", "small.cost.json"}, "no store is opened"
 
 
 def test_failed_trials_are_told(tmp_path, environment):
