@@ -1,5 +1,6 @@
 """What the README says is there, runs, and is the whole of it."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from forcetune.data import DATASETS
 from forcetune.models import MODELS
 from forcetune.pruning import METHODS
 from forcetune.spec import METRICS, Resources, Search, Study, Trial
+from forcetune.spec.reading import read_yaml
+from forcetune.trial import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -93,7 +96,7 @@ def test_the_library_example_runs():
 def own_code(tmp_path):
     """The README's files of a user's own code, written where it says."""
     named = [block for block in blocks("python") + blocks("yaml") if re.match(r"# \w+\.(py|yaml)\n", block)]
-    assert len(named) == 5
+    assert len(named) == 6
     for block in named:
         (tmp_path / block.split("\n")[0].removeprefix("# ")).write_text(block)
     return tmp_path
@@ -110,6 +113,24 @@ def test_the_own_code_example_runs(own_code):
     accuracies = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
     assert set(accuracies) == {"my_scores:score", "my_scores:careful", "random"}
     assert max(accuracies.values()) > 0.8, "the halves of the images differ"
+
+
+def test_the_own_functions_of_a_task_run(own_code, monkeypatch):
+    monkeypatch.syspath_prepend(own_code)
+    study = {
+        "study": "s",
+        "trial": {"dataset": "digits", "model": "mlp", "method": "snip", "density": 0.3, "epochs": 8},
+    }
+    (own_code / "asked.yaml").write_text(next(block for block in blocks("yaml") if "measure: my_task" in block))
+    task = Study.from_dict({**study, **read_yaml(own_code / "asked.yaml")}).task
+    assert task.constraints.keys() == {"macs", "effective_density", "latency_ms"}
+    fields = Trial(**study["trial"], lr=0.03)
+    own = list(run(fields, task))
+    plain = list(run(fields, dataclasses.replace(task, train=None)))
+    for found in (own, plain):
+        assert found[-1]["val_f1"] > 0.5
+        assert found[-1]["latency_ms"] > 0
+    assert "ema_val_f1" in plain[0]
 
 
 def test_the_streaming_example_runs(own_code):
