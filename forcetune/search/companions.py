@@ -33,9 +33,9 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
         budget = left_of(study.search.budget, spent_by(ends(theirs)))
         total = sum(trial.state != TrialState.PRUNED for trial in reruns) + len(proposals)
         companion = study.companion(Search(trials=total, sampler="random", stopping="none", budget=budget))
-        console.print(
-            f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise", soft_wrap=True
-        )
+        if proposals:
+            told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
+            console.print(told, soft_wrap=True)
         driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))  # noqa: B023
         drive(driver)
         if driver.ending:
