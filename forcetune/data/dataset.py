@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ class Images:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Images":
-        return Images(self.inputs[indices], self.targets[indices])
+        # an index reads byte by byte, this row by row
+        return Images(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 
     def to(self, device: torch.device | str) -> "Images":
         return Images(self.inputs.to(device), self.targets.to(device))
@@ -88,9 +90,10 @@ class Batches:
             if per_class
             else Plain(len(images), batch_size, self._generator)
         )
-        values = torch.arange(256, dtype=torch.float32) / 255
-        table = torch.stack([(values - m) / s for m, s in zip(dataset.mean, dataset.std, strict=True)])
-        self._table = table.to(images.inputs.device)
+        device = images.inputs.device
+        self._mean, self._std = (
+            torch.tensor(part, device=device)[:, None, None] for part in (dataset.mean, dataset.std)
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -110,9 +113,8 @@ class Batches:
         restore(self._generator, state)
 
     def _normalise(self, inputs: Tensor) -> Tensor:
-        """(x / 255 - mean) / std by looking each byte up: bit for bit what dividing would give."""
-        channels = [row[inputs[:, c].int()] for c, row in enumerate(self._table)]
-        return torch.stack(channels, dim=1)
+        """(x / 255 - mean) / std, in torchvision's order: bit for bit its ToTensor and Normalize."""
+        return inputs.float().div_(255).sub_(self._mean).div_(self._std)
 
     def _augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         if self._dataset.augment:
@@ -126,17 +128,18 @@ def _shifted(inputs: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     """Each image by up to `pad` pixels in both directions, with zeros beyond its edge."""
     count, _, height, width = inputs.shape
     padded = torch.nn.functional.pad(inputs, (pad,) * 4)
-    rows = _draw(2 * pad + 1, inputs, generator)[:, None] + torch.arange(height, device=inputs.device)
-    columns = _draw(2 * pad + 1, inputs, generator)[:, None] + torch.arange(width, device=inputs.device)
-    sample = torch.arange(count, device=inputs.device)[:, None, None]
-    shifted = padded[sample, :, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
-    return shifted.permute(0, 3, 1, 2)
+    rows, columns = (_draw(2 * pad + 1, inputs, generator) for _ in range(2))
+    if inputs.device.type == "cpu":  # numpy copies rows where torch copies bytes
+        windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
+        return torch.from_numpy(windows[np.arange(count), :, rows.numpy(), columns.numpy()])
+    unfolded = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return unfolded[torch.arange(count, device=inputs.device), :, rows, columns]
 
 
 def _mirrored(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Half of the images, left to right."""
-    mirrored = _draw(2, inputs, generator).bool()[:, None, None, None]
-    return torch.where(mirrored, inputs.flip(-1), inputs)
+    chosen = _draw(2, inputs, generator).nonzero().flatten()
+    return inputs.index_copy(0, chosen, inputs.index_select(0, chosen).flip(-1))
 
 
 def _draw(below: int, like: Tensor, generator: torch.Generator) -> Tensor:
