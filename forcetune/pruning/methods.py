@@ -266,9 +266,11 @@ def _flat(scores: Weights, net: Network, where: str) -> Tensor:
     for name, weight in net.weights.items():
         if name not in scores or scores[name].shape != weight.shape:
             raise InputError(f"{where}: the score of {name!r} must have the weight's shape {tuple(weight.shape)}")
-        if not torch.isfinite(scores[name]).all():
-            raise InputError(f"{where}: the scores of {name!r} are not finite")
     flat = torch.cat([scores[name].detach().flatten() for name in net.weights])
+    if not torch.isfinite(flat.sum()):  # quicker than to look at each, which a sum that overflows asks for
+        for name in net.weights:
+            if not torch.isfinite(scores[name]).all():
+                raise InputError(f"{where}: the scores of {name!r} are not finite")
     return flat if flat.is_floating_point() else flat.double()  # whole numbers have no -inf for pruned weights
 
 

@@ -115,8 +115,10 @@ def mean(parts: Iterable[Weights]) -> Weights:
     count = 0
     for part in parts:
         count += 1
-        total = {name: total[name].add_(value) if total else value.clone() for name, value in part.items()}
-    return {name: value / count for name, value in total.items()}
+        if count == 2:
+            total = {name: value.clone() for name, value in total.items()}
+        total = {name: total[name].add_(value) for name, value in part.items()} if total else part
+    return total if count == 1 else {name: value / count for name, value in total.items()}
 
 
 @contextmanager
