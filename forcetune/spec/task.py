@@ -30,6 +30,8 @@ METRICS: dict[str, str] = {
     "val_loss": "the `loss` on the validation images",
     "val_accuracy": "share of the validation images put in their class, 0 to 1",
     **BEFORE,
+    "trained_macs_fraction": "multiply-adds of a training step over the dense network's: less than 1 where dead "
+    "channels are cut out",
     "train_seconds": "time to train, validation included",
 }
 

@@ -1,7 +1,7 @@
 """The masked training loop."""
 
 from forcetune.training.average import Average, rungs
-from forcetune.training.compaction import compact
+from forcetune.training.compaction import Compaction, Obstacle, compact, find_compaction
 from forcetune.training.loop import (
     LOSSES,
     LR_SCHEDULES,
@@ -21,15 +21,18 @@ __all__ = [
     "LR_SCHEDULES",
     "OPTIMIZERS",
     "Average",
+    "Compaction",
     "Diverged",
     "Loop",
     "Loss",
     "Masked",
     "Metric",
+    "Obstacle",
     "OwnTraining",
     "Training",
     "compact",
     "evaluate",
+    "find_compaction",
     "find_loss",
     "hold",
     "rungs",

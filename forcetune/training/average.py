@@ -1,8 +1,9 @@
 """An exponential moving average of a network's weights, by which a trial is judged before it is trained."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, window: int) -> None:
-        held = [*model.parameters(), *model.buffers()]
-        self._held: list[Tensor] = [tensor.data for tensor in held if tensor.is_floating_point()]
+        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._names = [name for name, tensor in held.items() if tensor.is_floating_point()]
+        self._held: list[Tensor] = [held[name].data for name in self._names]
         self._average = [tensor.clone() for tensor in self._held]
         self._window = window
         self._steps = 0
@@ -38,12 +40,17 @@ class Average:
         finally:
             torch._foreach_copy_(self._held, own)
 
-    def state_dict(self) -> dict[str, object]:
-        return {"steps": self._steps, "average": self._average}
+    def state_dict(self, grow: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
+        """grow: from a tensor's name and its part that is trained to the whole one."""
+        return {"steps": self._steps, "average": {n: grow(n, t) for n, t in self._named()}}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self._steps = state["steps"]  # type: ignore[assignment]
-        torch._foreach_copy_(self._average, state["average"])  # type: ignore[arg-type]
+    def load_state_dict(self, state: dict[str, Any], shrink: Callable[[str, Tensor], Tensor]) -> None:
+        """shrink: from a tensor's name and the whole one to the part that is trained."""
+        self._steps = state["steps"]
+        torch._foreach_copy_(self._average, [shrink(name, state["average"][name]) for name in self._names])
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        return zip(self._names, self._average, strict=True)
 
 
 RUNGS = (8, 4, 2)  # the parts of the epochs after which a trial is judged by its averaged weights

@@ -8,7 +8,7 @@ added, normalized or multiplied together form one space and are kept or cut toge
 import copy
 import logging
 import operator
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
 
 log = logging.getLogger(__name__)
 
@@ -36,29 +37,83 @@ JOINING: set[Any] = {operator.add, operator.iadd, operator.mul, torch.add, torch
 FLATTENING: set[Any] = {torch.flatten, "flatten", "view", "reshape", nn.Flatten}
 
 
+@dataclass
+class Compaction:
+    """A network without its dead channels, and where each of its tensors lies in the whole network's.
+
+    network: a copy, in the mode of the whole one; kept: by the name of a parameter or buffer the indices kept on
+    each side, nothing of those that are whole; share: of the multiply-adds that are left; draws: whether it has
+    dropout, which in a smaller network draws other numbers.
+    """
+
+    network: nn.Module
+    kept: dict[str, dict[int, Tensor]]
+    share: float
+    draws: bool
+
+    def shrink(self, name: str, whole: Tensor) -> Tensor:
+        """The part of a tensor of the whole network's shape that the small one has."""
+        for side, kept in self.kept.get(name, {}).items():
+            whole = whole.index_select(side, kept.to(whole.device))
+        return whole
+
+    def grow(self, name: str, small: Tensor, whole: Tensor) -> None:
+        """Write that part into a tensor of the whole network's shape; the rest of it stays."""
+        sides = self.kept.get(name, {})
+        index = [sides.get(side, torch.arange(size)).to(whole.device) for side, size in enumerate(whole.shape[:2])]
+        if len(index) == 2:
+            index[0] = index[0][:, None]
+        whole.data[tuple(index)] = small.to(whole.dtype)
+
+
+class Obstacle(ValueError):
+    """Why a network is trained whole."""
+
+
 def compact(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> nn.Module:
     """A copy of the pruned network, in eval mode, without the channels that cannot matter.
 
     input_shape: of one sample, without the batch. Where the network cannot be traced, or what is left of it does not
     compute the same, the copy is the masked network at its full size, and the log says so.
     """
-    masked = copy.deepcopy(model).eval()
-    parameters = dict(masked.named_parameters())
+    try:
+        return find_compaction(model, masks, input_shape).network.eval()
+    except Obstacle as obstacle:
+        log.warning("not compacted: %s", obstacle)
+        return _masked(model, masks).eval()
+
+
+def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> Compaction:
+    """Cut a pruned network's dead channels out of a copy of it; arguments as of `compact`.
+
+    Raises Obstacle where that cannot be done so that the copy computes the same.
+    """
+    kind = type(model).__name__
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        raise Obstacle(f"layers of {kind} share their weights")
+    like = next(model.parameters())
+    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        masked, small = _masked(model, masks).eval(), _masked(model, masks).eval()
+        with torch.no_grad():
+            network = _Network(small, example)
+            kept = _cut(network, masks)
+            same = torch.allclose(small(example), masked(example), rtol=1e-3, atol=1e-4)
+    except Exception as error:  # copying and tracing run the user's code, which may do anything
+        raise Obstacle(f"{kind} cannot be traced ({error})") from error
+    if not same:
+        raise Obstacle(f"what is left of {kind} does not compute the same")
+    return Compaction(small.train(model.training), kept, network.macs() / network.dense_macs, network.draws)
+
+
+def _masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
+    """A copy with the masks in force."""
+    copied = copy.deepcopy(model)
+    parameters = dict(copied.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
-    like = next(masked.parameters())
-    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
-    small = copy.deepcopy(masked)
-    try:
-        with torch.no_grad():
-            _cut(small, _Network(small, example))
-            if torch.allclose(small(example), masked(example), rtol=1e-3, atol=1e-4):
-                return small
-            log.warning("not compacted: what is left of %s does not compute the same", type(model).__name__)
-    except Exception as error:  # tracing runs the user's code, which may do anything
-        log.warning("not compacted: %s cannot be traced (%s)", type(model).__name__, error)
-    return masked
+    return copied
 
 
 @dataclass
@@ -90,10 +145,21 @@ class _Network:
         self._of: dict[fx.Node, _Space] = {}
         self._inputs: dict[fx.Node, int] = {}  # features that one channel has become
         self.outlets: dict[str, fx.Node] = {}  # the node of each module
+        self.draws = False
         calls = Counter(str(node.target) for node in self.graph.graph.nodes if node.op == "call_module")
         self._shared = {name for name, count in calls.items() if count > 1}
         for node in self.graph.graph.nodes:
             self._walk(node)
+        self.dense_macs = self.macs()
+
+    def macs(self) -> int:
+        """Multiply-adds of one sample in the layers as they are now."""
+        total = 0
+        for name, node in self.outlets.items():
+            if isinstance(self.modules[name], nn.Conv2d | nn.Linear):
+                positions = torch.Size((_shape(node) or ())[2:]).numel()
+                total += positions * self.modules[name].weight.numel()
+        return total
 
     @property
     def spaces(self) -> list[_Space]:
@@ -104,6 +170,7 @@ class _Network:
         kind = self.modules[str(node.target)] if node.op == "call_module" else node.target
         if node.op == "call_module":
             self.outlets[str(node.target)] = node
+        self.draws |= kind is functional.dropout or (isinstance(kind, _DropoutNd) and kind.p > 0)
         if node.op == "output":
             self._fix(sources)
         elif node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
@@ -164,18 +231,23 @@ class _Network:
                 self._of[node].fixed = True
 
 
-def _cut(model: nn.Module, network: _Network) -> None:
-    """Take the dead channels out of the model's layers."""
+def _cut(network: "_Network", masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+    """Take the dead channels out of the network's layers; the indices that are kept, as `Compaction` has them."""
     spaces = network.spaces
     kept = {id(space): torch.ones(space.size, dtype=torch.bool) for space in spaces}
     reads = {name: (space, inputs) for space in spaces for name, inputs in space.readers}
     writes = {name: space for space in spaces for name in space.writers}
 
+    def mask(name: str) -> Tensor:
+        whole: Tensor = network.modules[name].weight
+        found = masks.get(f"{name}.weight")
+        return torch.ones(whole.shape) if found is None else found.cpu().float()
+
     def weight(name: str) -> Tensor:
-        """(channels written, channels read, weights between them), the channels that are cut at zero."""
+        """(channels written, channels read, weights between them), 1 where one is kept; 0 for channels cut."""
         space, inputs = reads[name]
-        found = network.modules[name].weight.detach().cpu()
-        found = found.reshape(found.shape[0], -1, inputs * found[0, 0].numel()).abs().clone()
+        found = mask(name)
+        found = found.reshape(found.shape[0], -1, inputs * found[0, 0].numel()).clone()
         found[:, ~kept[id(space)]] = 0
         found[~kept[id(writes[name])]] = 0
         return found
@@ -185,30 +257,30 @@ def _cut(model: nn.Module, network: _Network) -> None:
         for space in spaces:
             if not space.fixed:
                 read = sum(weight(name).sum((0, 2)) for name, _ in space.readers)
-                dead = torch.as_tensor(read == 0).expand(space.size) | _never_written(network, space, weight)
+                dead = torch.as_tensor(read == 0).expand(space.size) | _never_written(network, space, weight, mask)
                 keep = kept[id(space)] & ~dead
                 keep[0] |= not keep.any()  # a layer of no channels is none
                 kept[id(space)] = keep
         if sum(int(keep.sum()) for keep in kept.values()) == before:
             break
+    found: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for space in spaces:
-        _resize(network, space, kept[id(space)])
+        if not kept[id(space)].all():
+            _resize(network, space, kept[id(space)], found)
+    return dict(found)
 
 
-def _never_written(network: _Network, space: _Space, weight: Callable[[str], Tensor]) -> Tensor:
+def _never_written(
+    network: _Network, space: _Space, weight: Callable[[str], Tensor], mask: Callable[[str], Tensor]
+) -> Tensor:
     """The channels of a chain that are 0 somewhere on their way, and stay so."""
     dead = torch.zeros(space.size, dtype=torch.bool)
     if space.joined:
         return dead
     for name in [*space.writers, *space.passers]:
-        own = weight(name).sum((1, 2)) if name in space.writers else _flat_weight(network, name)
+        own = weight(name).sum((1, 2)) if name in space.writers else mask(name).flatten(1).sum(1)
         dead |= (own == 0) & _stays_zero(network, network.outlets[name], space.size)
     return dead
-
-
-def _flat_weight(network: _Network, name: str) -> Tensor:
-    found: Tensor = network.modules[name].weight.detach().cpu().abs().flatten(1).sum(1)
-    return found
 
 
 def _stays_zero(network: _Network, node: fx.Node, size: int) -> Tensor:
@@ -233,39 +305,41 @@ def _is_relu(network: _Network, node: fx.Node) -> bool:
     return node.op != "output" and _in(node.target, RELU_CALLS)
 
 
-def _resize(network: _Network, space: _Space, keep: Tensor) -> None:
+def _resize(network: _Network, space: _Space, keep: Tensor, found: dict[str, dict[int, Tensor]]) -> None:
+    """Cut a space down in all layers that touch it, and note the indices that are kept."""
+
+    def shrink(name: str, part: str, side: int, keep: Tensor = keep) -> None:
+        module = network.modules[name]
+        whole = getattr(module, part)
+        if whole is not None:
+            indices = keep.nonzero().flatten()
+            found[f"{name}.{part}" if name else part][side] = indices
+            data = whole.data.index_select(side, indices.to(whole.device))
+            setattr(module, part, nn.Parameter(data, whole.requires_grad) if isinstance(whole, nn.Parameter) else data)
+
+    size = int(keep.sum())
     for name in space.writers:
-        _set(network.modules[name], keep, 0)
+        shrink(name, "weight", 0)
+        shrink(name, "bias", 0)
+        kind = "channels" if isinstance(network.modules[name], nn.Conv2d) else "features"
+        setattr(network.modules[name], f"out_{kind}", size)
     for name, inputs in space.readers:
         module = network.modules[name]
-        _set(module, keep.repeat_interleave(inputs) if isinstance(module, nn.Linear) else keep, 1)
+        if isinstance(module, nn.Linear):
+            shrink(name, "weight", 1, keep.repeat_interleave(inputs))
+            module.in_features = size * inputs
+        elif module.groups == 1:  # else its spaces are kept whole
+            shrink(name, "weight", 1)
+            module.in_channels = size
     for name in space.passers:
+        shrink(name, "weight", 0)
+        shrink(name, "bias", 0)
         module = network.modules[name]
-        _set(module, keep, 0)
-        module.groups = module.in_channels = module.out_channels
+        module.groups = module.in_channels = module.out_channels = size
     for name in space.norms:
-        module = network.modules[name]
         for part in ("weight", "bias", "running_mean", "running_var"):
-            _shrink(module, part, keep, 0)
-        module.num_features = int(keep.sum())
-
-
-def _set(module: Any, keep: Tensor, side: int) -> None:
-    """Keep these outputs (side 0) or inputs (1) of a layer."""
-    if side == 1 and isinstance(module, nn.Conv2d) and module.groups > 1:
-        return  # its spaces are kept whole
-    _shrink(module, "weight", keep, side)
-    if side == 0:
-        _shrink(module, "bias", keep, 0)
-    kind = "channels" if isinstance(module, nn.Conv2d) else "features"
-    setattr(module, f"{('out', 'in')[side]}_{kind}", int(keep.sum()))
-
-
-def _shrink(module: Any, name: str, keep: Tensor, side: int) -> None:
-    part = getattr(module, name)
-    if part is not None:
-        data = part.data.index_select(side, keep.nonzero().flatten().to(part.device))
-        setattr(module, name, nn.Parameter(data, part.requires_grad) if isinstance(part, nn.Parameter) else data)
+            shrink(name, part, 0)
+        network.modules[name].num_features = size
 
 
 def _shape(node: fx.Node) -> tuple[int, ...] | None:

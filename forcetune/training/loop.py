@@ -13,6 +13,7 @@ from forcetune.data import AnyBatches
 from forcetune.names import resolve
 from forcetune.training.average import Average, rungs
 from forcetune.training.masked import Masked
+from forcetune.training.part import Part
 
 Schedule = Callable[[float], float]
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (N, classes) and classes (N,), their mean
@@ -41,12 +42,12 @@ LR_SCHEDULES: dict[str, Schedule] = {"cosine": _cosine, "step": _step, "constant
 
 
 def _sgd(weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> Optimizer:
-    return SGD(weights, lr, momentum=momentum, weight_decay=weight_decay)
+    return SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
 def _adamw(weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> Optimizer:
     """Decoupled weight decay [1711.05101]; `momentum` is the first beta."""
-    return AdamW(weights, lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+    return AdamW(weights, lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
@@ -64,6 +65,8 @@ class Training:
 
     Iterating yields after each epoch that is left: epoch (from 1), train_loss (mean over the epoch) and what
     `evaluate` measures; at the `rungs` also what it measures of the averaged weights, `ema_` before each name.
+    input_shape: of one sample; where it is given, and it pays, the network without its dead channels is trained, and
+    `model` has its weights after each epoch.
     Raises Diverged where the training loss of an epoch is not finite. The learning rate follows `lr_schedule` step
     by step; `clip_norm` bounds the gradient's 2-norm. Between two epochs `state_dict` is all that the rest depends
     on: what loads it goes on as if it had never stopped.
@@ -85,10 +88,13 @@ class Training:
         clip_norm: float | None = None,
         loss: Loss = functional.cross_entropy,
         metrics: Mapping[str, Metric] | None = None,
+        input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        self._model = model
-        self._held = Masked(model, masks)
-        self._optimizer = OPTIMIZERS[optimizer](model.parameters(), lr, momentum, weight_decay)
+        Masked(model, masks)
+        self._part = Part(model, masks, input_shape)
+        self._model = self._part.network
+        self._held = Masked(self._model, self._part.masks)
+        self._optimizer = OPTIMIZERS[optimizer](self._model.parameters(), lr, momentum, weight_decay)
         self._training = training
         self._validation = validation
         self._epochs = epochs
@@ -98,7 +104,7 @@ class Training:
         self._loss = loss
         self._metrics = metrics or {}
         self._rungs = rungs(epochs, lr_schedule)
-        self._average = Average(model, len(training)) if self._rungs else None
+        self._average = Average(self._model, len(training)) if self._rungs else None
         self.epoch = 0  # the last one that is complete
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -109,27 +115,33 @@ class Training:
             measured = self._evaluate()
             self.epoch += 1
             averaged = self._evaluate_average() if self.epoch in self._rungs else {}
+            self._part.write_back()
             yield {"epoch": self.epoch, "train_loss": train_loss, **measured, **averaged}
+
+    @property
+    def share(self) -> float:
+        """Of the network's multiply-adds, those that are trained."""
+        return self._part.share
 
     def state_dict(self) -> dict[str, Any]:
         """The model's and the optimizer's state, the place in the data's order, and torch's generators."""
         return {
             "epoch": self.epoch,
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "average": self._average.state_dict() if self._average else None,
+            "model": self._part.model.state_dict(),
+            "optimizer": self._part.grow_optimizer(self._optimizer.state_dict()),
+            "average": self._average.state_dict(self._part.grow) if self._average else None,
             "order": self._training.state(),
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the epoch at which `state` was taken, the same networks and data given."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._part.load(state["model"])
+        self._optimizer.load_state_dict(self._part.shrink_optimizer(state["optimizer"]))
         if state["average"] is None:  # the last rung is passed
             self._average = None
         elif self._average:
-            self._average.load_state_dict(state["average"])
+            self._average.load_state_dict(state["average"], self._part.shrink)
         self._training.restore(state["order"])
         cpu, *cuda = state["generators"]
         torch.set_rng_state(cpu)

@@ -49,6 +49,8 @@ class Underway:
         torch.manual_seed(stream(prepared.trial, "dropout"))
         self._validation = prepared.validation_batches()
         self._training = self._own_training() if prepared.task.train else self._masked_training()
+        share = self._training.share if isinstance(self._training, training.Training) else 1.0
+        prepared.metrics["trained_macs_fraction"] = share
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         if self.prepared.untrained:
@@ -94,6 +96,7 @@ class Underway:
             clip_norm=trial.clip_norm,
             loss=training.find_loss(task.loss),
             metrics=own_metrics(task),
+            input_shape=self.prepared.dataset.input_shape,
         )
 
     def _own_training(self) -> training.OwnTraining:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from forcetune.models import MODELS, build
 from forcetune.pruning import find_masks, prunable
-from forcetune.training import Masked, compact
+from forcetune.training import Masked, Training, compact
 
 SIZES = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), 16)  # one pixel is left of it at the end
 VISION = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"]
@@ -89,7 +89,7 @@ def test_the_network_it_is_given_stays_as_it_is():
 class Untraceable(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(64, 4)
+        self.layer = nn.Linear(64, 10)
 
     def forward(self, x):
         x = x.flatten(1)
@@ -123,3 +123,162 @@ def test_what_is_not_understood_is_left_whole():
     dense, compacted, small = outputs(model, masks, (1, 8, 8))
     assert torch.allclose(dense, compacted, rtol=1e-9)
     assert small.one.out_features == 8
+
+
+class Doubles:
+    """The same few batches of random samples, in float64, in each pass."""
+
+    def __init__(self, shape, count=3):
+        generator = torch.Generator().manual_seed(2)
+        self.batches = [
+            (
+                torch.randn((16, *shape), generator=generator, dtype=torch.float64),
+                torch.randint(10, (16,), generator=generator),
+            )
+            for _ in range(count)
+        ]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def state(self):
+        return None
+
+    def restore(self, state):
+        pass
+
+
+def training(name, input_shape, shape, **how):
+    """Of a network at density 0.02, its dead channels cut out where an input shape is given."""
+    torch.manual_seed(0)
+    model = build(name, shape, 10, None if ":" in name or name == "lenet5" else 16).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    sample = torch.zeros(1, *shape, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    masks = find_masks(model, [sample], "synflow", 0.02, 10)
+    settings = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-3, "clip_norm": 1.0, "input_shape": input_shape, **how}
+    return model, masks, Training(model, masks, Doubles(shape), Doubles(shape, 1), **settings)
+
+
+TRAINED = [
+    "vgg_small",
+    "vgg16_bn",
+    "resnet20",
+    "resnet50",
+    "torchvision:mobilenet_v2",
+    "torchvision:shufflenet_v2_x0_5",
+]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_the_small_network_is_training_the_masked_one(name):
+    shape = (3, 32, 32) if ":" in name else (3, 16, 16)
+    epochs = 1 if ":" in name else 2  # of three steps; later rounding grows into the digits
+    whole, masks, dense = training(name, None, shape, epochs=epochs)
+    model, _, small = training(name, shape, shape, epochs=epochs)
+    assert small.share < 0.9 < dense.share == 1
+    for one, other in zip(dense, small, strict=True):
+        assert one.keys() == other.keys()
+        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
+    weights = dict(model.named_parameters())
+    assert all((weights[layer][~mask] == 0).all() for layer, mask in masks.items())
+    samples = torch.randn((4, *shape), dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(samples), whole.eval()(samples), rtol=1e-9, atol=1e-12)
+    assert model.state_dict().keys() == whole.state_dict().keys()
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_state_speaks_of_the_whole_network(before, after, optimizer):
+    shape = (3, 16, 16)
+    *_, unbroken = training("resnet20", None, shape, optimizer=optimizer)
+    expected = list(unbroken)
+    *_, first = training("resnet20", shape if before else None, shape, optimizer=optimizer)
+    told = iter(first)
+    next(told)
+    state = first.state_dict()
+    assert state["model"].keys() == unbroken.state_dict()["model"].keys()
+    *_, rest = training("resnet20", shape if after else None, shape, optimizer=optimizer)
+    rest.load_state_dict(state)
+    for one, other in zip(expected[1:], rest, strict=True):
+        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
+
+
+def test_a_network_that_hardly_gets_smaller_is_trained_whole():
+    model = build("resnet8", (1, 8, 8), 10, 8)
+    masks = find_masks(model, [], "random", 0.5)
+    found = Training(model, masks, Doubles((1, 8, 8)), Doubles((1, 8, 8)), epochs=1, lr=0.1, input_shape=(1, 8, 8))
+    assert found.share == 1
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.three(functional.relu(self.two(functional.relu(self.one(x.flatten(1))))))
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.two(functional.dropout(functional.relu(self.one(x.flatten(1))), 0.5, self.training))
+
+
+class Transposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Linear(8 * 64, 10)
+
+    def forward(self, x):
+        return self.three(functional.relu(self.two(functional.relu(self.one(x)))).flatten(1))
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8 * 16, 10)
+
+    def forward(self, x):
+        return self.three(functional.relu(self.two(functional.relu(self.one(x)))).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Untraceable, "Untraceable cannot be traced"),
+        (Tied, "layers of Tied share their weights"),
+        (Dropping, "Dropping has dropout"),
+        (Transposed, None),
+        (Grouped, None),
+    ],
+)
+def test_where_it_cannot_be_exact_it_steps_aside(kind, said, caplog):
+    torch.manual_seed(0)
+    models = [kind(), kind()]
+    models[1].load_state_dict(models[0].state_dict())
+    masks = without_channels(models[0])
+    for name in list(masks)[1:]:
+        masks[name][:, : masks[name].shape[1] // 4] = False
+    told = []
+    with caplog.at_level(logging.WARNING):
+        for model, shape in zip(models, [None, (1, 8, 8)], strict=True):
+            torch.manual_seed(1)
+            batches = Doubles((1, 8, 8))
+            how = {"epochs": 2, "lr": 0.1, "input_shape": shape}
+            told.append(list(Training(model.double(), masks, batches, batches, **how)))
+    assert (said or "") in caplog.text
+    for one, other in zip(*told, strict=True):
+        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())

@@ -98,7 +98,7 @@ def test_pruned_weights_are_put_back_whatever_the_optimizer_does():
 def test_with_nothing_pruned_it_is_plain_sgd():
     model, twin, images = make(), make(), batches()
     run(model, dense(model), lr_schedule="constant", momentum=0.8, weight_decay=0.01)
-    optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.8, weight_decay=0.01)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.8, weight_decay=0.01, fused=True)
     for inputs, targets in [batch for _ in range(2) for batch in images]:
         optimizer.zero_grad()
         functional.cross_entropy(twin(inputs), targets).backward()
