@@ -9,13 +9,13 @@ published procedure give the same masks, bit for bit, in float64.
 
 import argparse
 import copy
-import math
 import sys
 import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
+from naive import Batch, force_masks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +23,6 @@ from forcetune import models
 from forcetune.pruning import find_masks
 
 INPUT_SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 128
-Batch = tuple[Tensor, Tensor]
 
 
 def main() -> None:
@@ -80,26 +79,8 @@ def ours(model: nn.Module, batches: list[Batch], density: float) -> list[Tensor]
 
 
 def published(model: nn.Module, batches: list[Batch], density: float) -> list[Tensor]:
-    """FORCE as its authors' program proceeds (naver/force, iterative_pruning), retold; with cross-entropy as its loss.
-
-    Every step works on a fresh deep copy of the whole network, its weights multiplied by the masks so far; the
-    k-th score comes from a sorted top-k of all scores, and every score from there on is kept.
-    """
-    initial = [weight.detach() for weight in prunable_weights(model)]
-    masks = [torch.ones_like(weight) for weight in initial]
-    for t, (inputs, targets) in enumerate(batches, 1):
-        network = copy.deepcopy(model).train()
-        weights = prunable_weights(network)
-        with torch.no_grad():
-            for weight, mask in zip(weights, masks, strict=True):
-                weight.mul_(mask)
-        functional.cross_entropy(network(inputs), targets).backward()
-        saliency = [(theta * weight.grad).abs() for theta, weight in zip(initial, weights, strict=True)]
-        scores = torch.cat([layer.flatten() for layer in saliency])
-        keep = int(len(scores) * math.exp(math.log(density) * t / len(batches)))
-        threshold = torch.topk(scores, keep, sorted=True).values[-1]
-        masks = [(layer >= threshold).to(layer.dtype) for layer in saliency]
-    return [mask.bool() for mask in masks]
+    """The baseline's."""
+    return [mask.bool() for mask in force_masks(model, iter(batches), density, len(batches))]
 
 
 def bare(model: nn.Module, batches: list[Batch]) -> None:
@@ -108,11 +89,6 @@ def bare(model: nn.Module, batches: list[Batch]) -> None:
     for inputs, targets in batches:
         model.zero_grad()
         functional.cross_entropy(model(inputs), targets).backward()
-
-
-def prunable_weights(model: nn.Module) -> list[Tensor]:
-    """The weights of every Conv2d and Linear, in module order."""
-    return [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
 def same_masks(model: nn.Module, batches: list[Batch], density: float) -> bool:
