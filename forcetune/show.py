@@ -64,13 +64,13 @@ def study(study: Study, facts: list[dict[str, Any]]) -> None:
 
 def cost(predicted: Cost) -> None:
     """What the search will cost."""
-    from forcetune.search.cost import duration
+    from forcetune.search.progress import duration
 
     out = console()
     trials = f"{predicted.trials} trials"
     each = f"{predicted.mean:.1f} s on average ({predicted.fastest:.1f} to {predicted.slowest:.1f} s)"
     out.print(
-        f"about {duration(predicted.hours)} with {predicted.at_once} at once on {predicted.device}, "
+        f"about {duration(3600 * predicted.hours)} with {predicted.at_once} at once on {predicted.device}, "
         f"{predicted.device_hours:.2g} device hours: {trials}, each {each} if trained to its end, less "
         "what early stopping saves",
         soft_wrap=True,

@@ -151,3 +151,11 @@ def test_hypervolume_counts_density_by_its_logarithm():
     assert hypervolume(points[:0], OBJECTIVES, references) == 0
     latency = hypervolume(np.array([[3.0]]), {"latency_ms": "min"}, {"latency_ms": 10.0})
     assert latency == pytest.approx(7), "any other as it is"
+
+
+def test_a_collapsed_rerun_of_effective_density_zero_is_counted():
+    directions = {"val_accuracy": "max", "effective_density": "min"}
+    runs = [np.array([[0.1, 0.0], [0.5, 0.01]])]
+    found = believe(np.array([[0.5, 0.01]]), np.array([0.01]), runs, directions)
+    assert np.isfinite([found.low, found.high]).all()
+    assert found.mean[0, 0] == pytest.approx(0.3)

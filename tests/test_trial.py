@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from forcetune import trial
 from forcetune.data import Dataset
@@ -578,6 +579,18 @@ def test_what_a_trial_would_report(own_task):
         trial.reported(make(), Task(measure="my_wanted:broken"))
 
 
-def test_seconds_of_an_epoch_grow_with_its_images():
-    few, many = (trial.prepare(make(train_samples=n, batch_size=4)) for n in (40, 320))
-    assert trial.seconds_an_epoch(many, 2) > 2 * trial.seconds_an_epoch(few, 2) > 0
+def test_seconds_of_an_epoch_are_reckoned_from_a_few_steps(monkeypatch):
+    prepared = trial.prepare(make(train_samples=320, batch_size=4))
+    clock, steps = [0.0], []
+
+    def stepped(*called):
+        steps.append(called)
+        clock[0] += 3.0
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    hook = register_optimizer_step_post_hook(stepped)
+    try:
+        assert trial.seconds_an_epoch(prepared, 2) == 72 * 3.0, "288 images in batches of 4, at 3 s a step"
+    finally:
+        hook.remove()
+    assert len(steps) == 2 * 2, "two epochs of two steps, the first for what is set up only once"

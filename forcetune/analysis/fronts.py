@@ -1,12 +1,13 @@
 """Fronts: what no other trial dominates, in ranks behind it, and how much it covers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import moocore
 import numpy as np
 import pandas as pd
 
 LOGARITHMIC = ("density", "effective_density")  # on a linear axis all above 99 % sparsity would weigh half a percent
+LEAST = 1e-12  # of those: a collapsed network has an effective density of 0
 
 
 def best(
@@ -74,8 +75,15 @@ def hypervolume(values: np.ndarray, directions: Mapping[str, str], references: M
     """
     if not len(values):
         return 0.0
-    points, origin = values.astype(float), [float(references[name]) for name in directions]
-    for column, name in enumerate(directions):
-        if name in LOGARITHMIC:
-            points[:, column], origin[column] = np.log10(points[:, column]), np.log10(origin[column])
+    points = on_axes(values, directions)
+    origin = on_axes(np.array([[references[name] for name in directions]]), directions)[0]
     return float(moocore.hypervolume(points, ref=origin, maximise=[way == "max" for way in directions.values()]))
+
+
+def on_axes(values: np.ndarray, objectives: Iterable[str]) -> np.ndarray:
+    """Rows of (n, objectives) as they are averaged and measured: densities by their log10, others as they are."""
+    found = values.astype(float)
+    for column, name in enumerate(objectives):
+        if name in LOGARITHMIC:
+            found[:, column] = np.log10(np.maximum(found[:, column], LEAST))
+    return found

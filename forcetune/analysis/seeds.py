@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import LOGARITHMIC, non_dominated
+from forcetune.analysis.fronts import LOGARITHMIC, non_dominated, on_axes
 
 CONFIDENCE = 0.95
 NEAR = 0.25  # decades of density within which points share most of their noise
@@ -41,9 +41,9 @@ def believe(
     objectives that count by their logarithm are averaged so.
     """
     logarithmic = [name in LOGARITHMIC for name in directions]
-    runs = [_scaled(np.asarray(runs, float).reshape(-1, len(directions)), logarithmic) for runs in fresh]
+    runs = [on_axes(np.reshape(found, (-1, len(directions))), directions) for found in fresh]
     seeds = np.array([len(found) for found in runs])
-    own = _scaled(np.asarray(values, float), logarithmic)
+    own = on_axes(values, directions)
     mean = np.array([found.mean(0) if len(found) else one for found, one in zip(runs, own, strict=True)])
     mean = mean.round(12)  # the mean of equal densities is that density, and ties with it stay ties
     deviation, freedom = _noise(np.log10(densities), runs)
@@ -79,12 +79,6 @@ def with_seeds(table: pd.DataFrame, reruns: pd.DataFrame | None) -> pd.DataFrame
             told[f"{name}_{part}"] = getattr(belief, part)[:, column]
     found = table.join(told).astype({"seeds": "Int64"})
     found.attrs = table.attrs
-    return found
-
-
-def _scaled(values: np.ndarray, logarithmic: Sequence[bool]) -> np.ndarray:
-    found = values.copy()
-    found[:, logarithmic] = np.log10(found[:, logarithmic])
     return found
 
 

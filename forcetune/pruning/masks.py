@@ -49,7 +49,7 @@ def _largest(scores: Tensor, count: int) -> float | Tensor:
     """The `count`-th largest score, selected without sorting."""
     place = scores.numel() - count
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-        found: float = np.partition(scores.numpy(), place)[place].item()  # four times as fast as torch's
+        found: float = np.partition(scores.numpy(), place)[place].item()  # an introselect in vector instructions
         return found
     return scores.kthvalue(place + 1).values
 

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from forcetune import trial
+from forcetune.search.progress import duration
 from forcetune.search.stopping import share_trained
 from forcetune.spec import Study, Task, Trial
 from forcetune.stores import optuna_uri, state_folder
@@ -76,14 +77,9 @@ def report(study: Study, hours: float, console: Console) -> None:
     path = _place(study)
     if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
         off = cost.hours / hours - 1
-        told = f"searched for {duration(hours)}; `forcetune check` had predicted {duration(cost.hours)} ({off:+.0%})"
+        took, predicted = (duration(3600 * each) for each in (hours, cost.hours))
+        told = f"searched for {took}; `forcetune check` had predicted {predicted} ({off:+.0%})"
         console.print(told, soft_wrap=True, highlight=False)
-
-
-def duration(hours: float) -> str:
-    """Hours in words."""
-    minutes = hours * 60
-    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{60 * minutes:.0f} s"
 
 
 def _place(study: Study) -> Path:

@@ -89,7 +89,7 @@ class Progress:
         if not self._clock or done_here < 1:
             return "time left unknown yet"
         seconds = (time.monotonic() - self._clock) / done_here * max(todo, 0)
-        return f"about {_duration(seconds)} left"
+        return f"about {duration(seconds)} left"
 
     def _summary(self) -> str:
         others = {name: count for name, count in self._outcomes.items() if name != "trained"}
@@ -136,7 +136,8 @@ def _result(study: Study, ended: Ended) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, ended.values, strict=True))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -15,7 +15,8 @@ from forcetune.training import rungs
 
 GRACE = 20  # trials that have passed a rung before it stops one
 SEVERAL = 3  # that dominate a trial which `safe` stops
-SHARES = {"pareto": 0.39, "safe": 0.42}  # of the epochs of trials after the first GRACE that are trained
+# of the epochs of the trials after the first GRACE, from the compute in the tables of benchmarks/stopping.py
+SHARES = {"pareto": 0.39, "safe": 0.42}
 
 Rule = Callable[[np.ndarray], str | None]
 

@@ -65,8 +65,10 @@ class Training:
 
     Iterating yields after each epoch that is left: epoch (from 1), train_loss (mean over the epoch) and what
     `evaluate` measures; at the `rungs` also what it measures of the averaged weights, `ema_` before each name.
+
     input_shape: of one sample; where it is given, and it pays, the network without its dead channels is trained, and
     `model` has its weights after each epoch.
+
     Raises Diverged where the training loss of an epoch is not finite. The learning rate follows `lr_schedule` step
     by step; `clip_norm` bounds the gradient's 2-norm. Between two epochs `state_dict` is all that the rest depends
     on: what loads it goes on as if it had never stopped.

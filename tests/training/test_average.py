@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training import TRAINING, VALIDATION, batches, flat, make, sparse
+from test_training import VALIDATION, batches, flat, make, sparse
 
 from forcetune.data import Batches
 from forcetune.data.readers import synthetic
@@ -94,4 +94,3 @@ def test_a_training_that_goes_on_has_the_same_average(stop):
     again = train(make(seed=9), sparse(make()))
     again.load_state_dict(state)
     assert list(again) == whole[stop:]
-    assert len(TRAINING) > 0
