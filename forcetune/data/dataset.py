@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from forcetune.data.drawing import Balanced, Order, Plain, divide, restore, state_of
+from forcetune.data.moves import draw, move
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,13 @@ class Batches:
         return len(self._order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in self._order.draw():
-            batch = self._images.take(chosen.to(self._images.inputs.device))
-            inputs = self._augment(batch.inputs, self._generator) if self._generator else batch.inputs
-            yield self._normalise(inputs), batch.targets
+        batches = self._order.draw()
+        sizes = [len(chosen) for chosen in batches]
+        device = self._images.inputs.device
+        moves = self._draw_moves(sum(sizes)).to(device).split(sizes)
+        for chosen, moved in zip(torch.cat(batches).to(device).split(sizes), moves, strict=True):
+            batch = self._images.take(chosen)
+            yield self._normalise(self._augment(batch.inputs, moved)), batch.targets
 
     def state(self) -> Tensor | None:
         """As `AnyBatches` says."""
@@ -116,32 +119,14 @@ class Batches:
         """(x / 255 - mean) / std, in torchvision's order: bit for bit its ToTensor and Normalize."""
         return inputs.float().div_(255).sub_(self._mean).div_(self._std)
 
-    def _augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        if self._dataset.augment:
-            return self._dataset.augment(inputs, generator)
-        if self._dataset.pad:
-            inputs = _shifted(inputs, self._dataset.pad, generator)
-        return _mirrored(inputs, generator) if self._dataset.flip else inputs
+    def _draw_moves(self, count: int) -> Tensor:
+        """Those of a pass, none where there are none."""
+        dataset = self._dataset
+        if self._generator is None or dataset.augment or not (dataset.pad or dataset.flip):
+            return torch.zeros(count, 0)
+        return draw(count, dataset.pad, dataset.flip, self._generator)
 
-
-def _shifted(inputs: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Each image by up to `pad` pixels in both directions, with zeros beyond its edge."""
-    count, _, height, width = inputs.shape
-    padded = torch.nn.functional.pad(inputs, (pad,) * 4)
-    rows, columns = (_draw(2 * pad + 1, inputs, generator) for _ in range(2))
-    if inputs.device.type == "cpu":  # numpy copies rows where torch copies bytes
-        windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
-        return torch.from_numpy(windows[np.arange(count), :, rows.numpy(), columns.numpy()])
-    unfolded = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return unfolded[torch.arange(count, device=inputs.device), :, rows, columns]
-
-
-def _mirrored(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the images, left to right."""
-    chosen = _draw(2, inputs, generator).nonzero().flatten()
-    return inputs.index_copy(0, chosen, inputs.index_select(0, chosen).flip(-1))
-
-
-def _draw(below: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """A number for each image, drawn on the CPU so that it does not hang on the device."""
-    return torch.randint(below, (len(like),), generator=generator).to(like.device)
+    def _augment(self, inputs: Tensor, moves: Tensor) -> Tensor:
+        if self._generator and self._dataset.augment:
+            return self._dataset.augment(inputs, self._generator)
+        return move(inputs, moves, self._dataset.pad, self._dataset.flip) if moves.numel() else inputs

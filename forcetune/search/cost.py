@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def _work(trials: list[Trial]) -> list[float]:
 
 def _seconds(one: Trial, task: Task) -> float:
     """What one trial takes, from a few of its pruning and training steps."""
-    unbound = Task(measure=task.measure, metrics=task.metrics, loss=task.loss, train=task.train)
+    unbound = replace(task, constraints={})
     whole = one.model_copy(update={"screen": False})
     started = time.perf_counter()
     prepared = trial.prepare(_pruned_in(whole, 1), unbound)

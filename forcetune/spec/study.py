@@ -80,6 +80,7 @@ class Resources(_Section):
     cpus: float = Field(1, gt=0, description="cores a trial, and its threads")
     gpus: float = Field(0, ge=0, description="GPUs a trial; fractions share one")
     concurrent: int | None = Field(None, ge=1, description="trials at once (as many as fit)")
+    compile: bool = Field(False, description="train through torch.compile, which takes time before the first step")
     max_seconds: float | None = Field(None, gt=0, description="an attempt at a trial that takes longer fails it (none)")
     retries: int = Field(
         3, ge=0, description="further attempts at a trial whose worker or node was lost, or had too little memory"

@@ -65,6 +65,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     loss: str = "cross_entropy"
     train: str | None = None
+    compiled: bool = False
 
     def broken(self, metrics: Mapping[str, float]) -> str | None:
         """The first constraint that these metrics break, and how; None where they meet all.
@@ -92,14 +93,17 @@ def make_task(study: "Study") -> Task:
         metrics=tuple(metrics),
         loss=study.loss,
         train=study.train,
+        compiled=study.resources.compile,
     )
 
 
 def check_task(study: "Study") -> None:
-    """Raise Problem where an objective or a constraint is a metric that no trial can report.
+    """Raise Problem where an objective or a constraint is a metric that no trial can report, or `train` is compiled.
 
     What the user's own functions report is not known before they are called.
     """
+    if study.train and study.resources.compile:
+        raise Problem("resources.compile", f"compiles forcetune's training loop, and this study has {study.train}")
     own = "measure" if study.measure else None
     _check_metrics("constraints", study.constraints, BEFORE, own)
     if study.metrics or study.train:

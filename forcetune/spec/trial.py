@@ -76,6 +76,9 @@ class Trial(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; of AdamW, its first beta")
     weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="of the optimizer")
     clip_norm: float | None = Field(None, gt=0, description="bound on the gradient's 2-norm (none)")
+    precision: Literal["bf16", "float32"] | None = Field(
+        None, description="of training: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
+    )
     seed: int = Field(0, ge=0, description="draws the split, the initial weights, the order and the saliency data")
 
     def fields(self) -> dict[str, Any]:

@@ -2,19 +2,11 @@
 
 from forcetune.training.average import Average, rungs
 from forcetune.training.compaction import Compaction, Obstacle, compact, find_compaction
-from forcetune.training.loop import (
-    LOSSES,
-    LR_SCHEDULES,
-    OPTIMIZERS,
-    Diverged,
-    Loss,
-    Metric,
-    Training,
-    evaluate,
-    find_loss,
-)
+from forcetune.training.evaluation import Metric, evaluate
+from forcetune.training.loop import LOSSES, LR_SCHEDULES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
 from forcetune.training.own import Loop, OwnTraining
+from forcetune.training.step import OPTIMIZERS, Loss, Precision
 
 __all__ = [
     "LOSSES",
@@ -29,6 +21,7 @@ __all__ = [
     "Metric",
     "Obstacle",
     "OwnTraining",
+    "Precision",
     "Training",
     "compact",
     "evaluate",

@@ -59,7 +59,10 @@ class Compaction:
 
     def grow(self, name: str, small: Tensor, whole: Tensor) -> None:
         """Write that part into a tensor of the whole network's shape; the rest of it stays."""
-        sides = self.kept.get(name, {})
+        sides = self.kept.get(name)
+        if not sides:
+            whole.data.copy_(small)
+            return
         index = [sides.get(side, torch.arange(size)).to(whole.device) for side, size in enumerate(whole.shape[:2])]
         if len(index) == 2:
             index[0] = index[0][:, None]

@@ -1,23 +1,23 @@
 """Training a pruned network: one dict of metrics an epoch."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD, AdamW, Optimizer
 
 from forcetune.data import AnyBatches
 from forcetune.names import resolve
 from forcetune.training.average import Average, rungs
+from forcetune.training.captured import take_step
+from forcetune.training.evaluation import Metric, evaluate
 from forcetune.training.masked import Masked
 from forcetune.training.part import Part
+from forcetune.training.step import Loss, Precision, Recipe
 
 Schedule = Callable[[float], float]
-Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (N, classes) and classes (N,), their mean
-Metric = Callable[[Tensor, Tensor], float | Mapping[str, float]]  # the same, of a whole validation split
 
 
 class Diverged(ArithmeticError):
@@ -39,18 +39,6 @@ def _constant(progress: float) -> float:
 
 
 LR_SCHEDULES: dict[str, Schedule] = {"cosine": _cosine, "step": _step, "constant": _constant}
-
-
-def _sgd(weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> Optimizer:
-    return SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-
-
-def _adamw(weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> Optimizer:
-    """Decoupled weight decay [1711.05101]; `momentum` is the first beta."""
-    return AdamW(weights, lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True)
-
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 
 
@@ -67,7 +55,10 @@ class Training:
     `evaluate` measures; at the `rungs` also what it measures of the averaged weights, `ema_` before each name.
 
     input_shape: of one sample; where it is given, and it pays, the network without its dead channels is trained, and
-    `model` has its weights after each epoch.
+    weights lie in memory in the order that is quicker; `model` has its weights after each epoch. precision: `bf16`
+    (torch's autocast) or `float32`; None: bf16 on a GPU. compiled: by torch.compile, in the first epoch's
+    compile_seconds. architecture: equal for models that compute the same from the same weights; on a GPU their
+    trainings share one captured step, so that one must end before the next begins.
 
     Raises Diverged where the training loss of an epoch is not finite. The learning rate follows `lr_schedule` step
     by step; `clip_norm` bounds the gradient's 2-norm. Between two epochs `state_dict` is all that the rest depends
@@ -91,18 +82,21 @@ class Training:
         loss: Loss = functional.cross_entropy,
         metrics: Mapping[str, Metric] | None = None,
         input_shape: tuple[int, ...] | None = None,
+        precision: Precision | None = None,
+        compiled: bool = False,
+        architecture: Hashable = None,
     ) -> None:
         Masked(model, masks)
         self._part = Part(model, masks, input_shape)
+        precision = precision or ("bf16" if next(model.parameters()).is_cuda else "float32")
+        recipe = Recipe(optimizer, momentum, weight_decay, clip_norm, loss, precision, compiled)
+        self._step = take_step(self._part, recipe, architecture)
         self._model = self._part.network
-        self._held = Masked(self._model, self._part.masks)
-        self._optimizer = OPTIMIZERS[optimizer](self._model.parameters(), lr, momentum, weight_decay)
         self._training = training
         self._validation = validation
         self._epochs = epochs
         self._lr = lr
         self._factor = LR_SCHEDULES[lr_schedule]
-        self._clip_norm = clip_norm
         self._loss = loss
         self._metrics = metrics or {}
         self._rungs = rungs(epochs, lr_schedule)
@@ -115,6 +109,9 @@ class Training:
             if not math.isfinite(train_loss):
                 raise Diverged(f"the training loss became {train_loss} in epoch {self.epoch + 1}")
             measured = self._evaluate()
+            if self._step.compile_seconds:  # in this epoch
+                measured["compile_seconds"] = self._step.compile_seconds
+                self._step.compile_seconds = 0.0
             self.epoch += 1
             averaged = self._evaluate_average() if self.epoch in self._rungs else {}
             self._part.write_back()
@@ -130,7 +127,7 @@ class Training:
         return {
             "epoch": self.epoch,
             "model": self._part.model.state_dict(),
-            "optimizer": self._part.grow_optimizer(self._optimizer.state_dict()),
+            "optimizer": self._part.grow_optimizer(self._step.optimizer.state_dict()),
             "average": self._average.state_dict(self._part.grow) if self._average else None,
             "order": self._training.state(),
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -139,7 +136,7 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the epoch at which `state` was taken, the same networks and data given."""
         self._part.load(state["model"])
-        self._optimizer.load_state_dict(self._part.shrink_optimizer(state["optimizer"]))
+        self._step.load_optimizer(self._part.shrink_optimizer(state["optimizer"]))
         if state["average"] is None:  # the last rung is passed
             self._average = None
         elif self._average:
@@ -157,22 +154,14 @@ class Training:
         losses = []
         total = self._epochs * len(self._training)
         for step, (inputs, targets) in enumerate(self._training, self.epoch * len(self._training)):
-            self._optimizer.param_groups[0]["lr"] = self._lr * self._factor(step / total)
-            loss = self._loss(self._model(inputs), targets)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self._held.gradients()
-            if self._clip_norm is not None:
-                nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
-            self._optimizer.step()
-            self._held.weights()
+            losses.append(self._step(inputs, targets, self._lr * self._factor(step / total)))
             if self._average:
                 self._average.update()
-            losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
     def _evaluate(self) -> dict[str, float]:
-        return evaluate(self._model, self._validation, self._loss, self._metrics)
+        with self._step.autocast():
+            return evaluate(self._model, self._validation, self._loss, self._metrics)
 
     def _evaluate_average(self) -> dict[str, float]:
         assert self._average is not None
@@ -181,42 +170,3 @@ class Training:
         if self.epoch == max(self._rungs):
             self._average = None  # nobody asks for it again
         return measured
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: AnyBatches,
-    loss: Loss = functional.cross_entropy,
-    metrics: Mapping[str, Metric] | None = None,
-) -> dict[str, float]:
-    """val_loss, val_accuracy and `val_` with the name of each metric, in eval mode; no batch waits for another.
-
-    metrics: functions of all logits (N, classes) and classes (N,), on the CPU. One returns a number, or several by
-    name, which take the place of its own.
-    """
-    model.eval()
-    losses, hits, count = [], [], 0
-    seen: list[tuple[Tensor, Tensor]] = []
-    for inputs, targets in batches:
-        logits = model(inputs)
-        losses.append(loss(logits, targets) * len(targets))
-        hits.append((logits.argmax(1) == targets).sum())
-        count += len(targets)
-        if metrics:
-            seen.append((logits, targets))
-    return {
-        "val_loss": float(torch.stack(losses).sum()) / count,
-        "val_accuracy": int(torch.stack(hits).sum()) / count,
-        **(_measured(metrics, seen) if metrics else {}),
-    }
-
-
-def _measured(metrics: Mapping[str, Metric], seen: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    logits, targets = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
-    found: dict[str, float] = {}
-    for name, metric in metrics.items():
-        value = metric(logits, targets)
-        several = value if isinstance(value, Mapping) else {name: value}
-        found |= {f"val_{own}": float(number) for own, number in several.items()}
-    return found

@@ -16,12 +16,14 @@ class Masked:
         parameters = dict(model.named_parameters())
         self._names = list(masks)
         self._weights: list[Tensor] = [parameters[name] for name in self._names]
+        # in the weights' order in memory, or the products are taken one by one
+        self._factors = [torch.empty_like(weight.detach()) for weight in self._weights]
         self.change(masks)
 
     def change(self, masks: dict[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Put these masks in force now; with an optimizer, also on what it remembers of each weight."""
-        named = zip(self._names, self._weights, strict=True)
-        self._factors = [masks[name].to(weight.device, weight.dtype) for name, weight in named]
+        for name, factor in zip(self._names, self._factors, strict=True):
+            factor.copy_(masks[name])
         self.weights()
         if optimizer:
             for weight, factor in zip(self._weights, self._factors, strict=True):

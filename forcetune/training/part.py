@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.training.compaction import Compaction, Obstacle, find_compaction
+from forcetune.training.layout import lay_out
 
 log = logging.getLogger(__name__)
 
@@ -22,30 +23,36 @@ class Part:
 
     def __init__(self, model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...] | None) -> None:
         self.model = model
-        self._found = _compaction(model, masks, input_shape) if input_shape else None
-        self.network = self._found.network if self._found else model
+        found = _compaction(model, masks, input_shape) if input_shape else None
+        self._found = found or Compaction(model, {}, share=1.0, draws=False)
+        self.network = self._found.network
         self.masks = {name: self.shrink(name, mask) for name, mask in masks.items()}
+        if input_shape:
+            lay_out(self.network, input_shape)
 
     @property
     def share(self) -> float:
         """Of the network's multiply-adds, those that are trained."""
-        return self._found.share if self._found else 1.0
+        return self._found.share
+
+    def move_to(self, network: nn.Module) -> None:
+        """Train another network of the same architecture in place of the one here, from the same weights."""
+        network.load_state_dict(self.network.state_dict())
+        self.network = network
 
     def shrink(self, name: str, whole: Tensor) -> Tensor:
         """What is trained of a tensor of the whole network's shape; `name` is its parameter's or buffer's."""
-        return self._found.shrink(name, whole) if self._found else whole
+        return self._found.shrink(name, whole)
 
     def grow(self, name: str, small: Tensor) -> Tensor:
         """The tensor in the whole network's shape, 0 where nothing is trained."""
-        if not self._found:
-            return small
         whole = torch.zeros_like(_tensors(self.model)[name], dtype=small.dtype)
         self._found.grow(name, small, whole)
         return whole
 
     def write_back(self) -> None:
         """Let the whole network have what is trained."""
-        if self._found:
+        if self.network is not self.model:
             whole = _tensors(self.model)
             for name, small in _tensors(self.network).items():
                 self._found.grow(name, small, whole[name])
@@ -53,7 +60,7 @@ class Part:
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state of the whole network."""
         self.model.load_state_dict(state)
-        if self._found:
+        if self.network is not self.model:
             self.network.load_state_dict({name: self.shrink(name, tensor) for name, tensor in state.items()})
 
     def grow_optimizer(self, state: dict[str, Any]) -> dict[str, Any]:

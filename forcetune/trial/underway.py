@@ -58,6 +58,7 @@ class Underway:
             return
         before, started = self._seconds, time.perf_counter()
         for metrics in self._training:
+            started += metrics.get("compile_seconds", 0.0)
             self._seconds = before + time.perf_counter() - started
             yield {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
 
@@ -81,7 +82,7 @@ class Underway:
         self._training.load_state_dict(state["training"])
 
     def _masked_training(self) -> training.Training:
-        trial, task = self.prepared.trial, self.prepared.task
+        trial, task, shape = self.prepared.trial, self.prepared.task, self.prepared.dataset.input_shape
         return training.Training(
             self.prepared.model,
             self.prepared.masks,
@@ -96,7 +97,10 @@ class Underway:
             clip_norm=trial.clip_norm,
             loss=training.find_loss(task.loss),
             metrics=own_metrics(task),
-            input_shape=self.prepared.dataset.input_shape,
+            input_shape=shape,
+            precision=trial.precision,
+            compiled=task.compiled,
+            architecture=(trial.model, width_of(trial, self.prepared.metrics), shape, self.prepared.dataset.classes),
         )
 
     def _own_training(self) -> training.OwnTraining:

@@ -1,0 +1,52 @@
+"""What a network says of a validation split."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from forcetune.data import AnyBatches
+from forcetune.training.step import Loss
+
+Metric = Callable[[Tensor, Tensor], float | Mapping[str, float]]  # of logits (N, classes) and classes (N,)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: AnyBatches,
+    loss: Loss = functional.cross_entropy,
+    metrics: Mapping[str, Metric] | None = None,
+) -> dict[str, float]:
+    """val_loss, val_accuracy and `val_` with the name of each metric, in eval mode; no batch waits for another.
+
+    metrics: functions of all logits (N, classes) and classes (N,), on the CPU. One returns a number, or several by
+    name, which take the place of its own.
+    """
+    model.eval()
+    losses, hits, count = [], [], 0
+    seen: list[tuple[Tensor, Tensor]] = []
+    for inputs, targets in batches:
+        logits = model(inputs)
+        losses.append(loss(logits, targets) * len(targets))
+        hits.append((logits.argmax(1) == targets).sum())
+        count += len(targets)
+        if metrics:
+            seen.append((logits, targets))
+    return {
+        "val_loss": float(torch.stack(losses).sum()) / count,
+        "val_accuracy": int(torch.stack(hits).sum()) / count,
+        **(_measured(metrics, seen) if metrics else {}),
+    }
+
+
+def _measured(metrics: Mapping[str, Metric], seen: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    logits, targets = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # metrics may hand them to numpy
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value = metric(logits, targets)
+        several = value if isinstance(value, Mapping) else {name: value}
+        found |= {f"val_{own}": float(number) for own, number in several.items()}
+    return found

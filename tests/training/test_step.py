@@ -1,0 +1,159 @@
+"""A training step in bfloat16, compiled, and with whatever shape the last batch has."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from forcetune.data import Batches
+from forcetune.data.readers import synthetic
+from forcetune.pruning import find_masks, prunable
+from forcetune.training import Training
+
+DATA = synthetic(None)
+TRAINING, VALIDATION = DATA.split(seed=0)
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, DATA.classes))
+
+
+def train(model, masks, **how):
+    batches = Batches(DATA, TRAINING, 64, 0), Batches(DATA, VALIDATION, 100)
+    return list(Training(model, masks, *batches, **{"epochs": 2, "lr": 0.1, **how}))
+
+
+@pytest.fixture
+def pruned():
+    model = make()
+    return model, find_masks(model, [], "random", 0.3)
+
+
+def test_bf16_is_only_where_the_network_is_fed(pruned):
+    model, masks = pruned
+    exact = copy.deepcopy(model)
+    kinds = set()
+    model[1].register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    coarse = train(model, masks, precision="bf16")[-1]
+    fine = train(exact, masks)[-1]
+    assert kinds == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert coarse["train_loss"] != fine["train_loss"]
+    assert coarse["train_loss"] == pytest.approx(fine["train_loss"], rel=0.05)
+    assert all((weight[~masks[name]] == 0).all() for name, weight in prunable(model).items())
+
+
+def test_a_metric_is_given_numbers_that_numpy_knows(pruned):
+    def width(logits, targets):
+        return logits.numpy().itemsize
+
+    assert train(*pruned, precision="bf16", metrics={"width": width})[-1]["val_width"] == 4
+
+
+@pytest.mark.long
+def test_compiled_trains_the_same(pruned):
+    model, masks = pruned
+    plain = copy.deepcopy(model)
+    compiled, eager = train(model, masks, compiled=True), train(plain, masks)
+    assert compiled[0].pop("compile_seconds") > 0
+    assert "compile_seconds" not in compiled[1]
+    for one, other in zip(compiled, eager, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_what_cannot_be_compiled_is_trained_as_it_is(pruned, monkeypatch, caplog):
+    model, masks = pruned
+    plain = copy.deepcopy(model)
+
+    def refuse(network, **how):
+        def call(inputs):
+            network(inputs)  # batch norm counts it
+            raise RuntimeError("no compiler\nat all")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with caplog.at_level(logging.WARNING):
+        told = train(model, masks, compiled=True)
+    assert told[0].pop("compile_seconds") > 0
+    assert told == train(plain, masks)
+    assert caplog.messages == ["not compiled: no compiler"]
+
+
+def test_one_sample_is_left_over(pruned):
+    # batch norm cannot train on a batch of one
+    model, masks = pruned
+    odd = TRAINING.take(torch.arange(65))
+    batches = Batches(DATA, odd, 64, 0), Batches(DATA, VALIDATION.take(torch.arange(1)), 100)
+    (told,) = Training(model, masks, *batches, epochs=1, lr=0.1)
+    assert told["val_accuracy"] in (0, 1)
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(pruned):
+    model, masks = pruned
+    one = copy.deepcopy(model)
+    for network, size in ((model, 10_000), (one, len(TRAINING))):
+        list(Training(network, masks, Batches(DATA, TRAINING, size, 0), Batches(DATA, VALIDATION, 9), epochs=2, lr=0.1))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), one.parameters(), strict=True))
+
+
+class Steered(nn.Module):
+    """Goes one way, and from the fourth batch on another now and then."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(64, 10)
+        self.one, self.two = nn.Linear(10, DATA.classes), nn.Linear(10, DATA.classes)
+
+    def forward(self, x):
+        last = self.one if x.mean() > -0.075 else self.two
+        return last(functional.relu(self.first(x.flatten(1))))
+
+
+class Scaled(nn.Module):
+    """Takes a second input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 6, 3), nn.Linear(6 * 36, DATA.classes)
+
+    def forward(self, x, scale=None):
+        x = functional.relu(self.conv(x)).flatten(1)
+        return self.last(x if scale is None else x * scale)
+
+
+@pytest.mark.parametrize("kind", [Steered, Scaled])
+def test_other_networks_train_as_the_plain_masked_network_does(kind):
+    torch.manual_seed(0)
+    model = kind().double()
+    masks = {name: torch.rand(weight.shape) > 0.5 for name, weight in prunable(model).items()}
+    for mask in masks.values():
+        mask[:2] = False
+    plain = copy.deepcopy(model)
+
+    class Doubles(Batches):
+        def __iter__(self):
+            return ((inputs.double(), targets) for inputs, targets in super().__iter__())
+
+    batches = Doubles(DATA, TRAINING, 64, 0), Doubles(DATA, VALIDATION, 100)
+    list(Training(model, masks, *batches, epochs=2, lr=0.1, lr_schedule="constant", input_shape=DATA.input_shape))
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    weights = prunable(plain)
+    again = Doubles(DATA, TRAINING, 64, 0)
+    for name, mask in masks.items():
+        weights[name].data.mul_(mask)
+    for inputs, targets in [batch for _ in range(2) for batch in again]:
+        optimizer.zero_grad()
+        functional.cross_entropy(plain(inputs), targets).backward()
+        for name, mask in masks.items():
+            if weights[name].grad is not None:
+                weights[name].grad.mul_(mask)
+        optimizer.step()
+        for name, mask in masks.items():
+            weights[name].data.mul_(mask)
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12), name
