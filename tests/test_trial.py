@@ -12,8 +12,15 @@ from forcetune.errors import InputError
 from forcetune.pruning import METHODS, layer_table, prunable, save_masks
 from forcetune.spec import METRICS, Task, Trial, method_label
 from forcetune.spec.trial import OPTIONS
+from forcetune.trial import reuse
+from forcetune.trial.reuse import WITHOUT_PART
 
-SECONDS = {"prune_seconds", "train_seconds"}
+HISTORY = {"prune_seconds", "train_seconds", "steps_reused"}  # hang on what else ran, and how fast
+
+
+@pytest.fixture(autouse=True)
+def _anew():
+    trial.forget()
 
 
 def make(**fields):
@@ -25,7 +32,7 @@ def run(**fields):
 
 
 def timeless(dicts):
-    return [{name: value for name, value in found.items() if name not in SECONDS} for found in dicts]
+    return [{name: value for name, value in found.items() if name not in HISTORY} for found in dicts]
 
 
 def initial(model):
@@ -49,7 +56,9 @@ def test_one_dict_an_epoch_with_all_metrics():
 @pytest.mark.parametrize("method", ["random", "force", "synflow"])
 def test_equal_trials_have_equal_metrics(method):
     one, same, other = (timeless(run(method=method, seed=seed)) for seed in (1, 1, 2))
-    assert one == same
+    trial.forget()
+    again = timeless(run(method=method, seed=1))
+    assert one == same == again
     assert one != other
 
 
@@ -594,3 +603,33 @@ def test_seconds_of_an_epoch_are_reckoned_from_a_few_steps(monkeypatch):
     finally:
         hook.remove()
     assert len(steps) == 2 * 2, "two epochs of two steps, the first for what is set up only once"
+
+
+def test_trials_of_a_grid_share_pruning_steps():
+    fields = {"method": "force", "iterations": 2}
+    alone = timeless(run(**fields, density=0.04))
+    trial.forget()
+    first = run(**fields, density=0.2)
+    second = run(**fields, density=0.04)
+    assert timeless(second) == alone
+    assert (first[-1]["steps_reused"], second[-1]["steps_reused"]) == (0, 1)
+    assert second[-1]["prune_seconds"] > 0.3 * first[-1]["prune_seconds"], "what the mask costs by itself"
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"saliency_batch_size": 64}, {"invert": True}, {"batches_per_step": 2}])
+def test_trials_that_score_otherwise_share_nothing(other):
+    run()
+    assert run(**other)[-1]["steps_reused"] == 0
+    assert run(lr=0.01, density=0.1)[-1]["steps_reused"] == 1
+
+
+def test_what_plays_no_part_in_a_score_is_a_field():
+    assert set(Trial.model_fields) > WITHOUT_PART
+
+
+def test_few_bytes_are_kept(monkeypatch):
+    monkeypatch.setattr(reuse, "BYTES", 2 * 832 * 4)  # the scores of two networks, and a little state
+    for seed in range(4):
+        run(seed=seed)
+    assert len(reuse._trails) < 4
+    assert run(seed=0)[-1]["steps_reused"] == 0

@@ -20,8 +20,8 @@ class Block(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -41,9 +41,9 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = functional.relu(self.bn1(self.conv1(x)))
-        out = functional.relu(self.bn2(self.conv2(out)))
-        return functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+        out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = functional.relu(self.bn2(self.conv2(out)), inplace=True)
+        return functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x), inplace=True)
 
 
 def narrow_resnet(input_shape: tuple[int, ...], classes: int, width: int = 16, *, depth: int) -> nn.Module:
@@ -75,7 +75,7 @@ def _resnet(
     return nn.Sequential(
         nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         *body,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),

@@ -51,7 +51,7 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: int = 20) -> nn.Mo
 
 def conv_norm_relu(inputs: int, outputs: int) -> list[nn.Module]:
     """A 3x3 convolution that keeps the size, batch norm and ReLU."""
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def _after_lenet(side: int) -> int:

@@ -37,6 +37,7 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
+from forcetune.pruning.trail import Trail
 from forcetune.pruning.walks import biased_walks
 
 
@@ -127,6 +128,7 @@ def find_masks(
     invert: bool = False,
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
+    trail: Trail | None = None,
 ) -> Masks:
     """Prune a network at its initial weights: bool tensors by parameter name, in module order, True keeps.
 
@@ -141,6 +143,8 @@ def find_masks(
     invert: keep the lowest scores
     layer_masks: another mask of the same network; each layer keeps its density, scaled to `density` over all
     options: numbers that the method's score takes, in place of its METHODS row's
+    trail: of masks found before from the same weights and batches by the same method and all else that is given but
+        density, schedule and an iterative method's iterations; steps that were taken for them are not taken again
 
     Raises InputError (a ValueError) for arguments out of range, a model without prunable layers, a density
     that keeps no weight, data missing or scores that are not finite.
@@ -158,6 +162,7 @@ def find_masks(
         invert=invert,
         layer_masks=layer_masks,
         options=options,
+        trail=trail,
     )
     return deque(steps, maxlen=1).pop()
 
@@ -176,6 +181,7 @@ def mask_steps(
     invert: bool = False,
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
+    trail: Trail | None = None,
 ) -> Iterator[Masks]:
     """The masks after each pruning step; arguments as for `find_masks`, which returns the last of them.
 
@@ -187,6 +193,17 @@ def mask_steps(
     given = _options(row, method, options or {})
     taken = row.batches(iterations, batches_per_step, given)
     rule = row.layers if layer_masks is None else copied(layer_densities(layer_masks, net.weights))
+
+    def score() -> Tensor:
+        return _flat(row.score(net, **given), net, f"{method} step {t} of {len(counts)}")
+
+    def keep(scores: Tensor) -> Masks:
+        if invert:
+            scores = -scores
+        if not row.resurrect:
+            scores = scores.masked_fill(~_flat_masks(net.masks), -torch.inf)
+        return _keep(scores, net, rule, row.resurrect)
+
     with untouched(model), torch.enable_grad():
         feed = _Feed(batches)
         if not row.data:
@@ -194,12 +211,12 @@ def mask_steps(
         for t, net.count in enumerate(counts, 1):
             model.train(row.mode == "train")
             net.batches = feed.take(taken, method) if row.data else ()
-            scores = _flat(row.score(net, **given), net, f"{method} step {t} of {len(counts)}")
-            if invert:
-                scores = -scores
-            if not row.resurrect:
-                scores = scores.masked_fill(~_flat_masks(net.masks), -torch.inf)
-            net.masks = _keep(scores, net, rule, row.resurrect)
+            if trail is None:
+                net.masks = keep(score())
+            elif t == 1:
+                net.masks = keep(trail.scores(net, score))
+            else:
+                net.masks = trail.masks(counts[:t], net, lambda: keep(score()))
             yield net.masks
 
 

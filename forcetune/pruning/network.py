@@ -77,6 +77,26 @@ class Network:
         like = next(iter(self.weights.values()))
         return torch.randn(tuple(shape), generator=self.generator, dtype=like.dtype).to(like.device)
 
+    def state(self) -> list[Tensor]:
+        """All that a step leaves behind it beside its masks: where the generators are, and the buffers."""
+        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda()]
+        buffers = [buffer.clone() for buffer in self._buffers.values()]
+        return [self.generator.get_state(), torch.get_rng_state(), *cuda, *buffers]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """As it was when `state` was taken."""
+        own, cpu, *rest = state
+        self.generator.set_state(own)
+        torch.set_rng_state(cpu)
+        for device in self._cuda():
+            torch.cuda.set_rng_state(rest.pop(0), device)
+        for buffer, value in zip(self._buffers.values(), rest, strict=True):
+            buffer.copy_(value)
+
+    def _cuda(self) -> list[torch.device]:
+        device = next(iter(self.weights.values())).device
+        return [device] if device.type == "cuda" else []
+
     def settle_statistics(self, weights: Weights, inputs: Iterable[Tensor]) -> None:
         """Batch norm's statistics as their mean over these batches of inputs; the model is in eval mode then."""
         norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

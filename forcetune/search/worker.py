@@ -1,7 +1,9 @@
 """What runs beside the GPU: one attempt at a trial, reported epoch by epoch. Knows neither Ray nor MLflow's runs."""
 
+import ctypes
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from forcetune.tracking import Epoch, fetch_masks
 log = logging.getLogger(__name__)
 
 Cause = Literal["lost", "memory", "time"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,19 @@ def _cause(error: Exception) -> Cause | None:
     return None
 
 
+def _keep_memory() -> None:
+    """Let glibc keep what torch gives back: a step frees and asks for the same tensors, page by page, as it goes."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option, most in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, most)
+
+
 def _settle(assignment: Assignment) -> None:
     """Take this process to the driver's folder, with as many threads as the trial has cores."""
     find_in(assignment.folder)
     if Path(assignment.folder).is_dir():  # not on another machine
         os.chdir(assignment.folder)
     torch.set_num_threads(assignment.threads)
+    _keep_memory()
     torch.backends.cudnn.deterministic = True

@@ -24,6 +24,7 @@ BEFORE: dict[str, str] = {
     "collapsed": "1 where no path from input to output is left",
     "saliency_samples": "samples that the mask cost",
     "prune_seconds": "time to find the mask",
+    "steps_reused": "pruning steps taken over from an earlier trial of the same worker; `prune_seconds` has their time",
 }
 METRICS: dict[str, str] = {
     "train_loss": "the mean `loss` over the epoch's steps",

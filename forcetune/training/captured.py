@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 DEVICE = "cuda"
 WARM_UP = 3  # steps until libraries have chosen their kernels and the optimizer has its state
-KEPT = 2  # architectures whose graphs are kept; each keeps the memory of a step's activations
+KEPT = 2  # architectures, and batch sizes of each, whose graphs are kept: each has the memory of a step's activations
 
 _steps: OrderedDict[Hashable, "Captured"] = OrderedDict()
 
@@ -56,6 +56,8 @@ class Captured(Step):
         if inputs.shape != self._shape:
             return super().__call__(inputs, targets, lr)
         if inputs.shape not in self._graphs:
+            while len(self._graphs) >= KEPT:
+                self._graphs.pop(next(iter(self._graphs)))
             self._graphs[inputs.shape] = self._capture(inputs, targets)
         graph = self._graphs[inputs.shape]
         if graph is None:

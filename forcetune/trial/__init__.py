@@ -2,6 +2,7 @@
 
 from forcetune.trial.checks import check, check_saliency, reported, seconds_an_epoch
 from forcetune.trial.preparation import EVALUATION_BATCH, Prepared, prepare, stream
+from forcetune.trial.reuse import forget
 from forcetune.trial.underway import Underway, resume, run
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Underway",
     "check",
     "check_saliency",
+    "forget",
     "prepare",
     "reported",
     "resume",

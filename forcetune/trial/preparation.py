@@ -16,6 +16,7 @@ from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.names import resolve
 from forcetune.spec import METRICS, Task, Trial
+from forcetune.trial.reuse import find_trail
 
 EVALUATION_BATCH = 1024
 
@@ -72,16 +73,23 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
         dataset.batches(ground.training, trial.saliency_batch_size, stream(trial, "saliency"), trial.balanced)
     )
     torch.manual_seed(stream(trial, "saliency dropout"))
+    trail = find_trail(trial, model)
+    before = (trail.reused, trail.seconds) if trail else (0, 0.0)
     started = time.perf_counter()
-    masks = _find_masks(trial, model, batches, fetch_masks)
+    masks = _find_masks(trial, model, batches, fetch_masks, trail)
     seconds = time.perf_counter() - started
+    reused, spared = (trail.reused - before[0], trail.seconds - before[1]) if trail else before
     metrics = pruning.diagnose(model, masks, dataset.input_shape)
     if trial.small_dense:
         model, masks, metrics = _small_dense(trial, build, metrics, dataset.input_shape)
     if trial.reinit:
         model = build(width_of(trial, metrics), "reinit")
     reads_data = pruning.method_row(trial.method).data
-    metrics |= {"prune_seconds": seconds, "saliency_samples": batches.samples if reads_data else 0}
+    metrics |= {
+        "saliency_samples": batches.samples if reads_data else 0,
+        "prune_seconds": seconds + spared,
+        "steps_reused": reused,
+    }
     prepared = Prepared(trial, task, dataset, ground.training, ground.validation, model, masks, metrics)
     if task.measure:
         metrics |= measured(prepared)
@@ -109,7 +117,11 @@ def width_of(trial: Trial, metrics: dict[str, float]) -> int | None:
 
 
 def _find_masks(
-    trial: Trial, model: nn.Module, batches: Iterable[pruning.Batch], fetch_masks: Callable[[str], str | Path]
+    trial: Trial,
+    model: nn.Module,
+    batches: Iterable[pruning.Batch],
+    fetch_masks: Callable[[str], str | Path],
+    trail: pruning.Trail | None,
 ) -> dict[str, Tensor]:
     masks = pruning.find_masks(
         model,
@@ -124,6 +136,7 @@ def _find_masks(
         invert=trial.invert,
         layer_masks=pruning.load_masks(fetch_masks(trial.layers_from)) if trial.layers_from else None,
         options=trial.options,
+        trail=trail,
     )
     return pruning.shuffled(masks, stream(trial, "shuffle")) if trial.shuffle else masks
 
