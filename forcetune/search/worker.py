@@ -83,7 +83,7 @@ def execute(assignment: Assignment) -> Iterator[Report]:
     Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial. Raises LostError
     where this process is of no more use, SupersededError where the trial has been given to another.
     """
-    _settle(assignment)
+    settle(assignment.folder, assignment.threads)
     wanted = Trial(**assignment.fields)
     checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, wanted.key)
     checkpoints.claim()
@@ -166,11 +166,11 @@ def _keep_memory() -> None:
             mallopt(option, most)
 
 
-def _settle(assignment: Assignment) -> None:
+def settle(folder: str, threads: int) -> None:
     """Take this process to the driver's folder, with as many threads as the trial has cores."""
-    find_in(assignment.folder)
-    if Path(assignment.folder).is_dir():  # not on another machine
-        os.chdir(assignment.folder)
-    torch.set_num_threads(assignment.threads)
+    find_in(folder)
+    if Path(folder).is_dir():  # not on another machine
+        os.chdir(folder)
+    torch.set_num_threads(threads)
     _keep_memory()
     torch.backends.cudnn.deterministic = True
