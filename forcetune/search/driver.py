@@ -169,12 +169,13 @@ class Driver:
             return
         running = self._running[number]
         lost = running.issued.lost + 1
-        room = 2 * running.issued.room if cause == "memory" else running.issued.room
+        before = running.issued.room
+        room = min(2 * before, max(self.most_room, before)) if cause == "memory" else before
         if cause == "time":
             self._end(number, Ended("failed", reason))
         elif lost > self._study.resources.retries:
             self._end(number, Ended("failed", f"{reason}; given up after {running.issued.attempt} attempts"))
-        elif room > self.most_room:
+        elif cause == "memory" and room == before:
             self._end(number, Ended("failed", f"{reason}; no node has more room for it"))
         else:
             running.issued = replace(running.issued, lost=lost, room=room)
