@@ -1,6 +1,6 @@
 """One trial from its fields to its metrics: data, model, masks, training; no Ray, no MLflow."""
 
-from forcetune.trial.checks import check, check_saliency, reported, seconds_an_epoch
+from forcetune.trial.checks import check, check_each, check_saliency, reported, seconds_an_epoch
 from forcetune.trial.preparation import EVALUATION_BATCH, Prepared, prepare, stream
 from forcetune.trial.reuse import forget
 from forcetune.trial.underway import Underway, resume, run
@@ -10,6 +10,7 @@ __all__ = [
     "Prepared",
     "Underway",
     "check",
+    "check_each",
     "check_saliency",
     "forget",
     "prepare",

@@ -1,7 +1,7 @@
 """What can be said of a trial before it runs: whether it can, what it would report, and what it costs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -40,6 +40,16 @@ def check(trial: Trial) -> dict[str, Any]:
         "prunable": weights,
         "macs": sum(pruning.dense_macs(model, dataset.input_shape).values()),
     }
+
+
+def check_each(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """What `check` says of each of them; the network and the data that some share are looked at once."""
+    known: dict[tuple[object, ...], dict[str, Any]] = {}
+    found = []
+    for trial in trials:
+        network = trial.dataset, trial.data_root, trial.train_samples, trial.model, trial.width
+        found.append(known.get(network) or known.setdefault(network, check(trial)))
+    return found
 
 
 def check_saliency(trial: Trial) -> None:
