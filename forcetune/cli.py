@@ -74,6 +74,14 @@ def _option(name: str, annotation: Any, description: str) -> click.Option:
     return click.Option([flag], type=kind, help=description)
 
 
+def _number_or_word(text: str) -> float | str:
+    """What is no number is left to the study, which says what is allowed."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
@@ -192,7 +200,7 @@ def prune(run: str | None, out: Path | None, **given: Any) -> None:
 @click.option("--study", "name", help="the study's name (compare-MODEL-DATASET)")
 @click.option("--out", type=click.Path(path_type=Path), default=".", help="folder of the files (the current one)")
 @click.option("--cpus", type=float, help="cores a trial (1)")
-@click.option("--gpus", type=float, help="GPUs a trial (0)")
+@click.option("--gpus", metavar="NUMBER|auto", type=_number_or_word, help="GPUs a trial (0)")
 @click.option("--concurrent", type=int, help="trials at once (as many as fit)")
 @click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
 def compare(
@@ -202,7 +210,7 @@ def compare(
     name: str | None,
     out: Path,
     cpus: float | None,
-    gpus: float | None,
+    gpus: float | str | None,
     concurrent: int | None,
     fresh: bool,
     **given: Any,

@@ -32,6 +32,7 @@ def study(study: Study, facts: list[dict[str, Any]]) -> None:
 
     table = _plain()
     resources = study.resources
+    gpus = "a share of a gpu (auto)" if resources.gpus == "auto" else f"{resources.gpus:g} gpus"
     at_once = f"{resources.concurrent} at once" if resources.concurrent else "as many at once as fit"
     table.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.directions.items()))
     table.add_row("trials", f"{study.trials}, proposed by {study.search.sampler}, seed {study.search.seed}")
@@ -49,7 +50,7 @@ def study(study: Study, facts: list[dict[str, Any]]) -> None:
             table.add_row(name, ", ".join(f"{n} {v:g}" for n, v in limits.model_dump(exclude_none=True).items()))
     if study.search.seeds:
         table.add_row("seeds", f"up to {study.search.seeds.front} fresh ones for the front and what may belong to it")
-    table.add_row("resources", f"{resources.cpus:g} cpus and {resources.gpus:g} gpus a trial, {at_once}")
+    table.add_row("resources", f"{resources.cpus:g} cpus and {gpus} a trial, {at_once}")
     for fact in facts:
         table.add_row("data", "{dataset}: {training} training and {validation} validation images".format(**fact))
         table.add_row("", f"of {_shape(fact['input_shape'])} in {fact['classes']} classes")

@@ -13,7 +13,7 @@ from forcetune import trial
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
-from forcetune.spec import Study, Trial, check_reported
+from forcetune.spec import Placed, Study, Trial, check_reported
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ class _Cluster:
     """Ray, from the first driver that has something to run to the end of the search."""
 
     def __init__(self, study: Study, console: Console) -> None:
-        self._resources = study.resources
+        self._study = study
         self._console = console
         self._stack = ExitStack()
-        self._slots = 0
+        self._room: tuple[Placed, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -154,14 +154,16 @@ class _Cluster:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def start(self) -> None:
-        """Connect. Raises InputError where no trial finds room."""
+    def start(self) -> tuple[Placed, int]:
+        """Connect; what a trial occupies, and how many fit at once. Raises InputError where no trial finds room."""
         from forcetune.search import cluster
 
-        if not self._slots:
+        if self._room is None:
             self._stack.enter_context(cluster.connected())
             self._stack.enter_context(_interruptible())
-            self._slots = cluster.slots(self._resources)
+            resources = cluster.place(self._study, self._console)
+            self._room = resources, cluster.slots(resources)
+        return self._room
 
     def drive(self, driver: "Driver") -> None:
         """Run a driver to its end; its trials are handed back where something ends it before that."""
@@ -170,11 +172,11 @@ class _Cluster:
         if driver.finished:
             driver.close()
             return
-        self.start()
+        resources, slots = self.start()
         driver.describe()
         try:
             with driver.progress:
-                cluster.run(driver, self._resources, self._slots)
+                cluster.run(driver, resources, slots)
         except BaseException:
             running = driver.hand_back()
             with suppress(StoppedError):  # what ended the search matters more

@@ -13,15 +13,19 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from rich.console import Console
 
 from forcetune.errors import InputError
+from forcetune.search import placement
 from forcetune.search.driver import Driver
 from forcetune.search.worker import Assignment, Cause, LostError, Report, execute
-from forcetune.spec import Resources
+from forcetune.spec import AUTO, Placed, Study
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 REPORT = "report"
+SOON = 60.0  # seconds after which somebody who waits is told what for
 TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
@@ -45,10 +49,49 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def slots(resources: Resources) -> int:
+def place(study: Study, console: Console) -> Placed:
+    """What a trial occupies, in numbers: for `gpus: auto` a probe takes a whole GPU and sees how many may share one.
+
+    Where there are several kinds it is whichever Ray gives; a trial that finds too little memory is tried again with
+    more room. Raises InputError where not even one trial fits, and where the probe fails.
+    """
+    resources, nodes = study.resources, _nodes()
+    if resources.gpus != AUTO:
+        return placement.placed(resources, resources.gpus)
+    if not any(node.get("GPU") for node in nodes):
+        console.print("resources: no GPU here, trials run on the CPU", soft_wrap=True)
+        return placement.placed(resources, 0)
+    slots(placement.placed(resources, 1))
+    memory = _on_a_gpu(placement.measure, placement.largest(study), resources.cpus, console)
+    trials = placement.sharing(memory, resources, nodes)
+    console.print(placement.told(trials, memory), soft_wrap=True, highlight=False)
+    return placement.placed(resources, placement.share(trials))
+
+
+def _on_a_gpu(call: Callable[[A], T], argument: A, cpus: float, console: Console) -> T:
+    """What `call` returns in a process that has a GPU to itself, and that ends with it so that its memory is free."""
+    answer = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
+    if not ray.wait([answer], timeout=SOON)[0]:
+        console.print("resources: the probe for `gpus: auto` waits for a whole GPU, or runs still", soft_wrap=True)
+    try:
+        found: T = ray.get(answer)
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        raise InputError(
+            f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Mend that, or write a "
+            "number (0.5: two trials share a GPU), which needs no probe"
+        ) from error
+    return found
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def slots(resources: Placed) -> int:
     """Trials that fit at once, at most `concurrent`. Raises InputError where not even one fits."""
-    have = ray.cluster_resources()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have, nodes = ray.cluster_resources(), _nodes()
     fit = sum(
         min(
             int(node.get("CPU", 0) / resources.cpus + 1e-9),
@@ -64,12 +107,11 @@ def slots(resources: Resources) -> int:
     return min(fit, resources.concurrent or fit)
 
 
-def most_room(resources: Resources) -> int:
+def most_room(resources: Placed) -> int:
     """How many times what a trial asks for a node can give it; a trial that shares a GPU gets the whole at most."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if resources.gpus:
-        return int(1 / resources.gpus + 1e-9) or 1
-    return max(int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes)
+    nodes = [node for node in _nodes() if node.get("GPU", 0) >= resources.gpus]
+    by_cores = max((int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes), default=1)
+    return min(by_cores, int(1 / resources.gpus + 1e-9) or 1) if resources.gpus else by_cores
 
 
 class Worker(tune.Trainable):
@@ -94,7 +136,7 @@ class Worker(tune.Trainable):
 
 def run(
     driver: Driver,
-    resources: Resources,
+    resources: Placed,
     concurrent: int,
     worker: type[tune.Trainable] = Worker,
     reuse_actors: bool = True,
@@ -108,6 +150,7 @@ def run(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
     driver.most_room = most_room(resources)
+    driver.devices = resources.gpus or resources.cpus
     failures = 0
     while not driver.finished:
         searcher = DriverSearcher(driver, concurrent)
@@ -127,7 +170,7 @@ def run(
 def _fit(
     searcher: "DriverSearcher",
     watch: "Watch",
-    resources: Resources,
+    resources: Placed,
     worker: type[tune.Trainable],
     reuse_actors: bool,
 ) -> None:
@@ -309,6 +352,6 @@ def _why(error: Exception | None) -> tuple[Cause, str]:
     return "lost", f"its worker failed: {type(found).__name__}: {found}".splitlines()[0]
 
 
-def _request(resources: Resources, room: int) -> tune.PlacementGroupFactory:
+def _request(resources: Placed, room: int) -> tune.PlacementGroupFactory:
     gpus = min(resources.gpus * room, max(resources.gpus, 1))
     return tune.PlacementGroupFactory([{"CPU": resources.cpus * room, "GPU": gpus}])

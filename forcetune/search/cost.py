@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from forcetune import trial
+from forcetune.search.placement import on_this_machine
 from forcetune.search.progress import duration
 from forcetune.search.stopping import share_trained
-from forcetune.spec import Study, Task, Trial
+from forcetune.spec import Placed, Study, Task, Trial
 from forcetune.stores import optuna_uri, state_folder
 
 DRAWS = 256  # configurations that stand for the whole space
@@ -45,17 +45,17 @@ class Cost:
 
 def predict(study: Study) -> Cost:
     """Measure and keep the prediction beside the ledger for `report`. Raises what a trial may raise."""
+    resources = on_this_machine(study)
     drawn = list(islice(_configurations(study), DRAWS))
     work = _work(drawn)
     ends = [drawn[int(np.argmin(work))], drawn[int(np.argmax(work))]]
-    torch.set_num_threads(max(1, int(study.resources.cpus)))
+    torch.set_num_threads(max(1, int(resources.cpus)))
     _seconds(ends[0], study.task)  # what is loaded and built for the first time is not the trial's
     fastest, slowest = (_seconds(end, study.task) for end in ends)
     each = np.interp(work, [min(work), max(work)], [fastest, slowest])
-    mean, at_once = float(each.mean()), _at_once(study)
+    mean, at_once = float(each.mean()), _at_once(resources)
     trained = study.trials * share_trained(study.stopping, study.trials)
     seconds = mean * trained + BESIDE * study.trials
-    devices = study.resources.gpus or study.resources.cpus
     cost = Cost(
         torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's cpu",
         study.trials,
@@ -64,7 +64,7 @@ def predict(study: Study) -> Cost:
         slowest,
         mean,
         (START + seconds / at_once) / 3600,
-        devices * seconds / 3600,
+        (resources.gpus or resources.cpus) * seconds / 3600,
     )
     path = _place(study)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,11 +103,8 @@ def _configurations(study: Study) -> Iterator[Trial]:
 
 def _work(trials: list[Trial]) -> list[float]:
     """The multiply-adds of pruning and training each network once dense, a backward pass taken for two forward."""
-    facts: dict[tuple[object, ...], dict[str, Any]] = {}
     found = []
-    for one in trials:
-        network = one.dataset, one.data_root, one.train_samples, one.model, one.width
-        known = facts.get(network) or facts.setdefault(network, trial.check(one))
+    for one, known in zip(trials, trial.check_each(trials), strict=True):
         fields = one.fields()
         samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * one.saliency_batch_size
         found.append(known["macs"] * (3 * samples + one.epochs * (3 * known["training"] + known["validation"])))
@@ -132,9 +129,8 @@ def _pruned_in(one: Trial, iterations: int) -> Trial:
     return one.model_copy(update={"iterations": iterations})
 
 
-def _at_once(study: Study) -> int:
+def _at_once(resources: Placed) -> int:
     """Trials that fit beside one another, of a cluster as many as the study says."""
-    resources = study.resources
     fit = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
     if resources.gpus:
         fit = min(fit, int(torch.cuda.device_count() / resources.gpus + 1e-9))

@@ -69,6 +69,7 @@ class Driver:
         self._folder = folder
         self.progress = progress
         self.most_room = 1  # times what a trial asks for that a node can give
+        self.devices = 1.0  # of a trial, that device hours count: GPUs, or cores where it has no GPU
         provenance = _provenance(study)
         ledger.claim()
         with durable("parent"):
@@ -284,8 +285,7 @@ class Driver:
 
     def _count_time(self, running: Running) -> None:
         """Add an attempt that is over to what the study has cost."""
-        devices = self._study.resources.gpus or self._study.resources.cpus
-        self._spent["device_hours"] += devices * (time.monotonic() - running.since) / 3600
+        self._spent["device_hours"] += self.devices * (time.monotonic() - running.since) / 3600
 
     def _tell(self, number: int, ended: Ended) -> None:
         """The outbox's last call for a trial: MLflow has it all."""

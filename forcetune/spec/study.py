@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, resolve, suggestion
@@ -74,17 +74,37 @@ class Search(_Section):
     )
 
 
+AUTO: Literal["auto"] = "auto"
+
+
+def _number_or_auto(written: Any) -> Any:
+    number = isinstance(written, int | float) and not isinstance(written, bool)
+    if written != AUTO and not (number and written >= 0):
+        raise ValueError("should be a number, at least 0, or auto")  # else pydantic says it once a form
+    return written
+
+
 class Resources(_Section):
     """What one trial occupies, and how many run at once."""
 
     cpus: float = Field(1, gt=0, description="cores a trial, and its threads")
-    gpus: float = Field(0, ge=0, description="GPUs a trial; fractions share one")
+    gpus: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
+        0.0,
+        description="GPUs a trial, fractions share one; `auto`: a probe finds how many trials the memory of one holds, "
+        "0 where there is none",
+    )
     concurrent: int | None = Field(None, ge=1, description="trials at once (as many as fit)")
     compile: bool = Field(False, description="train through torch.compile, which takes time before the first step")
     max_seconds: float | None = Field(None, gt=0, description="an attempt at a trial that takes longer fails it (none)")
     retries: int = Field(
         3, ge=0, description="further attempts at a trial whose worker or node was lost, or had too little memory"
     )
+
+
+class Placed(Resources):
+    """The same with the GPUs of a trial as a number, also where the study leaves it open."""
+
+    gpus: float = 0
 
 
 SHORT, LONG = "short", "long"  # what stands for a whole section, or the section; in no place that is shown

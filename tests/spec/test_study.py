@@ -262,3 +262,15 @@ def test_controls_are_choices():
 def test_what_controls_may_not_be(trial, said):
     with pytest.raises(InputError, match=said):
         grid(**trial)
+
+
+@pytest.mark.parametrize("gpus", ["many", -1, True, None, [1], float("nan")])
+def test_gpus_are_a_number_or_left_to_a_probe(gpus):
+    assert study(resources={"gpus": "auto"}).resources.gpus == "auto"
+    assert study(resources={"gpus": 0.5}).resources.gpus == 0.5
+    with pytest.raises(InputError, match=r"^resources.gpus: .* should be a number, at least 0, or auto$"):
+        study(resources={"gpus": gpus})
+
+
+def test_gpus_re_key_no_study():
+    assert study(resources={"gpus": "auto"}).identity == study().identity

@@ -1,0 +1,156 @@
+"""`gpus: auto`: what a probe runs, what is made of the memory that it saw, and that Ray places so many trials."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from forcetune.errors import InputError
+from forcetune.search import environment, placement
+from forcetune.search.placement import Memory, largest, measure, share, sharing
+from forcetune.spec import Resources, Study
+
+environment.prepare()  # what Ray reads while it is imported
+
+import ray  # noqa: E402
+
+from forcetune.search import cluster  # noqa: E402
+
+GIB = 2**30
+NODES = [{"CPU": 16, "GPU": 1}]
+
+
+def study(resources=None, **fields):
+    fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "snip", "density": [0.1, 0.4]}
+    return Study.from_dict(
+        {"study": "s", "trial": {**fixed, **fields}, "resources": {"gpus": "auto", **(resources or {})}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("used", "trials"), [(18 * GIB, 7), (42 * GIB, 3), (63 * GIB, 2), (64 * GIB, 1), (140 * GIB, 1), (GIB // 2, 252)]
+)
+def test_as_many_as_nine_tenths_of_the_memory_hold(used, trials):
+    assert Memory(used, 140 * GIB).trials == trials
+
+
+def test_ray_places_so_many_and_no_more():
+    for trials in range(1, placement.MOST + 1):
+        assert round(share(trials), 4) == share(trials)
+        assert int(1 / share(trials)) == trials
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "trials"),
+    [
+        ({}, NODES, 7),
+        ({"cpus": 4}, NODES, 4),
+        ({"cpus": 3}, [{"CPU": 16, "GPU": 2}], 3),
+        ({"concurrent": 5}, NODES, 5),
+        ({"concurrent": 5}, [*NODES, *NODES, {"CPU": 64}], 3),
+        ({"cpus": 16}, NODES, 1),
+        ({}, [{"CPU": 2, "GPU": 1}, *NODES], 7),
+    ],
+)
+def test_no_more_share_a_gpu_than_run_at_once(resources, nodes, trials):
+    assert sharing(Memory(18 * GIB, 140 * GIB), Resources(**resources), nodes) == trials
+
+
+def test_a_trial_that_needs_next_to_nothing():
+    assert sharing(Memory(GIB // 10, 140 * GIB), Resources(), [{"CPU": 900, "GPU": 1}]) == placement.MOST
+
+
+def test_the_largest_are_run():
+    probe = largest(
+        study(width={"low": 8, "high": 20}, method=["random", "snip"], batch_size=[16, 64, 32], lr=[0.1, 1])
+    )
+    assert [(one.method, one.width, one.density) for one in probe.pruned] == [("random", 20, 0.4), ("snip", 20, 0.4)]
+    assert [(one.width, one.batch_size) for one in probe.trained] == [(8, 64), (20, 32), (20, 64)]
+
+
+def test_what_a_method_prunes_with_counts_by_itself():
+    only = {"when": {"method": "snip"}}
+    sampled = {"method": ["random", "snip"], "saliency_batch_size": {"choices": [32, 256], **only}}
+    found = {one.method: one.fields() for one in largest(study(**sampled)).pruned}
+    assert found.keys() == {"random", "snip"}
+    assert found["snip"]["saliency_batch_size"] == 256
+
+
+def test_memory_is_read_once_the_probe_has_run(folder, monkeypatch):
+    done = []
+    monkeypatch.setattr(placement.trial, "seconds_an_epoch", lambda prepared, steps: done.append(prepared.trial))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (140 * GIB - 10 * GIB * len(done), 140 * GIB))
+    probe = largest(study(batch_size=[16, 32]))
+    assert measure(probe) == Memory(20 * GIB, 140 * GIB)
+    assert done == probe.trained
+
+    def too_large(wanted, task):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(placement.trial, "prepare", too_large)
+    assert measure(probe).trials == 1
+
+
+@pytest.fixture(scope="module")
+def two_gpus():
+    """A Ray that is told of two GPUs, which nothing here uses."""
+    ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def out():
+    return io.StringIO()
+
+
+def place(asked, out):
+    return cluster.place(asked, Console(file=out, width=200))
+
+
+def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
+    seen = 42 * GIB, 140 * GIB
+    monkeypatch.setattr(placement, "measure", lambda probe: Memory(*seen) if ray.get_gpu_ids() else None)
+    resources = place(study(), out)
+    assert (resources.gpus, cluster.slots(resources), cluster.most_room(resources)) == (0.3333, 6, 3)
+    assert out.getvalue() == "resources: 3 trials share a GPU: one was seen to need 42.0 of its 140.0 GiB\n"
+    assert place(study({"gpus": 0.5}), out).gpus == 0.5
+    assert place(study({"cpus": 4}), out).gpus == 1
+    assert "a trial has a GPU to itself (its memory would hold 3): one was seen" in out.getvalue()
+
+
+def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
+    def fail(probe):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(placement, "measure", fail)
+    with pytest.raises(
+        InputError, match="resources.gpus: the probe for `auto` failed: ValueError: no such layer. Mend"
+    ):
+        place(study(), out)
+    with pytest.raises(InputError, match="asks for 9 cpus and 1 gpus, and no node has them"):
+        place(study({"cpus": 9}), out)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+def test_a_gpu_that_torch_does_not_see_is_refused(two_gpus, out):
+    with pytest.raises(InputError, match="InputError: torch sees no GPU in a process that has one to itself"):
+        place(study(), out)
+
+
+def test_without_a_gpu_trials_run_on_the_cpu(monkeypatch, out):
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 8}])
+    assert place(study(), out).gpus == 0
+    assert out.getvalue() == "resources: no GPU here, trials run on the CPU\n"
+
+
+def test_on_this_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert placement.on_this_machine(study()).gpus == 0
+    assert placement.on_this_machine(study({"gpus": 0.5, "compile": True})).compile
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(placement.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(placement, "measure", lambda probe: Memory(42 * GIB, 140 * GIB))
+    assert placement.on_this_machine(study()).gpus == 0.3333
