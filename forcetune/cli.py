@@ -326,9 +326,9 @@ def _table(study: str) -> pd.DataFrame:
 
 def _end(study: Study, found: pd.DataFrame, ending: str | None) -> None:
     """Say what was spared, and what is less than was asked for; exit with 1 where every trial failed."""
-    if reused := found["steps_reused"].sum():
-        trials = (found["steps_reused"] > 0).sum()
-        click.echo(f"{reused:.0f} pruning steps of {trials} trials had been taken for another density before")
+    if "steps_reused" in found and (reused := found["steps_reused"]).any():
+        trials = f"{(reused > 0).sum()} of {len(found)} trials"
+        click.echo(f"pruning steps taken over from another density: {reused.sum():.0f}, in {trials}")
     if ending:
         click.echo(f"{ending} ({len(found)} of {study.trials} trials)")
     elif len(found) < study.trials:

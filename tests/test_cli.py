@@ -84,7 +84,8 @@ def test_search_prints_progress_and_the_front(searched):
     assert "left |" in progress[3]
     header = next(line for line in lines if line.startswith("sparsity"))
     assert header.split() == ["sparsity", "accuracy", "method", "iterations", "schedule", "run", "id"]
-    assert lines[-1].startswith("front of 8 trials:")
+    front = next(place for place, line in enumerate(lines) if line.startswith("front of 8 trials:"))
+    assert all(line.startswith("pruning steps taken over from another density: ") for line in lines[front + 1 :])
     assert done.stderr == ""
 
 

@@ -115,10 +115,12 @@ def _seconds(one: Trial, task: Task) -> float:
     """What one trial takes, from a few of its pruning and training steps."""
     unbound = replace(task, constraints={})
     whole = one.model_copy(update={"screen": False})
+    trial.forget()
     started = time.perf_counter()
     prepared = trial.prepare(_pruned_in(whole, 1), unbound)
     pruning = time.perf_counter() - started
     if one.fields().get("iterations", 1) > 1:
+        trial.forget()
         two = time.perf_counter()
         trial.prepare(_pruned_in(whole, 2), unbound)
         pruning += (time.perf_counter() - two - pruning) * (one.iterations - 1)
