@@ -21,6 +21,7 @@ class Images:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Images":
+        indices = indices.to(self.inputs.device)
         # an index reads byte by byte, this row by row
         return Images(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 

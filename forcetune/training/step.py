@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,10 +91,10 @@ class Step:
 
     def autocast(self) -> AbstractContextManager[None]:
         """In force where the network is fed."""
+        if self._recipe.precision == "float32":
+            return nullcontext()
         device = next(self.network.parameters()).device.type
-        bf16 = self._recipe.precision == "bf16"
-        # without its cache, which would outlive a captured step
-        return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)  # a captured step would outlive its cache
 
     def _meet(self, inputs: Tensor, targets: Tensor) -> None:
         if self._shape is None:
