@@ -28,8 +28,8 @@ def check(study: Study) -> list[dict[str, Any]]:
     """Load every data set and build every network that the study can ask for; what each of them looks like.
 
     Raises InputError where one does not load, does not fit the data, keeps no weight at the lowest density, where
-    a class has too few samples for a method's class-balanced batch, where a function of the user's fails, or where
-    an objective or a constraint is a metric that no trial has.
+    a saliency batch cannot be had (too few samples of a class) or scored (a single sample), where a function of the
+    user's fails, or where an objective or a constraint is a metric that no trial has.
     """
     lowest = min(study.space["density"].values)
     data = ["dataset", "data_root", "train_samples"]
@@ -41,9 +41,10 @@ def check(study: Study) -> list[dict[str, Any]]:
                 seen[shown] = trial.check(shown)
         except InputError as error:
             raise InputError(f"trial: {error}") from None
-    for candidate in _candidates(study, [*data, "method", "samples_per_class", "seed"]):
+    batches = ["saliency_batch_size", "samples_per_class"]
+    for candidate in _candidates(study, [*data, "model", "width", "method", *batches, "seed"]):
         try:
-            if candidate.balanced:
+            if candidate.balanced or candidate.saliency_batch_size == 1:
                 trial.check_saliency(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None

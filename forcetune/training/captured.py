@@ -75,6 +75,8 @@ class Captured(Step):
         try:
             with as_it_was(self.network):
                 loss, replay = capture(lambda: self._run(inputs, targets))
+        except torch.OutOfMemoryError:
+            raise  # more room helps
         except Exception as error:  # the user's code, which may do anything
             log.warning("steps are not captured as a CUDA graph: %s", str(error).partition("\n")[0])
             return None
@@ -117,7 +119,11 @@ def take_step(part: Part, recipe: Recipe, architecture: Hashable) -> Step:
         return Captured(part.network, part.masks, recipe)
     step = _steps.pop((architecture, recipe), None)
     if step is None:
-        step = Captured(copy.deepcopy(part.network), part.masks, recipe)
+        try:
+            network = copy.deepcopy(part.network)
+        except Exception:  # the user's code, which may do anything
+            return Captured(part.network, part.masks, recipe)
+        step = Captured(network, part.masks, recipe)
     _steps[architecture, recipe] = step
     while len(_steps) > KEPT:
         _steps.popitem(last=False)

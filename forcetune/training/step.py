@@ -110,6 +110,8 @@ class Step:
             with as_it_was(self.network), self.autocast():
                 self._recipe.loss(compiled(inputs), targets).backward()
             self._forward = compiled
+        except torch.OutOfMemoryError:
+            raise  # more room helps
         except Exception as error:  # no compiler here, or what the compiler cannot read
             log.warning("not compiled: %s", str(error).partition("\n")[0])
         self.compile_seconds = time.perf_counter() - started

@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
+import torch
+
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.spec import BEFORE, METRICS, Task, Trial
@@ -18,6 +20,10 @@ def check(trial: Trial) -> dict[str, Any]:
     """Load the data, build the model and count what is prunable, without pruning; raises InputError."""
     dataset = data.load(trial.dataset, trial.data_root)
     train_part, validation_part = dataset.split(0, trial.train_samples)
+    if len(train_part) < 2:
+        raise InputError(
+            f"train_samples {trial.train_samples}: leaves {len(train_part)} to train on; allowed: 3 or more"
+        )
     model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
     prunable = pruning.prunable(model)
     weights = sum(weight.numel() for weight in prunable.values())
@@ -53,10 +59,19 @@ def check_each(trials: Iterable[Trial]) -> list[dict[str, Any]]:
 
 
 def check_saliency(trial: Trial) -> None:
-    """Raise InputError where the training split has too few samples of a class for a class-balanced saliency batch."""
+    """Raise InputError where a saliency batch cannot be had, or scored.
+
+    Class-balanced ones need enough training samples of each class; one of a single sample a network that takes it.
+    """
     dataset = data.load(trial.dataset, trial.data_root)
     train_part, _ = dataset.split(stream(trial, "split"), trial.train_samples)
     dataset.batches(train_part, trial.saliency_batch_size, 0, trial.balanced)
+    if trial.saliency_batch_size == 1 and not trial.balanced and pruning.method_row(trial.method).mode == "train":
+        model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width).train()
+        try:
+            model(torch.zeros(1, *dataset.input_shape))
+        except ValueError as error:  # batch norm's
+            raise InputError(f"saliency_batch_size 1: {trial.model} cannot be fed a single sample ({error})") from error
 
 
 def reported(trial: Trial, task: Task) -> tuple[list[str], list[str]]:

@@ -32,12 +32,26 @@ def test_controls_ask_for_no_other_network():
         ({"method": ["snip", "grasp"], "train_samples": 40}, "trial.method grasp: batches with 10 samples"),
         ({"method": "snip", "samples_per_class": [0, 99]}, "trial.method snip: batches with 99 samples"),
         ({"model": "torchvision:alexnet"}, "does not fit samples of shape"),
+        ({"train_samples": 2}, "train_samples 2: leaves 1 to train on; allowed: 3 or more"),
         ({"layers_from": "gone.npz"}, "gone.npz is no readable file of masks"),
     ],
 )
 def test_refused(fields, said):
     with pytest.raises(InputError, match=said):
         check(study(**fields))
+
+
+def test_batch_norm_that_cannot_be_fed_a_single_sample(tmp_path, monkeypatch):
+    (tmp_path / "my_normed.py").write_text(
+        "from torch import nn\n\n"
+        "def build(input_shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = {"method": ["random", "snip", "synflow"], "saliency_batch_size": [64, 1]}
+    with pytest.raises(InputError, match="trial.method snip: saliency_batch_size 1: .* cannot be fed a single sample"):
+        check(study(model="my_normed:build", **asked))
+    assert check(study(model="mlp", **asked))  # has no batch norm
 
 
 def test_masks_of_another_network_are_refused(tmp_path):
