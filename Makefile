@@ -4,7 +4,7 @@ BIN := .venv/bin
 ROUNDS ?= 200
 SEED ?= 0
 
-.PHONY: search test test-long chaos lint lock clean
+.PHONY: search test test-long test-bare chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
@@ -14,6 +14,9 @@ test: .venv/installed
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
+
+test-bare: .venv-bare/installed   # the rooms that need torch alone, with the oldest torch and nothing else
+	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models
 
 chaos: .venv/installed   # ROUNDS kills of drivers, workers and nodes, drawn from SEED
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py
@@ -28,11 +31,16 @@ lock:   # the versions that were tested together
 		--custom-compile-command "make lock" --upgrade -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bare
 
 # uv takes torch and torchvision from one build; plain pip may pair two that do not fit
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock -e .
+	touch $@
+
+.venv-bare/installed: .venv/installed
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-bare
+	$(BIN)/uv pip install --quiet --python .venv-bare/bin/python "torch==2.11.*" "torchvision==0.26.*" numpy pytest hypothesis
 	touch $@
