@@ -31,8 +31,8 @@ def grid_study(
         "trial": {
             **fields,
             "method": list(dict.fromkeys([*methods, *CONTROLS])),
-            "density": list(dict.fromkeys(densities)),
             "seed": list(range(seeds)),
+            "density": list(dict.fromkeys(densities)),  # last, so that its trials, which share pruning steps, are near
         },
         "search": {"sampler": "grid"},
         **({"resources": dict(resources)} if resources else {}),
