@@ -1,6 +1,7 @@
 """What a network says of a validation split."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,20 @@ def evaluate(
     batches: AnyBatches,
     loss: Loss = functional.cross_entropy,
     metrics: Mapping[str, Metric] | None = None,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, float]:
     """val_loss, val_accuracy and `val_` with the name of each metric, in eval mode; no batch waits for another.
 
     metrics: functions of all logits (N, classes) and classes (N,), on the CPU. One returns a number, or several by
-    name, which take the place of its own.
+    name, which take the place of its own. autocast: in force where the network is fed and its loss is taken, alone.
     """
     model.eval()
     losses, hits, count = [], [], 0
     seen: list[tuple[Tensor, Tensor]] = []
     for inputs, targets in batches:
-        logits = model(inputs)
-        losses.append(loss(logits, targets) * len(targets))
+        with autocast():
+            logits = model(inputs)
+            losses.append(loss(logits, targets) * len(targets))
         hits.append((logits.argmax(1) == targets).sum())
         count += len(targets)
         if metrics:

@@ -160,8 +160,7 @@ class Training:
         return float(torch.stack(losses).mean())
 
     def _evaluate(self) -> dict[str, float]:
-        with self._step.autocast():
-            return evaluate(self._model, self._validation, self._loss, self._metrics)
+        return evaluate(self._model, self._validation, self._loss, self._metrics, self._step.autocast)
 
     def _evaluate_average(self) -> dict[str, float]:
         assert self._average is not None
