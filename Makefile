@@ -16,7 +16,8 @@ test-long: .venv/installed   # minutes on real data: see the marker in pyproject
 	$(BIN)/pytest -m long
 
 test-bare: .venv-bare/installed   # the rooms that need torch alone, with the oldest torch and nothing else
-	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models
+	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
+		tests/datasets/test_data.py tests/datasets/test_streamed.py
 
 chaos: .venv/installed   # ROUNDS kills of drivers, workers and nodes, drawn from SEED
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py
