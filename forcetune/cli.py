@@ -18,7 +18,8 @@ from forcetune.errors import HeldError, InputError, StoppedError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from forcetune.spec import Study, Trial
+    from forcetune.jobs import Job
+    from forcetune.spec import Priority, Study, Trial
 
 FAILED, REFUSED, HELD, INTERRUPTED = 1, 2, 4, 130
 EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, StoppedError: FAILED}
@@ -128,15 +129,27 @@ def check(
             show.cost(search.predict(study))
 
 
+_priority = click.option(
+    "--priority",
+    type=click.Choice(["normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="among the studies of a cluster; low: what the others leave",
+)
+_address = click.option("--address", metavar="URL", help="of the cluster's dashboard, http://HOST:8265 (RAY_ADDRESS)")
+_as_json = click.option("--json", "as_json", is_flag=True, help="as JSON")
+
+
 @main.command("search")
 @click.argument("file")
 @click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
-def search_command(file: str, fresh: bool) -> None:
+@_priority
+def search_command(file: str, fresh: bool, priority: Priority) -> None:
     """Run the study in FILE here, or go on where it was, and print its front."""
     from forcetune import spec
 
     study = spec.load(file)
-    found, ending = _searched(study, file, fresh, again=f"`forcetune search {file}`")
+    found, ending = _searched(study, file, fresh, again=f"`forcetune search {file}`", priority=priority)
     _print_front(found, _best(found))
     _end(study, found, ending)
 
@@ -157,6 +170,121 @@ def best(study: str, min_sparsity: float | None, min_accuracy: float | None, met
         click.echo(json.dumps([show.present(row) for row in front.to_dict("records")], indent=1))
     else:
         _print_front(found, front)
+
+
+@main.command()
+@click.option("--database", metavar="URL", help="of a PostgreSQL for both stores (SQLite files in the current folder)")
+@click.option("--cpus", type=click.FloatRange(0), help="cores for trials (the machine's)")
+@click.option("--gpus", type=click.FloatRange(0), help="GPUs for trials (the machine's)")
+@_as_json
+def up(database: str | None, cpus: float | None, gpus: float | None, as_json: bool) -> None:
+    """Start a Ray head and an MLflow server on this machine, for `submit`; leave them where they run."""
+    from forcetune import service, show
+
+    found, new = service.up(database, cpus, gpus)
+    if as_json:
+        click.echo(json.dumps({**found.variables, "storage": found.storage, "metrics": found.metrics}, indent=1))
+    else:
+        show.service(found, new)
+
+
+@main.command()
+@_as_json
+def down(as_json: bool) -> None:
+    """End what `up` started in the current folder, and nothing else; jobs that run are taken up after the next `up`."""
+    from forcetune import service
+
+    ended = service.down()
+    told = f"ended: {', '.join(ended)}; the stores stay as they are" if ended else "nothing of `forcetune up` runs here"
+    click.echo(json.dumps(ended) if as_json else told)
+
+
+@main.command()
+@click.argument("file")
+@_address
+@_priority
+@click.option("--restarts", type=click.IntRange(0), default=3, show_default=True, help="of a driver that dies")
+@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@click.option("--wait", is_flag=True, help="follow the job's log, and exit with its exit code")
+@_as_json
+def submit(
+    file: str, address: str | None, priority: Priority, restarts: int, fresh: bool, wait: bool, as_json: bool
+) -> None:
+    """Run the study in FILE as a job on a Ray cluster, or go on where it was; prints the job's id."""
+    from forcetune import jobs
+
+    job = jobs.submit(file, address, priority, restarts, fresh, say=lambda line: click.echo(line, err=True))
+    _print_job(job, as_json)
+    if wait:
+        _follow(job.id, address)
+
+
+@main.command("jobs")
+@_address
+@_as_json
+def jobs_command(address: str | None, as_json: bool) -> None:
+    """List the studies that run, or ran, as jobs on a Ray cluster."""
+    from forcetune import jobs, show
+
+    found = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps([vars(job) for job in found], indent=1))
+    else:
+        show.jobs(found)
+
+
+@main.command()
+@click.argument("job")
+@_address
+@click.option("--follow", is_flag=True, help="until the job ends")
+@_as_json
+def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
+    """Print what JOB has printed."""
+    from forcetune import jobs
+
+    for piece in _until_interrupted(jobs.logs(job, follow, address), job):
+        click.echo(json.dumps({"job": job, "log": piece}) if as_json else piece, nl=as_json)
+
+
+@main.command()
+@click.argument("job")
+@_address
+@_as_json
+def stop(job: str, address: str | None, as_json: bool) -> None:
+    """Stop JOB; its trials in flight are handed back, and `resume` goes on with them."""
+    from forcetune import jobs
+
+    _print_job(jobs.stop(job, address), as_json)
+
+
+@main.command()
+@click.argument("job")
+@_address
+@_as_json
+def resume(job: str, address: str | None, as_json: bool) -> None:
+    """Go on with the study of JOB, which has ended, as a new job with the same code; prints its id."""
+    from forcetune import jobs
+
+    _print_job(jobs.resume(job, address), as_json)
+
+
+@main.command(hidden=True)
+@click.argument("file")
+@click.option("--client", required=True)
+@click.option("--restarts", type=click.IntRange(0), required=True)
+@_priority
+@click.option("--fresh", is_flag=True)
+def supervise(file: str, client: str, restarts: int, priority: Priority, fresh: bool) -> None:
+    """What a job runs: `search`, started again where it dies."""
+    from forcetune.jobs import supervisor
+
+    def complete() -> bool:
+        from forcetune import search, spec
+
+        return search.is_complete(spec.load(file))
+
+    command = ["search", file, "--priority", priority]
+    sys.exit(supervisor.supervise(command, client, restarts, complete, once=["--fresh"] if fresh else []))
 
 
 @main.command()
@@ -241,6 +369,32 @@ def compare(
     _end(study, found, ending)
 
 
+def _print_job(job: Job, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(vars(job), indent=1))
+    else:
+        click.echo(job.id if job.state in ("pending", "running") else f"{job.id} {job.state}")
+
+
+def _follow(job: str, address: str | None) -> None:
+    """Print a job's log until it ends, and exit as it did."""
+    from forcetune import jobs
+
+    for piece in _until_interrupted(jobs.logs(job, True, address), job):
+        click.echo(piece, nl=False, err=True)
+    ended = jobs.get(job, address)
+    sys.exit({"succeeded": 0, "stopped": INTERRUPTED}.get(ended.state, ended.exit_code or FAILED))
+
+
+def _until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:
+    try:
+        yield from pieces
+    except KeyboardInterrupt:
+        told = f"the job goes on; `forcetune logs {job} --follow` shows it, `forcetune stop {job}` stops it"
+        click.echo(f"\n{told}", err=True)
+        sys.exit(INTERRUPTED)
+
+
 def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:
     from forcetune import models, pruning, show
 
@@ -305,13 +459,15 @@ def _numbers(option: str, text: str) -> list[float]:
         raise InputError(f"{option} {text}: allowed: numbers with commas between, as 0.1,0.05") from None
 
 
-def _searched(study: Study, file: str, fresh: bool, again: str) -> tuple[pd.DataFrame, str | None]:
+def _searched(
+    study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal"
+) -> tuple[pd.DataFrame, str | None]:
     """The table of the study once it has run, and why it ended early; an interrupt says how to go on."""
     from forcetune import search, show
 
     try:
         with _place(file):
-            ending = search.run(study, show.console(), fresh)
+            ending = search.run(study, show.console(), fresh, priority)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)

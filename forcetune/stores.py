@@ -6,6 +6,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from forcetune.errors import InputError
+
+PASSWORD = r"://([^:/@]*):[^@/]*@"  # of an address, and what stands before it
+
 
 def mlflow_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere."""
@@ -48,7 +52,45 @@ def state_folder(optuna: str) -> Path:
 
 def shown(uri: str) -> str:
     """The address as it may be printed: without its password."""
-    return re.sub(r"://([^:/@]+):[^@/]*@", r"://\1:***@", uri)
+    return re.sub(PASSWORD, r"://\1:***@", uri)
+
+
+def has_password(uri: str) -> bool:
+    """Whether the address itself holds a password."""
+    return re.search(PASSWORD, uri) is not None or "password=" in uri
+
+
+def password_apart(uri: str) -> tuple[str, str | None]:
+    """A PostgreSQL address without its password, and the line of a password file that has it; None without one."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    if url.password is None:
+        return uri, None
+    fields = [url.host or "*", str(url.port or "*"), url.database or "*", url.username or "*", str(url.password)]
+    line = ":".join(field.replace("\\", r"\\").replace(":", r"\:") for field in fields)
+    return url._replace(password=None).render_as_string(), line
+
+
+def make_schema(uri: str, name: str) -> str:
+    """The address of a schema of that name in a PostgreSQL database, made where there is none.
+
+    Optuna and MLflow both keep a table `alembic_version`: in one schema each would take the other's for its own.
+    Raises InputError where the database does not answer, or does not let it be made.
+    """
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5})
+        with engine.begin() as connection:
+            if not sqlalchemy.inspect(connection).has_schema(name):
+                connection.execute(sqlalchemy.schema.CreateSchema(name))
+        engine.dispose()
+    except ImportError as error:
+        raise InputError(f"{shown(uri)} needs `pip install forcetune[postgresql]`: {error}") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise InputError(f"the database {shown(uri)} cannot be used: {why(error)}") from error
+    return f"{uri}{'&' if '?' in uri else '?'}options=-csearch_path={name}"
 
 
 def why(error: BaseException) -> str:

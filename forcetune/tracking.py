@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import sqlite3
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from forcetune.names import COMPANION, suggestion
 from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
+ANSWER = 5  # seconds that a server gets to say that it is there
 BATCH = 900  # metrics in a request; MLflow takes 1000
 
 
@@ -58,9 +61,7 @@ class Tracker:
         for noisy in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         quicken_sqlite()
-        # the defaults try for minutes; whoever logs here tries again by himself
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        check_answers(uri)
         try:
             self._client = MlflowClient(uri)
             experiment = self._client.get_experiment_by_name(study)
@@ -86,6 +87,10 @@ class Tracker:
     def describe(self, parent: str, study: Mapping[str, Any]) -> None:
         """The study as it is written, among the parent run's artifacts."""
         self._client.log_dict(parent, dict(study), "study.yaml")
+
+    def show(self, parent: str, epoch: Epoch) -> None:
+        """How far the study is, among the parent run's metrics; the step is the number of trials that have ended."""
+        self.log(parent, [epoch])
 
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none."""
@@ -180,11 +185,49 @@ class Tracker:
         return str(runs[0].info.run_id) if runs else None
 
 
+def check_answers(uri: str) -> None:
+    """Raise InputError where a server of MLflow does not answer within seconds; MLflow's own client tries for minutes.
+
+    Whoever logs here tries again by himself.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER).close()
+    except urllib.error.HTTPError:
+        return  # somebody is there, and says more when asked for runs
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+
+
+def progress(uri: str) -> dict[str, dict[str, float]]:
+    """What the parent run of each study says of it: trials_done, front and hypervolume, as far as they are there.
+
+    Raises InputError where MLflow does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    client = MlflowClient(uri)
+    try:
+        names = {found.experiment_id: found.name for found in client.search_experiments()}
+        parents = client.search_runs(list(names), "tags.`forcetune.kind` = 'search'", max_results=1000)
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+    return {names[run.info.experiment_id]: dict(run.data.metrics) for run in parents}
+
+
 def exists(study: str, uri: str) -> bool:
     """Whether MLflow has an experiment of this name. Raises InputError where it does not answer."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    check_answers(uri)
     try:
         return MlflowClient(uri).get_experiment_by_name(study) is not None
     except MlflowException as error:
@@ -314,6 +357,7 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    check_answers(uri)
     client = MlflowClient(uri)
     try:
         experiment = client.get_experiment_by_name(study)

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[1] / "forcetune"
 # What each room may import of the others, straight from the lines of the house; what lies below those it may too.
 BELOW = {
     "baseline": ["jobs", "search", "tracking", "analysis", "spec"],
-    "jobs": ["search", "tracking", "spec"],
+    "jobs": ["search", "tracking", "service", "spec"],
+    "service": ["stores"],
     "report": ["tracking", "analysis"],
     "comparison": ["spec"],
-    "show": ["search", "trial", "stores", "spec"],
+    "show": ["jobs", "service", "search", "trial", "stores", "spec"],
     "search": ["trial", "tracking", "analysis", "spec"],
     "trial": ["training", "pruning", "models", "data", "spec"],
     "tracking": ["stores"],
@@ -30,6 +31,7 @@ BELOW = {
     "errors": [],
 }
 BELOW["cli"] = [*BELOW]
+BELOW["__main__"] = ["cli"]
 FOUNDATION = ["pruning", "training", "models", "data"]
 
 # Where each vendor may be named: a room, or a file of it.
@@ -46,6 +48,7 @@ VENDORS = {
     "yaml": ["spec", "comparison"],
     "sqlalchemy": ["stores", "search"],
     "plotly": ["report"],
+    "psutil": ["service"],
     "torch": [*FOUNDATION, "trial", "search"],
     "torchvision": ["models", "data"],
     "sklearn": ["data"],
@@ -129,7 +132,7 @@ print(sum(int(mask.sum()) for mask in masks.values()))
     assert python(code) == ["83"]
 
 
-@pytest.mark.parametrize("module", ["cli", "tracking", "analysis", "spec"])
+@pytest.mark.parametrize("module", ["cli", "jobs", "service", "tracking", "analysis", "spec"])
 def test_heavy_imports_wait(module):
     code = f"""
 import sys

@@ -13,13 +13,14 @@ from forcetune import trial
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
-from forcetune.spec import Placed, Study, Trial, check_reported
+from forcetune.spec import Placed, Priority, Study, Trial, check_reported
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
     from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
+    from forcetune.search.shares import Alone
 
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
@@ -59,13 +60,14 @@ def _candidates(study: Study, names: list[str]) -> Iterator[Trial]:
         yield Trial(**{**required, **{name: fields[name] for name in names if name in fields}})
 
 
-def run(study: Study, console: Console, fresh: bool = False) -> str | None:
+def run(study: Study, console: Console, fresh: bool = False, priority: Priority = "normal") -> str | None:
     """Search until the study has all its trials or its space is used up; go on where an earlier driver was.
 
     Then run the front again with fresh seeds, where the study asks for it. Returns why the search, or its re-runs,
     ended before they were through, None where they are.
 
-    fresh: archive first what the stores have under the study's name. Nothing is written before the study is
+    fresh: archive first what the stores have under the study's name; priority: among the studies of a cluster, those
+    of low priority get what the others leave. Nothing is written before the study is
     checked, or started before a trial's resources are known to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
@@ -81,7 +83,7 @@ def run(study: Study, console: Console, fresh: bool = False) -> str | None:
     from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
-    with hold(study.study, uri) as held, _Cluster(study, console) as cluster:
+    with hold(study.study, uri) as held, _Cluster(study, console, priority) as cluster:
         lessons = []
         for other, theirs in taught(study, uri).items():
             fit = fitting(study, theirs)
@@ -106,6 +108,14 @@ def run(study: Study, console: Console, fresh: bool = False) -> str | None:
             return None
         with hold(study.study + COMPANION, uri) as companions:
             return rerun(study, companions.check, console, cluster.drive)
+
+
+def is_complete(study: Study) -> bool:
+    """Whether the ledger has all of the study's trials, and what became of each."""
+    from forcetune.search.ledger import counted, trials_of
+
+    told = [trial for trial in counted(trials_of(study.study, optuna_uri())) if trial.state.is_finished()]
+    return len(told) >= study.trials
 
 
 def predict(study: Study) -> "Cost":
@@ -143,11 +153,12 @@ def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Findi
 class _Cluster:
     """Ray, from the first driver that has something to run to the end of the search."""
 
-    def __init__(self, study: Study, console: Console) -> None:
+    def __init__(self, study: Study, console: Console, priority: Priority) -> None:
         self._study = study
         self._console = console
+        self._priority = priority
         self._stack = ExitStack()
-        self._room: tuple[Placed, int] | None = None
+        self._room: tuple[Placed, Alone] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -155,15 +166,20 @@ class _Cluster:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def start(self) -> tuple[Placed, int]:
-        """Connect; what a trial occupies, and how many fit at once. Raises InputError where no trial finds room."""
+    def start(self) -> tuple[Placed, "Alone"]:
+        """Connect; what a trial occupies, and the study's share of the slots.
+
+        Raises InputError where no trial finds room, and where a node of a cluster does not have the data.
+        """
         from forcetune.search import cluster
 
         if self._room is None:
             self._stack.enter_context(cluster.connected())
             self._stack.enter_context(_interruptible())
             resources = cluster.place(self._study, self._console)
-            self._room = resources, cluster.slots(resources)
+            self._room = resources, cluster.share(self._study, resources, self._priority)
+            if cluster.is_shared():
+                cluster.check_nodes(self._study, resources)
         return self._room
 
     def drive(self, driver: "Driver") -> None:
@@ -173,11 +189,11 @@ class _Cluster:
         if driver.finished:
             driver.close()
             return
-        resources, slots = self.start()
+        resources, share = self.start()
         driver.describe()
         try:
-            with driver.progress:
-                cluster.run(driver, resources, slots)
+            with driver.progress, share:
+                cluster.run(driver, resources, share)
         except BaseException:
             running = driver.hand_back()
             with suppress(StoppedError):  # what ended the search matters more
@@ -192,6 +208,7 @@ def _interruptible() -> Iterator[None]:
     """SIGTERM ends a search as SIGINT does; entered after Ray has started, which aborts on SIGTERM."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is stopped hears of it twice
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,19 +13,25 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from forcetune.errors import InputError
 from forcetune.search import placement
 from forcetune.search.driver import Driver
-from forcetune.search.worker import Assignment, Cause, LostError, Report, execute
-from forcetune.spec import AUTO, Placed, Study
+from forcetune.search.meter import Meter, RayMeter
+from forcetune.search.shares import Alone, Shared
+from forcetune.search.worker import Assignment, Cause, LostError, Report, execute, read_data
+from forcetune.spec import AUTO, Placed, Priority, Study
 
 T = TypeVar("T")
 A = TypeVar("A")
 
 REPORT = "report"
 SOON = 60.0  # seconds after which somebody who waits is told what for
+MANY = 1000  # trials that may wait for a place at once
+POLL = 0.2  # seconds between two looks for a slot of one's own
+EPOCH = 20.0  # seconds within which a trial should end an epoch, and give way to another study if it must
 TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
@@ -89,16 +95,19 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def fits(resources: Placed) -> int:
+    """Trials for which the nodes that are there have room at once."""
+    return sum(_fit_on(node, resources) for node in _nodes())
+
+
+def _fit_on(node: Mapping[str, float], resources: Placed) -> int:
+    by_gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6
+    return min(int(node.get("CPU", 0) / resources.cpus + 1e-9), by_gpus)
+
+
 def slots(resources: Placed) -> int:
     """Trials that fit at once, at most `concurrent`. Raises InputError where not even one fits."""
-    have, nodes = ray.cluster_resources(), _nodes()
-    fit = sum(
-        min(
-            int(node.get("CPU", 0) / resources.cpus + 1e-9),
-            int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6,
-        )
-        for node in nodes
-    )
+    have, nodes, fit = ray.cluster_resources(), _nodes(), fits(resources)
     if fit < 1:
         raise InputError(
             f"resources: a trial asks for {resources.cpus:g} cpus and {resources.gpus:g} gpus, and no node has them; "
@@ -134,10 +143,46 @@ class Worker(tune.Trainable):
         return {REPORT: report, "done": report.outcome is not None}
 
 
+def is_shared() -> bool:
+    """Whether this Ray is a cluster, and not one of this process alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def share(study: Study, resources: Placed, priority: Priority) -> Alone:
+    """Of the slots of this Ray what the study has: all of one of its own, of a cluster what others leave it."""
+    most = slots(resources)
+    if not is_shared():
+        return Alone(most)
+    return Shared(study.study, priority, resources.concurrent, lambda: fits(resources))
+
+
+def check_nodes(study: Study, resources: Placed) -> None:
+    """Read each data set of the study on each node that has room for a trial.
+
+    Raises InputError with the node's address where one is not there, or where a node says nothing.
+    """
+    places = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
+    nodes = [node for node in ray.nodes() if node["Alive"] and _fit_on(node["Resources"], resources)]
+    asked = {node["NodeManagerAddress"]: _on_node(node["NodeID"]).remote(places, os.getcwd()) for node in nodes}
+    for address, answer in asked.items():
+        try:
+            ray.get(answer, timeout=SOON)
+        except ray.exceptions.GetTimeoutError:
+            raise InputError(f"the node {address} does not read the study's data within {SOON:g} s") from None
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            raise InputError(f"trial.dataset: on the node {address}: {cause}") from error
+
+
+def _on_node(node: str) -> Any:
+    only_there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=only_there)(read_data)
+
+
 def run(
     driver: Driver,
     resources: Placed,
-    concurrent: int,
+    share: Alone,
     worker: type[tune.Trainable] = Worker,
     reuse_actors: bool = True,
 ) -> None:
@@ -147,13 +192,15 @@ def run(
     """
     # Tune asks a searcher for one trial at a time unless told otherwise: the second actor would be started
     # only when the first has a trial, and a trial that ends before that takes the second's place
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MANY)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
     driver.most_room = most_room(resources)
     driver.devices = resources.gpus or resources.cpus
+    driver.meter = RayMeter(driver.name) if is_shared() else Meter()
     failures = 0
     while not driver.finished:
-        searcher = DriverSearcher(driver, concurrent)
+        _wait_for_a_slot(driver, share)
+        searcher = DriverSearcher(driver, share)
         watch = Watch(searcher, resources.max_seconds)
         try:
             _fit(searcher, watch, resources, worker, reuse_actors)
@@ -165,6 +212,13 @@ def run(
         if searcher.broken:
             raise searcher.broken
         driver.hand_back()
+
+
+def _wait_for_a_slot(driver: Driver, share: Alone) -> None:
+    if not share.slots:
+        driver.progress.waits()
+    while not share.slots:
+        time.sleep(POLL)
 
 
 def _fit(
@@ -188,7 +242,7 @@ def _fit(
             run_config=tune.RunConfig(
                 storage_path=folder,
                 verbose=0,
-                stop=_Broken(searcher),
+                stop=_Over(searcher),
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -203,10 +257,10 @@ class DriverSearcher(Searcher):
     Tune takes what a searcher raises for the trial's fault, so it is kept in `broken` and ends the search.
     """
 
-    def __init__(self, driver: Driver, concurrent: int) -> None:
+    def __init__(self, driver: Driver, share: Alone) -> None:
         super().__init__()
         self._driver = driver
-        self._concurrent = concurrent
+        self._share = share
         self._assignments: dict[str, Assignment] = {}
         self._unplaced: set[str] = set()  # that wait for more room than others
         self.broken: Exception | None = None
@@ -215,7 +269,8 @@ class DriverSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.broken:
             return str(Searcher.FINISHED)
-        if self._unplaced or self._driver.running >= self._concurrent:
+        self._share.want(self._driver.wanted)
+        if self._unplaced or self._driver.running >= self._share.slots:
             return None  # trials that follow would take the room that one waits for
         assignment = self._kept(self._driver.issue)
         if assignment is None:
@@ -234,7 +289,26 @@ class DriverSearcher(Searcher):
         of = self._assignments[trial_id]
         stopped = self._kept(lambda: self._driver.report(of.number, of.attempt, report))
         self.ended += bool(stopped)
+        if not stopped and report.epoch and self.surplus > 0:
+            self.give_way(trial_id)
+            return False
         return not stopped
+
+    @property
+    def surplus(self) -> int:
+        """Trials that run beyond the study's share."""
+        return self._driver.running - self._share.slots
+
+    @property
+    def over(self) -> bool:
+        """Whether Tune's loop has nothing more to do: the driver cannot go on, or no slot is the study's."""
+        return self.broken is not None or (self._share.slots == 0 and self._driver.running == 0)
+
+    def give_way(self, trial_id: str) -> None:
+        """Hand a trial back to make room for another study; it goes on from its last checkpoint when its turn comes."""
+        of = self._assignments[trial_id]
+        self._unplaced.discard(trial_id)
+        self._kept(lambda: self._driver.hand_back_one(of.number, of.attempt))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which Tune asks first, has told it."""
@@ -271,7 +345,7 @@ class DriverSearcher(Searcher):
 
 
 class DriverScheduler(FIFOScheduler):
-    """Trials one after the other, each until the driver stops it."""
+    """Trials one after the other, each until the driver stops it; actors that wait for none are given back."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
         super().__init__()
@@ -282,9 +356,16 @@ class DriverScheduler(FIFOScheduler):
         goes_on = self._searcher.goes_on(trial.trial_id, result[REPORT])
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Tune's question which trial is next, asked after its searcher: where there is none, nobody needs an actor."""
+        pending = [trial for trial in tune_controller.get_live_trials() if trial.status == "PENDING"]
+        if not pending:
+            tune_controller._cleanup_cached_actors(force_all=True)  # Tune itself would keep one, and its room with it
+        return min(pending, key=lambda trial: trial.trial_id, default=None)
 
-class _Broken(tune.Stopper):
-    """Ends Tune's loop once the driver cannot go on."""
+
+class _Over(tune.Stopper):
+    """Ends Tune's loop, and gives its actors back, once the driver cannot go on or has no slot."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
         self._searcher = searcher
@@ -293,7 +374,7 @@ class _Broken(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._searcher.broken is not None
+        return self._searcher.over
 
 
 class Watch(tune.Callback):
@@ -304,18 +385,33 @@ class Watch(tune.Callback):
         self._max_seconds = max_seconds
         self._started: dict[str, tuple[float, Any]] = {}  # when, and its actor
         self._overdue: set[str] = set()
+        self._yielding: set[str] = set()
+        self._within_share = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.placed(trial.trial_id)
         self._started[trial.trial_id] = time.monotonic(), trial.temporary_state.ray_actor
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._give_way()
         if self._max_seconds is None:
             return
         for trial_id, (started, actor) in self._started.items():
             if trial_id not in self._overdue and time.monotonic() > started + self._max_seconds:
                 self._overdue.add(trial_id)
                 ray.kill(actor)
+
+    def _give_way(self) -> None:
+        """Take its actor from the trial that has run shortest, where none gives way at the end of an epoch."""
+        now = time.monotonic()
+        if self._searcher.surplus <= len(self._yielding):
+            self._within_share = now
+        elif now > self._within_share + EPOCH:
+            running = {one: started for one, (started, _) in self._started.items() if one not in self._yielding}
+            if running:
+                latest = max(running, key=lambda one: running[one])
+                self._yielding.add(latest)
+                ray.kill(self._started[latest][1])
 
     def tell_of_memory(self) -> None:
         """Tell of the trials whose actors Ray has ended since their node was out of memory."""
@@ -331,10 +427,14 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._started.pop(trial.trial_id, None)
+        self._yielding.discard(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._started.pop(trial.trial_id, None)
-        if trial.trial_id in self._overdue:
+        if trial.trial_id in self._yielding:
+            self._yielding.discard(trial.trial_id)
+            self._searcher.give_way(trial.trial_id)
+        elif trial.trial_id in self._overdue:
             self._searcher.lost(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
         else:
             self._searcher.lost(trial.trial_id, *_why(trial.get_pickled_error()))

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune import __version__
+from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
 from forcetune.search.ending import Ending, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.ledger import Ended, Issued, Ledger, ends
+from forcetune.search.meter import Meter
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, Proposals, make_proposals
@@ -69,6 +72,7 @@ class Driver:
         self._folder = folder
         self.progress = progress
         self.most_room = 1  # times what a trial asks for that a node can give
+        self.meter = Meter()
         self.devices = 1.0  # of a trial, that device hours count: GPUs, or cores where it has no GPU
         provenance = _provenance(study)
         ledger.claim()
@@ -88,7 +92,13 @@ class Driver:
         self._began = time.monotonic()
         self._spent = spent_by([])  # by earlier drivers; device hours also by this one
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
+        self._outbox.logged = lambda seconds: self.meter.logged(seconds)
         self._take_up(history)
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self._study.study
 
     @property
     def finished(self) -> bool:
@@ -99,6 +109,11 @@ class Driver:
     def running(self) -> int:
         """Trials handed out and not ended."""
         return len(self._running)
+
+    @property
+    def wanted(self) -> int:
+        """Trials that could run at once, had they all the room in the world."""
+        return len(self._running) + len(self._waiting) + (0 if self._exhausted else self._study.trials - self._count)
 
     @property
     def ending(self) -> str | None:
@@ -117,11 +132,13 @@ class Driver:
             running.issued = replace(running.issued, attempt=running.issued.attempt + 1)
             self.ledger.issue(number, running.issued)
         else:
+            began = time.monotonic()
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
             running = Running(fresh, Issued())
             number = self.ledger.add(fresh)
+            self.meter.asked(time.monotonic() - began)
             self._count += 1
             self._outbox.open(number, fresh.trial, self._place(number), adopt=False, of=fresh.of)
         self._running[number] = running
@@ -188,6 +205,11 @@ class Driver:
         for number in running:
             self._hand_back(number)
         return len(running)
+
+    def hand_back_one(self, number: int, attempt: int) -> None:
+        """Take a trial from its worker, to be issued again."""
+        if self._in_force(number, attempt):
+            self._hand_back(number)
 
     def describe(self) -> None:
         """Show the study as it is written now in MLflow."""
@@ -282,6 +304,18 @@ class Driver:
         self._proposals.tell(running.proposal, ended.values, ended.on_front)
         self._ending.ended(ended)
         self.progress.ended(number, running.proposal.trial, ended)
+        self._show(ended)
+
+    def _show(self, ended: Ended) -> None:
+        """How far the study is after a trial, to MLflow and to whoever watches."""
+        front, volume = self.progress.front, None
+        if set(self._study.objectives) <= self._references.keys():
+            volume = hypervolume(np.array(front), self._study.directions, self._references) if front else 0.0
+        known = {"trials_done": self.progress.done, "front": len(front), "hypervolume": volume}
+        told = {name: float(value) for name, value in known.items() if value is not None}
+        self._outbox.show(Epoch(self.progress.done, ended.time or 0, told))
+        self.meter.ended(ended.outcome)
+        self.meter.stands(self._outbox.waiting, volume)
 
     def _count_time(self, running: Running) -> None:
         """Add an attempt that is over to what the study has cost."""

@@ -288,6 +288,11 @@ def trials_of(name: str, uri: str) -> list[FrozenTrial]:
     return found.get_trials(deepcopy=False) if found else []
 
 
+def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that count towards `trials`: not what was proposed again though known."""
+    return [trial for trial in trials if trial.state != TrialState.PRUNED]
+
+
 def is_on_front(trial: FrozenTrial) -> bool:
     """Whether a trial may stand on the front: told, and trained to its end."""
     return trial.state == TrialState.COMPLETE and OFF_FRONT not in trial.system_attrs

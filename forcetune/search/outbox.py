@@ -17,6 +17,7 @@ from forcetune.tracking import Epoch, Logged, Tracker
 
 log = logging.getLogger(__name__)
 
+SHOWN = 5.0  # seconds between two looks that MLflow gets at how far the study is
 AGAIN = 1.0  # seconds before what MLflow did not take is tried again
 
 
@@ -64,7 +65,10 @@ class Outbox:
         self._change = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._standing: Epoch | None = None
+        self._shown = -SHOWN
         self.trouble: Exception | None = None  # why the last delivery failed
+        self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
 
     def open(self, number: int, trial: Trial, folder: Path, adopt: bool, of: str | None = None) -> None:
         """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
@@ -110,6 +114,13 @@ class Outbox:
             self._records[number].ended = ended
         self._put(number)
 
+    def show(self, standing: Epoch) -> None:
+        """How far the study is: told at times, and at last, but no promise, since it can be counted anew."""
+        with self._change:
+            self._standing = standing
+            self._start()
+            self._change.notify_all()
+
     def measured(self, number: int) -> dict[str, Any]:
         """What was measured of a trial, as data that JSON knows: the facts known before training, and the curve."""
         with self._change:
@@ -125,7 +136,10 @@ class Outbox:
         """Wait until MLflow has everything, at most so long; how many trials it still lacks something of."""
         with self._change:
             self._change.wait_for(lambda: not self._due, timeout=seconds)
-            return len(self._due)
+            left = len(self._due)
+        if not left:
+            self._show_standing()
+        return left
 
     def close(self) -> None:
         """Stop delivering."""
@@ -155,6 +169,19 @@ class Outbox:
                 if self._closing:
                     return
             self._deliver_next()
+            if time.monotonic() > self._shown + SHOWN:
+                self._show_standing()
+
+    def _show_standing(self) -> None:
+        with self._change:
+            standing, self._standing = self._standing, None
+            self._shown = time.monotonic()
+        if standing:
+            try:
+                self._guard()
+                self._tracker.show(self._parent, standing)
+            except Exception as error:  # the next one tells more
+                log.debug("how far the study is, is not in MLflow: %s", error)
 
     def _deliver_next(self) -> None:
         """Try to bring the first of what is due to where it is known; what fails goes to the end of the line."""
@@ -162,9 +189,11 @@ class Outbox:
             number = self._due[0]
             record = self._records[number]
             version, ended = record.version, record.ended
+        began = time.monotonic()
         try:
             self._guard()
             self._deliver(record, ended)
+            self.logged(time.monotonic() - began)
             failed = None
         except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
             failed = error

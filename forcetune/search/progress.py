@@ -48,6 +48,11 @@ class Progress:
         return sum(self._outcomes.values())
 
     @property
+    def front(self) -> list[tuple[float, ...]]:
+        """The objectives' values of each point of the front so far."""
+        return [values for _, values in self._front]
+
+    @property
     def counted(self) -> str:
         """The same, of how many."""
         return f"{self.done} of {self._study.trials}"
@@ -63,6 +68,10 @@ class Progress:
         self._clock = self._clock or time.monotonic()
         if number in self._running:
             self._running[number] = (self._running[number][0], epoch)
+
+    def waits(self) -> None:
+        """Other studies have the whole cluster."""
+        self._console.print(f"{self.counted} done, waits: others have the cluster", soft_wrap=True, highlight=False)
 
     def handed_back(self, number: int) -> None:
         self._running.pop(number, None)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from forcetune import pruning, trial
+from forcetune import data, pruning, trial
 from forcetune.names import find_in
 from forcetune.search.checkpoints import Checkpoints, SupersededError
 from forcetune.spec import Task, Trial
@@ -164,6 +164,13 @@ def _keep_memory() -> None:
     if mallopt:
         for option, most in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
             mallopt(option, most)
+
+
+def read_data(places: list[dict[str, Any]], folder: str) -> None:
+    """Load the data set of each place, its `dataset` and `data_root`. Raises InputError where one is not there."""
+    settle(folder, 1)
+    for place in places:
+        data.load(place["dataset"], place.get("data_root"))
 
 
 def settle(folder: str, threads: int) -> None:

@@ -1,7 +1,7 @@
 """All that a user may write: a study file, validated whole before anything starts."""
 
 from forcetune.spec.domains import Choice, Domain, Fixed, Range, within
-from forcetune.spec.study import AUTO, Budget, Placed, Resources, Search, Study, load
+from forcetune.spec.study import AUTO, Budget, Code, Placed, Priority, Resources, Search, Study, load
 from forcetune.spec.task import BEFORE, METRICS, Task, check_reported
 from forcetune.spec.trial import Trial, method_label
 
@@ -11,9 +11,11 @@ __all__ = [
     "METRICS",
     "Budget",
     "Choice",
+    "Code",
     "Domain",
     "Fixed",
     "Placed",
+    "Priority",
     "Range",
     "Resources",
     "Search",

@@ -75,6 +75,7 @@ class Search(_Section):
 
 
 AUTO: Literal["auto"] = "auto"
+Priority = Literal["normal", "low"]  # of a study among those of its cluster
 
 
 def _number_or_auto(written: Any) -> Any:
@@ -107,6 +108,13 @@ class Placed(Resources):
     gpus: float = 0
 
 
+class Code(_Section):
+    """What goes to a cluster beside the study file."""
+
+    paths: list[str] = Field(default=[], description="files and folders of the user's own code, in the current folder")
+    pip: list[str] = Field(default=[], description="requirements that the cluster's machines lack")
+
+
 SHORT, LONG = "short", "long"  # what stands for a whole section, or the section; in no place that is shown
 T = TypeVar("T")
 _Short = Annotated[T, Tag(SHORT)]
@@ -136,6 +144,11 @@ class Study(_Section):
     )
     loss: str = Field("cross_entropy", description="`cross_entropy` or `package.module:function`, to train by")
     train: str | None = Field(None, description="`package.module:function`, a training loop of your own")
+    code: Annotated[_Short[list[str]] | _Long[Code], _BY_FORM] = Field(
+        default=[],
+        description="for `submit`: files and folders to ship, or `{paths: , pip: }` (of functions of your own the "
+        "current folder's modules)",
+    )
     trial: dict[str, Any] = Field(description="one configuration's fields: values or domains")
     search: Search = Field(default=Search(), description="how configurations are proposed")
     resources: Resources = Field(default=Resources(), description="what one trial occupies")
@@ -242,14 +255,27 @@ class Study(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What may not change once the study has trials: all but `search:` and `resources:`.
+        """What may not change once the study has trials: all but `search:`, `resources:` and what `code:` ships.
 
         What is at its default is left out, but for the objectives: a new key re-names no study.
         """
         return {
             "objectives": self.model_dump(include={"objectives"})["objectives"],
-            **self.model_dump(exclude={"search", "resources"}, exclude_defaults=True),
+            **self.model_dump(exclude={"search", "resources", "code"}, exclude_defaults=True),
         }
+
+    @property
+    def shipped(self) -> Code:
+        """What `code:` says, in its long form."""
+        return self.code if isinstance(self.code, Code) else Code(paths=self.code)
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules and packages, by their first names, of the functions `package.module:function` in the file."""
+        named = [self.task.loss, self.task.measure, self.task.train, *self.task.metrics]
+        for field in ("dataset", "model", "method", "saliency_loss"):
+            named += self.space[field].values if field in self.space else []
+        return {name.partition(":")[0].partition(".")[0] for name in named if name and ":" in name}
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -375,7 +401,7 @@ def load(path: str | Path) -> Study:
 
 def _owner(place: list[str]) -> type[BaseModel]:
     """The section that an unknown key at this place stands in."""
-    sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources}
+    sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources, "code": Code}
     inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
     if place[0] == "search" and len(place) > 1:
         return inner.get(place[1], Search)

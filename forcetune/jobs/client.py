@@ -1,0 +1,94 @@
+"""The Jobs API of a cluster: found, reached within seconds, and what goes wrong told in a sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from forcetune import service
+from forcetune.errors import InputError, StoppedError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+CONNECT, ANSWER = 5, 60  # seconds
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
+    """A client for the cluster at `address`, else RAY_ADDRESS, else the service of the current folder.
+
+    Raises InputError where none of them is there, where it does not answer, where it refuses the token, and where it
+    has another Ray; StoppedError where the connection breaks while something is followed.
+    """
+    wanted = _address(address)
+    os.environ["RAY_ADDRESS"] = wanted  # which Ray takes before the address that it is given
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    for chatty in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+
+    class Client(JobSubmissionClient):
+        """With limits of time: Ray's own waits for ever."""
+
+        def _do_request(self, *request: Any, **options: Any) -> Any:
+            return super()._do_request(*request, **{"timeout": (CONNECT, ANSWER), **options})
+
+    with _answering(wanted):
+        client = Client(wanted)
+        if client._server_ray_version != ray.__version__:
+            raise InputError(
+                f"the client and the cluster differ: ray {ray.__version__} against {client._server_ray_version} on the "
+                "cluster. Install the same on both; nothing was run"
+            )
+        yield client
+
+
+@contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """What the Jobs API may answer instead of what was asked for, as InputError."""
+    import aiohttp
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError:
+        raise InputError(
+            f"the Ray cluster at {address} refuses the token, or wants one; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH to the file that holds it"
+        ) from None
+    except (requests.RequestException, ConnectionError) as error:
+        raise InputError(f"no Ray cluster answers at {address}: {_innermost(error)}") from None
+    except (aiohttp.ClientError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "closed unexpectedly" not in str(error):
+            raise
+        raise StoppedError(f"the connection to the cluster at {address} broke; its jobs may go on") from None
+
+
+def _address(given: str | None) -> str:
+    chosen = given or os.environ.get("RAY_ADDRESS")
+    here = service.find()
+    if not chosen and here is None:
+        raise InputError(
+            "no cluster is named: start one on this machine with `forcetune up`, or give the address of a dashboard "
+            "with --address or RAY_ADDRESS (http://HOST:8265)"
+        )
+    if here is not None and chosen in (None, "", here.ray):
+        chosen = here.ray
+        os.environ.update({name: value for name, value in here.variables.items() if name.startswith("RAY_AUTH")})
+    assert chosen
+    if not chosen.startswith(("http://", "https://")):
+        raise InputError(f"the address {chosen} is a cluster's own; jobs are sent to its dashboard: http://HOST:8265")
+    return chosen.rstrip("/")
+
+
+def _innermost(error: BaseException) -> str:
+    """What the socket said, of all that is wrapped around it."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return str(error).partition("\n")[0]
