@@ -101,9 +101,8 @@ def up(
         if known:
             return known, False
         _end(place)
-        starting = _Starting(place, place.parents[1], database)
         try:
-            return starting.start({"num-cpus": cpus, "num-gpus": gpus}), True
+            return _Starting(place, place.parents[1], database).start({"num-cpus": cpus, "num-gpus": gpus}), True
         except BaseException:
             _end(place)
             raise
@@ -127,19 +126,21 @@ class _Starting:
         self._place = place
         self._folder = folder
         self._processes: dict[str, tuple[int, float]] = {}
-        self._token = _secret(place / "token", secrets.token_hex(32))
-        self._temporary = tempfile.mkdtemp(prefix="forcetune-ray-")  # a short path: Ray's sockets lie in it
-        self._ports = {"ray": _port(8265), "mlflow": _port(5000), "metrics": _port(8080)}
         self._backend = absolute(f"sqlite:///{folder}/mlflow.db")
         self._storage = absolute(f"sqlite:///{folder}/optuna.db")
         if database:
             self._backend, self._storage = _schemas(database, place / "pgpass")
+        self._token = _secret(place / "token", secrets.token_hex(32))
+        self._ports = {"ray": _port(8265), "mlflow": _port(5000), "metrics": _port(8080), "agent": _port(52365)}
+        self._temporary = tempfile.mkdtemp(prefix="forcetune-ray-")  # a short path: Ray's sockets lie in it
 
     def start(self, sizes: Mapping[str, float | None]) -> Service:
         self._run("mlflow", self._mlflow())
         self._run("ray", self._ray(sizes))
         self._wait("mlflow", f"{self._address('mlflow')}/health")
-        self._wait("ray", f"{self._address('ray')}/api/version", self._token.read_text())
+        token = self._token.read_text()
+        self._wait("ray", f"{self._address('ray')}/api/version", token)
+        self._wait("ray", f"{self._address('agent')}/api/local_raylet_healthz", token)  # the last to be there
         return self._record()
 
     def _mlflow(self) -> list[str]:
@@ -155,7 +156,7 @@ class _Starting:
             "port": _port(6379),
             "dashboard-host": LOOPBACK,
             "dashboard-port": self._ports["ray"],
-            "dashboard-agent-listen-port": _port(52365),
+            "dashboard-agent-listen-port": self._ports["agent"],
             "ray-client-server-port": _port(10001),
             "metrics-export-port": self._ports["metrics"],
             "temp-dir": self._temporary,

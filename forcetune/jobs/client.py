@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONNECT, ANSWER = 5, 60  # seconds
+HERE = "/api/version"  # what is asked first: who does not answer that soon is not there
 
 
 @contextmanager
@@ -35,8 +36,9 @@ def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
     class Client(JobSubmissionClient):
         """With limits of time: Ray's own waits for ever."""
 
-        def _do_request(self, *request: Any, **options: Any) -> Any:
-            return super()._do_request(*request, **{"timeout": (CONNECT, ANSWER), **options})
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            limits = (CONNECT, CONNECT if endpoint == HERE else ANSWER)
+            return super()._do_request(method, endpoint, **{"timeout": limits, **options})
 
     with _answering(wanted):
         client = Client(wanted)

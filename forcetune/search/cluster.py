@@ -163,8 +163,8 @@ def check_nodes(study: Study, resources: Placed) -> None:
     """
     places = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
     nodes = [node for node in ray.nodes() if node["Alive"] and _fit_on(node["Resources"], resources)]
-    asked = {node["NodeManagerAddress"]: _on_node(node["NodeID"]).remote(places, os.getcwd()) for node in nodes}
-    for address, answer in asked.items():
+    asked = [(node["NodeManagerAddress"], _on_node(node["NodeID"]).remote(places, os.getcwd())) for node in nodes]
+    for address, answer in asked:
         try:
             ray.get(answer, timeout=SOON)
         except ray.exceptions.GetTimeoutError:

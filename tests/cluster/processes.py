@@ -1,5 +1,6 @@
 """A search as a process of its own on a study slow enough to be hit in the middle, and what it needs around it."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -84,7 +85,7 @@ class Search:
 
     def __init__(self, folder: Path, environment: dict[str, str], pause: float = 0.02, **changed: Any) -> None:
         self.folder = folder
-        self._environment = environment
+        self.environment = environment
         self._processes: list[subprocess.Popen[bytes]] = []
         folder.mkdir(exist_ok=True)
         trial = {**STUDY["trial"], **changed.pop("trial", {})}
@@ -95,9 +96,15 @@ class Search:
     def start(self, *command: str) -> "Started":
         """A command of forcetune's, running: the search, unless another is given."""
         given = command or ("search", "study.yaml")
-        started = Started(self.folder, self._environment, len(self._processes), given)
+        started = Started(self.folder, self.environment, len(self._processes), given)
         self._processes.append(started.process)
         return started
+
+    def with_variables(self, **variables: str) -> "Search":
+        """The same for who has other variables."""
+        other = copy.copy(self)
+        other.environment = {**self.environment, **variables}
+        return other
 
     def close(self) -> None:
         """Leave no process of it behind."""
@@ -115,13 +122,18 @@ class Search:
             return False
 
     @property
+    def name(self) -> str:
+        """Of the study."""
+        return str(self.study["study"])
+
+    @property
     def ledger(self) -> str:
         """The address of Optuna's store."""
-        return self._environment.get("FORCETUNE_STORAGE", f"sqlite:///{self.folder}/optuna.db")
+        return self.environment.get("FORCETUNE_STORAGE", f"sqlite:///{self.folder}/optuna.db")
 
     def check_promise(self) -> pd.DataFrame:
         """Assert that it lost nothing; its table."""
-        mlflow = self._environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
+        mlflow = self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
         trials = self.study["search"]["trials"]
         assert not (self.folder / ".forcetune").exists(), "nothing is left on disk"
         return check_promise(

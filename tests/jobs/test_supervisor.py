@@ -1,0 +1,101 @@
+"""What a job runs."""
+
+import os
+import signal
+
+import pytest
+
+from forcetune.errors import InputError
+from forcetune.jobs import supervisor
+
+CLIENT = ",".join(f"{name}={text}" for name, text in supervisor.versions().items())
+
+
+@pytest.fixture
+def drivers(monkeypatch):
+    """Drivers that end with the codes that are put into a list; the commands by which they were started."""
+    codes, commands = [], []
+
+    class Driver:
+        def __init__(self, command, env):
+            commands.append(command[3:])
+            self._code = codes.pop(0)
+
+        def wait(self):
+            if self._code == "stopped":
+                os.kill(os.getpid(), signal.SIGTERM)
+                return 130
+            return self._code
+
+        def poll(self):
+            return None
+
+        def terminate(self):
+            commands.append("terminated")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(supervisor.subprocess, "Popen", Driver)
+    monkeypatch.setattr(supervisor, "FIRST", 0.0)
+    yield codes, commands
+    signal.signal(signal.SIGTERM, before)
+
+
+def supervise(restarts=3, complete=False, once=()):
+    return supervisor.supervise(["search", "s.yaml"], CLIENT, restarts, lambda: complete, once)
+
+
+def test_a_dead_driver_is_started_again_until_it_is_through(drivers, capsys):
+    codes, commands = drivers
+    codes += [-signal.SIGKILL, 1, 0]
+    assert supervise() == 0
+    assert commands == [["search", "s.yaml"]] * 3
+    said = capsys.readouterr().out
+    assert "the driver died (signal SIGKILL); it is started again in 0 s, 1 of 3" in said
+    assert "the driver died (exit code 1); it is started again in 0 s, 2 of 3" in said
+
+
+def test_no_more_often_than_was_asked_for(drivers):
+    codes, commands = drivers
+    codes += [-signal.SIGKILL] * 3
+    assert supervise(restarts=2) == 128 + signal.SIGKILL
+    assert len(commands) == 3
+
+
+@pytest.mark.parametrize("code", [0, 2, 4, 130])
+def test_a_driver_that_says_why_it_ends_is_not_started_again(drivers, code):
+    codes, commands = drivers
+    codes.append(code)
+    assert supervise() == code
+    assert len(commands) == 1
+
+
+def test_nor_one_whose_study_is_complete_though_all_its_trials_failed(drivers):
+    codes, _ = drivers
+    codes.append(1)
+    assert supervise(complete=True) == 1
+
+
+def test_the_study_is_archived_by_the_first_driver_alone(drivers):
+    codes, commands = drivers
+    codes += [-signal.SIGSEGV, 0]
+    supervise(once=["--fresh"])
+    assert commands == [["search", "s.yaml", "--fresh"], ["search", "s.yaml"]]
+
+
+def test_sigterm_reaches_the_driver_and_ends_the_job(drivers):
+    codes, commands = drivers
+    codes.append("stopped")
+    assert supervise() == 130
+    assert commands == [["search", "s.yaml"], "terminated"]
+
+
+@pytest.mark.parametrize("name", ["forcetune", "ray", "python"])
+def test_other_versions_are_refused_by_name(name):
+    versions = {**supervisor.versions(), name: "0.9"}
+    with pytest.raises(InputError, match=rf"the client and the cluster differ: {name} 0\.9 against \S+ on the cluster"):
+        supervisor.check_versions(versions)
+
+
+def test_a_client_that_does_not_tell_its_version_is_refused():
+    with pytest.raises(InputError, match=r"forcetune None against"):
+        supervisor.check_versions({})

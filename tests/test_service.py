@@ -1,0 +1,88 @@
+"""The service on one machine; tests/cluster starts real ones."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from forcetune import service
+from forcetune.errors import InputError
+
+
+@pytest.fixture
+def sleeper():
+    """A process that would be ended."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def record(folder, processes):
+    place = folder / service.FOLDER
+    place.mkdir(parents=True)
+    fields = dict.fromkeys(("ray", "mlflow", "metrics", "storage", "backend"), "http://127.0.0.1:1")
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    kept = {**fields, "token": str(place / "token"), "temporary": str(temporary), "processes": processes}
+    (place / "service.json").write_text(json.dumps(kept))
+    (place / "token").write_text("secret")
+    return place
+
+
+def test_down_ends_what_was_started_and_its_secrets(tmp_path, sleeper):
+    place = record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time()]})
+    assert service.find(tmp_path).token == str(place / "token")
+    assert service.down(tmp_path) == ["ray"]
+    assert not psutil.pid_exists(sleeper.pid)
+    assert not place.exists()
+    assert not (tmp_path / "temporary").exists()
+    assert service.down(tmp_path) == []
+
+
+def test_down_leaves_a_process_that_has_come_by_the_same_number(tmp_path, sleeper):
+    record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time() - 60]})
+    assert service.find(tmp_path) is None
+    assert service.down(tmp_path) == []
+    time.sleep(0.2)
+    assert sleeper.poll() is None
+
+
+def test_a_service_of_which_a_part_died_is_not_found(tmp_path, sleeper):
+    alive = [sleeper.pid, psutil.Process(sleeper.pid).create_time()]
+    record(tmp_path, {"ray": alive, "mlflow": [os.getpid(), 0.0]})
+    assert service.find(tmp_path) is None
+    assert service.down(tmp_path) == ["ray"]
+
+
+def test_another_port_where_one_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert service._port(port) != port
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert service._port(port) == port
+
+
+@pytest.mark.parametrize(
+    ("database", "message"),
+    [
+        (
+            "mysql://me:secret@host/db",
+            r"--database mysql://me:\*\*\*@host/db: allowed: postgresql://USER@HOST/DATABASE",
+        ),
+        ("postgresql://me:secret@127.0.0.1:1/db", r"the database postgresql://\S+ cannot be used: .*[Rr]efused"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_and_nothing_is_left(tmp_path, database, message):
+    with pytest.raises(InputError, match=message) as refused:
+        service.up(database, folder=tmp_path)
+    assert "secret" not in str(refused.value)
+    assert service.find(tmp_path) is None
+    assert not (tmp_path / service.FOLDER / "token").exists()

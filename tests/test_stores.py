@@ -1,0 +1,32 @@
+"""Addresses of the stores."""
+
+import pytest
+
+from forcetune.stores import has_password, password_apart, shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "has"),
+    [
+        ("postgresql://me@host/db?passfile=/run/secrets/pgpass", False),
+        ("postgresql://host/db", False),
+        ("http://mlflow:5000", False),
+        ("sqlite:////tmp/a:b@c/optuna.db", False),
+        ("postgresql://me:secret@host/db", True),
+        ("postgresql://:secret@host/db", True),
+        ("postgresql://me@host/db?password=secret", True),
+        ("https://me:secret@mlflow", True),
+    ],
+)
+def test_an_address_with_a_password_is_known(uri, has):
+    assert has_password(uri) is has
+    assert "secret@" not in shown(uri)
+
+
+def test_a_password_goes_to_a_line_of_its_own():
+    assert password_apart("postgresql://me:a%3Ab@host:5433/db") == (
+        "postgresql://me@host:5433/db",
+        r"host:5433:db:me:a\:b",
+    )
+    assert password_apart("postgresql://me@host/db") == ("postgresql://me@host/db", None)
+    assert password_apart("postgresql://me:x@host/db")[1] == "host:*:db:me:x"
