@@ -34,6 +34,7 @@ from forcetune.search import cluster  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
 from forcetune.search.outbox import Outbox  # noqa: E402
+from forcetune.search.shares import Alone  # noqa: E402
 from forcetune.search.worker import Opening, Report  # noqa: E402
 from forcetune.tracking import Epoch, Tracker  # noqa: E402
 
@@ -152,7 +153,7 @@ def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
         driver = open_driver(study, lambda: None, Console(quiet=True))
         ended: list[float] = []
         driver.progress.ended = lambda *told: ended.append(time.monotonic())  # type: ignore[method-assign]
-        cluster.run(driver, study.resources, slots, NoOpWorker, reuse_actors)
+        cluster.run(driver, study.resources, Alone(slots), NoOpWorker, reuse_actors)
         driver.close()
         return (time.monotonic() - ended[0]) / (trials - 1)
 

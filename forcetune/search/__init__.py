@@ -72,8 +72,14 @@ def run(study: Study, console: Console, fresh: bool = False, priority: Priority 
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
     """
-    facts = check(study)
     environment.prepare()
+    with _Cluster(study, console, priority) as cluster:
+        cluster.begin()
+        return _run(study, console, fresh, cluster)
+
+
+def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> str | None:
+    facts = check(study)
     from forcetune.search import cost
     from forcetune.search.archive import archive
     from forcetune.search.companions import rerun
@@ -83,7 +89,7 @@ def run(study: Study, console: Console, fresh: bool = False, priority: Priority 
     from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
-    with hold(study.study, uri) as held, _Cluster(study, console, priority) as cluster:
+    with hold(study.study, uri) as held:
         lessons = []
         for other, theirs in taught(study, uri).items():
             fit = fitting(study, theirs)
@@ -158,6 +164,7 @@ class _Cluster:
         self._console = console
         self._priority = priority
         self._stack = ExitStack()
+        self._asked: list[tuple[str, Any]] = []
         self._room: tuple[Placed, Alone] | None = None
 
     def __enter__(self) -> Self:
@@ -165,6 +172,14 @@ class _Cluster:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def begin(self) -> None:
+        """Connect to a cluster, whose nodes have something to do before they are needed; a Ray of our own can wait."""
+        if environment.is_shared():
+            from forcetune.search import cluster
+
+            self._connect()
+            self._asked = cluster.ask_nodes(self._study)
 
     def start(self) -> tuple[Placed, "Alone"]:
         """Connect; what a trial occupies, and the study's share of the slots.
@@ -174,13 +189,18 @@ class _Cluster:
         from forcetune.search import cluster
 
         if self._room is None:
-            self._stack.enter_context(cluster.connected())
-            self._stack.enter_context(_interruptible())
+            if not environment.is_shared():
+                self._connect()
             resources = cluster.place(self._study, self._console)
             self._room = resources, cluster.share(self._study, resources, self._priority)
-            if cluster.is_shared():
-                cluster.check_nodes(self._study, resources)
+            cluster.hear_nodes(self._asked)
         return self._room
+
+    def _connect(self) -> None:
+        from forcetune.search import cluster
+
+        self._stack.enter_context(cluster.connected())
+        self._stack.enter_context(_interruptible())
 
     def drive(self, driver: "Driver") -> None:
         """Run a driver to its end; its trials are handed back where something ends it before that."""

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from forcetune.errors import InputError
-from forcetune.search import placement
+from forcetune.search import environment, placement
 from forcetune.search.driver import Driver
 from forcetune.search.meter import Meter, RayMeter
 from forcetune.search.shares import Alone, Shared
@@ -143,27 +143,28 @@ class Worker(tune.Trainable):
         return {REPORT: report, "done": report.outcome is not None}
 
 
-def is_shared() -> bool:
-    """Whether this Ray is a cluster, and not one of this process alone."""
-    return bool(os.environ.get("RAY_ADDRESS"))
-
-
 def share(study: Study, resources: Placed, priority: Priority) -> Alone:
     """Of the slots of this Ray what the study has: all of one of its own, of a cluster what others leave it."""
     most = slots(resources)
-    if not is_shared():
+    if not environment.is_shared():
         return Alone(most)
     return Shared(study.study, priority, resources.concurrent, lambda: fits(resources))
 
 
-def check_nodes(study: Study, resources: Placed) -> None:
-    """Read each data set of the study on each node that has room for a trial.
+def ask_nodes(study: Study) -> list[tuple[str, Any]]:
+    """Have each node that has room for a trial read the study's data; whom was asked, and what will be the answer.
 
-    Raises InputError with the node's address where one is not there, or where a node says nothing.
+    A node does so while the driver starts, and in a process that goes on as its first worker.
     """
     places = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
+    gpus = study.resources.gpus
+    resources = placement.placed(study.resources, 0 if gpus == AUTO else gpus)
     nodes = [node for node in ray.nodes() if node["Alive"] and _fit_on(node["Resources"], resources)]
-    asked = [(node["NodeManagerAddress"], _on_node(node["NodeID"]).remote(places, os.getcwd())) for node in nodes]
+    return [(node["NodeManagerAddress"], _on_node(node["NodeID"]).remote(places, os.getcwd())) for node in nodes]
+
+
+def hear_nodes(asked: list[tuple[str, Any]]) -> None:
+    """Raise InputError with the node's address where one does not have the data, or says nothing."""
     for address, answer in asked:
         try:
             ray.get(answer, timeout=SOON)
@@ -196,7 +197,7 @@ def run(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
     driver.most_room = most_room(resources)
     driver.devices = resources.gpus or resources.cpus
-    driver.meter = RayMeter(driver.name) if is_shared() else Meter()
+    driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
     failures = 0
     while not driver.finished:
         _wait_for_a_slot(driver, share)

@@ -24,8 +24,13 @@ def prepare() -> None:
         RAY_AIR_NEW_OUTPUT="0",
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     )
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_shared():
         _keep_to_ourselves()
+
+
+def is_shared() -> bool:
+    """Whether trials run on a cluster, which others may use, and not on a Ray of this process alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _keep_to_ourselves() -> None:
