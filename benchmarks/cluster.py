@@ -84,9 +84,7 @@ class Run:
         ideal = self.trials * self.seconds / slots
         busy = ideal / (max(self._ended) - min(self._began))
         what = f"{self.trials} trials of {self.seconds:g} s on {slots} slots"
-        tell(
-            f"{what}: time beyond trials over slots, from submit to the job's end", f"{self.wall / ideal - 1:.1%}"
-        )
+        tell(f"{what}: time beyond trials over slots, from submit to the job's end", f"{self.wall / ideal - 1:.1%}")
         tell(f"{what}: slots busy, from the first training to the last", f"{busy:.1%}")
 
 

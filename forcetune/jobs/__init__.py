@@ -18,7 +18,7 @@ from forcetune import service
 from forcetune.errors import HeldError, InputError
 from forcetune.jobs.client import connected
 from forcetune.jobs.package import pack, placed, told
-from forcetune.jobs.supervisor import ACCEPTED, versions
+from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
 from forcetune.names import suggestion
 from forcetune.spec import Priority, Study, load
 from forcetune.stores import has_password, shown, sqlite_path
@@ -31,7 +31,7 @@ State = Literal["pending", "running", "stopped", "failed", "succeeded"]
 LIVE = ("pending", "running")
 GRACE = 60  # seconds that a job gets to hand back its trials when it is stopped; Ray's own are 3
 ACCEPTING = 20.0  # seconds within which a cluster that has the client's versions says so
-STORES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
+ENTRY = "exec python -m forcetune "  # how a job that was submitted here begins
 ONCE = ["--fresh"]  # options of a job that are not those of the one that resumes it
 
 
@@ -156,7 +156,9 @@ def resume(job: str, address: str | None = None) -> Job:
                 f"the cluster no longer has the code of the job {job}; `forcetune submit FILE` sends it again, and the "
                 f"study {before.study!r} goes on where it was"
             )
-        _, _, _, _, *command = shlex.split(details.entrypoint)  # exec python -m forcetune
+        if not details.entrypoint.startswith(ENTRY):
+            raise InputError(f"the job {job} was not submitted by forcetune; whoever did so can start it again")
+        command = shlex.split(details.entrypoint.removeprefix(ENTRY))
         command[command.index("--client") + 1] = _versions()
         command = [word for word in command if word not in ONCE]
         return _start(client, command, environment, dict(details.metadata or {}))
@@ -171,7 +173,7 @@ def _start(
     job = f"{study}-{number}"
     try:
         client.submit_job(
-            entrypoint=f"exec python -m forcetune {shlex.join(command)}",
+            entrypoint=f"{ENTRY}{shlex.join(command)}",
             submission_id=job,
             runtime_env=environment,
             metadata=metadata,
@@ -213,7 +215,9 @@ def _versions() -> str:
 
 
 def _number(job: Job) -> int:
-    return int(job.id.rpartition("-")[2])
+    """Of a study's jobs in order; 0 of one that somebody else has named."""
+    last = job.id.rpartition("-")[2]
+    return int(last) if last.isdigit() else 0
 
 
 def _accepted(client: JobSubmissionClient, job: str) -> Job:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forcetune import service
@@ -25,8 +26,14 @@ def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
     Raises InputError where none of them is there, where it does not answer, where it refuses the token, and where it
     has another Ray; StoppedError where the connection breaks while something is followed.
     """
-    wanted = _address(address)
-    os.environ["RAY_ADDRESS"] = wanted  # which Ray takes before the address that it is given
+    wanted, headers = _address(address)
+    with _answering(wanted):
+        with _variable("RAY_ADDRESS", wanted):  # which Ray takes before the address that it is given
+            client = _client(wanted, headers)
+        yield client
+
+
+def _client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
     import ray
     from ray.job_submission import JobSubmissionClient
 
@@ -40,14 +47,26 @@ def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
             limits = (CONNECT, CONNECT if endpoint == HERE else ANSWER)
             return super()._do_request(method, endpoint, **{"timeout": limits, **options})
 
-    with _answering(wanted):
-        client = Client(wanted)
-        if client._server_ray_version != ray.__version__:
-            raise InputError(
-                f"the client and the cluster differ: ray {ray.__version__} against {client._server_ray_version} on the "
-                "cluster. Install the same on both; nothing was run"
-            )
-        yield client
+    client = Client(address, headers=headers)
+    if client._server_ray_version != ray.__version__:
+        raise InputError(
+            f"the client and the cluster differ: ray {ray.__version__} against {client._server_ray_version} on the "
+            "cluster. Install the same on both; nothing was run"
+        )
+    return client
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """The environment with this variable, and afterwards as it was."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -72,7 +91,11 @@ def _answering(address: str) -> Iterator[None]:
         raise StoppedError(f"the connection to the cluster at {address} broke; its jobs may go on") from None
 
 
-def _address(given: str | None) -> str:
+def _address(given: str | None) -> tuple[str, dict[str, str]]:
+    """Of the dashboard, and the header with the token where the service of this folder is meant.
+
+    Of other clusters Ray finds the token by itself, by variables that it reads when it is imported.
+    """
     chosen = given or os.environ.get("RAY_ADDRESS")
     here = service.find()
     if not chosen and here is None:
@@ -80,13 +103,12 @@ def _address(given: str | None) -> str:
             "no cluster is named: start one on this machine with `forcetune up`, or give the address of a dashboard "
             "with --address or RAY_ADDRESS (http://HOST:8265)"
         )
-    if here is not None and chosen in (None, "", here.ray):
-        chosen = here.ray
-        os.environ.update({name: value for name, value in here.variables.items() if name.startswith("RAY_AUTH")})
+    if here is not None and (not chosen or chosen.rstrip("/") == here.ray):
+        return here.ray, {"Authorization": f"Bearer {Path(here.token).read_text()}"}
     assert chosen
     if not chosen.startswith(("http://", "https://")):
         raise InputError(f"the address {chosen} is a cluster's own; jobs are sent to its dashboard: http://HOST:8265")
-    return chosen.rstrip("/")
+    return chosen.rstrip("/"), {}
 
 
 def _innermost(error: BaseException) -> str:

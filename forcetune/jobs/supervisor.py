@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 from forcetune import __version__
 from forcetune.errors import InputError
 
 ACCEPTED = "forcetune: the cluster has the client's versions"  # the log's line once nothing stands in the way
+STORES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
 FINAL = {0, 2, 4, 130}  # exit codes after which a driver is not started again
 FIRST, LONGEST = 1.0, 60.0  # seconds before it is, doubled each time
 
@@ -37,6 +39,20 @@ def check_versions(client: Mapping[str, str]) -> None:
         )
 
 
+def check_stores() -> None:
+    """Raise InputError where an address of a store is missing: a job's own folder is gone when it ends.
+
+    Where nobody has said where running trials are kept it is below the home folder, for the same reason.
+    """
+    for name in STORES:
+        if not os.environ.get(name):
+            raise InputError(
+                f"{name} is set neither where the job was submitted nor on the cluster, and a job keeps nothing in "
+                "files of its own; set it in one of the two places. Nothing was run"
+            )
+    os.environ.setdefault("FORCETUNE_STATE", str(Path.home() / ".forcetune" / "state"))
+
+
 def supervise(
     command: Sequence[str], client: str, restarts: int, complete: Callable[[], bool], once: Sequence[str] = ()
 ) -> int:
@@ -46,6 +62,7 @@ def supervise(
     driver, though one failed; once: options of the first start alone. SIGTERM is handed on, and ends it.
     """
     check_versions(dict(each.split("=", 1) for each in client.split(",")))
+    check_stores()
     print(ACCEPTED, flush=True)
     driver = _Driver()
     code = driver.run([*command, *once])

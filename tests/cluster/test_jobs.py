@@ -16,8 +16,8 @@ from servers import MLflowServer, secret
 
 pytestmark = pytest.mark.long
 
-SETTLED = 25.0  # seconds after which two studies have their shares, of the minute that they get
-WATCHED = 16.0  # and for how long they are watched then
+SETTLED = 20.0  # seconds after which two studies have their shares, of the minute that they get
+WATCHED = 12.0  # and for how long they are watched then
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def check_no_secret(secrets, cluster, mlflow_server, environment):
 
 
 def test_two_studies_share_and_one_of_low_priority_yields(job):
-    low = job(study="low", folder=None, pause=0.05, trial={"epochs": 100}, search={"trials": 2})
+    low = job(study="low", folder=None, pause=0.05, trial={"epochs": 60}, search={"trials": 2})
     said(low, "submit", "study.yaml", "--priority", "low")
     low.at_work()
     both = [

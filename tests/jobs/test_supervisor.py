@@ -33,6 +33,9 @@ def drivers(monkeypatch):
         def terminate(self):
             commands.append("terminated")
 
+    for name in supervisor.STORES:
+        monkeypatch.setenv(name, "http://somewhere")
+    monkeypatch.setenv("FORCETUNE_STATE", "/somewhere")
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(supervisor.subprocess, "Popen", Driver)
     monkeypatch.setattr(supervisor, "FIRST", 0.0)
@@ -99,3 +102,19 @@ def test_other_versions_are_refused_by_name(name):
 def test_a_client_that_does_not_tell_its_version_is_refused():
     with pytest.raises(InputError, match=r"forcetune None against"):
         supervisor.check_versions({})
+
+
+@pytest.mark.parametrize("name", supervisor.STORES)
+def test_a_job_that_knows_no_store_is_refused(drivers, monkeypatch, name):
+    monkeypatch.delenv(name)
+    with pytest.raises(InputError, match=f"{name} is set neither where the job was submitted nor on the cluster"):
+        supervise()
+
+
+def test_running_trials_are_kept_where_a_later_job_finds_them(drivers, monkeypatch, tmp_path):
+    codes, _ = drivers
+    codes.append(0)
+    monkeypatch.delenv("FORCETUNE_STATE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    supervise()
+    assert os.environ["FORCETUNE_STATE"] == str(tmp_path / ".forcetune" / "state")
