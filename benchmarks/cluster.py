@@ -37,10 +37,13 @@ def note(word):
 
 
 def train(model, masks, training, validation, trial):
-    note("began")
-    time.sleep({seconds})
-    note("ended")
-    yield {{"val_accuracy": trial["lr"]}}
+    for epoch in range(trial["epochs"]):
+        if epoch == 0:
+            note("began")
+        time.sleep({seconds} / trial["epochs"])
+        if epoch == trial["epochs"] - 1:
+            note("ended")
+        yield {{"val_accuracy": trial["lr"]}}
 """
 
 
@@ -57,7 +60,7 @@ def main() -> None:
             tell(f"from submit to the first trial training, median of {len(starts)}", f"{median(starts):.1f} s")
             for trials, seconds in arguments.studies:
                 with Processors(here) as processors:
-                    done = study(here, f"s{trials}", trials, seconds)
+                    done = study(here, f"s{trials}", trials, seconds, arguments.epochs)
                 done.tell(arguments.slots)
                 for part, used in processors.seconds().items():
                     tell(f"the same: processor time of {part}, a trial", f"{1000 * used / trials:.0f} ms")
@@ -143,7 +146,7 @@ def tell(what: str, measured: str) -> None:
     print(f"| {what} | {measured} |", flush=True)
 
 
-def study(folder: Path, name: str, trials: int, seconds: float) -> Run:
+def study(folder: Path, name: str, trials: int, seconds: float, epochs: int = 1) -> Run:
     """Submit a study and wait for its end."""
     notes = folder / f"{name}.notes"
     (folder / f"sleeper_{name}.py").write_text(SLEEPER.format(notes=str(notes), seconds=seconds))
@@ -158,7 +161,7 @@ def study(folder: Path, name: str, trials: int, seconds: float) -> Run:
             "method": ["random", "magnitude"],
             "density": {"low": 0.5, "high": 0.9, "log": True},
             "lr": {"low": 0.01, "high": 0.1, "log": True},
-            "epochs": 1,
+            "epochs": epochs,
         },
         "search": {"trials": trials, "stopping": "none"},
     }
@@ -182,6 +185,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1, help="reports of each trial")
     parser.add_argument("--studies", type=pair, nargs="*", default=[(64, 5.0), (1000, 1.0)], metavar="TRIALSxSECONDS")
     return parser.parse_args()
 

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ FOLDER = Path(".forcetune") / "service"  # below the folder in which it was star
 LOOPBACK = "127.0.0.1"
 STARTING = 120.0  # seconds that it may take to answer
 ENDING = 40.0  # seconds that it gets to end by itself: Ray drains for 30
+SAME = 60.0  # seconds by which a process's start may seem to move where the clock is set
 WEEK = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that it can be resumed
 
 
@@ -116,6 +117,8 @@ def down(folder: Path | None = None) -> list[str]:
     with _alone(place):
         ended = _end(place)
     shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):  # a search keeps something there
+        place.parent.rmdir()
     return ended
 
 
@@ -281,7 +284,7 @@ def _process(number: int, started: float) -> psutil.Process | None:
     """The process of this id, if it is the one that was started then and not a later one."""
     try:
         process = psutil.Process(number)
-        same = abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - started) < SAME and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
     return process if same else None

@@ -484,3 +484,41 @@ def test_compare_needs_a_model(own, environment):
     done = run(own, environment, "compare", "--dataset", "digits", "--methods", "snip", "--densities", "0.1")
     assert done.returncode == 2
     assert "--model is missing; needed: --model, --dataset" in done.stderr
+
+
+CLUSTERS = [
+    (["jobs"], {}, "no cluster is named: start one on this machine with `forcetune up`"),
+    (["logs", "s-1"], {"RAY_ADDRESS": "127.0.0.1:6379"}, "is a cluster's own; jobs are sent to its dashboard"),
+    (["stop", "s-1", "--address", "http://127.0.0.1:1"], {}, "no Ray cluster answers at http://127.0.0.1:1: "),
+    (["resume", "s-1"], {"RAY_ADDRESS": "http://127.0.0.1:1"}, "no Ray cluster answers at http://127.0.0.1:1: "),
+    (["submit", "nowhere.yaml"], {}, "nowhere.yaml"),
+    (["submit", "wrong.yaml"], {}, "wrong.yaml: trial.model: unknown model 'mpl' (did you mean 'mlp'?)"),
+    (["submit", "code.yaml"], {}, "code.yaml: code.0: there is no nets.py in"),
+    (
+        ["submit", "small.yaml"],
+        {"FORCETUNE_STORAGE": "postgresql://me:mine@host/db"},
+        "me:***@host/db has a password in it",
+    ),
+    (["submit", "small.yaml"], {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}, "do not share; allowed for a job: the"),
+    (["submit", "small.yaml"], {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "no MLflow server answers at http://127"),
+]
+
+
+@pytest.mark.parametrize(("command", "variables", "said"), CLUSTERS, ids=lambda part: str(part)[:40])
+def test_what_needs_a_cluster_says_what_is_missing(command, variables, said, tmp_path, environment):
+    write(tmp_path, STUDY, "small.yaml")
+    write(tmp_path, {**STUDY, "code": ["nets.py"]}, "code.yaml")
+    write(tmp_path, {**STUDY, "trial": {**STUDY["trial"], "model": "mpl"}}, "wrong.yaml")
+    there = sorted(tmp_path.iterdir())
+    refused = run(tmp_path, {**environment, **variables}, *command)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "mine" not in refused.stderr
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_down_where_nothing_runs(tmp_path, environment):
+    ended = run(tmp_path, environment, "down", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)) == (0, [])
+    assert not any(tmp_path.iterdir())

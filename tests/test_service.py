@@ -46,7 +46,7 @@ def test_down_ends_what_was_started_and_its_secrets(tmp_path, sleeper):
 
 
 def test_down_leaves_a_process_that_has_come_by_the_same_number(tmp_path, sleeper):
-    record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time() - 60]})
+    record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time() - 600]})
     assert service.find(tmp_path) is None
     assert service.down(tmp_path) == []
     time.sleep(0.2)
