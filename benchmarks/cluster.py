@@ -26,6 +26,7 @@ import yaml
 from forcetune import service
 
 FORCETUNE = [sys.executable, "-m", "forcetune"]
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::JobSupervisor")
 # Each trial notes when its training begins and when it ends.
 SLEEPER = """
 import time
@@ -138,7 +139,8 @@ def part_of(root: str, command: list[str]) -> str:
         return "MLflow's server"
     if command[1:4] == ["-m", "forcetune", "search"]:
         return "the driver"
-    return "workers" if command and command[0].startswith("ray::Worker") else "Ray's head"
+    title = command[0] if command else ""
+    return "workers" if title.startswith("ray::") and not title.startswith(AGENTS) else "Ray's head"
 
 
 def tell(what: str, measured: str) -> None:

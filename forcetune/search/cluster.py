@@ -29,6 +29,7 @@ A = TypeVar("A")
 
 REPORT = "report"
 SOON = 60.0  # seconds after which somebody who waits is told what for
+READING = 300.0  # seconds that a node gets to read the study's data
 MANY = 1000  # trials that may wait for a place at once
 POLL = 0.2  # seconds between two looks for a slot of one's own
 EPOCH = 20.0  # seconds within which a trial should end an epoch, and give way to another study if it must
@@ -167,9 +168,9 @@ def hear_nodes(asked: list[tuple[str, Any]]) -> None:
     """Raise InputError with the node's address where one does not have the data, or says nothing."""
     for address, answer in asked:
         try:
-            ray.get(answer, timeout=SOON)
+            ray.get(answer, timeout=READING)
         except ray.exceptions.GetTimeoutError:
-            raise InputError(f"the node {address} does not read the study's data within {SOON:g} s") from None
+            raise InputError(f"the node {address} does not read the study's data within {READING:g} s") from None
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             raise InputError(f"trial.dataset: on the node {address}: {cause}") from error
