@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ READING = 300.0  # seconds that a node gets to read the study's data
 MANY = 1000  # trials that may wait for a place at once
 POLL = 0.2  # seconds between two looks for a slot of one's own
 EPOCH = 20.0  # seconds within which a trial should end an epoch, and give way to another study if it must
+SWITCH = 0.0005  # seconds that a thread keeps the interpreter: at Python's 5 ms the outbox holds up who feeds the slots
 TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
@@ -198,6 +200,7 @@ def run(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
     driver.most_room = most_room(resources)
     driver.devices = resources.gpus or resources.cpus
+    sys.setswitchinterval(SWITCH)
     driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
     failures = 0
     while not driver.finished:
