@@ -28,7 +28,7 @@ def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
     """
     wanted, headers = _address(address)
     with _answering(wanted):
-        with _variable("RAY_ADDRESS", wanted):  # which Ray takes before the address that it is given
+        with _variable("RAY_API_SERVER_ADDRESS", wanted):  # which Ray takes before the address that it is given
             client = _client(wanted, headers)
         yield client
 

@@ -10,10 +10,11 @@ from rich.console import Console
 from forcetune.errors import InputError, StoppedError
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes, taught
+from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
 from forcetune.search.worker import Opening, Report
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
-from forcetune.tracking import Epoch, Tracker, table
+from forcetune.tracking import Epoch, Tracker, progress, table
 
 
 def driver_of(study):
@@ -340,3 +341,55 @@ def test_the_ledger_survives_without_passwords_in_errors(folder, make_study):
     with pytest.raises(InputError, match="cannot be used") as refused:
         Ledger(make_study(), "sqlite:////nowhere/at/all/optuna.db")
     assert "/nowhere" in str(refused.value)
+
+
+class Counting(Meter):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.outcomes, self.seconds, self.stood = [], [], []
+
+    def ended(self, outcome):
+        self.outcomes.append(outcome)
+
+    def asked(self, seconds):
+        self.seconds.append(seconds)
+
+    def logged(self, seconds):
+        self.seconds.append(seconds)
+
+    def stands(self, backlog, hypervolume):
+        self.stood.append((backlog, hypervolume))
+
+
+def test_how_far_a_study_is_stands_in_its_parent_run_and_is_counted(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 3}))
+    driver.meter = meter = Counting()
+    end(driver, driver.issue(), "collapsed", reason="no path", val_accuracy=0.25)
+    assert meter.stood[-1][1] == 0.0
+    drain(driver)
+    known = progress(mlflow_uri())["s"]
+    assert known["trials_done"] == 3
+    assert known["front"] == len(driver.progress.front) > 0
+    assert known["hypervolume"] == meter.stood[-1][1] > 0
+    assert meter.outcomes == ["collapsed", "trained", "trained"]
+    assert len(meter.seconds) >= 6, "three asks, and each trial's way to MLflow"
+    again = driver_of(make_study(search={"trials": 3}))
+    again.close()
+    assert progress(mlflow_uri())["s"] == known
+
+
+def test_a_trial_that_gives_way_to_another_study_has_lost_nothing(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}, resources={"retries": 0}))
+    given = driver.issue()
+    assert (driver.wanted, driver.running) == (1, 1)
+    driver.hand_back_one(given.number, given.attempt)
+    assert (driver.wanted, driver.running) == (1, 0)
+    again = driver.issue()
+    assert (again.number, again.attempt, again.fields) == (given.number, 2, given.fields)
+    driver.hand_back_one(given.number, given.attempt)  # what the first attempt's worker had still to say
+    assert driver.running == 1
+    end(driver, again)
+    driver.close()
+    assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"]
+    assert driver.wanted == 0
