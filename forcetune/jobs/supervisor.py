@@ -73,7 +73,7 @@ def supervise(
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         told = f"forcetune: the driver died ({why}); it is started again in {pause:g} s, {again} of {restarts}"
         print(told, flush=True)
-        time.sleep(pause)
+        driver.wait(pause)
         code = driver.run(list(command))
     return code if code >= 0 else 128 - code
 
@@ -91,6 +91,12 @@ class _Driver:
             return 130
         self._process = subprocess.Popen([sys.executable, "-m", "forcetune", *command], env=os.environ)
         return self._process.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Let so much time pass, unless the job is stopped."""
+        until = time.monotonic() + seconds
+        while not self.stopped and time.monotonic() < until:
+            time.sleep(min(seconds, 0.2))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True

@@ -28,7 +28,7 @@ def drivers(monkeypatch):
             return self._code
 
         def poll(self):
-            return None
+            return None if self._code == "stopped" else self._code
 
         def terminate(self):
             commands.append("terminated")
@@ -90,6 +90,15 @@ def test_sigterm_reaches_the_driver_and_ends_the_job(drivers):
     codes.append("stopped")
     assert supervise() == 130
     assert commands == [["search", "s.yaml"], "terminated"]
+
+
+def test_a_job_that_is_stopped_between_two_drivers_starts_no_other(drivers, monkeypatch):
+    codes, commands = drivers
+    codes.append(-signal.SIGKILL)
+    monkeypatch.setattr(supervisor, "FIRST", 60.0)
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    assert supervise() == 130
+    assert len(commands) == 1
 
 
 @pytest.mark.parametrize("name", ["forcetune", "ray", "python"])
