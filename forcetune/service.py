@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,14 @@ class Service:
         found = {name: _process(*known) for name, known in self.processes.items()}
         return {name: process for name, process in found.items() if process}
 
-    def listeners(self) -> list[tuple[str, str, int]]:
-        """Each port that it listens on: the process's name, the address and the port."""
-        found = {
+    def exposed(self) -> list[tuple[str, str, int]]:
+        """Where it can be reached from beyond loopback, which is nowhere: a process's name, the address, the port."""
+        return sorted(
             (process.name(), each.laddr.ip, each.laddr.port)
             for process in _trees(self.alive().values())
             for each in _connections(process)
-            if each.status == psutil.CONN_LISTEN
-        }
-        return sorted(found, key=lambda one: one[2])
+            if each.status == psutil.CONN_LISTEN and not ip_address(each.laddr.ip.removeprefix("::ffff:")).is_loopback
+        )
 
 
 def find(folder: Path | None = None) -> Service | None:

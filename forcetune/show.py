@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from forcetune.trial import Prepared
 
 BAR = 30
-LOOPBACK = ("127.0.0.1", "::1")
 
 
 def console() -> Console:
@@ -81,9 +80,8 @@ def service(found: Service, new: bool) -> None:
     }
     for name, told in rows.items():
         out.print(f"{name:<10}  {told}")
-    for process, address, port in found.listeners():
-        if address.removeprefix("::ffff:") not in LOOPBACK:
-            out.print(f"listens beyond loopback: {process} on {address}, port {port}")
+    for process, address, port in found.exposed():
+        out.print(f"listens beyond loopback: {process} on {address}, port {port}")
     out.print("`forcetune submit FILE` in this folder finds them; elsewhere:")
     for name, value in found.variables.items():
         out.print(f"export {name}={value}")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -86,3 +87,16 @@ def test_a_database_that_cannot_be_used_is_refused_and_nothing_is_left(tmp_path,
     assert "secret" not in str(refused.value)
     assert service.find(tmp_path) is None
     assert not (tmp_path / service.FOLDER / "token").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "exposed"),
+    [("127.0.0.1", False), ("::1", False), ("::ffff:127.0.0.1", False), ("0.0.0.0", True), ("::", True)],
+)
+def test_what_listens_beyond_loopback_is_noticed(tmp_path, sleeper, monkeypatch, address, exposed):
+    listening = SimpleNamespace(status=psutil.CONN_LISTEN, laddr=SimpleNamespace(ip=address, port=8265))
+    connected = SimpleNamespace(status=psutil.CONN_ESTABLISHED, laddr=SimpleNamespace(ip="192.0.2.1", port=40000))
+    monkeypatch.setattr(service, "_connections", lambda process: [listening, connected])
+    record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time()]})
+    found = service.find(tmp_path).exposed()
+    assert [(ip, port) for _, ip, port in found] == ([(address, 8265)] if exposed else [])

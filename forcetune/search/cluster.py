@@ -301,8 +301,8 @@ class DriverSearcher(Searcher):
 
     @property
     def surplus(self) -> int:
-        """Trials that run beyond the study's share."""
-        return self._driver.running - self._share.slots
+        """Trials that run beyond the study's share, and in the way of others."""
+        return self._driver.running - self._share.slots if self._share.contested else 0
 
     @property
     def over(self) -> bool:

@@ -85,10 +85,14 @@ def _fair(claims: list[Claim], left: float) -> dict[str, float]:
 
 
 class Alone:
-    """All of the cluster for one study, at most `most` trials at once."""
+    """All of the cluster for one study, at most `most` trials at once.
+
+    contested: whether others wait for what is held beyond `slots`; where a node is gone nobody does.
+    """
 
     def __init__(self, most: int) -> None:
         self.slots = most
+        self.contested = False
 
     def want(self, trials: int) -> None:
         """Nobody else is there to be told."""
@@ -156,7 +160,8 @@ class Shared(Alone):
         mine = Claim(self._study, self._priority, min(self._wants, fits), fits, self._owed, self._given.extra, now)
         _tell(mine)
         others = [claim for claim in _told() if claim.study != self._study and now - claim.time < GONE]
-        if not others:
+        self.contested = any(claim.wants for claim in others)
+        if not self.contested:
             self._owed = 0.0
         given = allot([mine, *others]).get(self._study, Allotment(0, 0, False))
         self._given = given if fits else Allotment(0, min(self._wants, 1), False)  # it waits for a node

@@ -107,10 +107,10 @@ def test_a_study_shares_with_those_that_speak_and_forgets_those_that_do_not(told
         assert mine.slots == 4
         told["b"] = claim("b", time=told["a"].time)
         mine._look()
-        assert mine.slots == 2
+        assert (mine.slots, mine.contested) == (2, True)
         told["b"] = replace(told["b"], time=told["a"].time - shares.GONE)
         mine._look()
-        assert mine.slots == 4
+        assert (mine.slots, mine.contested) == (4, False)
         mine.want(1)
         mine._look()
         assert mine.slots == 1
@@ -131,3 +131,6 @@ def test_a_study_takes_the_room_of_nodes_that_come_and_waits_where_there_is_none
         room[0] = 6
         mine._look()
         assert mine.slots == 6
+        room[0] = 3
+        mine._look()
+        assert (mine.slots, mine.contested) == (3, False), "a node is gone, and nobody wants what ran on the others"

@@ -274,3 +274,28 @@ def test_gpus_are_a_number_or_left_to_a_probe(gpus):
 
 def test_gpus_re_key_no_study():
     assert study(resources={"gpus": "auto"}).identity == study().identity
+
+
+def test_code_in_both_forms_changes_nothing_of_what_a_study_is():
+    written = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
+    plain = Study.from_dict(written)
+    short = Study.from_dict({**written, "code": ["nets.py"]})
+    long = Study.from_dict({**written, "code": {"paths": ["nets.py"], "pip": ["timm"]}})
+    assert (plain.shipped.paths, plain.shipped.pip) == ([], [])
+    assert (short.shipped.paths, short.shipped.pip) == (["nets.py"], [])
+    assert (long.shipped.paths, long.shipped.pip) == (["nets.py"], ["timm"])
+    assert plain.identity == short.identity == long.identity
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ({"pop": ["timm"]}, r"code.pop: unknown key \(did you mean 'pip'\?\); allowed: paths, pip"),
+        ("nets.py", "code: 'nets.py' should be a valid list"),
+        ([1], "code.0: 1 should be a valid string"),
+    ],
+)
+def test_code_that_is_none_is_refused(code, message):
+    written = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
+    with pytest.raises(InputError, match=message):
+        Study.from_dict({**written, "code": code})
