@@ -167,15 +167,19 @@ def ask_nodes(study: Study) -> list[tuple[str, Any]]:
 
 
 def hear_nodes(asked: list[tuple[str, Any]]) -> None:
-    """Raise InputError with the node's address where one does not have the data, or says nothing."""
+    """Raise InputError with the node's address where one does not have the data, or says nothing.
+
+    A node that is lost meanwhile is no fault of the study's.
+    """
     for address, answer in asked:
         try:
             ray.get(answer, timeout=READING)
         except ray.exceptions.GetTimeoutError:
             raise InputError(f"the node {address} does not read the study's data within {READING:g} s") from None
-        except ray.exceptions.RayError as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            raise InputError(f"trial.dataset: on the node {address}: {cause}") from error
+        except ray.exceptions.RayTaskError as error:
+            raise InputError(f"trial.dataset: on the node {address}: {error.cause}") from error
+        except ray.exceptions.RayError:
+            continue
 
 
 def _on_node(node: str) -> Any:

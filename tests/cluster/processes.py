@@ -34,7 +34,7 @@ STUDY: dict[str, Any] = {
     "search": {"trials": 4},
     "resources": {"concurrent": 2},
 }
-# Its network pauses at each training step and notes whose step it was, in `steps`; its workers note in `saved` each
+# Its network pauses at each training step, until it is told to hurry, and notes whose step it was, in `steps`; its workers note in `saved` each
 # checkpoint, once it is there, with its trial, attempt and epoch, and in `refused` those that the fence kept out.
 PACED = """
 import os
@@ -54,7 +54,8 @@ class Pace(nn.Module):
     def forward(self, x):
         if self.training:
             note("steps", os.getpid())
-            time.sleep({pause})
+            if not os.path.exists(os.path.join({folder!r}, "hurry")):
+                time.sleep({pause})
         return x
 
 
@@ -105,6 +106,10 @@ class Search:
         other = copy.copy(self)
         other.environment = {**self.environment, **variables}
         return other
+
+    def hurry(self) -> None:
+        """Let its network pause no more."""
+        (self.folder / "hurry").touch()
 
     def close(self) -> None:
         """Leave no process of it behind."""

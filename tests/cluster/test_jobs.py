@@ -91,6 +91,7 @@ def test_submit_follow_stop_and_resume(job, cluster, mlflow_server, postgresql, 
     assert said(study, "stop", "one-1").strip() == "one-1 stopped"
     assert "2 running trials handed back" in said(study, "logs", "one-1")
     assert said(study, "resume", "one-1").strip() == "one-2"
+    study.hurry()
     complete(study, "one-2")
     assert len(study.attempts()) > 1, "the trials went on from where they were"
     found = listed(study)
@@ -149,7 +150,7 @@ def check_no_secret(secrets, cluster, mlflow_server, environment):
 
 
 def test_two_studies_share_and_one_of_low_priority_yields(job):
-    low = job(study="low", folder=None, pause=0.05, trial={"epochs": 60}, search={"trials": 2})
+    low = job(study="low", folder=None, pause=0.05, trial={"epochs": 400}, search={"trials": 2})
     said(low, "submit", "study.yaml", "--priority", "low")
     low.at_work()
     both = [
@@ -168,17 +169,19 @@ def test_two_studies_share_and_one_of_low_priority_yields(job):
     assert "waits: others have the cluster" in said(low, "logs", "low-1")
     for study in both:
         assert said(study, "stop", f"{study.study['study']}-1").endswith("stopped\n")
+    low.hurry()
     complete(low, "low-1")
 
 
 def test_a_driver_and_a_node_that_die(job, cluster):
-    study = job(study="dying", pause=0.05, trial={"epochs": 30}, search={"trials": 4})
+    study = job(study="dying", pause=0.05, trial={"epochs": 80}, search={"trials": 4})
     said(study, "submit", "study.yaml", "--restarts", "2")
     study.at_work()
     os.kill(driver_of(study), signal.SIGKILL)
     until(lambda: "it is started again" in said(study, "logs", "dying-1"), "the supervisor to notice")
     study.at_work()
     cluster.lose()
+    study.hurry()
     complete(study, "dying-1")
     assert "the driver died (signal SIGKILL); it is started again in 1 s, 1 of 2" in said(study, "logs", "dying-1")
     cluster.add()
@@ -200,13 +203,14 @@ def driver_of(study):
 
 
 def test_the_head_dies_and_comes_back(job, cluster):
-    study = job(study="beheaded", trial={"epochs": 60}, search={"trials": 3})
+    study = job(study="beheaded", trial={"epochs": 400}, search={"trials": 3})
     said(study, "submit", "study.yaml")
     study.at_work()
     cluster.kill()
     told = said(study, "submit", "study.yaml", code=2)
     assert f"no Ray cluster answers at {cluster.dashboard}" in told
     cluster.begin()
+    study.hurry()
     until(study.is_free, "the hold to die with its holder")
     assert said(study, "submit", "study.yaml").splitlines()[-1] == "beheaded-1"
     complete(study, "beheaded-1")
