@@ -34,8 +34,9 @@ STUDY: dict[str, Any] = {
     "search": {"trials": 4},
     "resources": {"concurrent": 2},
 }
-# Its network pauses at each training step, until it is told to hurry, and notes whose step it was, in `steps`; its workers note in `saved` each
-# checkpoint, once it is there, with its trial, attempt and epoch, and in `refused` those that the fence kept out.
+# Its network pauses at each training step, until it is told to hurry, and notes whose step it was, in `steps`; its
+# workers note in `saved` each checkpoint, once it is there, with its trial, attempt and epoch, and in `refused` those
+# that the fence kept out.
 PACED = """
 import os
 import time
