@@ -207,7 +207,7 @@ def spawn(folder: Path, environment: dict[str, str], command: list[str], said: I
     )
 
 
-def until(found: Callable[[], T], what: str, seconds: float = 60) -> T:
+def until(found: Callable[[], T], what: str, seconds: float = 120) -> T:
     """What is found at last, asked for again and again."""
     deadline = time.monotonic() + seconds
     while not (answer := found()):
