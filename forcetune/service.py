@@ -38,8 +38,9 @@ WEEK = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that it can be
 class Service:
     """What runs, and where it is reached.
 
-    ray, mlflow, metrics: http addresses (jobs and dashboard, tracking, Prometheus); storage: Optuna's; token: the
-    file with Ray's token; processes: the id of each and when it was started, by which it is known again.
+    ray, mlflow, metrics: http addresses (jobs and dashboard, tracking, Prometheus); storage, backend: of Optuna's and
+    MLflow's store; token: the file with Ray's token; temporary: Ray's own folder; processes: the id of each and when
+    it was started, by which it is known again.
     """
 
     ray: str

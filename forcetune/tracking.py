@@ -88,10 +88,6 @@ class Tracker:
         """The study as it is written, among the parent run's artifacts."""
         self._client.log_dict(parent, dict(study), "study.yaml")
 
-    def show(self, parent: str, epoch: Epoch) -> None:
-        """How far the study is, among the parent run's metrics; the step is the number of trials that have ended."""
-        self.log(parent, [epoch])
-
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none."""
         return self._find("trial", key)

@@ -10,7 +10,7 @@ from rich.console import Console
 from forcetune.analysis import believe, non_dominated
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import left_of, spent_by
-from forcetune.search.ledger import ends, is_on_front, trials_of
+from forcetune.search.ledger import counted, ends, is_on_front, trials_of
 from forcetune.search.proposals import Listed, Proposal
 from forcetune.spec import Search, Study, Trial
 from forcetune.stores import optuna_uri
@@ -31,7 +31,7 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
         if not proposals and all(trial.state.is_finished() for trial in reruns):
             return None
         budget = left_of(study.search.budget, spent_by(ends(theirs)))
-        total = sum(trial.state != TrialState.PRUNED for trial in reruns) + len(proposals)
+        total = len(counted(reruns)) + len(proposals)
         companion = study.companion(Search(trials=total, sampler="random", stopping="none", budget=budget))
         if proposals:
             told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"

@@ -115,7 +115,10 @@ class Outbox:
         self._put(number)
 
     def show(self, standing: Epoch) -> None:
-        """How far the study is: told at times, and at last, but no promise, since it can be counted anew."""
+        """How far the study is, for the parent run; the step is the number of trials that have ended.
+
+        Told at times, and at last, but no promise, since it can be counted anew.
+        """
         with self._change:
             self._standing = standing
             self._start()
@@ -179,7 +182,7 @@ class Outbox:
         if standing:
             try:
                 self._guard()
-                self._tracker.show(self._parent, standing)
+                self._tracker.log(self._parent, [standing])
             except Exception as error:  # the next one tells more
                 log.debug("how far the study is, is not in MLflow: %s", error)
 

@@ -150,7 +150,7 @@ def check_no_secret(secrets, cluster, mlflow_server, environment):
 
 
 def test_two_studies_share_and_one_of_low_priority_yields(job):
-    low = job(study="low", folder=None, pause=0.05, trial={"epochs": 400}, search={"trials": 2})
+    low = job(study="low", pause=0.05, trial={"epochs": 400}, search={"trials": 2})
     said(low, "submit", "study.yaml", "--priority", "low")
     low.at_work()
     both = [
@@ -230,7 +230,6 @@ def test_trials_are_placed_by_fractions_of_gpus(job):
 
 def test_what_a_cluster_refuses(job, cluster, environment, tmp_path):
     study = job(study="refused")
-    (study.folder / "wrong").mkdir()
     wrong = study.with_variables(RAY_AUTH_TOKEN_PATH=str(secret(tmp_path / "token")))
     assert "refuses the token" in said(wrong, "submit", "study.yaml", code=2)
     away = study.with_variables(MLFLOW_TRACKING_URI="http://127.0.0.1:5999")
