@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -34,6 +35,12 @@ class _Commands(click.Group):
         except tuple(EXIT_CODES) as error:
             click.echo(f"forcetune: {error}", err=True)
             sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            with suppress(OSError):  # standard error may lie on that disk
+                click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
+            sys.exit(FAILED)
 
 
 class _WithFields(click.Command):

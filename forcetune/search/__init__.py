@@ -218,7 +218,8 @@ class _Cluster:
             running = driver.hand_back()
             with suppress(StoppedError):  # what ended the search matters more
                 driver.close(AT_LAST)
-            self._console.print(f"{running} running trials handed back, {driver.progress.counted} done")
+            with suppress(OSError):  # the disk that is full may be the log's too
+                self._console.print(f"{running} running trials handed back, {driver.progress.counted} done")
             raise
         driver.close()
 

@@ -253,6 +253,8 @@ class Driver:
 
     def _record(self, number: int, report: Report) -> None:
         folder = self._place(number)
+        if report.opening or report.trace:
+            self.ledger.confirm()  # files are written at once, and the folder may be another driver's by now
         if report.opening:
             opening = report.opening
             self._outbox.attach(number, "masks.npz", opening.masks, folder)

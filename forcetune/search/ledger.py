@@ -106,6 +106,10 @@ class Ledger:
             if found != self._token:
                 raise HeldError(f"the study {self._study.study_name!r} was taken over by another driver meanwhile")
 
+    def confirm(self) -> None:
+        """Raise HeldError where another driver has the study; a database that is away is waited for."""
+        self._persist(lambda: None)
+
     def add(self, proposal: Proposal) -> int:
         """Record a trial and its first attempt as RUNNING in one write; its number."""
         attrs = {**_names(proposal), "fields": proposal.trial.fields()}

@@ -168,7 +168,7 @@ class Started:
     """One command, and what it says."""
 
     def __init__(self, folder: Path, environment: dict[str, str], count: int, command: Sequence[str]) -> None:
-        self._said = folder / f"said{count}"
+        self._said = folder.with_name(f"{folder.name}-said{count}")  # beside it: a test may fill the folder's disk
         with open(self._said, "wb") as said:
             self.process = spawn(folder, environment, [*FORCETUNE, *command], said)
 

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from forcetune.errors import InputError, StoppedError
+from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.meter import Meter
@@ -278,6 +278,19 @@ def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_stu
     assert {artifact.path for artifact in client.list_artifacts(run)} == {"masks.npz", "layers.json"}
     assert client.get_run(run).data.tags["forcetune.device"] == "cpu"
     assert not (folder / ".forcetune").exists()
+
+
+def test_a_driver_that_lost_the_study_writes_no_file(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}))
+    assignment = driver.issue()
+
+    def lost():
+        raise HeldError("taken over")
+
+    driver.ledger._check = lost
+    with pytest.raises(HeldError):
+        driver.report(assignment.number, assignment.attempt, Report(opening=Opening({}, "cpu", b"masks", [], [])))
+    assert not list((folder / ".forcetune").rglob("*.*"))
 
 
 def test_what_mlflow_does_not_take_delays_nothing_and_arrives_afterwards(folder, make_study, monkeypatch):
