@@ -43,6 +43,8 @@ VENDORS = {
     "pandas": ["tracking", "analysis", "comparison", "report", "baseline", "cli", "show"],
     "moocore": ["analysis"],
     "scipy": ["analysis", "comparison", "data"],
+    "statsmodels": ["analysis"],
+    "matplotlib": ["baseline"],
     "rich": ["show", "search"],
     "click": ["cli"],
     "yaml": ["spec", "comparison"],
