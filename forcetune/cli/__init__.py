@@ -1,0 +1,6 @@
+"""The command line: one function a command; heavy imports inside the functions."""
+
+from forcetune.cli import cluster, methods, studies
+from forcetune.cli.group import main
+
+__all__ = ["cluster", "main", "methods", "studies"]

@@ -1,0 +1,169 @@
+"""A study as a job on a Ray cluster, and a small cluster of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from forcetune.cli.group import (
+    FAILED,
+    INTERRUPTED,
+    address_option,
+    json_option,
+    main,
+    priority_option,
+    until_interrupted,
+)
+
+if TYPE_CHECKING:
+    from forcetune.jobs import Job
+    from forcetune.spec import Priority
+
+
+@main.command()
+@click.option("--database", metavar="URL", help="of a PostgreSQL for both stores (SQLite files in the current folder)")
+@click.option("--cpus", type=click.FloatRange(0), help="cores for trials (the machine's)")
+@click.option("--gpus", type=click.FloatRange(0), help="GPUs for trials (the machine's)")
+@json_option
+def up(database: str | None, cpus: float | None, gpus: float | None, as_json: bool) -> None:
+    """Start a Ray head and an MLflow server on this machine, for `submit`; leave them where they run."""
+    from forcetune import service, show
+
+    found, new = service.up(database, cpus, gpus)
+    if as_json:
+        click.echo(json.dumps({**found.variables, "storage": found.storage, "metrics": found.metrics}, indent=1))
+    else:
+        show.service(found, new)
+
+
+@main.command()
+@json_option
+def down(as_json: bool) -> None:
+    """End what `up` started in the current folder, and nothing else; jobs that run are taken up after the next `up`."""
+    from forcetune import service
+
+    ended = service.down()
+    told = f"ended: {', '.join(ended)}; the stores stay as they are" if ended else "nothing of `forcetune up` runs here"
+    click.echo(json.dumps(ended) if as_json else told)
+
+
+@main.command()
+@click.argument("file")
+@address_option
+@priority_option
+@click.option("--restarts", type=click.IntRange(0), default=3, show_default=True, help="of a driver that dies")
+@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@click.option("--wait", is_flag=True, help="follow the job's log, and exit with its exit code")
+@json_option
+def submit(
+    file: str, address: str | None, priority: Priority, restarts: int, fresh: bool, wait: bool, as_json: bool
+) -> None:
+    """Run the study in FILE as a job on a Ray cluster, or go on where it was; prints the job's id."""
+    from forcetune import jobs
+
+    job = jobs.submit(file, address, priority, restarts, fresh, say=lambda line: click.echo(line, err=True))
+    _print_job(job, as_json)
+    if wait:
+        _follow(job.id, address)
+
+
+@main.command("jobs")
+@address_option
+@json_option
+def jobs_command(address: str | None, as_json: bool) -> None:
+    """List the studies that run, or ran, as jobs on a Ray cluster."""
+    from forcetune import jobs, show
+
+    found = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps([vars(job) for job in found], indent=1))
+    else:
+        show.jobs(found)
+
+
+@main.command()
+@click.argument("job")
+@address_option
+@click.option("--follow", is_flag=True, help="until the job ends")
+@json_option
+def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
+    """Print what JOB has printed."""
+    from forcetune import jobs
+
+    for piece in until_interrupted(jobs.logs(job, follow, address), job):
+        click.echo(json.dumps({"job": job, "log": piece}) if as_json else piece, nl=as_json)
+
+
+@main.command()
+@click.argument("job")
+@address_option
+@json_option
+def stop(job: str, address: str | None, as_json: bool) -> None:
+    """Stop JOB; its trials in flight are handed back, and `resume` goes on with them."""
+    from forcetune import jobs
+
+    _print_job(jobs.stop(job, address), as_json)
+
+
+@main.command()
+@click.argument("job")
+@address_option
+@json_option
+def resume(job: str, address: str | None, as_json: bool) -> None:
+    """Go on with the study of JOB, which has ended, as a new job with the same code; prints its id."""
+    from forcetune import jobs
+
+    _print_job(jobs.resume(job, address), as_json)
+
+
+@main.command(hidden=True)
+@click.argument("file")
+@click.option("--client", required=True)
+@click.option("--restarts", type=click.IntRange(0), required=True)
+@priority_option
+@click.option("--fresh", is_flag=True)
+@click.option("--companions", is_flag=True)
+def supervise(file: str, client: str, restarts: int, priority: Priority, fresh: bool, companions: bool) -> None:
+    """What a job runs: `search`, or companions that were sent as a list, started again where it dies."""
+    from forcetune.jobs import supervisor
+
+    def complete() -> bool:
+        from forcetune import search, spec
+
+        if companions:
+            return search.has_run(spec.load_errand(file))
+        return search.is_complete(spec.load(file))
+
+    command = ["accompany" if companions else "search", file, "--priority", priority]
+    sys.exit(supervisor.supervise(command, client, restarts, complete, once=["--fresh"] if fresh else []))
+
+
+@main.command(hidden=True)
+@click.argument("file")
+@priority_option
+def accompany(file: str, priority: Priority) -> None:
+    """Run the companions listed in FILE."""
+    from forcetune import search, show, spec
+
+    if ending := search.run_companions(spec.load_errand(file), show.console(), priority):
+        click.echo(ending)
+
+
+def _print_job(job: Job, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(vars(job), indent=1))
+    else:
+        click.echo(job.id if job.state in ("pending", "running") else f"{job.id} {job.state}")
+
+
+def _follow(job: str, address: str | None) -> None:
+    """Print a job's log until it ends, and exit as it did."""
+    from forcetune import jobs
+
+    for piece in until_interrupted(jobs.logs(job, True, address), job):
+        click.echo(piece, nl=False, err=True)
+    ended = jobs.get(job, address)
+    sys.exit({"succeeded": 0, "stopped": INTERRUPTED}.get(ended.state, ended.exit_code or FAILED))

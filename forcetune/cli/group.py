@@ -1,0 +1,77 @@
+"""The commands' group: what ends one is told in a paragraph and an exit code; options that several have."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+
+from forcetune import __version__
+from forcetune.errors import HeldError, InputError, StoppedError
+
+FAILED, REFUSED, HELD, INTERRUPTED = 1, 2, 4, 130
+
+
+EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, StoppedError: FAILED}
+
+
+class _Commands(click.Group):
+    """What ends a command becomes one paragraph on standard error and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except tuple(EXIT_CODES) as error:
+            click.echo(f"forcetune: {error}", err=True)
+            sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            with suppress(OSError):  # standard error may lie on that disk
+                click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
+            sys.exit(FAILED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Search the sparsest network that still learns, before it is trained."""
+
+
+priority_option = click.option(
+    "--priority",
+    type=click.Choice(["normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="among the studies of a cluster; low: what the others leave",
+)
+
+
+address_option = click.option(
+    "--address", metavar="URL", help="of the cluster's dashboard, http://HOST:8265 (RAY_ADDRESS)"
+)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")
+
+
+@contextmanager
+def place(file: str) -> Iterator[None]:
+    """Name the study file in what is refused."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:
+    try:
+        yield from pieces
+    except KeyboardInterrupt:
+        told = f"the job goes on; `forcetune logs {job} --follow` shows it, `forcetune stop {job}` stops it"
+        click.echo(f"\n{told}", err=True)
+        sys.exit(INTERRUPTED)

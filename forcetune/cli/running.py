@@ -1,0 +1,61 @@
+"""What commands that search have in common."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from forcetune.cli.group import FAILED, INTERRUPTED, place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forcetune.spec import Priority, Study
+
+
+def searched(
+    study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal"
+) -> tuple[pd.DataFrame, str | None]:
+    """The table of the study once it has run, and why it ended early; an interrupt says how to go on."""
+    from forcetune import search, show
+
+    try:
+        with place(file):
+            ending = search.run(study, show.console(), fresh, priority)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
+        sys.exit(INTERRUPTED)
+    return table_of(study.study), ending
+
+
+def table_of(study: str) -> pd.DataFrame:
+    """A study's trials, with what fresh seeds say of them."""
+    from forcetune import analysis, tracking
+
+    return analysis.with_seeds(tracking.table(study), tracking.reruns(study))
+
+
+def end(study: Study, found: pd.DataFrame, ending: str | None) -> None:
+    """Say what was spared, and what is less than was asked for; exit with 1 where every trial failed."""
+    if "steps_reused" in found and (reused := found["steps_reused"]).any():
+        trials = f"{(reused > 0).sum()} of {len(found)} trials"
+        click.echo(f"pruning steps taken over from another density: {reused.sum():.0f}, in {trials}")
+    if ending:
+        click.echo(f"{ending} ({len(found)} of {study.trials} trials)")
+    elif len(found) < study.trials:
+        click.echo(f"{study.trials} trials were asked for, and the study's space has no more than {len(found)}")
+    failed = int((found["outcome"] == "failed").sum())
+    if failed:
+        click.echo(f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json")
+    if failed == len(found):
+        sys.exit(FAILED)
+
+
+def outcomes(table: pd.DataFrame) -> str:
+    """How many trials a study has, and what became of them."""
+    if table.empty:
+        return "no trials yet"
+    counts = table["outcome"].fillna("running").value_counts()
+    return f"{len(table)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.items())

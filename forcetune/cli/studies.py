@@ -1,0 +1,144 @@
+"""A study here: checked, searched, asked, examined."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forcetune.cli.group import FAILED, main, place, priority_option
+from forcetune.cli.running import end, outcomes, searched, table_of
+from forcetune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forcetune.spec import Priority
+
+
+@main.command()
+@click.argument("what", metavar="FILE|MODEL")
+@click.option("--dataset", help="whose samples MODEL takes")
+@click.option("--data-root", help="folder of the data set's files, where it needs one")
+@click.option("--input", "input_shape", help="shape of MODEL's samples without a data set (3x32x32)")
+@click.option("--classes", type=click.IntRange(1), help="its classes without a data set (10)")
+@click.option("--width", type=click.IntRange(1), help="channels of MODEL's first stage (its own)")
+def check(
+    what: str,
+    dataset: str | None,
+    data_root: str | None,
+    input_shape: str | None,
+    classes: int | None,
+    width: int | None,
+) -> None:
+    """Validate the study in FILE and say what it would run and cost, or say what of MODEL can be pruned.
+
+    Writes nothing but the predicted cost, which the search then holds against what it took.
+
+    MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
+    """
+    from forcetune import models
+
+    if what in models.MODELS or (":" in what and not Path(what).exists()):
+        _check_model(what, _samples(dataset, data_root, input_shape, classes), width)
+    elif given := [name for name, value in (("--dataset", dataset), ("--input", input_shape)) if value]:
+        raise InputError(
+            f"{given[0]} is for a model, and {what!r} is none; allowed: {', '.join(models.MODELS)}, "
+            "torchvision:name, package.module:function"
+        )
+    else:
+        from forcetune import search, show, spec
+
+        study = spec.load(what)
+        with place(what):
+            facts = search.check(study)
+            show.study(study, facts)
+            show.cost(search.predict(study))
+
+
+@main.command("search")
+@click.argument("file")
+@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@priority_option
+def search_command(file: str, fresh: bool, priority: Priority) -> None:
+    """Run the study in FILE here, or go on where it was, and print its front."""
+    from forcetune import spec
+
+    study = spec.load(file)
+    found, ending = searched(study, file, fresh, again=f"`forcetune search {file}`", priority=priority)
+    _print_front(found, _best(found))
+    end(study, found, ending)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--min-sparsity", type=click.FloatRange(0, 1), help="fraction of weights removed, at least")
+@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="validation accuracy, at least")
+@click.option("--method", help="trials of this method alone")
+@click.option("--json", "as_json", is_flag=True, help="one array of objects, sorted by sparsity")
+def best(study: str, min_sparsity: float | None, min_accuracy: float | None, method: str | None, as_json: bool) -> None:
+    """Print the front of STUDY, from MLflow alone."""
+    from forcetune import show
+
+    found = table_of(study)
+    front = _best(found, min_sparsity=min_sparsity, min_accuracy=min_accuracy, method=method)
+    if as_json:
+        click.echo(json.dumps([show.present(row) for row in front.to_dict("records")], indent=1))
+    else:
+        _print_front(found, front)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--repair", is_flag=True, help="mend what disagrees, the ledger taken at its word")
+def doctor(study: str, repair: bool) -> None:
+    """Compare what Optuna, MLflow and the checkpoints say of STUDY; exit code 1 where they disagree."""
+    from forcetune import search, show
+
+    mended, left, holder = search.examine(study, repair)
+    if holder:
+        click.echo(f"{holder}; trials that run are left out")
+    show.findings(mended, left)
+    if left:
+        sys.exit(FAILED)
+
+
+def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:
+    from forcetune import models, pruning, show
+
+    show.network(name, *samples, pruning.inspect(models.build(name, *samples, width), *samples))
+
+
+def _samples(
+    dataset: str | None, data_root: str | None, input_shape: str | None, classes: int | None
+) -> tuple[tuple[int, ...], int]:
+    """The shape of a sample and the number of classes, from a data set or as they were given."""
+    if dataset:
+        from forcetune import data
+
+        found = data.load(dataset, data_root)
+        return found.input_shape, found.classes
+    sizes = (input_shape or "3x32x32").split("x")
+    if not all(size.isdigit() and int(size) > 0 for size in sizes):
+        raise InputError(f"--input {input_shape}: allowed: sizes with an x between, as 3x32x32")
+    return tuple(map(int, sizes)), classes or 10
+
+
+def _best(table: pd.DataFrame, **conditions: Any) -> pd.DataFrame:
+    from forcetune import analysis
+
+    return analysis.best(table, **conditions)
+
+
+def _print_front(table: pd.DataFrame, front: pd.DataFrame) -> None:
+    from forcetune import show
+
+    if front.empty:
+        click.echo(f"no trained trial meets this; {outcomes(table)}")
+        return
+    show.front(front, table.attrs["objectives"])
+    show.doubts(front)
+    click.echo(f"front of {outcomes(table)}")
