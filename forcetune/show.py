@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 BAR = 30
 
 
-def console() -> Console:
-    """Standard output as it is, but never so narrow that a table loses a run id where there is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
+def console(error: bool = False) -> Console:
+    """Standard output (or error) as it is, but never so narrow that a table loses an id where there is no terminal."""
+    found = Console(stderr=error)
+    return found if found.is_terminal else Console(width=160, stderr=error)
 
 
 def study(study: Study, facts: list[dict[str, Any]]) -> None:
@@ -242,6 +242,56 @@ def comparison(header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+def cost_of_comparisons(comparisons: int, runs: int, device_hours: float) -> str:
+    """What is about to be run, in one line."""
+    if not runs:
+        return f"{comparisons} comparisons, nothing is left to be run"
+    return f"{comparisons} comparisons, {runs} runs, about {device_hours:.2g} device hours"
+
+
+def verdicts(found: pd.DataFrame, margin: float) -> None:
+    """A row a comparison, those with twins that inherit settings apart from those with tuned ones; what it means."""
+    out = console()
+    if found.empty:
+        out.print("there is nothing to compare")
+        return
+    titles = {"fixed": "the twin has the champion's settings", "tuned": "random pruning has settings of its own"}
+    for kind, title in titles.items():
+        rows = found[found["kind"] == kind]
+        if len(rows):
+            out.print(f"\n{kind}: {title}", highlight=False)
+            out.print(_verdicts(rows))
+    out.print(
+        "\ndifference: champion minus twin in points of test accuracy, mean over pairs with one seed each, and "
+        f"Student's 95 % interval. ties: the mean lies within {margin:g} points, by two one-sided tests. p: of no difference, by "
+        "all flips of the pairs' signs, corrected by Holm over all comparisons. least p: the smallest, uncorrected, "
+        "that so many pairs allow. needed: pairs in all that would probably settle it",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if (lost := int(found["lost"].sum())) > 0:
+        out.print(f"{lost} pairs say nothing, since a run failed", soft_wrap=True)
+
+
+def _verdicts(rows: pd.DataFrame) -> Table:
+    header = "champion", "method", "sparsity", "accuracy", "against", "accuracy", "pairs", "difference", "p", "least p"
+    table = _ruled(*header, "verdict", "needed", left=2)
+    for name in ("against", "verdict"):
+        next(column for column in table.columns if column.header == name).justify = "left"
+    for row in map(present, rows.to_dict("records")):
+        sparsity = f"{row['sparsity']:.2%}" if "sparsity" in row else row["band"]
+        accuracies = [f"{row[name]:.2%}" if name in row else "-" for name in ("accuracy", "twin_accuracy")]
+        interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""
+        difference = f"{row['mean']:+.2f}{interval}" if "mean" in row else "-"
+        needed = str(int(row["needed"])) if "needed" in row else "-"
+        p = f"{row['p_difference']:.2g}" if "p_difference" in row else "-"
+        table.add_row(
+            *(row["champion"], row["method"], sparsity, accuracies[0], row["against"], accuracies[1]),
+            *(str(row["pairs"]), difference, p, f"{row['least_p']:.2g}", row["verdict"], needed),
+        )
+    return table
 
 
 def present(row: dict[Any, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
@@ -22,6 +24,8 @@ from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
 ANSWER = 5  # seconds that a server gets to say that it is there
+STUDY_FILE = "study.yaml"  # among the artifacts of a parent run
+MARKS = ("of", "arm", "night", "again")  # tags of companions: what each is there for
 BATCH = 900  # metrics in a request; MLflow takes 1000
 
 
@@ -86,7 +90,7 @@ class Tracker:
 
     def describe(self, parent: str, study: Mapping[str, Any]) -> None:
         """The study as it is written, among the parent run's artifacts."""
-        self._client.log_dict(parent, dict(study), "study.yaml")
+        self._client.log_dict(parent, dict(study), STUDY_FILE)
 
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none."""
@@ -171,6 +175,16 @@ class Tracker:
         metrics = self._client.get_run(run).data.metrics
         return {name: [entry.step for entry in self._client.get_metric_history(run, name)] for name in metrics}
 
+    def named(self, kind: str, name: str) -> str | None:
+        """The id of the run of that kind and name; None where there is none."""
+        wanted = f"tags.`forcetune.kind` = '{kind}' and tags.`mlflow.runName` = '{name}'"
+        runs = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def open_record(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of a new run that is no trial's, in state RUNNING."""
+        return str(self._client.create_run(self._experiment, tags=_tags(tags), run_name=name).info.run_id)
+
     def rename(self, name: str) -> None:
         """Give the experiment another name, under which `table` finds it."""
         self._client.rename_experiment(self._experiment, name)
@@ -181,6 +195,50 @@ class Tracker:
         return str(runs[0].info.run_id) if runs else None
 
 
+class Record:
+    """A run that holds what was concluded, of the kind `baseline` or `nightly`; found again by its name."""
+
+    def __init__(self, experiment: str, kind: str, name: str, tags: Mapping[str, str] | None = None) -> None:
+        self._tracker = Tracker(experiment, mlflow_uri())
+        self._client = self._tracker._client
+        found = self._tracker.named(kind, name)
+        own = {"forcetune.kind": kind, **(tags or {})}
+        self.run = found or self._tracker.open_record(name, own)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was closed."""
+        return str(self._client.get_run(self.run).info.status) == "FINISHED"
+
+    def read(self, name: str) -> Any:
+        """What a JSON file among its artifacts says; None where there is none."""
+        if name not in self._tracker.files(self.run):
+            return None
+        with TemporaryDirectory() as folder:
+            return json.loads(Path(self._client.download_artifacts(self.run, name, folder)).read_text())
+
+    def write(self, name: str, content: str) -> None:
+        """A file among its artifacts, in place of one of that name."""
+        self._client.log_text(self.run, content, name)
+
+    def log(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Metrics and tags."""
+        self._tracker.log(self.run, [Epoch(0, int(time.time() * 1000), dict(metrics))], tags=tags)
+
+    def close(self) -> None:
+        """It is whole."""
+        self._tracker.close(self.run)
+
+
+def records(experiment: str, kind: str) -> list[dict[str, Any]]:
+    """The runs of that kind as `runs` gives them, oldest first; none where there is no such experiment."""
+    try:
+        found = runs(experiment, mlflow_uri())
+    except UnknownError:
+        return []
+    return [run for run in found if run["tags"].get("forcetune.kind") == kind]
+
+
 def check_answers(uri: str) -> None:
     """Raise InputError where a server of MLflow does not answer within seconds; MLflow's own client tries for minutes.
 
@@ -188,6 +246,7 @@ def check_answers(uri: str) -> None:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
     if not uri.startswith(("http://", "https://")):
         return
@@ -237,9 +296,7 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     objectives of the study are in `.attrs["objectives"]`. Raises InputError where there is no such study.
     """
     recorded = runs(study, uri or mlflow_uri())
-    parent = next((run for run in recorded if run["tags"].get("forcetune.kind") == "search"), None)
-    if parent is None:
-        raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
+    parent = _parent(study, recorded)
     trials = [run for run in recorded if run["tags"].get("forcetune.kind") == "trial"]
     found = pd.DataFrame([_row(run) for run in trials])
     found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
@@ -247,12 +304,46 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     return found
 
 
+def _parent(study: str, recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    for run in recorded:
+        if run["tags"].get("forcetune.kind") == "search":
+            return run
+    raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
+
+
 def reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
-    """The table of a study's companion, `of` the key of the trial that each runs again; None where there is none."""
+    """The re-runs with fresh seeds, `of` the key of the trial that each runs again; None where there are none."""
+    found = companions(study, uri)
+    if found is None or "arm" not in found:
+        return found
+    return found[found["arm"].isna()]
+
+
+def companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """The table of a study's companion, re-runs and arms of comparisons; None where there is none.
+
+    Its columns besides: of (the key of the study's trial that each is there for), arm, night, again.
+    """
     try:
         return table(study + COMPANION, uri)
     except UnknownError:
         return None
+
+
+def study_file(study: str, uri: str | None = None) -> dict[str, Any]:
+    """The study as it is written, from the artifacts of its parent run.
+
+    Raises InputError where there is no such study, or its file cannot be had.
+    """
+    from mlflow import MlflowClient
+
+    store = uri or mlflow_uri()
+    parent = _parent(study, runs(study, store))
+    try:
+        text = Path(MlflowClient(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"the run {parent['id']} in {shown(store)} has no {STUDY_FILE} to read: {error}") from error
+    return dict(yaml.safe_load(text))
 
 
 def fetch_masks(source: str, uri: str | None = None) -> Path:
@@ -294,7 +385,7 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "outcome": run["tags"].get("forcetune.outcome"),
         "reason": run["tags"].get("forcetune.reason"),
         "trial": run["tags"].get("forcetune.trial"),
-        **({"of": run["tags"]["forcetune.of"]} if "forcetune.of" in run["tags"] else {}),
+        **{mark: run["tags"][f"forcetune.{mark}"] for mark in MARKS if f"forcetune.{mark}" in run["tags"]},
         **{name: _value(text) for name, text in run["params"].items()},
         **run["metrics"],
     }

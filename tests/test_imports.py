@@ -47,7 +47,7 @@ VENDORS = {
     "matplotlib": ["baseline"],
     "rich": ["show", "search"],
     "click": ["cli"],
-    "yaml": ["spec", "comparison"],
+    "yaml": ["spec", "comparison", "tracking"],
     "sqlalchemy": ["stores", "search"],
     "plotly": ["report"],
     "psutil": ["service"],

@@ -1,6 +1,6 @@
 """The command line: one function a command; heavy imports inside the functions."""
 
-from forcetune.cli import cluster, methods, studies
+from forcetune.cli import cluster, methods, nights, studies
 from forcetune.cli.group import main
 
-__all__ = ["cluster", "main", "methods", "studies"]
+__all__ = ["cluster", "main", "methods", "nights", "studies"]

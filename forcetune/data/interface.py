@@ -34,6 +34,10 @@ class AnyDataset(Protocol):
     def input_shape(self) -> tuple[int, ...]:
         """(C, H, W)"""
 
+    @property
+    def test(self) -> Any:
+        """A part as `split` returns them, the same for every seed."""
+
     def to(self, device: torch.device | str) -> "AnyDataset":
         """The same data set, with batches on `device`."""
 

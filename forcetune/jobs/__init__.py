@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import json
 import os
 import shlex
 import socket
@@ -19,8 +20,8 @@ from forcetune.errors import HeldError, InputError
 from forcetune.jobs.client import connected
 from forcetune.jobs.package import pack, placed, told
 from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
-from forcetune.names import suggestion
-from forcetune.spec import Priority, Study, load
+from forcetune.names import COMPANION, suggestion
+from forcetune.spec import Errand, Priority, Study, load
 from forcetune.stores import has_password, shown, sqlite_path
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "stopped", "failed", "succeeded"]
 
 LIVE = ("pending", "running")
+WAITING = 2.0  # seconds between two looks at a job that is waited for
 GRACE = 60  # seconds that a job gets to hand back its trials when it is stopped; Ray's own are 3
 ACCEPTING = 20.0  # seconds within which a cluster that has the client's versions says so
 ENTRY = "exec python -m forcetune "  # how a job that was submitted here begins
@@ -77,23 +79,57 @@ def submit(
     if priority not in get_args(Priority):
         raise InputError(f"priority {priority!r}; allowed: {', '.join(get_args(Priority))}")
     study = load(file)
+    return _send(
+        str(file), Path(file), study, _metadata(study, priority), address, ONCE if fresh else [], restarts, say
+    )
+
+
+def submit_companions(
+    errand: Errand,
+    address: str | None = None,
+    priority: Priority = "normal",
+    restarts: int = 3,
+    say: Callable[[str], None] = lambda line: None,
+) -> Job:
+    """Send companions of a study to a cluster, to be run as `search.run_companions` does; a job of the companion.
+
+    Raises as `submit` does.
+    """
+    metadata = _metadata(errand.study, priority)
+    metadata |= {"forcetune.study": errand.study.study + COMPANION, "forcetune.trials": str(len(errand.companions))}
+    with tempfile.TemporaryDirectory(prefix="forcetune-companions-") as folder:
+        file = Path(folder) / "companions.json"
+        file.write_text(json.dumps(errand.plain()))
+        return _send(errand.study.study, file, errand.study, metadata, address, ["--companions"], restarts, say)
+
+
+def _send(
+    name: str,
+    file: Path,
+    study: Study,
+    metadata: dict[str, str],
+    address: str | None,
+    options: Sequence[str],
+    restarts: int,
+    say: Callable[[str], None],
+) -> Job:
     stores = _stores()
     with tempfile.TemporaryDirectory(prefix="forcetune-job-") as folder:
         try:
-            package = pack(Path(file), study, Path(folder) / "code.zip")
+            package = pack(file, study, Path(folder) / "code.zip")
         except InputError as error:
-            raise InputError(f"{file}: {error}") from None
+            raise InputError(f"{name}: {error}") from None
         with connected(address) as client:
-            say(f"{study.study}: {_counted(package.files)}, {told(package.size)}")
+            say(f"{metadata['forcetune.study']}: {_counted(package.files)}, {told(package.size)}")
             environment: dict[str, Any] = {
                 "working_dir": str(package.path),
                 "env_vars": {**stores, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE)},
                 **({"pip": list(study.shipped.pip)} if study.shipped.pip else {}),
             }
-            place = placed(Path(file), Path.cwd().resolve()).as_posix()
+            place = placed(file, Path.cwd().resolve()).as_posix()
             command = ["supervise", place, "--client", _versions(), "--restarts", str(restarts)]
-            command += ["--priority", priority, *(ONCE if fresh else [])]
-            return _start(client, command, environment, _metadata(study, priority))
+            command += ["--priority", metadata["forcetune.priority"], *options]
+            return _start(client, command, environment, metadata)
 
 
 def jobs(address: str | None = None, say: Callable[[str], None] = lambda line: None) -> list[Job]:
@@ -122,6 +158,19 @@ def get(job: str, address: str | None = None) -> Job:
     """One job as it stands. Raises InputError for an unknown one."""
     with connected(address) as client:
         return _find(client, job)
+
+
+def running(study: str, address: str | None = None) -> Job | None:
+    """The job that runs this study, if one does."""
+    with connected(address) as client:
+        return next((job for job in _jobs(client) if job.study == study and job.state in LIVE), None)
+
+
+def wait(job: str, address: str | None = None) -> Job:
+    """The job once it has ended. Raises InputError for an unknown one, and where the cluster answers no more."""
+    while (found := get(job, address)).state in LIVE:
+        time.sleep(WAITING)
+    return found
 
 
 def stop(job: str, address: str | None = None) -> Job:

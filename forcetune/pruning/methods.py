@@ -67,6 +67,11 @@ class Method:
     samples_per_class: int = 0
 
     @property
+    def is_random(self) -> bool:
+        """Whether chance alone says which weights of a layer are kept."""
+        return self.score is random
+
+    @property
     def uses_iterations(self) -> bool:
         """Whether the number of iterations changes what it does."""
         return self.iterative or self.pooled

@@ -13,7 +13,7 @@ from forcetune import trial
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
-from forcetune.spec import Placed, Priority, Study, Trial, check_reported
+from forcetune.spec import Errand, Placed, Priority, Search, Study, Trial, check_reported
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from forcetune.search.driver import Driver
     from forcetune.search.shares import Alone
 
+REPEATS = 10  # proposals for each that is wanted: some come up twice
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
 
@@ -114,6 +115,44 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
             return None
         with hold(study.study + COMPANION, uri) as companions:
             return rerun(study, companions.check, console, cluster.drive)
+
+
+def run_companions(errand: Errand, console: Console, priority: Priority = "normal") -> str | None:
+    """Run those companions of a study that it lacks, or go on where an earlier driver was.
+
+    Returns why that ended before all were run, None where they are. Raises as `run` does, and loses as little.
+    """
+    environment.prepare()
+    from forcetune.search.companions import run_errand
+    from forcetune.search.hold import hold
+
+    companion = errand.study.companion(Search())
+    with _Cluster(companion, console, priority) as cluster:
+        cluster.begin()
+        check(errand.study)
+        with hold(companion.study, optuna_uri()) as held:
+            return run_errand(errand, held.check, console, cluster.drive)
+
+
+def has_run(errand: Errand) -> bool:
+    """Whether the ledger has each companion, and what became of it."""
+    from forcetune.search.ledger import trials_of
+
+    told = trials_of(errand.study.study + COMPANION, optuna_uri())
+    return {one.key for one in errand.companions} <= {t.user_attrs.get("key") for t in told if t.state.is_finished()}
+
+
+def draw(study: Study, count: int) -> list[Trial]:
+    """The configurations that a random search of the study would try first, by its seed; fewer where it has fewer."""
+    environment.prepare()
+    from forcetune.search.proposals import Sampled
+
+    proposals = Sampled(study, [])
+    found: dict[str, Trial] = {}
+    for _ in range(REPEATS * count):
+        if len(found) < count and (proposal := proposals.ask()):
+            found.setdefault(proposal.trial.key, proposal.trial)
+    return list(found.values())
 
 
 def is_complete(study: Study) -> bool:

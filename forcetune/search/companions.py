@@ -1,4 +1,4 @@
-"""`search.seeds`: front points, and what lies within their noise, run again until it is clear which of them stand."""
+"""Companions of a study: those that `search.seeds` asks for, until it is clear which points stand, and listed ones."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune.analysis import believe, non_dominated
+from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import left_of, spent_by
 from forcetune.search.ledger import counted, ends, is_on_front, trials_of
 from forcetune.search.proposals import Listed, Proposal
-from forcetune.spec import Search, Study, Trial
+from forcetune.spec import Budget, Errand, Search, Study, Trial
 from forcetune.stores import optuna_uri
 
 FIRST = 2  # fresh seeds of a front point before anything is said of it
@@ -42,6 +43,40 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
             return f"the re-runs with fresh seeds ended by the {driver.ending}"
 
 
+def run_errand(
+    errand: Errand, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]
+) -> str | None:
+    """Run the companions that the study lacks; why they ended early, if so.
+
+    drive: runs a driver to its end. Twins are no candidates for the user's device: no constraint holds for them.
+    """
+    known = trials_of(errand.study.study + COMPANION, optuna_uri())
+    keys = {trial.user_attrs.get("key") for trial in known}
+    proposals = [Proposal(one.trial, of=one.of, marks=one.marks) for one in errand.companions if one.key not in keys]
+    if not proposals and all(trial.state.is_finished() for trial in known):
+        return None
+    companion = errand.study.companion(
+        Search(
+            trials=len(counted(known)) + len(proposals),
+            sampler="random",
+            stopping="none",
+            budget=_budget(errand, known),
+        ),
+        constraints={},
+    )
+    driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))
+    drive(driver)
+    return f"the comparisons ended by their {driver.ending}" if driver.ending else None
+
+
+def _budget(errand: Errand, known: list[FrozenTrial]) -> Budget | None:
+    """What may be spent in all: what it was before this night, and what the night may cost."""
+    if errand.device_hours is None:
+        return None
+    before = [trial for trial in known if trial.user_attrs.get("marks", {}).get("night") != errand.night]
+    return Budget(device_hours=spent_by(ends(before))["device_hours"] + errand.device_hours)
+
+
 def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -> list[Proposal]:
     """The next re-runs: two of each front point, then one of each that may or may not stand on the front.
 
@@ -56,7 +91,7 @@ def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -
     tried: dict[str, int] = defaultdict(int)
     fresh: dict[str, list[list[float]]] = defaultdict(list)
     for trial in reruns:
-        if trial.state == TrialState.PRUNED or "of" not in trial.user_attrs:
+        if trial.state == TrialState.PRUNED or "of" not in trial.user_attrs or "marks" in trial.user_attrs:
             continue
         tried[trial.user_attrs["of"]] += 1
         fresh[trial.user_attrs["of"]] += [list(ended.values) for ended in ends([trial]) if ended.values is not None]
@@ -74,10 +109,5 @@ def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -
         else:
             continue
         for n in range(tried[key], min(seeds, study.search.seeds.front)):
-            found.append(Proposal(Trial(**{**trial, "seed": _first_fresh(study) + n}), of=key))
+            found.append(Proposal(Trial(**{**trial, "seed": study.first_fresh_seed + n}), of=key))
     return found
-
-
-def _first_fresh(study: Study) -> int:
-    known = study.space["seed"].values if "seed" in study.space else [Trial.model_fields["seed"].default]
-    return 1 + max(known)

@@ -141,7 +141,7 @@ class _Case:
             yield Finding(where, f"is not over, and its run is {own[0]['status']}", "reopen it", reopen)
         for checkpoint in self._place(trial).glob("*/checkpoint.pt"):
             state = read(checkpoint)
-            if state is None or state["key"] != trial.user_attrs["key"]:
+            if state is None or state["key"] != trial.user_attrs["key"].partition("@")[0]:
                 why = "cannot be read" if state is None else "is of another trial"
                 yield Finding(str(checkpoint), why, "remove it", checkpoint.unlink)
 

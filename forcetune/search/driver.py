@@ -140,7 +140,7 @@ class Driver:
             number = self.ledger.add(fresh)
             self.meter.asked(time.monotonic() - began)
             self._count += 1
-            self._outbox.open(number, fresh.trial, self._place(number), adopt=False, of=fresh.of)
+            self._outbox.open(number, fresh, self._place(number), adopt=False)
         self._running[number] = running
         running.since = time.monotonic()
         self.progress.started(number, running.proposal.trial)
@@ -354,11 +354,17 @@ class Driver:
                 remove(folder)
 
     def _take_up_one(self, trial: FrozenTrial) -> None:
-        proposal = Proposal(Trial(**trial.user_attrs["fields"]), trial.params, trial.distributions)
-        ended = Ended(**trial.user_attrs["ended"]) if "ended" in trial.user_attrs else None
+        attrs = trial.user_attrs
+        proposal = Proposal(
+            Trial(**attrs["fields"]),
+            trial.params,
+            trial.distributions,
+            of=attrs.get("of"),
+            marks=attrs.get("marks", {}),
+        )
+        ended = Ended(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
-            place, of = self._place(trial.number), trial.user_attrs.get("of")
-            self._outbox.open(trial.number, proposal.trial, place, adopt=True, of=of)
+            self._outbox.open(trial.number, proposal, self._place(trial.number), adopt=True)
             if ended:
                 curve = [Epoch(*told) for told in ended.record["curve"]]
                 self._outbox.add(trial.number, ended.record["facts"], curve)
@@ -369,7 +375,7 @@ class Driver:
             for step, _, metrics in ended.record.get("curve", []):
                 self._stopping.see(trial.number, proposal.trial, step, {**ended.record["facts"], **metrics})
         else:
-            self._waiting.append((trial.number, Running(proposal, Issued(**trial.user_attrs.get("issued", {})))))
+            self._waiting.append((trial.number, Running(proposal, Issued(**attrs.get("issued", {})))))
 
     @property
     def _exhausted(self) -> bool:
@@ -381,8 +387,8 @@ class Driver:
             proposal = self._proposals.ask()
             if proposal is None:
                 break
-            if proposal.trial.key not in self._known:
-                self._known.add(proposal.trial.key)
+            if proposal.key not in self._known:
+                self._known.add(proposal.key)
                 return proposal
             self.ledger.add_known(proposal)
             self._proposals.tell(proposal, None)

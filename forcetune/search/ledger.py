@@ -281,9 +281,9 @@ def _told(objectives: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {way}" for name, way in objectives.items())
 
 
-def _names(proposal: Proposal) -> dict[str, str]:
-    named = {"key": proposal.trial.key, "start": proposal.start, "of": proposal.of}
-    return {name: text for name, text in named.items() if text}
+def _names(proposal: Proposal) -> dict[str, Any]:
+    named = {"key": proposal.key, "start": proposal.start, "of": proposal.of, "marks": dict(proposal.marks)}
+    return {name: told for name, told in named.items() if told}
 
 
 def trials_of(name: str, uri: str) -> list[FrozenTrial]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from forcetune.search.faults import durable
 from forcetune.search.ledger import Ended
-from forcetune.spec import Trial
+from forcetune.search.proposals import Proposal
 from forcetune.tracking import Epoch, Logged, Tracker
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Record:
     """One trial as MLflow shall have it, and how much of it MLflow has."""
 
     number: int
-    trial: Trial
+    proposal: Proposal
     started: int  # ms since 1970
     adopt: bool  # whether an earlier driver may have made its run
     facts: dict[str, float] = field(default_factory=dict)
@@ -70,13 +70,11 @@ class Outbox:
         self.trouble: Exception | None = None  # why the last delivery failed
         self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
 
-    def open(self, number: int, trial: Trial, folder: Path, adopt: bool, of: str | None = None) -> None:
-        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
-
-        of: the key of the trial that this one runs again.
-        """
-        record = Record(number, trial, int(time.time() * 1000), adopt)
-        record.tags = {"forcetune.of": of} if of else {}
+    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool) -> None:
+        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow."""
+        record = Record(number, proposal, int(time.time() * 1000), adopt)
+        marks = {**({"of": proposal.of} if proposal.of else {}), **proposal.marks}
+        record.tags = {f"forcetune.{name}": text for name, text in marks.items()}
         record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
         with self._change:
             self._records[number] = record
@@ -224,7 +222,7 @@ class Outbox:
             self._end(record, ended)
 
     def _open(self, record: Record) -> None:
-        key = record.trial.key
+        key = record.proposal.key
         found = self._tracker.find_trial(key) if record.adopt else None
         record.adopt = True  # should this fail, the run may have been made all the same
         if found:
@@ -236,7 +234,7 @@ class Outbox:
 
     def _log(self, record: Record, ended: Ended | None) -> None:
         with self._change:
-            logged, fields = record.logged, record.trial.fields()
+            logged, fields = record.logged, record.proposal.trial.fields()
             params = {} if logged.params else fields
             facts = {name: value for name, value in record.facts.items() if name not in logged.metrics}
             epochs = [epoch for step, epoch in sorted(record.curve.items()) if step > logged.last_step]

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from forcetune.spec import Choice, Domain, Fixed, Range, Study, Trial, within
+from forcetune.spec import Choice, Companion, Domain, Fixed, Range, Study, Trial, within
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study is announced
 
@@ -33,7 +33,13 @@ class Proposal:
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
     start: str | None = None  # a hash of the known configuration that it was proposed for
     asked: optuna.Trial | None = None  # its trial in the shadow study
-    of: str | None = None  # the key of the trial that it runs again
+    of: str | None = None  # of a companion, as its marks
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """By which the study knows it."""
+        return Companion(self.trial, self.of or "", self.marks).key
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,12 @@ class Study(_Section):
         return {name.partition(":")[0].partition(".")[0] for name in named if name and ":" in name}
 
     @property
+    def first_fresh_seed(self) -> int:
+        """From here on no seed is one that the study itself can ask for."""
+        known = self.space["seed"].values if "seed" in self.space else [Trial.model_fields["seed"].default]
+        return 1 + int(max(known))
+
+    @property
     def directions(self) -> dict[str, Direction]:
         """`max` or `min` for each objective."""
         return {n: o.direction if isinstance(o, Objective) else o for n, o in self.objectives.items()}
@@ -299,9 +305,9 @@ class Study(_Section):
         """What the study asks of every trial beside its fields."""
         return make_task(self)
 
-    def companion(self, search: Search) -> "Study":
-        """The study of this one's re-runs, which proposes nothing by itself."""
-        written = self.model_dump(exclude={"search"})
+    def companion(self, search: Search, **changed: Any) -> "Study":
+        """The study of this one's companions, which proposes nothing by itself; changed: other sections."""
+        written = {**self.model_dump(exclude={"search"}), **changed}
         return Study.model_validate({**written, "study": self.study + COMPANION, "search": search.model_dump()})
 
     def _check(self) -> None:

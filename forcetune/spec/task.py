@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from forcetune.errors import InputError
-from forcetune.names import suggestion
+from forcetune.names import COMPANION, suggestion
 from forcetune.spec.domains import Problem
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Task:
     loss: str = "cross_entropy"
     train: str | None = None
     compiled: bool = False
+    tested: bool = False  # whether the trained network is measured on the test images too
 
     def broken(self, metrics: Mapping[str, float]) -> str | None:
         """The first constraint that these metrics break, and how; None where they meet all.
@@ -85,7 +86,7 @@ class Task:
 
 
 def make_task(study: "Study") -> Task:
-    """The study's."""
+    """The study's; test images are for companions alone, so that nothing is ever chosen by them."""
     bounds = {n: b if isinstance(b, Bound) else Bound(max=b) for n, b in study.constraints.items()}
     metrics = [study.metrics] if isinstance(study.metrics, str) else study.metrics
     return Task(
@@ -95,6 +96,7 @@ def make_task(study: "Study") -> Task:
         loss=study.loss,
         train=study.train,
         compiled=study.resources.compile,
+        tested=study.study.endswith(COMPANION),
     )
 
 

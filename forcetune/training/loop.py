@@ -117,6 +117,10 @@ class Training:
             self._part.write_back()
             yield {"epoch": self.epoch, "train_loss": train_loss, **measured, **averaged}
 
+    def accuracy(self, batches: AnyBatches) -> float:
+        """Share of the images in these batches that the network puts in their class."""
+        return evaluate(self._model, batches, self._loss, autocast=self._step.autocast)["val_accuracy"]
+
     @property
     def share(self) -> float:
         """Of the network's multiply-adds, those that are trained."""

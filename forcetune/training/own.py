@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forcetune.data import AnyBatches
+from forcetune.training.evaluation import evaluate
+
 Loop = Callable[..., Iterable[Mapping[str, float]]]  # (model, masks, training, validation, trial)
 
 
@@ -18,6 +21,7 @@ class OwnTraining:
 
     def __init__(self, loop: Iterable[Mapping[str, float]], model: nn.Module, masks: dict[str, Tensor], epochs: int):
         self._loop = loop
+        self._model = model
         self._weights = dict(model.named_parameters())
         self._masks = masks
         self._epochs = epochs
@@ -32,6 +36,10 @@ class OwnTraining:
             self._refuse_moved()
             self.epoch += 1
             yield {"epoch": self.epoch, **{name: float(value) for name, value in told.items()}}
+
+    def accuracy(self, batches: AnyBatches) -> float:
+        """Share of the images in these batches that the network puts in their class."""
+        return evaluate(self._model, batches)["val_accuracy"]
 
     @property
     def resumable(self) -> bool:

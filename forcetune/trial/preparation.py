@@ -55,6 +55,10 @@ class Prepared:
         """Those that a training begins with."""
         return self.dataset.batches(self.training, self.trial.batch_size, stream(self.trial, "order"))
 
+    def test_batches(self) -> data.AnyBatches:
+        """The test images in order."""
+        return self.dataset.batches(self.dataset.test, EVALUATION_BATCH)
+
     def validation_batches(self) -> data.AnyBatches:
         """The validation images in order."""
         return self.dataset.batches(self.validation, EVALUATION_BATCH)

@@ -60,7 +60,10 @@ class Underway:
         for metrics in self._training:
             started += metrics.get("compile_seconds", 0.0)
             self._seconds = before + time.perf_counter() - started
-            yield {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
+            told = {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
+            if self.prepared.task.tested and metrics["epoch"] == self.prepared.trial.epochs:
+                told["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
+            yield told
 
     @property
     def resumable(self) -> bool:
@@ -116,6 +119,8 @@ class Underway:
         classes = prepared.dataset.classes
         loss = math.log(classes)
         told = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes, "train_seconds": 0.0}
+        if task.tested:
+            told["test_accuracy"] = 1 / classes
         if task.metrics:
             training.Masked(prepared.model, prepared.masks)
             own = training.evaluate(prepared.model, self._validation, metrics=own_metrics(task))

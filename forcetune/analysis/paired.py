@@ -1,0 +1,204 @@
+"""A champion against its random twins: paired differences, judged by exact sign flips, equivalence beside difference.
+
+The arms of a pair share everything but their masks. If the mask does not matter, they are exchangeable: a difference
+is as likely with the other sign, so all 2**n flips of n signs are equally likely, whatever the distribution. That makes
+the test of a difference exact at any number of pairs. The tests against the margin flip around the margin, where no
+exchange of arms stands behind it: they assume that differences are symmetric about their mean.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST = 1000  # pairs; nobody waits for more
+FLIPS = 2**12, 2**16, 2**20  # all flips of as many pairs as these allow, else so many drawn with a fixed seed
+CELLS = 2**24  # numbers in memory at once
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `pairs` differences, champion minus twin, say.
+
+    mean, low, high: of the differences, in their unit, with Student's 95 % interval of the mean (NaN below two pairs).
+    p_difference: two-sided, that the mean is 0. p_equivalence: that it lies at the margin or beyond, the larger of two
+    one-sided p (TOST). Each is multiplied by what the look costs, then adjusted by Holm over all that was judged
+    together, in a family of its own. least_p: the smallest unadjusted two-sided p that the flips of so many pairs
+    allow. verdict: `beats`, `ties`, `loses` or `undecided`. needed: where undecided, the pairs in all that would settle
+    it in four of five cases if mean and deviation are what they look like and a look costs what this one did; None
+    where that cannot be told or is more than 1000.
+    """
+
+    pairs: int
+    mean: float
+    low: float
+    high: float
+    p_difference: float
+    p_equivalence: float
+    least_p: float
+    verdict: str
+    needed: int | None
+
+
+def judge(
+    differences: Sequence[np.ndarray], margin: float, cost: Sequence[float] | None = None, alpha: float = 0.05
+) -> list[Verdict]:
+    """Judge comparisons together, each by its paired differences (pairs,), perhaps none.
+
+    margin: differences below it do not matter, in the unit of the differences. cost: for each comparison the factor
+    that a look multiplies its p by. It ties where it is shown to lie within the margin, even if it is shown to differ
+    from 0: the interval says so. Comparisons without a pair are not counted in the family.
+    ValueError for a negative margin and for differences that are not finite.
+    """
+    samples = [np.asarray(found, float) for found in differences]
+    if margin < 0 or not all(np.isfinite(sample).all() for sample in samples):
+        raise ValueError(f"differences must be finite and the margin at least 0, not {margin}")
+    costs = np.ones(len(samples)) if cost is None else np.asarray(cost, float)
+    levels = alpha / costs
+    strictest = levels / max(1, sum(len(sample) > 0 for sample in samples))
+    flips = int(np.clip(20 / strictest.min(initial=1), *FLIPS[1:]))  # so that chance draws do not hide what is decided
+    tests = [_adjusted(p * costs) for p in _tests(samples, margin, 2 * levels.max(initial=0), flips)]
+    verdicts = []
+    for sample, differ, alike, level in zip(samples, *tests, strictest, strict=True):
+        mean, low, high = _interval(sample)
+        told = _told(mean, differ, alike, alpha)
+        needed = _needed(sample, margin, level, flips) if told == "undecided" else None
+        least = min(1.0, 2 * _least(len(sample), flips))
+        verdicts.append(Verdict(len(sample), mean, low, high, float(differ), float(alike), least, told, needed))
+    return verdicts
+
+
+def pooled(differences: Sequence[np.ndarray]) -> np.ndarray:
+    """Differences of several champions over the same seeds, each (seeds,), averaged by seed; NaN where one is missing.
+
+    Champions share a seed's split and initial weights, so they are no independent pairs: a seed counts once.
+    Seeds that no champion has are dropped. ValueError where lengths differ.
+    """
+    if not len(differences):
+        return np.empty(0)
+    table = np.stack([np.asarray(found, float) for found in differences])
+    return np.asarray(np.nanmean(table[:, ~np.isnan(table).all(0)], axis=0))
+
+
+def _told(mean: float, differ: float, alike: float, alpha: float) -> str:
+    if alike <= alpha:
+        return "ties"
+    if differ <= alpha:
+        return "beats" if mean > 0 else "loses"
+    return "undecided"
+
+
+def _tests(
+    samples: Sequence[np.ndarray], margin: float, interesting: float, flips: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each sample the p of no difference, and the p of a difference at the margin or beyond; NaN without pairs."""
+    differ, alike = np.full((2, len(samples)), np.nan)
+    sizes = np.array([len(sample) for sample in samples], int)
+    for pairs in set(sizes[sizes > 0]):
+        block = np.stack([sample for sample in samples if len(sample) == pairs], axis=1)
+        upwards = block * np.where(block.mean(0) < 0, -1, 1)  # flips are symmetric: the other side has the larger p
+        differ[sizes == pairs] = np.minimum(1, 2 * _above([upwards], interesting, flips))
+        alike[sizes == pairs] = _above([block + margin, margin - block], interesting, flips)
+    return differ, alike
+
+
+def _above(sides: Sequence[np.ndarray], interesting: float, flips: int) -> np.ndarray:
+    """The largest over the sides of the one-sided p, for each column of (pairs, columns), that its mean is 0.
+
+    Where the flips are too many to try all, p that could decide anything are found anew from more of them. The steps
+    keep the level: what is small at the end was small at every step before. One pair tells nothing.
+    """
+    pairs, columns = sides[0].shape
+    p, tried = np.ones(columns), FLIPS[0]
+    small = np.full(columns, pairs > 1)
+    while small.any():
+        found = _flipped(np.concatenate([side[:, small] for side in sides], axis=1), tried)
+        p[small] = found.reshape(len(sides), -1).max(0)
+        if tried >= min(flips, 2**pairs):
+            break
+        small = p <= interesting + 10 / tried
+        tried = min(16 * tried, flips)
+    return p
+
+
+def _flipped(differences: np.ndarray, flips: int) -> np.ndarray:
+    """One-sided p by all sign flips of the rows, or by so many random ones where there are more."""
+    from scipy.stats import permutation_test
+
+    pairs, columns = differences.shape
+    found = [np.empty(0)]
+    for start in range(0, columns, width := max(1, CELLS // flips)):
+        block = differences[:, start : start + width]
+        test = permutation_test(
+            (np.ones(pairs),),  # flips of ones are the signs: all columns share them, which is quick
+            lambda signs, axis, block=block: signs @ block,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=flips,
+            batch=max(1, CELLS // (4 * pairs)),
+            alternative="greater",
+            rng=0,
+        )
+        found.append(test.pvalue)
+    return np.concatenate(found)
+
+
+def _adjusted(p: np.ndarray) -> np.ndarray:
+    """By Holm, over those that are not NaN."""
+    from statsmodels.stats.multitest import multipletests
+
+    found, known = np.minimum(p, 1), ~np.isnan(p)
+    if known.sum() > 1:  # one stays as it is, and the call is slow
+        found[known] = multipletests(found[known], method="holm")[1]
+    return found
+
+
+def _interval(sample: np.ndarray) -> tuple[float, float, float]:
+    """The mean and Student's interval of it."""
+    from scipy import stats
+
+    if len(sample) < 2:
+        return float(sample.mean()) if len(sample) else np.nan, np.nan, np.nan
+    mean, error = float(sample.mean()), sample.std(ddof=1) / np.sqrt(len(sample))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * error)
+    return mean, mean - half, mean + half
+
+
+def _least(pairs: int, flips: int) -> float:
+    """The smallest one-sided p of so many pairs."""
+    return max(2.0**-pairs, 1 / (flips + 1)) if pairs > 1 else 1.0
+
+
+def _needed(sample: np.ndarray, margin: float, level: float, flips: int) -> int | None:
+    """The fewest pairs, more than there are, with which a difference or equivalence would be shown."""
+    if len(sample) < 2:
+        return None
+    mean, deviation = abs(float(sample.mean())), float(sample.std(ddof=1))
+
+    def differs(pairs: int) -> float:
+        return _power(mean, deviation, pairs, level / 2, flips)
+
+    def ties(pairs: int) -> float:
+        near, far = (_power(margin + sign * mean, deviation, pairs, level, flips) for sign in (-1, 1))
+        return near + far - 1  # at least so often both sides are shown
+
+    sizes = [_fewest(differs, len(sample) + 1), _fewest(ties, len(sample) + 1)]
+    return min((size for size in sizes if size <= MOST), default=None)
+
+
+def _fewest(power: Callable[[int], float], start: int) -> int:
+    return start + bisect_left(range(start, MOST + 1), POWER, key=power)
+
+
+def _power(distance: float, deviation: float, pairs: int, level: float, flips: int) -> float:
+    """How often a one-sided t test sees that distance; 0 where the pairs are too few for such a level."""
+    from statsmodels.stats.power import TTestPower
+
+    if distance <= 0 or _least(pairs, flips) > level:
+        return 0.0
+    effect = min(distance / deviation, 5.0) if deviation else 5.0  # beyond that, the flips are what it takes
+    power = TTestPower().power(effect, pairs, level, alternative="larger")
+    return float(np.nan_to_num(power, nan=1.0))  # scipy's distribution has holes where it is 1

@@ -1,0 +1,152 @@
+"""What pairs of runs say: test accuracies of a champion and its twin, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forcetune import analysis
+from forcetune.baseline.champions import told
+from forcetune.baseline.twins import COMPARED, COUNTED, Comparison
+from forcetune.spec import Companion, Study
+
+POINTS = 100.0  # of accuracy
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One seed of a comparison: test accuracies from 0 to 1; night: on which the later one was asked for, or ""."""
+
+    seed: int
+    night: str
+    champion: float
+    twin: float
+
+    @property
+    def difference(self) -> float:
+        """In points."""
+        return (self.champion - self.twin) * POINTS
+
+
+class Companions:
+    """The companions of a study that have ended, by their keys."""
+
+    def __init__(self, study: Study, table: pd.DataFrame | None) -> None:
+        found = [] if table is None or table.empty else table.dropna(subset="outcome").to_dict("records")
+        self._rows = {row["trial"]: row for row in found}
+        first = study.first_fresh_seed + COMPARED
+        self._seeds = sorted({int(row["seed"]) for row in found if row["seed"] >= first})
+
+    def lacks(self, wanted: Iterable[Companion]) -> list[Companion]:
+        """Those that have not ended, each once."""
+        return list({one.key: one for one in wanted if one.key not in self._rows}.values())
+
+    def pairs(self, comparison: Comparison, seeds: Iterable[int] | None = None) -> list[Pair]:
+        """Of these seeds, or all, those of which both sides count."""
+        found = []
+        for seed in self._seeds if seeds is None else seeds:
+            sides = [self._rows.get(side.key) for side in comparison.sides(seed)]
+            if all(row is not None and _counts(row) for row in sides):
+                champion, twin = (row for row in sides if row is not None)
+                night = max(_night(champion), _night(twin))
+                found.append(Pair(seed, night, champion["test_accuracy"], twin["test_accuracy"]))
+        return found
+
+    def lost(self, comparison: Comparison, seeds: Iterable[int]) -> int:
+        """How many of these seeds can say nothing, since a run failed."""
+        return sum(any(self._failed(side) for side in comparison.sides(seed)) for seed in seeds)
+
+    def _failed(self, side: Companion) -> bool:
+        row = self._rows.get(side.key)
+        return row is not None and not _counts(row)
+
+
+def verdicts(
+    comparisons: Sequence[Comparison],
+    companions: Mapping[str, Companions],
+    seeds: Mapping[str, Iterable[int]],
+    margin: float,
+) -> pd.DataFrame:
+    """One row a comparison, all judged together; accuracies from 0 to 1, differences and intervals in points.
+
+    companions, seeds: by study; the seeds that are asked about. The columns are those of ROW.
+    """
+    pairs = [companions[one.champion.study].pairs(one, seeds[one.champion.study]) for one in comparisons]
+    judged = analysis.judge([np.array([pair.difference for pair in each]) for each in pairs], margin)
+    rows = []
+    for one, each, verdict in zip(comparisons, pairs, judged, strict=True):
+        lost = companions[one.champion.study].lost(one, seeds[one.champion.study])
+        rows.append({**described(one), **_accuracies(each), "lost": lost, **asdict(verdict)})
+    return pd.DataFrame(rows)
+
+
+def pooled(
+    comparisons: Sequence[Comparison],
+    companions: Mapping[str, Companions],
+    seeds: Mapping[str, Iterable[int]],
+    margin: float,
+) -> pd.DataFrame:
+    """The same with the champions of one study, method and band taken together, where there are several.
+
+    Those with a seed in common share their data and initial weights: they are averaged seed by seed.
+    """
+    groups: dict[tuple[object, ...], list[Comparison]] = {}
+    for one in comparisons:
+        groups.setdefault((one.champion.study, one.champion.label, one.champion.band, one.against), []).append(one)
+    several = {key: group for key, group in groups.items() if len(group) > 1}
+    differences, accuracies = [], []
+    for (study, *_), group in several.items():
+        pairs = [companions[str(study)].pairs(one, seeds[str(study)]) for one in group]
+        places = {seed: i for i, seed in enumerate(seeds[str(study)])}
+        aligned = np.full((len(group), len(places)), np.nan)
+        for row, each in zip(aligned, pairs, strict=True):
+            for pair in each:
+                row[places[pair.seed]] = pair.difference
+        differences.append(analysis.pooled(list(aligned)))
+        accuracies.append(_accuracies([pair for each in pairs for pair in each]))
+    judged = analysis.judge(differences, margin) if differences else []
+    return pd.DataFrame(
+        [
+            {**described(group[0]), **_several(group), **means, **asdict(verdict)}
+            for group, means, verdict in zip(several.values(), accuracies, judged, strict=True)
+        ]
+    )
+
+
+def described(comparison: Comparison) -> dict[str, object]:
+    """Which comparison a row is of."""
+    champion = comparison.champion
+    return {
+        "study": champion.study,
+        "champion": champion.name,
+        "trial": champion.key,
+        "method": champion.label,
+        "sparsity": champion.sparsity,
+        "band": told(champion.band),
+        "kind": comparison.kind,
+        "against": comparison.against,
+    }
+
+
+def _several(group: Sequence[Comparison]) -> dict[str, object]:
+    return {"champion": f"{len(group)} champions", "trial": None, "sparsity": np.nan, "lost": 0}
+
+
+def _accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
+    return {
+        "accuracy": float(np.mean([pair.champion for pair in pairs])) if pairs else np.nan,
+        "twin_accuracy": float(np.mean([pair.twin for pair in pairs])) if pairs else np.nan,
+    }
+
+
+def _counts(row: Mapping[Any, Any]) -> bool:
+    return row["outcome"] in COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
+
+
+def _night(row: Mapping[Any, Any]) -> str:
+    night = row.get("night")
+    return night if isinstance(night, str) else ""

@@ -1,0 +1,43 @@
+"""Where companions run: in this process, or as a job on the cluster that is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from rich.console import Console
+
+from forcetune import jobs, search
+from forcetune.errors import StoppedError
+from forcetune.names import COMPANION
+from forcetune.spec import Errand, Priority
+
+Send = Callable[[Errand], str | None]  # runs an errand to its end; why it ended before that
+
+
+def sender(console: Console, priority: Priority, address: str | None = None) -> Send:
+    """What runs errands: jobs at `address`, or at RAY_ADDRESS where it is a dashboard's; else this process does."""
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    if named.startswith(("http://", "https://")):
+        return lambda errand: _as_job(errand, named, priority, console)
+    return lambda errand: search.run_companions(errand, console, priority)
+
+
+def _as_job(errand: Errand, address: str, priority: Priority, console: Console) -> str | None:
+    """Submit, once no other job runs the study's companions, and wait; why it ended early stands in the job's log."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False)
+
+    if other := jobs.running(errand.study.study + COMPANION, address):
+        say(f"{other.id} of {other.owner} runs companions of {errand.study.study}; waiting for it to end")
+        jobs.wait(other.id, address)
+    job = jobs.submit_companions(errand, address, priority, say=say)
+    say(f"{job.id}: {len(errand.companions)} runs; `forcetune logs {job.id} --follow` shows it")
+    ended = jobs.wait(job.id, address)
+    if ended.state != "succeeded":
+        raise StoppedError(
+            f"the job {job.id} {ended.state}: {ended.reason or 'no reason is known'}. What it has run is kept, and the "
+            "same command goes on"
+        )
+    return None

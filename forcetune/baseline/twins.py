@@ -1,0 +1,134 @@
+"""What a champion is compared with: its twins, which inherit its settings, and random pruning as well tuned as it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from forcetune import search
+from forcetune.baseline.champions import Champion, in_band
+from forcetune.pruning import METHODS, method_row
+from forcetune.spec import Companion, Study, Trial
+
+ITSELF = "champion"  # the arm that a champion is itself
+TUNING = "tuning"  # the runs among which the tuned twin is chosen; on no side of any comparison
+COUNTED = ("trained", "collapsed")  # outcomes of a run that counts; a collapsed network guesses
+COMPARED = 1000  # seeds of comparisons begin so far above those of the study: no re-run that chose a champion is one
+FIXED: dict[str, Mapping[str, Any]] = {
+    "random_uniform": {"method": "random_uniform"},
+    "random_erk": {"method": "random_erk"},
+    "shuffled": {"shuffle": True},
+    "small_dense": {"small_dense": "macs"},
+}
+TUNED = "tuned_random"
+ASKED: dict[str, str] = {
+    "random_uniform": "as dense in every layer, weights at random",
+    "random_erk": "denser where layers are small (ERK), weights at random",
+    "shuffled": "the champion's layer densities, weights at random: does it choose weights, or only layers?",
+    "small_dense": "an unpruned network with as many multiply-adds",
+    TUNED: "the best random trial of the band, given as many tries as the champion's method had there",
+}
+_FREE = {"shuffle": False, "invert": False, "layers_from": None}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A champion and one rival; twin: its fields, but for the seed, which both sides share."""
+
+    champion: Champion
+    against: str
+    twin: Trial
+
+    @property
+    def kind(self) -> Literal["fixed", "tuned"]:
+        """Whether the twin inherits the champion's settings, or has its own."""
+        return "tuned" if self.against == TUNED else "fixed"
+
+    @property
+    def name(self) -> str:
+        """What no other comparison has: a study that goes on may find a better tuned twin."""
+        return f"{self.champion.study} {self.champion.key} {self.against} {self.twin.key}"
+
+    def sides(self, seed: int, night: str | None = None) -> tuple[Companion, Companion]:
+        """The champion and its twin with this seed."""
+        marks = {"night": night} if night else {}
+        return (
+            Companion(with_seed(self.champion.trial, seed), self.champion.key, {"arm": ITSELF, **marks}),
+            Companion(with_seed(self.twin, seed), self.champion.key, {"arm": self.against, **marks}),
+        )
+
+
+def fixed(champion: Champion) -> list[Comparison]:
+    """The champion against the twins that inherit its settings."""
+    return [Comparison(champion, against, _twin(champion.trial, changed)) for against, changed in FIXED.items()]
+
+
+def tuned(champion: Champion, trial: Trial) -> Comparison:
+    """The champion against random pruning with the settings of this trial, as dense as the champion."""
+    return Comparison(champion, TUNED, _changed(trial, {"density": champion.trial.density}))
+
+
+def with_seed(trial: Trial, seed: int) -> Trial:
+    """The same configuration with this seed."""
+    return _changed(trial, {"seed": seed})
+
+
+def compared_seed(study: Study, place: int) -> int:
+    """The seed of the pair at this place, from 0; neither the study's own nor one of its re-runs' has it."""
+    return study.first_fresh_seed + COMPARED + place
+
+
+def tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | None = None) -> list[Companion]:
+    """The random trials that the study lacks for random pruning to have been tried as often as the champion's method.
+
+    table: the study's. They are drawn from the study's space, as dense as the champion.
+    """
+    band = in_band(table, champion.band)
+    missing = int((band["method"] == champion.trial.method).sum()) - len(_random(band))
+    if missing <= 0:
+        return []
+    marks = {"arm": TUNING, **({"night": night} if night else {})}
+    drawn = search.draw(_random_search(study, champion), missing)
+    return [Companion(trial, champion.key, marks) for trial in drawn]
+
+
+def best_random(champion: Champion, table: pd.DataFrame, tried: pd.DataFrame) -> pd.Series | None:
+    """The most accurate random trial of the champion's band, of the study or of `tried`; None where all have failed.
+
+    One that collapsed counts as what it is, a network that guesses.
+    """
+    both = [_random(in_band(table, champion.band)), tried]
+    found = pd.concat([each[each["outcome"].isin(COUNTED)] for each in both if len(each)] or [pd.DataFrame()])
+    if found.empty:
+        return None
+    return found.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]
+
+
+def _random_search(study: Study, champion: Champion) -> Study:
+    """The study with random methods alone, at the champion's density."""
+    methods = [name for name in study.space["method"].values if method_row(name).is_random]
+    fields = {**study.trial, "method": methods or ["random_uniform", "random_erk"], "density": champion.trial.density}
+    seed = int(champion.key[:8], 16)
+    sampled = {"sampler": "random", "seed": seed}
+    return Study.model_validate({**study.model_dump(), "trial": fields, "search": sampled})
+
+
+def _random(table: pd.DataFrame) -> pd.DataFrame:
+    names = {name for name in METHODS if METHODS[name].is_random}
+    plain = table["method"].isin(names)
+    for control in ("small_dense", "layers_from"):
+        if control in table:
+            plain &= table[control].isna()
+    return table[plain]
+
+
+def _twin(trial: Trial, changed: Mapping[str, Any]) -> Trial:
+    """The trial with another mask; one that is random has no use for what controls a choice."""
+    return _changed(trial, {**(_FREE if "method" in changed else {}), **changed})
+
+
+def _changed(trial: Trial, changed: Mapping[str, Any]) -> Trial:
+    return Trial(**trial.model_copy(update=dict(changed)).fields())

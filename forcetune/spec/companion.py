@@ -1,0 +1,62 @@
+"""What runs beside a study: its trials with other seeds and their twins, as a list that a job can be sent."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forcetune.errors import InputError
+from forcetune.spec.study import Study
+from forcetune.spec.trial import Trial
+
+
+@dataclass(frozen=True)
+class Companion:
+    """One run: `of` is the key of the study's trial that it is there for, `marks` say what it is, as tags of its run.
+
+    marks: `arm`, the side of a comparison that it is on; `night`, the date on which it was asked for; `again`, where
+    it is run though the study has it: what tells it from the run before.
+    """
+
+    trial: Trial
+    of: str
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The trial's; with what is after the @ it is run again."""
+        again = self.marks.get("again")
+        return f"{self.trial.key}@{again}" if again else self.trial.key
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Companions of one study to be run; those that it has already are not run again.
+
+    device_hours: that those of `night` may cost, no matter how often the errand is taken up (no limit).
+    """
+
+    study: Study
+    companions: Sequence[Companion]
+    night: str | None = None
+    device_hours: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As data that JSON knows."""
+        return {
+            "study": self.study.model_dump(),
+            "companions": [{**asdict(one), "trial": one.trial.fields()} for one in self.companions],
+            "night": self.night,
+            "device_hours": self.device_hours,
+        }
+
+
+def load_errand(path: str | Path) -> Errand:
+    """Read what `Errand.plain` gave, written as JSON. Raises InputError where the file is none."""
+    try:
+        told = json.loads(Path(path).read_text())
+        companions = [Companion(Trial(**one["trial"]), one["of"], one["marks"]) for one in told["companions"]]
+        return Errand(Study.from_dict(told["study"]), companions, told["night"], told["device_hours"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not readable as a list of companions: {error}") from error

@@ -1,0 +1,58 @@
+"""What `forcetune nightly` reads: which studies are held against random pruning every night, and at what cost."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forcetune.errors import InputError
+from forcetune.spec.domains import describe
+from forcetune.spec.reading import read_yaml
+
+BANDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # edges, in sparsity
+
+
+class Nightly(BaseModel):
+    """A whole nightly.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    studies: list[str] = Field(min_length=1, description="names of studies in MLflow")
+    top: int = Field(1, ge=1, description="champions of a band, the most accurate on validation images")
+    bands: list[float] = Field(list(BANDS), min_length=2, description="edges of the bands of sparsity, rising")
+    seeds: int = Field(2, ge=1, description="fresh seeds a night for each comparison that is not decided")
+    sentinels: int = Field(2, ge=0, description="seeds of the pair that is run anew each night (0: none)")
+    budget: float | None = Field(None, gt=0, description="device hours a night (no limit)")
+    margin: float = Field(0.5, gt=0, description="points of accuracy within which two are as good as each other")
+    since: datetime.date | None = Field(
+        None, description="night at which the sentinels' history begins anew, after a change that was meant"
+    )
+    on_alarm: list[str] = Field(
+        default=[], description="program and its arguments, started on an alarm; reads what is wrong on standard input"
+    )
+
+
+def load_nightly(path: str | Path) -> Nightly:
+    """Read and validate a nightly.yaml. Raises InputError, its message starting with the file's path."""
+    written = read_yaml(path)
+    if not isinstance(written, dict):
+        raise InputError(f"{path}: holds no keys; allowed: {', '.join(Nightly.model_fields)}")
+    try:
+        found = Nightly.model_validate(written)
+    except ValidationError as error:
+        raise InputError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from None
+    check_bands(found.bands, f"{path}: bands")
+    return found
+
+
+def check_bands(edges: Sequence[float], place: str) -> None:
+    """Raise InputError where they are no rising edges between 0 and 1."""
+    if len(edges) < 2 or list(edges) != sorted(set(edges)) or edges[0] < 0 or edges[-1] > 1:
+        shown = ", ".join(f"{edge:g}" for edge in edges)
+        raise InputError(f"{place}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, as 0.9,0.98,1")
+
+
+def _explain(error: Any) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {describe(error, Nightly)}"
