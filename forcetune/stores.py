@@ -52,7 +52,7 @@ def state_folder(optuna: str) -> Path:
 
 def shown(uri: str) -> str:
     """The address as it may be printed: without its password."""
-    return re.sub(PASSWORD, r"://\1:***@", uri)
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(PASSWORD, r"://\1:***@", uri))
 
 
 def has_password(uri: str) -> bool:

@@ -1,5 +1,7 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
@@ -13,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -21,6 +23,9 @@ import yaml
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
 from forcetune.stores import mlflow_uri, quicken_sqlite, shown, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
 ANSWER = 5  # seconds that a server gets to say that it is there
@@ -59,7 +64,6 @@ class Tracker:
     """Writes one study's experiment."""
 
     def __init__(self, study: str, uri: str) -> None:
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         for noisy in ("mlflow.store.db.utils", "alembic"):
@@ -67,7 +71,7 @@ class Tracker:
         quicken_sqlite()
         check_answers(uri)
         try:
-            self._client = MlflowClient(uri)
+            self._client = _client(uri)
             experiment = self._client.get_experiment_by_name(study)
             self._experiment = (
                 experiment.experiment_id if experiment else self._client.create_experiment(study, tags=KIND)
@@ -212,10 +216,7 @@ class Record:
 
     def read(self, name: str) -> Any:
         """What a JSON file among its artifacts says; None where there is none."""
-        if name not in self._tracker.files(self.run):
-            return None
-        with TemporaryDirectory() as folder:
-            return json.loads(Path(self._client.download_artifacts(self.run, name, folder)).read_text())
+        return read_json(self.run, name)
 
     def write(self, name: str, content: str) -> None:
         """A file among its artifacts, in place of one of that name."""
@@ -230,6 +231,15 @@ class Record:
         self._tracker.close(self.run)
 
 
+def read_json(run: str, name: str) -> Any:
+    """What a JSON file among a run's artifacts says; None where there is none."""
+    client = _client(mlflow_uri())
+    if name not in {found.path for found in client.list_artifacts(run)}:
+        return None
+    with TemporaryDirectory() as folder:
+        return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+
+
 def records(experiment: str, kind: str) -> list[dict[str, Any]]:
     """The runs of that kind as `runs` gives them, oldest first; none where there is no such experiment."""
     try:
@@ -239,15 +249,19 @@ def records(experiment: str, kind: str) -> list[dict[str, Any]]:
     return [run for run in found if run["tags"].get("forcetune.kind") == kind]
 
 
-def check_answers(uri: str) -> None:
-    """Raise InputError where a server of MLflow does not answer within seconds; MLflow's own client tries for minutes.
-
-    Whoever logs here tries again by himself.
-    """
+def _client(uri: str) -> MlflowClient:
+    """MLflow's own would try for minutes where a server is gone; whoever logs here tries again by himself."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def check_answers(uri: str) -> None:
+    """Raise InputError where a server of MLflow does not answer within seconds."""
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -264,11 +278,10 @@ def progress(uri: str) -> dict[str, dict[str, float]]:
 
     Raises InputError where MLflow does not answer.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
-    client = MlflowClient(uri)
+    client = _client(uri)
     try:
         names = {found.experiment_id: found.name for found in client.search_experiments()}
         parents = client.search_runs(list(names), "tags.`forcetune.kind` = 'search'", max_results=1000)
@@ -279,12 +292,11 @@ def progress(uri: str) -> dict[str, dict[str, float]]:
 
 def exists(study: str, uri: str) -> bool:
     """Whether MLflow has an experiment of this name. Raises InputError where it does not answer."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
     try:
-        return MlflowClient(uri).get_experiment_by_name(study) is not None
+        return _client(uri).get_experiment_by_name(study) is not None
     except MlflowException as error:
         raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
 
@@ -335,12 +347,10 @@ def study_file(study: str, uri: str | None = None) -> dict[str, Any]:
 
     Raises InputError where there is no such study, or its file cannot be had.
     """
-    from mlflow import MlflowClient
-
     store = uri or mlflow_uri()
     parent = _parent(study, runs(study, store))
     try:
-        text = Path(MlflowClient(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
+        text = Path(_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"the run {parent['id']} in {shown(store)} has no {STUDY_FILE} to read: {error}") from error
     return dict(yaml.safe_load(text))
@@ -353,23 +363,20 @@ def fetch_masks(source: str, uri: str | None = None) -> Path:
     """
     if not re.fullmatch("[0-9a-f]{32}", source):
         return Path(source)
-    from mlflow import MlflowClient
-
     store = uri or mlflow_uri()
     try:
-        return Path(MlflowClient(store).download_artifacts(source, "masks.npz"))
+        return Path(_client(store).download_artifacts(source, "masks.npz"))
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"the run {source} in {shown(store)} has no masks.npz to read: {error}") from error
 
 
 def trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
     """The fields of the trial whose run has this id. Raises InputError where the store has no such trial."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     store = uri or mlflow_uri()
     try:
-        found = MlflowClient(store).get_run(run)
+        found = _client(store).get_run(run)
     except MlflowException as error:
         raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
     if found.data.tags.get("forcetune.kind") != "trial":
@@ -441,11 +448,10 @@ def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
-    client = MlflowClient(uri)
+    client = _client(uri)
     try:
         experiment = client.get_experiment_by_name(study)
         if experiment is None:

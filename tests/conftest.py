@@ -1,10 +1,13 @@
 """What all tests share."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 
 import pytest
 import torch
+
+from forcetune.spec import Study
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +26,23 @@ def empty_mlflow(tmp_path_factory):
     with closing(sqlite3.connect(path)) as connection:  # what was written ahead, into the one file that is copied
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, empty_mlflow):
+    """The current folder, with an MLflow store in it."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("FORCETUNE_STORAGE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def make_study():
+    def make(trial=None, **top):
+        fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "epochs": 2}
+        sampled = {"method": ["random", "snip", "force"], "density": {"low": 0.05, "high": 0.5, "log": True}}
+        return Study.from_dict({"study": "s", "trial": {**fixed, **sampled, **(trial or {})}, **top})
+
+    return make

@@ -1,7 +1,7 @@
 """Questions to a study's table."""
 
 from forcetune.analysis.fronts import believed, best, dominates, front, hypervolume, non_dominated, pareto_ranks
-from forcetune.analysis.paired import Verdict, judge, pooled
+from forcetune.analysis.paired import Verdict, interval, judge, pooled
 from forcetune.analysis.seeds import Belief, believe, with_seeds
 from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_cost
 
@@ -18,6 +18,7 @@ __all__ = [
     "follow",
     "front",
     "hypervolume",
+    "interval",
     "judge",
     "look_cost",
     "non_dominated",

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,21 +62,29 @@ def follow(
     evidence: comparison -> (night, difference) in any order; nights sort as strings. Those with new pairs are judged
     together, each on its window: all pairs since its last decision. A decision, also one that confirms what stands,
     ends the window, so what stands is only ever held against evidence that came after it, and a change is not drowned
-    by months of history. Each window errs with at most alpha over all its looks, and comparisons judged on the same
-    nights err with that together. `undecided` replaces nothing. A mean between 0 and the margin both differs and is too
-    small to matter: there, either verdict is right, and one may follow the other.
+    by months of history; one that falls into a long window is seen later. Each window errs with at most alpha over all
+    its looks, and comparisons judged on the same nights err with that together. `undecided` replaces nothing. A mean between 0 and the margin both differs and is too
+    small to matter: there, either verdict is right, and one may follow the other. On a night whose pairs are too few
+    for any difference to be shown nothing is decided, and that is no look: it cannot err, and costs nothing.
     """
     windows: dict[str, list[np.ndarray]] = {name: [] for name in evidence}
+    looks = dict.fromkeys(evidence, 0)  # within the window
     standings: dict[str, list[Standing]] = {name: [] for name in evidence}
     for night, found in sorted(_by_night(evidence).items()):
         for name, values in found.items():
             windows[name].append(np.array(values, float))
         samples = [np.concatenate(windows[name]) for name in found]
-        costs = [look_cost(len(windows[name])) for name in found]
-        for name, verdict in zip(found, judge(samples, margin, costs, alpha), strict=True):
+        costs = [look_cost(looks[name] + 1) for name in found]
+        judged = judge(samples, margin, costs, alpha)
+        for name, cost, verdict in zip(found, costs, judged, strict=True):
+            if verdict.least_p * cost * len(found) > alpha:
+                verdict = replace(verdict, verdict="undecided")
+            else:
+                looks[name] += 1
             standings[name].append(_after(night, verdict, standings[name]))
             if verdict.verdict != "undecided":
                 windows[name].clear()
+                looks[name] = 0
     return standings
 
 
@@ -98,36 +106,44 @@ def _after(night: str, verdict: Verdict, before: Sequence[Standing]) -> Standing
 def drift(history: np.ndarray, tonight: np.ndarray, look: int, alpha: float = 0.05) -> Drift:
     """Compare sentinels, the same configuration and seed every night, with what they gave before.
 
-    history (nights, runs), tonight (runs,): NaN where a run is missing; look: the how many-th comparison this is.
-    Where nothing in the history ever varied, any change is drift: of code, driver, library or data. Else the mean shift
-    and each run's own shift are held against the noise from night to night, pooled over runs, by t tests (Bonferroni
-    over these): one broken run is seen among many. Nothing is told before two nights in which a run came again.
+    history (nights, runs), tonight (runs,): NaN where a run is missing; look: the how many-th comparison this is, from
+    1. Where nothing ever varied, any change is drift: of code, driver, library or data. So values should be fine: an
+    accuracy of few samples stays the same by chance, a loss does not. Else the mean shift and each run's own are held
+    against the noise from night to night by t tests, Bonferroni over these: one broken run is seen among many.
+    Nothing is told before two nights gave the same run.
     """
     history, tonight = np.asarray(history, float), np.asarray(tonight, float)
     known = ~np.isnan(history)
+    nights, runs = int(known.any(1).sum()), known.any(0) & ~np.isnan(tonight)
+    history, known, tonight = history[:, runs], known[:, runs], tonight[runs]
+    if not len(tonight):
+        return Drift(nights, 0, 0, np.nan, np.nan, alarm=False)
     counts = known.sum(0)
-    both = (counts > 0) & ~np.isnan(tonight)
-    means = np.where(known, history, 0).sum(0) / np.maximum(counts, 1)
-    residuals = np.where(known, history - means, 0)
-    shifts = (tonight - means)[both]
-    last = np.array([column[~np.isnan(column)][-1] for column in history.T[both]])
-    changed = int((np.abs(tonight[both] - last) > DUST).sum())
-    p = np.nan
-    if len(shifts) and (freedom := int((counts - 1)[counts > 0].sum())):
-        deviation = np.sqrt((residuals**2).sum() / freedom) if np.abs(residuals).max() > DUST else 0.0
-        p = _noise(shifts, 1 + 1 / counts[both], deviation, freedom, look_cost(look))
-    shift = float(shifts.mean()) if len(shifts) else np.nan
-    return Drift(int(known.any(1).sum()), len(shifts), changed, shift, p, p <= alpha)
+    means = np.where(known, history, 0).sum(0) / counts
+    squares = (np.where(known, history - means, 0) ** 2).sum(0)
+    last = np.array([run[~np.isnan(run)][-1] for run in history.T])
+    changed = int((np.abs(tonight - last) > DUST).sum())
+    p = min(1.0, look_cost(look) * _noise(tonight - means, squares, counts)) if (counts > 1).any() else np.nan
+    return Drift(nights, len(tonight), changed, float((tonight - means).mean()), p, alarm=p <= alpha)
 
 
-def _noise(shifts: np.ndarray, variances: np.ndarray, deviation: float, freedom: int, cost: float) -> float:
-    """The p of shifts (runs,) whose variances are these in units of the noise; 0 for any change where there is none."""
+def _noise(shifts: np.ndarray, squares: np.ndarray, counts: np.ndarray) -> float:
+    """The p that shifts (runs,) are noise; squares: of a run's values about their mean, counts: how many those are.
+
+    Noise is pooled over runs, but sparse networks vary more than dense ones. So a single run is never held against less
+    than its own noise, and has only its own degrees of freedom; those of the pooled noise are Satterthwaite's.
+    """
     from scipy import stats
 
-    if not deviation:
+    if squares.max() <= DUST**2:
         return 0.0 if (np.abs(shifts) > DUST).any() else 1.0
-    signals = shifts / np.sqrt(variances)
+    again = counts > 1
+    freedom, scales = counts - 1, 1 + 1 / counts
+    pooled = squares.sum() / freedom.sum()
+    own = np.maximum(pooled, squares[again] / freedom[again]) * scales[again]
+    p = 2 * stats.t.sf(np.abs(shifts[again]) / np.sqrt(own), freedom[again])
     if len(shifts) > 1:
-        signals = np.append(signals, shifts.sum() / np.sqrt(variances.sum()))
-    least = 2 * stats.t.sf(np.abs(signals).max() / deviation, freedom)
-    return float(min(1, least * len(signals) * cost))
+        effective = squares.sum() ** 2 / (squares[again] ** 2 / freedom[again]).sum()
+        mean = 2 * stats.t.sf(np.abs(shifts.sum()) / np.sqrt(pooled * scales.sum()), effective)
+        p = np.append(p, mean)
+    return float(p.min() * len(p))

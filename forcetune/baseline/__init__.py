@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 
 import pandas as pd
 
-from forcetune import analysis, tracking
-from forcetune.baseline.champions import Champion, champions, told
-from forcetune.baseline.evidence import Companions, pooled, verdicts
+from forcetune import tracking
+from forcetune.baseline.bench import Bench
+from forcetune.baseline.champions import Champion, told
+from forcetune.baseline.evidence import pooled, verdicts
+from forcetune.baseline.findings import Findings
+from forcetune.baseline.nightly import EXPERIMENT, Nights, Share, last_nights
 from forcetune.baseline.sending import Send, sender
-from forcetune.baseline.twins import TUNING, Comparison, best_random, compared_seed, fixed, tuned, tuning
+from forcetune.baseline.twins import Comparison
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
-from forcetune.spec import BANDS, Companion, Errand, Study, Trial, check_bands
+from forcetune.spec import Companion, Errand, check_bands
 
 SEEDS, MARGIN = 12, 0.5
 
@@ -26,57 +29,15 @@ class Plan:
     """What would be run for a study's champions, and what it costs.
 
     comparisons: those that have begun or can begin; by_chance: why a champion is not compared; missing: runs that the
-    study lacks; device_hours: that they take, by what the champions took.
+    study lacks; later: those that follow once tuning has found the tuned twins; device_hours: that all of them take,
+    by what the champions took.
     """
 
     comparisons: list[Comparison]
     by_chance: list[str]
     missing: list[Companion]
+    later: int
     device_hours: float
-
-
-class Bench:
-    """A study with its champions, as its stores have it now."""
-
-    def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = BANDS) -> None:
-        self.study = Study.from_dict(tracking.study_file(name))
-        self.table = analysis.with_seeds(tracking.table(name), tracking.reruns(name))
-        self.champions = champions(name, self.table, top, edges)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read anew what has been run beside the study."""
-        self.beside = tracking.companions(self.study.study)
-        self.companions = Companions(self.study, self.beside)
-
-    def seed(self, place: int) -> int:
-        """Of the pair at this place."""
-        return compared_seed(self.study, place)
-
-    def comparisons(self, champion: Champion, night: str | None = None) -> tuple[list[Comparison], list[Companion]]:
-        """A champion's comparisons, and the tuning runs that are missing before it can have the tuned one."""
-        if champion.by_chance:
-            return [], []
-        lacking = self.companions.lacks(tuning(self.study, champion, self.table, night))
-        if lacking:
-            return fixed(champion), lacking
-        best = best_random(champion, self.table, self._tried(champion))
-        own = [] if best is None else [tuned(champion, Trial(**tracking.trial_fields(str(best["run_id"]))))]
-        return [*fixed(champion), *own], []
-
-    def device_hours(self, runs: Iterable[Companion]) -> float:
-        """That these take, each as long as the champion that it is there for."""
-        resources = self.study.resources
-        gpus = 1.0 if resources.gpus == "auto" else float(resources.gpus)
-        took = self.table.set_index("trial")
-        spent = took["train_seconds"].fillna(0) + took["prune_seconds"].fillna(0)
-        return sum(float(spent.get(one.of, spent.mean())) for one in runs) / 3600 * (gpus or resources.cpus)
-
-    def _tried(self, champion: Champion) -> pd.DataFrame:
-        """The champion's tuning runs."""
-        if self.beside is None or "arm" not in self.beside:
-            return pd.DataFrame()
-        return self.beside[(self.beside["arm"] == TUNING) & (self.beside["of"] == champion.key)]
 
 
 def plan(bench: Bench, seeds: int = SEEDS) -> Plan:
@@ -86,8 +47,9 @@ def plan(bench: Bench, seeds: int = SEEDS) -> Plan:
     lacking = list(chain.from_iterable(each for _, each in found))
     sides = (side for place in range(seeds) for one in comparisons for side in one.sides(bench.seed(place)))
     missing = [*lacking, *bench.companions.lacks(sides)]
+    later = [one for of in {one.of: one for one in lacking}.values() for one in [of] * seeds]
     chance = [why for champion in bench.champions if (why := champion.by_chance)]
-    return Plan(comparisons, chance, missing, bench.device_hours(missing))
+    return Plan(comparisons, chance, missing, len(later), bench.device_hours([*missing, *later]))
 
 
 def run(bench: Bench, send: Send, seeds: int = SEEDS) -> str | None:
@@ -149,14 +111,20 @@ def check(name: str, top: int | None, edges: Sequence[float], seeds: int) -> Ben
 
 
 __all__ = [
+    "EXPERIMENT",
     "MARGIN",
     "SEEDS",
     "Bench",
     "Champion",
     "Comparison",
+    "Findings",
+    "Nights",
     "Plan",
+    "Send",
+    "Share",
     "check",
     "conclude",
+    "last_nights",
     "plan",
     "run",
     "sender",

@@ -63,9 +63,14 @@ def champions(
     if "val_accuracy" not in trained:
         raise InputError(f"the trials of the study {study!r} tell no val_accuracy, by which champions are compared")
     chosen = analysis.best(table) if top is None else _top(trained, top, edges)
+    return made(study, chosen, edges)
+
+
+def made(study: str, rows: pd.DataFrame, edges: Sequence[float]) -> list[Champion]:
+    """Champions of these rows of a study's table, as far as a band holds them, sorted by sparsity."""
     return [
         Champion(study, row["name"], Trial(**tracking.trial_fields(row["run_id"])), row["sparsity"], band)
-        for row in chosen.sort_values("sparsity", kind="stable").to_dict("records")
+        for row in rows.sort_values("sparsity", kind="stable").to_dict("records")
         if (band := band_of(row["sparsity"], edges))
     ]
 

@@ -13,7 +13,7 @@ import click
 from forcetune import __version__
 from forcetune.errors import HeldError, InputError, StoppedError
 
-FAILED, REFUSED, HELD, INTERRUPTED = 1, 2, 4, 130
+FAILED, REFUSED, ALARM, HELD, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, StoppedError: FAILED}

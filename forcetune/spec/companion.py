@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,15 @@ class Companion:
         again = self.marks.get("again")
         return f"{self.trial.key}@{again}" if again else self.trial.key
 
+    def plain(self) -> dict[str, Any]:
+        """As data that JSON knows."""
+        return {"trial": self.trial.fields(), "of": self.of, "marks": dict(self.marks)}
+
+    @classmethod
+    def of_plain(cls, told: Mapping[str, Any]) -> "Companion":
+        """From what `plain` gave."""
+        return cls(Trial(**told["trial"]), told["of"], told["marks"])
+
 
 @dataclass(frozen=True)
 class Errand:
@@ -46,7 +55,7 @@ class Errand:
         """As data that JSON knows."""
         return {
             "study": self.study.model_dump(),
-            "companions": [{**asdict(one), "trial": one.trial.fields()} for one in self.companions],
+            "companions": [one.plain() for one in self.companions],
             "night": self.night,
             "device_hours": self.device_hours,
         }
@@ -56,7 +65,7 @@ def load_errand(path: str | Path) -> Errand:
     """Read what `Errand.plain` gave, written as JSON. Raises InputError where the file is none."""
     try:
         told = json.loads(Path(path).read_text())
-        companions = [Companion(Trial(**one["trial"]), one["of"], one["marks"]) for one in told["companions"]]
+        companions = [Companion.of_plain(one) for one in told["companions"]]
         return Errand(Study.from_dict(told["study"]), companions, told["night"], told["device_hours"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable as a list of companions: {error}") from error

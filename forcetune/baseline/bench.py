@@ -1,0 +1,97 @@
+"""A study with its champions and all that was run beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count as count_from
+from itertools import islice
+
+import pandas as pd
+
+from forcetune import analysis, tracking
+from forcetune.baseline.champions import Champion, champions, made
+from forcetune.baseline.evidence import Companions, Pair
+from forcetune.baseline.twins import ITSELF, TUNING, Comparison, best_random, compared_seed, fixed, tuned, tuning
+from forcetune.spec import BANDS, Companion, Study, Trial
+
+
+class Bench:
+    """A study with its champions, as its stores have it now."""
+
+    def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = BANDS) -> None:
+        self.name = name
+        self.study = Study.from_dict(tracking.study_file(name))
+        self.table = analysis.with_seeds(tracking.table(name), tracking.reruns(name))
+        self._edges = edges
+        self.champions = champions(name, self.table, top, edges)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read anew what has been run beside the study."""
+        self.beside = tracking.companions(self.name)
+        self.companions = Companions(self.study, self.beside)
+
+    def seed(self, place: int) -> int:
+        """Of the pair at this place."""
+        return compared_seed(self.study, place)
+
+    def comparisons(self, champion: Champion, night: str | None = None) -> tuple[list[Comparison], list[Companion]]:
+        """A champion's comparisons, and the tuning runs that are missing before it can have the tuned one."""
+        if champion.by_chance:
+            return [], []
+        lacking = self.companions.lacks(tuning(self.study, champion, self.table, night))
+        if lacking:
+            return fixed(champion), lacking
+        best = best_random(champion, self.table, self._tried(champion))
+        own = [] if best is None else [tuned(champion, Trial(**tracking.trial_fields(str(best["run_id"]))))]
+        return [*fixed(champion), *own], []
+
+    def champion(self, key: str | None) -> Champion | None:
+        """The study's trial with this key."""
+        return next(iter(made(self.name, self.table[self.table["trial"] == key], self._edges)), None)
+
+    def evidence(self) -> list[tuple[Comparison, list[Pair]]]:
+        """All comparisons of which a pair was run, also those of champions that no longer are, and their pairs."""
+        known = {champion.key: champion for champion in [*self._earlier(), *self.champions]}
+        found = [(one, self.companions.pairs(one)) for each in known.values() for one in self.comparisons(each)[0]]
+        return [(one, pairs) for one, pairs in found if pairs]
+
+    def free_places(self, comparison: Comparison, count: int) -> list[int]:
+        """The next places at which a side of the comparison has not ended."""
+        places = (place for place in count_from(0) if self.companions.lacks(comparison.sides(self.seed(place))))
+        return list(islice(places, count))
+
+    def spent(self, night: str) -> float:
+        """Device hours of what was run on a night."""
+        if self.beside is None or "night" not in self.beside:
+            return 0.0
+        tonight = self.beside[self.beside["night"] == night]
+        return self._hours(_seconds(tonight).sum())
+
+    def device_hours(self, runs: Iterable[Companion]) -> float:
+        """That these take, each as long as the champion that it is there for."""
+        took = _seconds(self.table.set_index("trial"))
+        return self._hours(sum(float(took.get(one.of, took.mean())) for one in runs))
+
+    def _hours(self, seconds: float) -> float:
+        resources = self.study.resources
+        gpus = 1.0 if resources.gpus == "auto" else resources.gpus
+        return seconds / 3600 * (gpus or resources.cpus)
+
+    def _earlier(self) -> list[Champion]:
+        """Those that pairs were run for."""
+        if self.beside is None or "arm" not in self.beside:
+            return []
+        keys = self.beside.loc[self.beside["arm"] == ITSELF, "of"].unique()
+        return made(self.name, self.table[self.table["trial"].isin(keys)], self._edges)
+
+    def _tried(self, champion: Champion) -> pd.DataFrame:
+        """The champion's tuning runs."""
+        if self.beside is None or "arm" not in self.beside:
+            return pd.DataFrame()
+        return self.beside[(self.beside["arm"] == TUNING) & (self.beside["of"] == champion.key)]
+
+
+def _seconds(table: pd.DataFrame) -> pd.Series[float]:
+    """What each run took."""
+    return sum(table[name].fillna(0) for name in ("train_seconds", "prune_seconds") if name in table)  # type: ignore[return-value]

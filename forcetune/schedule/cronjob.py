@@ -1,0 +1,145 @@
+"""Nights by Kubernetes, beside the cluster of cluster/kuberay: a ConfigMap of the nightly.yaml, and a CronJob."""
+
+import json
+import re
+from string import Template
+from textwrap import indent
+from urllib.parse import urlsplit
+
+from forcetune.errors import InputError
+from forcetune.schedule.night import Night
+
+HERE = ("localhost", "127.0.0.1", "::1")  # a machine's own names, by which a pod reaches itself alone
+RAY, MLFLOW = "http://forcetune-head-svc:8265", "http://mlflow:5000"  # of cluster/kuberay
+CRONJOB = Template("""\
+# Beside what cluster/kuberay makes, whose Secret has Ray's token: kubectl apply -f this file
+# The address of the ledger is not in here: the jobs that a night submits have it from the cluster. A program that
+# on_alarm names has to be in the image, and networkpolicy.yaml has to let it through to whatever it tells.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: $name
+  namespace: forcetune
+data:
+  nightly.yaml: |2+
+$content---
+apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: $name
+  namespace: forcetune
+spec:
+  # by the clock of Kubernetes' controller, which mostly is UTC; timeZone: Europe/Berlin takes another
+  schedule: "$minute $hour * * *"
+  concurrencyPolicy: Forbid
+  # seconds that a night may begin late, where Kubernetes was down
+  startingDeadlineSeconds: 21600
+  failedJobsHistoryLimit: 7
+  jobTemplate:
+    spec:
+      backoffLimit: 3
+      podFailurePolicy:
+        rules:
+          # a node was lost, which does not count
+          - action: Ignore
+            onPodConditions: [{type: DisruptionTarget, status: "True"}]
+          # refused, an alarm, another one still runs: it would end so again
+          - action: FailJob
+            onExitCodes: {containerName: nightly, operator: In, values: [2, 3, 4]}
+      template:
+        metadata:
+          labels:
+            forcetune.io/client: "true"
+        spec:
+          # the one that podFailurePolicy works with
+          restartPolicy: Never
+          automountServiceAccountToken: false
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: 1000
+            runAsGroup: 1000
+            fsGroup: 1000
+            seccompProfile: {type: RuntimeDefault}
+          containers:
+            - name: nightly
+              image: $image
+              command: [forcetune, nightly, $path]
+              workingDir: /opt/forcetune
+              env:
+                - {name: RAY_ADDRESS, value: $ray}
+                - {name: RAY_AUTH_MODE, value: token}
+                - {name: RAY_AUTH_TOKEN_PATH, value: /run/secrets/ray/auth_token}
+                - {name: MLFLOW_TRACKING_URI, value: $mlflow}
+              securityContext:
+                allowPrivilegeEscalation: false
+                capabilities: {drop: [ALL]}
+              resources:
+                requests: {cpu: 500m, memory: 1Gi}
+                limits: {cpu: "1", memory: 2Gi}
+              volumeMounts:
+                - {name: file, mountPath: /etc/forcetune, readOnly: true}
+                - {name: token, mountPath: /run/secrets/ray, readOnly: true}
+                # where a night holds its lock; the rest of the working folder is not its own
+                - {name: lock, mountPath: /opt/forcetune/.forcetune}
+          volumes:
+            - name: file
+              configMap:
+                name: $name
+                # by its own name, since the nights in MLflow are named by it
+                items: [{key: nightly.yaml, path: $file}]
+            - name: token
+              secret:
+                secretName: forcetune
+                defaultMode: 288  # 0440
+                items: [{key: auth_token, path: auth_token}]
+            - name: lock
+              emptyDir: {sizeLimit: 64Mi}
+""")
+
+
+def kubernetes(night: Night, image: str) -> str:
+    """The YAML of a night, its file included, for an image with forcetune in it; it submits jobs to the cluster.
+
+    RAY_ADDRESS and MLFLOW_TRACKING_URI are those of cluster/kuberay, or the night's where they name another machine.
+    Raises InputError for what cannot be an image, and where the file is not text.
+    """
+    if not re.fullmatch(r"[\w./:@-]+", image, re.ASCII):
+        raise InputError(f"--image {image!r}: allowed: the name of an image, as registry.example.org/forcetune:0.1.0")
+    hour, minute = map(int, night.at.split(":"))
+    return CRONJOB.substitute(
+        name=night.name,
+        content=indent(_content(night), " " * 4, lambda line: True),
+        minute=minute,
+        hour=hour,
+        image=_quoted(image),
+        file=_quoted(night.file.name),
+        path=_literal(f"/etc/forcetune/{night.file.name}"),
+        ray=_literal(_address(night, "RAY_ADDRESS", RAY)),
+        mlflow=_literal(_address(night, "MLFLOW_TRACKING_URI", MLFLOW)),
+    )
+
+
+def _content(night: Night) -> str:
+    """Of the file, its last line ended."""
+    try:
+        text = night.file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{night.file}: is not text in UTF-8") from None
+    return text if text.endswith("\n") or not text else f"{text}\n"
+
+
+def _address(night: Night, name: str, usual: str) -> str:
+    """That a pod can reach."""
+    address = night.variables.get(name, "")
+    found = urlsplit(address)
+    return address if found.scheme in ("http", "https") and found.hostname not in HERE else usual
+
+
+def _literal(text: str) -> str:
+    """Where Kubernetes would put in a variable for $(NAME)."""
+    return _quoted(text.replace("$", "$$"))
+
+
+def _quoted(text: str) -> str:
+    """As YAML, which takes JSON's quotes."""
+    return json.dumps(text, ensure_ascii=False)

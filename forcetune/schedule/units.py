@@ -1,0 +1,71 @@
+"""Nights by systemd: a service that runs one, and the timer that starts it."""
+
+from string import Template
+
+from forcetune.errors import InputError
+from forcetune.schedule.night import Night
+
+SERVICE = Template("""\
+# Started by $name.timer. Copy both to ~/.config/systemd/user, then
+#   systemctl --user daemon-reload && systemctl --user enable --now $name.timer
+#   loginctl enable-linger   # so that it runs while you are not logged in, too
+# Or copy them to /etc/systemd/system, with a line User=YOU below [Service], and leave --user out.
+[Unit]
+Description=$description
+# Every exit code but 0 makes the unit fail, 3 (an alarm) too: OnFailure=UNIT here starts one that tells somebody.
+
+[Service]
+# systemd starts no unit that still runs
+Type=oneshot
+WorkingDirectory=$folder
+${environment}ExecStart=:$command
+StandardOutput=append:$log
+# where it is stopped forcetune alone is asked to end, and hands back what it runs
+KillMode=mixed
+""")
+TIMER = Template("""\
+[Unit]
+Description=$description, every night
+
+[Timer]
+# by the clock of the machine
+OnCalendar=*-*-* $at:00
+# a night that was missed, since the machine was off, is made up for
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+""")
+
+
+def systemd(night: Night) -> dict[str, str]:
+    """The name and the text of a service and of its timer.
+
+    Raises InputError where this Python is none that systemd starts.
+    """
+    if {*night.command[0]} & {*"\"'"}:
+        raise InputError(
+            f"systemd does not start {night.command[0]}, since its path has quotes in it; install forcetune elsewhere, "
+            "or use `forcetune schedule cron`"
+        )
+    texts = {
+        "name": night.name,
+        "description": _whole(f"forcetune nightly {night.file}"),
+        "folder": _whole(str(night.folder)),
+        "environment": "".join(f"Environment={_word(f'{name}={value}')}\n" for name, value in night.variables.items()),
+        "command": " ".join(map(_word, night.command)),
+        "log": _whole(str(night.log)),
+        "at": night.at,
+    }
+    return {f"{night.name}.service": SERVICE.substitute(texts), f"{night.name}.timer": TIMER.substitute(texts)}
+
+
+def _whole(text: str) -> str:
+    """As the rest of a line, which has no quotes."""
+    return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """As one word of several. A dollar means nothing here: the colon before the command says so."""
+    escaped = _whole(text).replace('"', r"\"")
+    return f'"{escaped}"'

@@ -1,0 +1,81 @@
+"""A searched study, and something that runs its companions in no time: what they reach is made up by the test."""
+
+import pytest
+from rich.console import Console
+
+from forcetune.search.companions import run_errand
+from forcetune.search.driver import open_driver
+from forcetune.search.proposals import Listed, Proposal
+from forcetune.search.worker import Report
+from forcetune.spec import Trial
+from forcetune.tracking import Epoch
+
+QUIET = Console(quiet=True)
+# method, density and validation accuracy: two sparsities, random pruning tried at both, and more often at the first
+TRIALS = [
+    ("snip", 0.3, 0.90),
+    ("snip", 0.28, 0.80),
+    ("random", 0.29, 0.85),
+    ("random", 0.25, 0.60),
+    ("random", 0.22, 0.55),
+    ("force", 0.05, 0.70),
+    ("force", 0.06, 0.65),
+    ("random", 0.07, 0.40),
+]
+
+
+def end(driver, assignment, val=0.5, test=None, outcome="trained", seconds=36.0):
+    density = assignment.fields["density"]
+    metrics = {"val_accuracy": val, "density": density, "sparsity": 1 - density, "prune_seconds": 0.0}
+    metrics |= {"train_seconds": seconds, **({} if test is None else {"test_accuracy": test})}
+    told = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason="it broke" if outcome == "failed" else None)
+    driver.end(assignment.number, assignment.attempt, told)
+
+
+@pytest.fixture
+def searched(folder, make_study):
+    """A study whose trials are TRIALS."""
+
+    def make(trials=TRIALS, name="s", trial=None):
+        study = make_study(
+            {"method": ["random", "snip", "force"], **(trial or {})}, study=name, search={"trials": max(1, len(trials))}
+        )
+        base = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
+        listed = [Proposal(Trial(**base, method=method, density=density)) for method, density, _ in trials]
+        driver = open_driver(study, lambda: None, QUIET, propose=lambda history: Listed(listed))
+        driver.describe()
+        reached = {(method, density): accuracy for method, density, accuracy in trials}
+        while assignment := driver.issue():
+            end(driver, assignment, reached[assignment.fields["method"], assignment.fields["density"]])
+        driver.close()
+        return study
+
+    return make
+
+
+class Lab:
+    """Runs errands; `accuracy` says what a trial's fields reach on the test images, `dies_after` when to break off."""
+
+    def __init__(self):
+        self.accuracy = lambda fields: 0.5
+        self.outcome = lambda fields: "trained"
+        self.dies_after = None
+        self.ran = []
+
+    def __call__(self, errand):
+        return run_errand(errand, lambda: None, QUIET, self._drive)
+
+    def _drive(self, driver):
+        while assignment := driver.issue():
+            if self.dies_after is not None and len(self.ran) >= self.dies_after:
+                driver.hand_back()
+                driver.close()
+                raise KeyboardInterrupt
+            self.ran.append(assignment.fields)
+            end(driver, assignment, 0.4, self.accuracy(assignment.fields), self.outcome(assignment.fields))
+        driver.close()
+
+
+@pytest.fixture
+def lab():
+    return Lab()

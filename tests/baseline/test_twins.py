@@ -1,0 +1,76 @@
+"""What a champion is held against."""
+
+import pandas as pd
+import pytest
+
+from forcetune import tracking
+from forcetune.baseline.bench import Bench
+from forcetune.baseline.twins import COMPARED, FIXED, best_random, compared_seed, fixed, tuned, tuning, with_seed
+from forcetune.pruning import METHODS
+
+
+@pytest.fixture
+def bench(searched):
+    searched()
+    return Bench("s", 1, (0.7, 0.9, 1.0))
+
+
+def test_a_fixed_twin_differs_in_its_mask_alone(bench):
+    force = bench.champions[-1]
+    twins = {one.against: one.twin.fields() for one in fixed(force)}
+    assert twins.keys() == FIXED.keys()
+    own = force.trial.fields()
+    pruning = {
+        "iterations",
+        "schedule",
+        "batches_per_step",
+        "saliency_batch_size",
+        "samples_per_class",
+        "saliency_loss",
+    }
+    for name in ("random_uniform", "random_erk"):
+        assert twins[name] == {**{field: own[field] for field in own.keys() - pruning}, "method": name}
+    assert twins["shuffled"] == {**own, "shuffle": True}
+    assert twins["small_dense"] == {**own, "small_dense": "macs"}
+
+
+def test_both_sides_have_a_seed_that_chose_nothing(bench):
+    seed = compared_seed(bench.study, 0)
+    assert seed >= bench.study.first_fresh_seed + COMPARED, "re-runs of the front have those before it"
+    for one in fixed(bench.champions[0]):
+        assert {side.trial.seed for side in one.sides(seed)} == {seed}
+    assert with_seed(bench.champions[0].trial, 7).key != bench.champions[0].key
+
+
+def test_random_pruning_is_tried_as_often_as_the_champions_method(bench):
+    snip, force = bench.champions
+    assert tuning(bench.study, snip, bench.table) == [], "two of snip, and three random ones, in the band"
+    (extra,) = tuning(bench.study, force, bench.table)
+    assert METHODS[extra.trial.method].is_random
+    assert (extra.trial.density, extra.marks["arm"], extra.of) == (force.trial.density, "tuning", force.key)
+    assert tuning(bench.study, force, bench.table) == [extra], "the same each time it is asked"
+
+
+def test_a_study_without_random_trials_is_given_some(searched):
+    study = searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
+    bench = Bench("s", 1, (0.7, 0.9))
+    found = tuning(study, bench.champions[0], bench.table)
+    assert {one.trial.method for one in found} == {"random_uniform", "random_erk"}
+
+
+def test_the_best_random_trial_is_taken_to_the_champions_density(bench):
+    snip = bench.champions[0]
+    best = best_random(snip, bench.table, pd.DataFrame())
+    assert (best["method"], best["density"]) == ("random", 0.29)
+    from forcetune.spec import Trial
+
+    twin = tuned(snip, Trial(**tracking.trial_fields(best["run_id"]))).twin
+    assert (twin.method, twin.density) == ("random", snip.trial.density)
+
+
+def test_one_that_collapsed_is_no_worse_than_none(bench):
+    tried = bench.table[bench.table["density"] == 0.07].assign(outcome="collapsed")
+    force = bench.champions[1]
+    alone = bench.table[bench.table["method"] == "force"]
+    assert best_random(force, alone, tried)["trial"] == tried["trial"].iloc[0]
+    assert best_random(force, alone, tried.assign(outcome="failed")) is None
