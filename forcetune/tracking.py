@@ -231,9 +231,9 @@ class Record:
         self._tracker.close(self.run)
 
 
-def read_json(run: str, name: str) -> Any:
+def read_json(run: str, name: str, uri: str | None = None) -> Any:
     """What a JSON file among a run's artifacts says; None where there is none."""
-    client = _client(mlflow_uri())
+    client = _client(uri or mlflow_uri())
     if name not in {found.path for found in client.list_artifacts(run)}:
         return None
     with TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forcetune.analysis import drift, follow, look_cost, paired
+from forcetune.analysis import drift, follow, judge, look_cost, paired
 
 MARGIN = 0.5
 NIGHTS = [f"2026-01-{day:02d}" for day in range(1, 31)]
@@ -42,15 +42,17 @@ def test_all_looks_together_cost_what_one_does():
 
 
 def test_a_window_by_hand():
-    """Four pairs of one sign are never enough; eight are, though the second look costs four times the first."""
-    found = follow(evidence(*[[2.0, 2.1, 2.2, 2.3]] * 2), MARGIN)["one"]
-    assert [(one.night, one.verdict.pairs, one.holds) for one in found] == [
-        (NIGHTS[0], 4, "undecided"),
-        (NIGHTS[1], 8, "beats"),
+    """Four pairs show nothing whatever they are, so that was no look; the second look costs four times the first."""
+    nights = [[2.0, 2.1, 2.2, 2.3], [2.0, -2.1, 2.2, -2.3], [2.0] * 8]
+    found = follow(evidence(*nights), MARGIN)["one"]
+    assert [(one.night, one.verdict.pairs, one.holds, one.since) for one in found] == [
+        (NIGHTS[0], 4, "undecided", None),
+        (NIGHTS[1], 8, "undecided", None),
+        (NIGHTS[2], 16, "beats", NIGHTS[2]),
     ]
     assert found[0].verdict.p_difference == pytest.approx(2 / 2**4 * np.pi**2 / 6)
-    assert found[1].verdict.p_difference == pytest.approx(2 / 2**8 * np.pi**2 * 4 / 6)
-    assert [one.since for one in found] == [None, NIGHTS[1]]
+    (alone,) = judge([np.concatenate(nights)], MARGIN)
+    assert found[2].verdict.p_difference == pytest.approx(alone.p_difference * np.pi**2 * 4 / 6)
 
 
 def test_windows_start_anew_after_each_decision():
@@ -131,14 +133,14 @@ def test_what_stays_is_decided_and_never_flips():
 
 @pytest.mark.usefixtures("quick")
 def test_what_reverses_flips():
-    """Measured in 100 runs: within 3 nights in the median, 6 in 95 of 100."""
+    """Measured in 200 runs: 199 flip, in the median by the fourth night after the turn, 95 of 100 by the tenth."""
     generator, runs, turn = np.random.default_rng(3), 40, 12
     found = [follow(grown(generator, [3.0] * turn + [-3.0] * 18, 1.5), MARGIN)["one"] for _ in range(runs)]
     assert {looks[turn - 1].holds for looks in found} == {"beats"}
-    assert {looks[-1].holds for looks in found} == {"loses"}
+    assert np.mean([looks[-1].holds == "loses" for looks in found]) >= 0.95
     flips = [[look for look, one in enumerate(looks) if one.flipped] for looks in found]
     assert np.mean([len(nights) == 1 for nights in flips]) >= 0.95
-    assert np.median([nights[0] for nights in flips]) <= turn + 5
+    assert np.median([nights[0] for nights in flips if nights]) <= turn + 5
 
 
 # Sentinels

@@ -63,9 +63,10 @@ def follow(
     together, each on its window: all pairs since its last decision. A decision, also one that confirms what stands,
     ends the window, so what stands is only ever held against evidence that came after it, and a change is not drowned
     by months of history; one that falls into a long window is seen later. Each window errs with at most alpha over all
-    its looks, and comparisons judged on the same nights err with that together. `undecided` replaces nothing. A mean between 0 and the margin both differs and is too
-    small to matter: there, either verdict is right, and one may follow the other. On a night whose pairs are too few
-    for any difference to be shown nothing is decided, and that is no look: it cannot err, and costs nothing.
+    its looks, and comparisons judged on the same nights err with that together. `undecided` replaces nothing. A mean
+    between 0 and the margin both differs and is too small to matter: there, either verdict is right, and one may follow
+    the other. On a night whose pairs are too few for any difference to be shown nothing is decided, and that is no
+    look: it cannot err, and costs nothing.
     """
     windows: dict[str, list[np.ndarray]] = {name: [] for name in evidence}
     looks = dict.fromkeys(evidence, 0)  # within the window

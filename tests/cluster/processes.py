@@ -108,6 +108,14 @@ class Search:
         other.environment = {**self.environment, **variables}
         return other
 
+    def with_folder(self, folder: Path) -> "Search":
+        """The same elsewhere."""
+        other = copy.copy(self)
+        other.folder = folder
+        other._processes = []
+        folder.mkdir(exist_ok=True)
+        return other
+
     def hurry(self) -> None:
         """Let its network pause no more."""
         (self.folder / "hurry").touch()
