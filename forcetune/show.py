@@ -304,7 +304,7 @@ def night(found: Findings, margin: float) -> None:
         out.print("nothing was compared")
     for watch in found.watches:
         drift = watch.drift
-        told = f"{drift.changed} of {drift.runs} changed, {drift.shift:+.2f} points" if drift.nights else "first night"
+        told = f"{drift.changed} of {drift.runs} changed, {watch.shift:+.2f} points" if drift.nights else "first night"
         out.print(f"sentinels of {watch.study}, {watch.arm}: {told}", highlight=False)
     for note in found.notes:
         out.print(note, soft_wrap=True, highlight=False)

@@ -43,7 +43,13 @@ class Findings:
     def plain(self) -> dict[str, Any]:
         """As data that JSON knows, without the history."""
         watches = [
-            {"study": watch.study, "arm": watch.arm, **vars(watch.drift), "failed": list(watch.failed)}
+            {
+                "study": watch.study,
+                "arm": watch.arm,
+                **vars(watch.drift),
+                "shift": watch.shift,
+                "failed": list(watch.failed),
+            }
             for watch in self.watches
         ]
         told = {"alarms": list(self.alarms), "notes": list(self.notes), "run": self.run}
@@ -73,16 +79,21 @@ def holds(steps: Sequence[Standing] | None) -> str:
 def conclude(
     benches: Sequence[Bench], night: str, margin: float, since: str, notes: Sequence[str], run: str
 ) -> Findings:
-    """What follows from all that was run up to a night. since: the night at which the sentinels' history begins."""
+    """What follows from all that was run up to a night. since: the night at which the sentinels' history begins.
+
+    From `beats` to `ties`, or back, is a note: a difference smaller than the margin is both.
+    """
     stood = standings(benches, margin, night)
-    rows, history, alarms = [], {}, []
+    rows, history = [], {}
+    alarms: list[str] = []
+    notes = [*notes]
     for one, pairs in (found for bench in benches for found in bench.evidence()):
         if steps := stood[one.name]:
             history[one.name] = _history(pairs, steps)
             last: dict[str, Any] = dict(history[one.name].iloc[-1])
             rows.append({"name": one.name, **described(one), **last, "new": steps[-1].night == night})
             if steps[-1].night == night and steps[-1].flipped:
-                alarms.append(_flip(one, steps))
+                (alarms if "loses" in (steps[-1].holds, steps[-2].holds) else notes).append(_flip(one, steps))
     arms = 2 * len(benches)
     watches = [each for bench in benches for each in sentinels.watch(bench.name, bench.beside, since, night, arms)]
     alarms += [line for watch in watches for line in _moved(watch, night)]
@@ -116,6 +127,6 @@ def _moved(watch: Watch, night: str) -> list[str]:
         changed = sentinels.differing(watch.study, night)
         lines.append(
             f"{name}: left their own history, {watch.drift.changed} of {watch.drift.runs} changed, on average by "
-            f"{watch.drift.shift:+.2f} points; {'; '.join(changed) or 'versions and device are as they were'}"
+            f"{watch.shift:+.2f} points of accuracy; {'; '.join(changed) or 'versions and device are as they were'}"
         )
     return lines

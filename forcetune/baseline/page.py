@@ -208,7 +208,7 @@ def _sentinels(watches: Sequence[Watch]) -> str:
             str(watch.drift.nights),
             str(watch.drift.runs),
             str(watch.drift.changed),
-            _number(watch.drift.shift, "+.2f"),
+            _number(watch.shift, "+.2f"),
             _number(watch.drift.p, ".2g"),
             "alarm" if watch.drift.alarm else "-",
         ]

@@ -23,12 +23,17 @@ PROVENANCE = ("forcetune.version", "forcetune.torch", "forcetune.ray", "forcetun
 
 @dataclass(frozen=True)
 class Watch:
-    """A study's sentinels of one arm: test accuracies in points, a row a run, a column a night, NaN where missing."""
+    """A study's sentinels of one arm.
+
+    accuracies: on the test images, in points, a row a run, a column a night, NaN where missing; drift: of the
+    validation loss, or of those where a run tells none; shift: of tonight's accuracies from those before, on average.
+    """
 
     study: str
     arm: str
     accuracies: pd.DataFrame
     drift: Drift
+    shift: float
     failed: Sequence[str]  # tonight's reasons
 
 
@@ -67,13 +72,29 @@ def differing(study: str, night: str) -> list[str]:
 
 
 def _watch(study: str, arm: str, rows: pd.DataFrame, night: str, looked_at: int) -> Watch:
-    known = rows.assign(run=rows["trial"].str.partition("@")[0], points=rows.get("test_accuracy", np.nan) * POINTS)
-    table = known.pivot_table(index="run", columns="again", values="points", dropna=False).sort_index(axis=1)
-    history = table.loc[:, table.columns < night].to_numpy(float).T
-    tonight = table[night].to_numpy(float) if night in table else np.full(len(table), np.nan)
+    accuracies = _by_night(rows.assign(points=rows.get("test_accuracy", np.nan) * POINTS), "points")
+    # of few images an accuracy stays the same by chance, a loss does not
+    told = "val_loss" in rows and rows["val_loss"].notna().all()
+    values = _by_night(rows, "val_loss") if told else accuracies
+    history, tonight = _parted(values, night)
     drift = analysis.drift(history, tonight, look=max(1, len(history) - 1), alpha=0.05 / looked_at)
+    before, now = _parted(accuracies, night)
+    both = ~np.isnan(now) & ~np.isnan(before).all(0)
+    shift = float((now[both] - np.nanmean(before[:, both], axis=0)).mean()) if both.any() else np.nan
     failed = rows[(rows["again"] == night) & (rows["outcome"] == "failed")]
-    return Watch(study, arm, table, drift, [str(reason) for reason in failed["reason"]])
+    return Watch(study, arm, accuracies, drift, shift, [str(reason) for reason in failed["reason"]])
+
+
+def _by_night(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A row a run, a column a night."""
+    known = rows.assign(run=rows["trial"].str.partition("@")[0])
+    return known.pivot_table(index="run", columns="again", values=value, dropna=False).sort_index(axis=1)
+
+
+def _parted(values: pd.DataFrame, night: str) -> tuple[np.ndarray, np.ndarray]:
+    """The nights before (nights, runs), and this one (runs,)."""
+    tonight = values[night].to_numpy(float) if night in values else np.full(len(values), np.nan)
+    return values.loc[:, values.columns < night].to_numpy(float).T, tonight
 
 
 def _rows(beside: pd.DataFrame | None, since: str) -> pd.DataFrame:
@@ -85,4 +106,3 @@ def _rows(beside: pd.DataFrame | None, since: str) -> pd.DataFrame:
 def _told(runs: Sequence[Mapping[str, Any]], night: str) -> dict[str, str]:
     tonight = [tags for tags in runs if tags["forcetune.again"] == night]
     return {name: " and ".join(sorted({tags.get(name, "?") for tags in tonight})) for name in PROVENANCE}
-

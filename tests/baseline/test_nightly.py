@@ -116,7 +116,10 @@ def test_a_changed_sentinel_gives_alarm_and_says_what_changed(night, lab, folder
     lab.accuracy = lambda fields: before(fields) - (0.02 if fields["method"] in ("snip", "force") else 0)
     found = night(3)
     (line,) = [line for line in found.alarms if "sentinels" in line]
-    assert "s: sentinels, the arm champion: left their own history, 2 of 2 changed, on average by -2.00 points" in line
+    assert (
+        "s: sentinels, the arm champion: left their own history, 2 of 2 changed, on average by -2.00 points of accuracy"
+        in line
+    )
     assert "versions and device are as they were" in line
     assert line in (folder / "told").read_text()
     assert last_nights()["nightly"]["outcome"] == "alarm"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import ROOT, Search
+from processes import NIGHTLY, ROOT, SCORES, Search
 from servers import POSTGRESQL, Cluster, MLflowServer, PostgreSQL, secret
 
 CLONE_NEWNET = 0x40000000
@@ -86,3 +86,41 @@ def mlflow_server(tmp_path: Path, environment: dict[str, str], empty_mlflow: Pat
     server = MLflowServer(tmp_path, environment)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="package")
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], empty_mlflow: Path, network: None
+) -> Iterator[Search]:
+    """A study whose method is the user's own, searched, and two nights of it."""
+    study = Search(
+        tmp_path_factory.mktemp("nights") / "study",
+        environment,
+        trial={
+            "model": "mlp",
+            "width": 12,
+            "epochs": 3,
+            "method": ["scores:score", "random"],
+            "density": [0.2, 0.1],
+            "lr": 0.1,
+        },
+        search={"sampler": "grid"},
+    )
+    shutil.copy(empty_mlflow, study.folder / "mlflow.db")
+    (study.folder / "scores.py").write_text(SCORES.format(sign=""))
+    (study.folder / "nightly.yaml").write_text(NIGHTLY)
+    for command in ((), *(("nightly", "nightly.yaml", "--date", f"2026-11-{day:02}") for day in (1, 2))):
+        started = study.start(*command)
+        assert started.wait() == 0, started.said
+    yield study
+    study.close()
+
+
+@pytest.fixture
+def branch(searched: Search, tmp_path: Path) -> Iterator[Search]:
+    """The same two nights, from which tests go different ways."""
+    made = searched.with_folder(tmp_path / "study")
+    for name in ("mlflow.db", "optuna.db", "scores.py", "nightly.yaml", "study.yaml"):
+        shutil.copy(searched.folder / name, made.folder / name)
+    yield made
+    made.close()

@@ -82,6 +82,11 @@ Checkpoints.save = noted
 """
 
 
+# A saliency of the user's own, which may break by a sign, and what is run at night of its study.
+SCORES = "def score(network):\n    return {{name: {sign}weight.abs() for name, weight in network.weights.items()}}\n"
+NIGHTLY = "studies: [s]\nbands: [0.5, 1]\nseeds: 1\nsentinels: 2\non_alarm: [tee, told]\n"
+
+
 class Search:
     """`forcetune search` on a study in a folder."""
 

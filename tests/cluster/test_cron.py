@@ -21,9 +21,8 @@ from forcetune.schedule.night import CARRIED, SECRETS
 
 pytestmark = pytest.mark.long
 
-SAID = "there is no MLflow store at"  # by `forcetune nightly` of the file below, in an empty folder
 NIGHTLY = "studies: [unknown]\n"
-WAIT = 90.0  # seconds: a minute, and a slow start of Python
+WAIT = 120.0  # seconds: a minute, and a night
 TRICKY = "it's 100% $HOME"
 TABLES = "/var/spool/cron/crontabs"
 # cron and its tables by themselves, whatever the machine has of both; of an old folder, since cron overlooks what is
@@ -103,13 +102,14 @@ def read(path):
     return path.read_text() if path.exists() else ""
 
 
-def test_cron_runs_the_nights_at_their_minute(tmp_path, crontab, monkeypatch):
+def test_cron_runs_the_nights_at_their_minute(tmp_path, crontab, monkeypatch, branch):
     theirs = b"# mine\nMAILTO=''\n0 0 1 1 * echo 100\\% '\xff'\n"
     subprocess.run(["crontab", "-"], input=theirs, check=True)
     begin = soon()
     at = f"{begin:%H:%M}"
-    real = planned(tmp_path / "real", at)
-    assert schedule.install(planned(tmp_path / "real", "00:00")) is None
+    monkeypatch.setenv("RAY_TMPDIR", branch.environment["RAY_TMPDIR"])
+    real = schedule.plan(branch.folder / "nightly.yaml", at, branch.folder)
+    assert schedule.install(schedule.plan(real.file, "00:00", real.folder)) is None
     assert schedule.install(real)
 
     monkeypatch.setattr(sys, "executable", stand_in(tmp_path))
@@ -125,7 +125,9 @@ def test_cron_runs_the_nights_at_their_minute(tmp_path, crontab, monkeypatch):
     assert said[0] == str(told.folder)
     assert f"FORCETUNE_STORAGE={told.variables['FORCETUNE_STORAGE']}" in said
     assert said[-4:] == ["-m", "forcetune", "nightly", str(told.file)]
-    until(lambda: SAID in read(real.log), f"{SAID!r} of the real command in {real.log}", WAIT)
+    until(lambda: (real.folder / "nightly.html").exists(), f"the night of a study; {read(real.log)}", WAIT)
+    assert f"night of {begin:%Y-%m-%d}" in (real.folder / "nightly.html").read_text()
+    until(lambda: "page: " in read(real.log), "its last word")
 
     assert schedule.uninstall(real.file)
     assert schedule.uninstall(told.file)

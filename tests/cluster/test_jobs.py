@@ -105,6 +105,19 @@ def test_submit_follow_stop_and_resume(job, cluster, mlflow_server, postgresql, 
     check_counters(cluster)
     secrets = {Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text(), postgresql.password}
     check_no_secret(secrets, cluster, mlflow_server, environment)
+    check_night(study)
+
+
+def check_night(study):
+    """Its companions run as a job that yields to people's, with the user's own code."""
+    text = "studies: [one]\ntop: 4\nbands: [0, 1]\nseeds: 1\nsentinels: 0\n"
+    (study.folder / "nightly.yaml").write_text(text)
+    night = said(study, "nightly", "nightly.yaml")
+    assert "one.companion-1: " in night
+    assert "random_erk" in night
+    (found,) = [one for one in json.loads(said(study, "jobs", "--json")) if one["study"] == "one.companion"]
+    assert (found["state"], found["priority"]) == ("succeeded", "low")
+    assert found["done"] == found["trials"], "all that was planned"
 
 
 def check_counters(cluster):
