@@ -14,7 +14,7 @@ from forcetune.cli import main
 from forcetune.data import DATASETS
 from forcetune.models import MODELS
 from forcetune.pruning import METHODS
-from forcetune.spec import METRICS, Resources, Search, Study, Trial
+from forcetune.spec import METRICS, Nightly, Resources, Search, Study, Trial
 from forcetune.spec.reading import read_yaml
 from forcetune.trial import run
 
@@ -47,6 +47,17 @@ def test_every_field_is_listed_with_its_default():
     assert not written, "fields that are no more"
 
 
+def test_every_key_of_a_nightly_file_is_listed_with_its_default():
+    written = {name: default for name, default, _ in rows("key")}
+    assert written.keys() == Nightly.model_fields.keys()
+    for name, info in Nightly.model_fields.items():
+        assert (
+            written[name] == "required"
+            if info.is_required()
+            else yaml.safe_load(written[name] or "null") == info.default
+        )
+
+
 def test_every_metric_and_method_is_listed():
     assert [row[0] for row in rows("metric")] == list(METRICS)
     assert [row[0] for row in rows("method")] == list(METHODS)
@@ -73,6 +84,8 @@ def test_the_commands_exist():
             assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         elif command[:1] == [".venv/bin/forcetune"]:
             subcommand = main.commands[command[1]]
+            if isinstance(subcommand, click.Group):
+                subcommand = subcommand.commands[command[2]]
             parameters = subcommand.get_params(click.Context(subcommand))
             options = {option for parameter in parameters for option in parameter.opts}
             assert {word for word in command if word.startswith("--")} <= options, line

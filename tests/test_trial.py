@@ -159,6 +159,16 @@ def test_a_collapsed_network_is_not_trained():
     assert (found["collapsed"], found["density"], found["layers_emptied"]) == (1, 1 / 832, 2)
 
 
+def test_test_images_are_measured_at_the_end_and_where_asked():
+    first, last = trial.run(make(epochs=2), Task(tested=True))
+    assert "test_accuracy" not in first
+    assert last["test_accuracy"] > 0.3, "chance is a quarter"
+    assert last["test_accuracy"] != last["val_accuracy"], "other images"
+    (collapsed,) = trial.run(make(density=0.001), Task(tested=True))
+    assert collapsed["test_accuracy"] == collapsed["val_accuracy"] == 0.25
+    assert "test_accuracy" not in list(trial.run(make(epochs=1)))[-1]
+
+
 def test_a_collapsed_network_is_trained_where_asked():
     found = run(screen=False, **ONE_WEIGHT)
     assert [metrics["epoch"] for metrics in found] == [1, 2]

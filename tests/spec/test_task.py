@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune.errors import InputError
-from forcetune.spec import Study, check_reported
+from forcetune.spec import Search, Study, check_reported
 
 TRIAL = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": {"low": 0.01, "high": 0.4, "log": True}}
 
@@ -94,3 +94,11 @@ def test_what_was_seen_to_be_reported_decides(own):
 def test_what_is_at_its_default_names_no_study_anew():
     assert study().identity == {"study": "s", "trial": TRIAL, "objectives": {"val_accuracy": "max", "density": "min"}}
     assert "constraints" in study(constraints={"macs": 5}).identity
+
+
+def test_companions_alone_see_the_test_images():
+    study = Study.from_dict(
+        {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
+    )
+    assert not study.task.tested
+    assert study.companion(Search()).task.tested

@@ -1,0 +1,25 @@
+"""Companions as they travel."""
+
+import json
+
+import pytest
+
+from forcetune.errors import InputError
+from forcetune.spec import Companion, Errand, Study, Trial, load_errand
+
+FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}
+
+
+def test_an_errand_is_the_same_after_it_was_written(tmp_path):
+    trial = Trial(**FIELDS)
+    runs = [Companion(trial, "of", {"arm": "champion"}), Companion(trial, "of", {"again": "2026-11-26"})]
+    errand = Errand(Study.from_dict({"study": "s", "trial": FIELDS}), runs, "2026-11-26", 0.5)
+    (tmp_path / "errand.json").write_text(json.dumps(errand.plain()))
+    assert load_errand(tmp_path / "errand.json") == errand
+    assert [one.key for one in runs] == [trial.key, f"{trial.key}@2026-11-26"]
+
+
+def test_what_is_none_is_refused(tmp_path):
+    (tmp_path / "errand.json").write_text('{"study": {}}')
+    with pytest.raises(InputError, match="errand.json: not readable as a list of companions"):
+        load_errand(tmp_path / "errand.json")
