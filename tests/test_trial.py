@@ -164,7 +164,7 @@ def test_test_images_are_measured_at_the_end_and_where_asked():
     assert "test_accuracy" not in first
     assert last["test_accuracy"] > 0.3, "chance is a quarter"
     assert last["test_accuracy"] != last["val_accuracy"], "other images"
-    (collapsed,) = trial.run(make(density=0.001), Task(tested=True))
+    (collapsed,) = trial.run(make(method="random", density=0.002), Task(tested=True))
     assert collapsed["test_accuracy"] == collapsed["val_accuracy"] == 0.25
     assert "test_accuracy" not in list(trial.run(make(epochs=1)))[-1]
 
