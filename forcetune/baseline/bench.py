@@ -40,11 +40,7 @@ class Bench:
         if champion.by_chance:
             return [], []
         lacking = self.companions.lacks(tuning(self.study, champion, self.table, night))
-        if lacking:
-            return fixed(champion), lacking
-        best = best_random(champion, self.table, self._tried(champion))
-        own = [] if best is None else [tuned(champion, Trial(**tracking.trial_fields(str(best["run_id"]))))]
-        return [*fixed(champion), *own], []
+        return [*fixed(champion), *([] if lacking else self._tuned(champion))], lacking
 
     def champion(self, key: str | None) -> Champion | None:
         """The study's trial with this key."""
@@ -53,8 +49,9 @@ class Bench:
     def evidence(self) -> list[tuple[Comparison, list[Pair]]]:
         """All comparisons of which a pair was run, also those of champions that no longer are, and their pairs."""
         known = {champion.key: champion for champion in [*self._earlier(), *self.champions]}
-        found = [(one, self.companions.pairs(one)) for each in known.values() for one in self.comparisons(each)[0]]
-        return [(one, pairs) for one, pairs in found if pairs]
+        compared = [champion for champion in known.values() if not champion.by_chance]
+        begun = [one for champion in compared for one in [*fixed(champion), *self._tuned(champion)]]
+        return [(one, pairs) for one in begun if (pairs := self.companions.pairs(one))]
 
     def free_places(self, comparison: Comparison, count: int) -> list[int]:
         """The next places at which a side of the comparison has not ended."""
@@ -84,6 +81,11 @@ class Bench:
             return []
         keys = self.beside.loc[self.beside["arm"] == ITSELF, "of"].unique()
         return made(self.name, self.table[self.table["trial"].isin(keys)], self._edges)
+
+    def _tuned(self, champion: Champion) -> list[Comparison]:
+        """The one with the best random trial that is known by now, if any is."""
+        best = best_random(champion, self.table, self._tried(champion))
+        return [] if best is None else [tuned(champion, Trial(**tracking.trial_fields(str(best["run_id"]))))]
 
     def _tried(self, champion: Champion) -> pd.DataFrame:
         """The champion's tuning runs."""
