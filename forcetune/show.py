@@ -294,8 +294,8 @@ def night(found: Findings, margin: float) -> None:
     if len(found.verdicts):
         out.print(_standing(found.verdicts.to_dict("records")))
         out.print(
-            "difference: over all nights, with Student's 95 % interval, points of test accuracy. p: of no difference, "
-            "by the pairs since the last decision, corrected for looking every night and for all comparisons. "
+            "difference: over all nights, with Student's 95 % interval, points of test accuracy. p: by which the "
+            "verdict was reached, or of the pairs so far, corrected for looking every night and for all comparisons. "
             f"ties: within {margin:g} points",
             soft_wrap=True,
             highlight=False,

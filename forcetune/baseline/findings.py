@@ -26,10 +26,10 @@ class Findings:
     """Of one night.
 
     verdicts: a row a comparison that has pairs: study, champion, method, sparsity, band, kind, against, pairs (of all
-    nights), mean, low, high (of their differences in points, Student's 95 %), p (of the evidence since the last
-    decision, corrected for every look and all comparisons), needed, holds (the verdict), since (the night), new
-    (whether it has pairs of tonight). history: the same by night, for each comparison's name. notes: what is no alarm,
-    and should be known. run: the id of the night's run in MLflow.
+    nights), mean, low, high (of their differences in points, Student's 95 %), p (by which the verdict was reached, or
+    of the pairs so far; corrected for every look and all comparisons), needed, holds (the verdict), since (the night),
+    new (whether it has pairs of tonight). history: the same by night, for each comparison's name. notes: what is no
+    alarm, and should be known. run: the id of the night's run in MLflow.
     """
 
     night: str
@@ -90,7 +90,7 @@ def conclude(
     for one, pairs in (found for bench in benches for found in bench.evidence()):
         if steps := stood[one.name]:
             history[one.name] = _history(pairs, steps)
-            last: dict[str, Any] = dict(history[one.name].iloc[-1])
+            last: dict[str, Any] = {**history[one.name].iloc[-1], **_decided(steps)}
             rows.append({"name": one.name, **described(one), **last, "new": steps[-1].night == night})
             if steps[-1].night == night and steps[-1].flipped:
                 (alarms if "loses" in (steps[-1].holds, steps[-2].holds) else notes).append(_flip(one, steps))
@@ -109,6 +109,15 @@ def _history(pairs: Sequence[Pair], steps: Sequence[Standing]) -> pd.DataFrame:
         judged = {"p": step.verdict.p_difference, "needed": step.verdict.needed}
         rows.append({**told, **judged, "holds": step.holds, "since": step.since})
     return pd.DataFrame(rows)
+
+
+def _decided(steps: Sequence[Standing]) -> dict[str, Any]:
+    """The p by which the verdict that stands was reached; nothing where none was."""
+    for step in steps:
+        if step.night == steps[-1].since:
+            ties = step.holds == "ties"
+            return {"p": step.verdict.p_equivalence if ties else step.verdict.p_difference, "needed": None}
+    return {}
 
 
 def _flip(one: Comparison, steps: Sequence[Standing]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -59,9 +60,9 @@ def legend(margin: float) -> str:
     """What the columns of the verdicts mean."""
     return (
         "Difference: champion minus twin in points of test accuracy over all nights, with Student's 95 % interval. "
-        f"Ties: the mean lies within {margin:g} points. p: of no difference, by the pairs since the last decision, "
-        "corrected for looking every night and for all comparisons. Needed: pairs since then that would probably "
-        "settle it."
+        f"Ties: the mean lies within {margin:g} points. p: by which the verdict was reached, of no "
+        "difference or of one beyond the margin, or of no difference by the pairs so far; corrected for looking every "
+        "night and for all comparisons. Needed: pairs that would probably settle it."
     )
 
 
@@ -123,7 +124,8 @@ def _svg(figure: Figure) -> str:
             spine.set_color(NEUTRAL)
     FigureCanvasSVG(figure)
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forcetune"}):  # words stay words, equal is equal
+        figure.savefig(text, format="svg", metadata={"Date": None})
     found = text.getvalue()
     return found[found.index("<svg") :]
 
