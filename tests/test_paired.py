@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forcetune.analysis import judge, paired, pooled
+from forcetune.analysis import flips, judge, paired, pooled
 
 MARGIN = 0.5
 RUNS = 2000
@@ -128,16 +128,17 @@ def test_the_interval_is_students():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_random_flips_agree_with_all_of_them(monkeypatch):
-    samples = normal(0.8, 1.5, 13, 8)
-    exact = judge(samples, MARGIN)
-    monkeypatch.setattr(paired, "FLIPS", (2**12,) * 3)
-    drawn = judge(samples, MARGIN)
-    for one, other in zip(exact, drawn, strict=True):
-        assert other.p_difference == pytest.approx(one.p_difference, rel=0.3, abs=0.01)
+@pytest.mark.parametrize("digits", [1, 9], ids=["of few values", "of many"])
+def test_flips_that_are_counted_are_those_that_are_tried(monkeypatch, digits):
+    samples = [sample.round(digits) for sample in normal(0.8, 1.5, 12, 20)]
+    tried = judge(samples, MARGIN)
+    monkeypatch.setattr(flips, "FEW", 4)
+    for one, other in zip(tried, judge(samples, MARGIN), strict=True):
+        for p, counted in ((one.p_difference, other.p_difference), (one.p_equivalence, other.p_equivalence)):
+            assert p - 1e-9 <= counted <= 1.04 * p + 1e-3, "never too small"
 
 
-def test_many_pairs_are_drawn_finely_enough_for_what_a_look_costs():
+def test_many_pairs_are_counted_finely_enough_for_what_a_look_costs():
     found = judge([np.full(40, 2.0) + 0.1 * np.arange(40)] * 3, MARGIN, cost=[1, 100, 3000])
     assert [one.verdict for one in found] == ["beats"] * 3
     assert found[2].least_p * 3 * 3000 < 0.05
@@ -188,8 +189,7 @@ def test_planted_effects(pairs, deviation):
 
 
 @pytest.mark.usefixtures("alone")
-def test_planted_effects_with_random_flips(monkeypatch):
-    monkeypatch.setattr(paired, "FLIPS", (2**12,) * 3)
+def test_planted_effects_of_many_pairs():
     runs, pairs = 400, 24
     assert share(judge(normal(0, 1.0, pairs, runs), MARGIN), "beats", "loses") <= limit(0.05, runs)
     assert share(judge(normal(MARGIN, 1.0, pairs, runs), MARGIN), "ties") <= limit(0.05, runs)
@@ -282,7 +282,7 @@ def test_needed_is_what_the_t_test_needs():
 
 def test_what_never_comes_is_not_promised():
     assert needed(0.05, 20.0) is None, "more than a thousand pairs"
-    assert needed(0.5, 2.0, cost=[1e7]) is None, "no flips are that many"
+    assert needed(0.5, 2.0, cost=[1e30]) is None, "nothing is that sure"
     assert judge([np.full(8, 2.0)], MARGIN)[0].needed is None, "it is decided"
 
 

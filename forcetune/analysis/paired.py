@@ -12,15 +12,14 @@ import gc
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
+
+from forcetune.analysis.flips import above, least
 
 CONFIDENCE = 0.95
 POWER = 0.8
 MOST = 1000  # pairs; nobody waits for more
-FLIPS = 2**12, 2**16, 2**22  # tried at first, where they may decide, at most
-CELLS = 2**18  # signs in memory at once: as many as a cache holds
 
 
 @dataclass(frozen=True)
@@ -54,25 +53,22 @@ def judge(
 
     margin: differences below it do not matter, in the unit of the differences. cost: for each comparison the factor
     that a look multiplies its p by. It ties where it is shown to lie within the margin, even if it is shown to differ
-    from 0: the interval says so. Comparisons without a pair are not counted in the family. Up to 16 pairs a p that may
-    decide is exact; above, and where it is far from deciding, it comes from random flips with a fixed seed.
+    from 0: the interval says so. Comparisons without a pair are not counted in the family.
     ValueError for a negative margin and for differences that are not finite.
     """
     samples = [np.asarray(found, float) for found in differences]
     if margin < 0 or not all(np.isfinite(sample).all() for sample in samples):
         raise ValueError(f"differences must be finite and the margin at least 0, not {margin}")
     costs = np.ones(len(samples)) if cost is None else np.asarray(cost, float)
-    levels = alpha / costs
-    strictest = levels / max(1, sum(len(sample) > 0 for sample in samples))
-    flips = np.clip(10 / strictest, *FLIPS[1:]).astype(int)  # so that a chance draw does not hide what is decided
-    tests = [_adjusted(p * costs) for p in _tests(samples, margin, 1.5 * levels, flips)]
+    strictest = alpha / costs / max(1, sum(len(sample) > 0 for sample in samples))
+    tests = [_adjusted(p * costs) for p in _tests(samples, margin)]
     verdicts = []
-    for sample, differ, alike, level, tried in zip(samples, *tests, strictest, flips, strict=True):
+    for sample, differ, alike, level in zip(samples, *tests, strictest, strict=True):
         mean, low, high = interval(sample)
         told = _told(mean, differ, alike, alpha)
-        needed = _needed(sample, margin, level, tried) if told == "undecided" else None
-        least = min(1.0, 2 * _least(len(sample), int(tried)))
-        verdicts.append(Verdict(len(sample), mean, low, high, float(differ), float(alike), least, told, needed))
+        needed = _needed(sample, margin, level) if told == "undecided" else None
+        smallest = min(1.0, 2 * least(len(sample)))
+        verdicts.append(Verdict(len(sample), mean, low, high, float(differ), float(alike), smallest, told, needed))
     return verdicts
 
 
@@ -96,9 +92,7 @@ def _told(mean: float, differ: float, alike: float, alpha: float) -> str:
     return "undecided"
 
 
-def _tests(
-    samples: Sequence[np.ndarray], margin: float, interesting: np.ndarray, flips: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _tests(samples: Sequence[np.ndarray], margin: float) -> tuple[np.ndarray, np.ndarray]:
     """For each sample the p of no difference, and the p of a difference at the margin or beyond; NaN without pairs."""
     differ, alike = np.full((2, len(samples)), np.nan)
     sizes = np.array([len(sample) for sample in samples], int)
@@ -106,72 +100,9 @@ def _tests(
         these = sizes == pairs
         block = np.stack([sample for sample in samples if len(sample) == pairs], axis=1)
         upwards = block * np.where(block.mean(0) < 0, -1, 1)  # flips are symmetric: the other side has the larger p
-        differ[these] = np.minimum(1, 2 * _above([upwards], interesting[these], flips[these].max()))
-        alike[these] = _above([block + margin, margin - block], interesting[these], flips[these].max())
+        differ[these] = np.minimum(1, 2 * above(upwards))
+        alike[these] = np.maximum(above(block + margin), above(margin - block))
     return differ, alike
-
-
-def _above(sides: Sequence[np.ndarray], interesting: np.ndarray, flips: int) -> np.ndarray:
-    """The largest over the sides of the one-sided p, for each column of (pairs, columns), that its mean is 0.
-
-    Where the flips are too many to try all, p that could decide anything are found anew from more of them. The steps
-    keep the level: what is small at the end was small at every step before. One pair tells nothing.
-    """
-    pairs, columns = sides[0].shape
-    p, tried = np.ones(columns), FLIPS[0]
-    small = np.full(columns, pairs > 1)
-    while small.any():
-        found = _flipped(np.concatenate([side[:, small] for side in sides], axis=1), tried)
-        p[small] = found.reshape(len(sides), -1).max(0)
-        if tried >= min(flips, 2**pairs):
-            break
-        small = p <= interesting + 4 / tried
-        tried = min(4 * tried, flips)
-    return p
-
-
-def _flipped(differences: np.ndarray, flips: int) -> np.ndarray:
-    """One-sided p of each column by all flips of its signs up to 16 pairs, beyond by random ones."""
-    from scipy import stats
-
-    if 2 ** len(differences) > min(flips, FLIPS[1]):
-        return np.array([_drawn(column, flips) for column in differences.T])
-    test = stats.permutation_test(
-        (np.ones(len(differences)),),  # flips of ones are the signs: all columns share them, which is quick
-        partial(_means, differences),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=flips,
-        alternative="greater",
-    )
-    return np.asarray(test.pvalue)
-
-
-def _drawn(differences: np.ndarray, flips: int) -> float:
-    """One-sided p of differences (pairs,) by so many random flips of their signs, drawn with a fixed seed."""
-    from scipy import stats
-
-    test = stats.monte_carlo_test(
-        np.ones(len(differences)),
-        partial(_signs, np.random.default_rng(0)),
-        partial(_means, differences),
-        vectorized=True,
-        n_resamples=flips,
-        batch=max(1, CELLS // len(differences)),
-        alternative="greater",
-    )
-    return float(test.pvalue)
-
-
-def _means(differences: np.ndarray, signs: np.ndarray, axis: int) -> np.ndarray:
-    return signs @ differences / len(differences)
-
-
-def _signs(generator: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    signs = generator.integers(0, 2, size, dtype=np.int8).astype(float)
-    signs *= 2
-    signs -= 1
-    return signs
 
 
 def _adjusted(p: np.ndarray) -> np.ndarray:
@@ -199,22 +130,17 @@ def interval(sample: np.ndarray) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _least(pairs: int, flips: int) -> float:
-    """The smallest one-sided p of so many pairs."""
-    return max(2.0**-pairs, 1 / (flips + 1)) if pairs > 1 else 1.0
-
-
-def _needed(sample: np.ndarray, margin: float, level: float, flips: int) -> int | None:
+def _needed(sample: np.ndarray, margin: float, level: float) -> int | None:
     """The fewest pairs, more than there are, with which a difference or equivalence would be shown."""
     if len(sample) < 2:
         return None
     mean, deviation = abs(float(sample.mean())), float(sample.std(ddof=1))
 
     def differs(pairs: int) -> float:
-        return _power(mean, deviation, pairs, level / 2, flips)
+        return _power(mean, deviation, pairs, level / 2)
 
     def ties(pairs: int) -> float:
-        near, far = (_power(margin + sign * mean, deviation, pairs, level, flips) for sign in (-1, 1))
+        near, far = (_power(margin + sign * mean, deviation, pairs, level) for sign in (-1, 1))
         return near + far - 1  # at least so often both sides are shown
 
     sizes = [_fewest(differs, len(sample) + 1), _fewest(ties, len(sample) + 1)]
@@ -225,11 +151,11 @@ def _fewest(power: Callable[[int], float], start: int) -> int:
     return start + bisect_left(range(start, MOST + 1), POWER, key=power)
 
 
-def _power(distance: float, deviation: float, pairs: int, level: float, flips: int) -> float:
+def _power(distance: float, deviation: float, pairs: int, level: float) -> float:
     """How often a one-sided t test sees that distance; 0 where the pairs are too few for such a level."""
     from statsmodels.stats.power import TTestPower
 
-    if distance <= 0 or _least(pairs, flips) > level:
+    if distance <= 0 or least(pairs) > level:
         return 0.0
     effect = min(distance / deviation, 5.0) if deviation else 5.0  # beyond that, the flips are what it takes
     power = TTestPower().power(effect, pairs, level, alternative="larger")

@@ -22,6 +22,7 @@ from forcetune.names import COMPANION
 from forcetune.spec import Companion, Errand, check_bands
 
 SEEDS, MARGIN = 12, 0.5
+FEWEST = 6  # pairs of which flipped signs allow a p below 5 %: 2 / 2**6
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def plan(bench: Bench, seeds: int = SEEDS) -> Plan:
     lacking = list(chain.from_iterable(each for _, each in found))
     sides = (side for place in range(seeds) for one in comparisons for side in one.sides(bench.seed(place)))
     missing = [*lacking, *bench.companions.lacks(sides)]
-    later = [one for of in {one.of: one for one in lacking}.values() for one in [of] * seeds]
+    tuned = {one.of: one for one in lacking}.values()  # a run of each champion whose tuned twin is to be found
+    later = [one for one in tuned for _ in range(seeds)]
     chance = [why for champion in bench.champions if (why := champion.by_chance)]
     return Plan(comparisons, chance, missing, len(later), bench.device_hours([*missing, *later]))
 
@@ -67,22 +69,19 @@ def run(bench: Bench, send: Send, seeds: int = SEEDS) -> str | None:
     return None
 
 
-def conclude(
-    bench: Bench, seeds: int = SEEDS, margin: float = MARGIN, pool: bool = False, keep: bool = True
-) -> pd.DataFrame:
+def conclude(bench: Bench, seeds: int = SEEDS, margin: float = MARGIN, pool: bool = False) -> pd.DataFrame:
     """The verdicts of a study's comparisons, by the pairs that are there; as `evidence.verdicts` says.
 
     margin: points of accuracy within which two are as good as each other; pool: champions of a method and band taken
-    together, below the rest. keep: also in MLflow, as a run of kind `baseline` in the companion's experiment.
+    together, below the rest. They are kept in MLflow, as a run of kind `baseline` in the companion's experiment.
     """
-    name = bench.study.study
     comparisons = plan(bench, seeds).comparisons
-    companions, asked = {name: bench.companions}, {name: [bench.seed(place) for place in range(seeds)]}
-    found = verdicts(comparisons, companions, asked, margin)
+    asked = [bench.seed(place) for place in range(seeds)]
+    found = verdicts(comparisons, bench.companions, asked, margin)
     if pool:
-        found = pd.concat([found, pooled(comparisons, companions, asked, margin)], ignore_index=True)
-    if keep and len(found):
-        record = tracking.Record(name + COMPANION, "baseline", f"baseline-{date.today().isoformat()}")
+        found = pd.concat([found, pooled(comparisons, bench.companions, asked, margin)], ignore_index=True)
+    if len(found):
+        record = tracking.Record(bench.name + COMPANION, "baseline", f"baseline-{date.today().isoformat()}")
         record.write("verdicts.json", found.to_json(orient="records", indent=1))
         record.log({"margin": margin, **{str(n): float(c) for n, c in found["verdict"].value_counts().items()}}, {})
         record.close()
@@ -94,13 +93,8 @@ def check_seeds(seeds: int, place: str) -> None:
     if seeds < 2:
         raise InputError(
             f"{place} {seeds}: one pair has no spread and says nothing of the next one; allowed: at least 2, and "
-            f"{fewest()} before any verdict is possible"
+            f"{FEWEST} before any verdict is possible"
         )
-
-
-def fewest() -> int:
-    """Pairs below which no p can be small enough: sign flips allow none below 2 / 2^n."""
-    return 6
 
 
 def check(name: str, top: int | None, edges: Sequence[float], seeds: int) -> Bench:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -66,55 +67,42 @@ class Companions:
 
 
 def verdicts(
-    comparisons: Sequence[Comparison],
-    companions: Mapping[str, Companions],
-    seeds: Mapping[str, Iterable[int]],
-    margin: float,
+    comparisons: Sequence[Comparison], companions: Companions, seeds: Sequence[int], margin: float
 ) -> pd.DataFrame:
-    """One row a comparison, all judged together; accuracies from 0 to 1, differences and intervals in points.
+    """One row a comparison, all judged together by these seeds.
 
-    companions, seeds: by study; the seeds that are asked about. The columns are those of ROW.
+    Its columns: study, champion, trial (the key), method, sparsity, band, kind, against, accuracy and twin_accuracy
+    (means, from 0 to 1), lost (pairs that say nothing, since a run failed), and those of `analysis.Verdict`, mean and
+    interval in points.
     """
-    pairs = [companions[one.champion.study].pairs(one, seeds[one.champion.study]) for one in comparisons]
+    pairs = [companions.pairs(one, seeds) for one in comparisons]
     judged = analysis.judge([np.array([pair.difference for pair in each]) for each in pairs], margin)
-    rows = []
-    for one, each, verdict in zip(comparisons, pairs, judged, strict=True):
-        lost = companions[one.champion.study].lost(one, seeds[one.champion.study])
-        rows.append({**described(one), **_accuracies(each), "lost": lost, **asdict(verdict)})
-    return pd.DataFrame(rows)
+    rows = [
+        {**described(one), **_accuracies(each), "lost": companions.lost(one, seeds), **asdict(verdict)}
+        for one, each, verdict in zip(comparisons, pairs, judged, strict=True)
+    ]
+    return _whole(pd.DataFrame(rows))
 
 
 def pooled(
-    comparisons: Sequence[Comparison],
-    companions: Mapping[str, Companions],
-    seeds: Mapping[str, Iterable[int]],
-    margin: float,
+    comparisons: Sequence[Comparison], companions: Companions, seeds: Sequence[int], margin: float
 ) -> pd.DataFrame:
-    """The same with the champions of one study, method and band taken together, where there are several.
+    """The same with the champions of one method and band taken together, where there are several.
 
     Those with a seed in common share their data and initial weights: they are averaged seed by seed.
     """
     groups: dict[tuple[object, ...], list[Comparison]] = {}
     for one in comparisons:
-        groups.setdefault((one.champion.study, one.champion.label, one.champion.band, one.against), []).append(one)
-    several = {key: group for key, group in groups.items() if len(group) > 1}
-    differences, accuracies = [], []
-    for (study, *_), group in several.items():
-        pairs = [companions[str(study)].pairs(one, seeds[str(study)]) for one in group]
-        places = {seed: i for i, seed in enumerate(seeds[str(study)])}
-        aligned = np.full((len(group), len(places)), np.nan)
-        for row, each in zip(aligned, pairs, strict=True):
-            for pair in each:
-                row[places[pair.seed]] = pair.difference
-        differences.append(analysis.pooled(list(aligned)))
-        accuracies.append(_accuracies([pair for each in pairs for pair in each]))
-    judged = analysis.judge(differences, margin) if differences else []
-    return pd.DataFrame(
-        [
-            {**described(group[0]), **_several(group), **means, **asdict(verdict)}
-            for group, means, verdict in zip(several.values(), accuracies, judged, strict=True)
-        ]
-    )
+        groups.setdefault((one.champion.label, one.champion.band, one.against), []).append(one)
+    several = [group for group in groups.values() if len(group) > 1]
+    pairs = [[companions.pairs(one, seeds) for one in group] for group in several]
+    differences = [analysis.pooled([_aligned(each, seeds) for each in group]) for group in pairs]
+    judged = analysis.judge(differences, margin)
+    rows = [
+        {**described(group[0]), **_several(group), **_accuracies(list(chain(*each))), **asdict(verdict)}
+        for group, each, verdict in zip(several, pairs, judged, strict=True)
+    ]
+    return _whole(pd.DataFrame(rows))
 
 
 def described(comparison: Comparison) -> dict[str, object]:
@@ -130,6 +118,16 @@ def described(comparison: Comparison) -> dict[str, object]:
         "kind": comparison.kind,
         "against": comparison.against,
     }
+
+
+def _aligned(pairs: Sequence[Pair], seeds: Sequence[int]) -> np.ndarray:
+    """Their differences, one a seed, NaN where it has none."""
+    known = {pair.seed: pair.difference for pair in pairs}
+    return np.array([known.get(seed, np.nan) for seed in seeds])
+
+
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.astype({"needed": "Int64"}) if len(rows) else rows
 
 
 def _several(group: Sequence[Comparison]) -> dict[str, object]:

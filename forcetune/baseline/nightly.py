@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,12 @@ class Nights:
 
         Raises HeldError where another process is at it.
         """
-        try:
-            with hold(f"nightly.{self._file.stem}", optuna_uri()):
-                return [self._run(each, send) for each in [*self._died(night), night]]
-        except HeldError as error:
-            raise HeldError(f"a night of {self._file} is not over: {error}") from None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(f"nightly.{self._file.stem}", optuna_uri()))
+            except HeldError as error:
+                raise HeldError(f"a night of {self._file} is not over: {error}") from None
+            return [self._run(each, send) for each in [*self._died(night), night]]
 
     def _died(self, night: str) -> list[str]:
         """Earlier nights that were begun and have not ended."""

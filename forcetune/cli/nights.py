@@ -95,7 +95,7 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
     """Hold the champions of the studies in FILE against random pruning: what is missing of tonight, and of a night that
     died.
 
-    Trials yield to those of people on a cluster. Leaves a page beside FILE, and a run of the experiment
+    Trials yield to those of people on a cluster. Leaves a page in the current folder, and a run of the experiment
     forcetune-nightly. Exit code 3 is an alarm: a verdict flipped, or runs that were the same no longer are.
     """
     from forcetune import baseline, show
@@ -103,18 +103,18 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
     name = _night(night)
     nights = baseline.Nights(file, console := show.console(error=as_json))
     if dry_run:
-        show.shares(nights.plan(name))
+        shares = nights.plan(name)
+        click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else show.shares(shares)
         return
     try:
         found = nights.run(name, baseline.sender(console, "low", address))
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    for findings in found:
-        if as_json:
-            click.echo(json.dumps(findings.plain(), indent=1))
-        else:
-            show.night(findings, nights.asked.margin)
+    if as_json:
+        click.echo(json.dumps([findings.plain() for findings in found], indent=1))
+    for findings in found if not as_json else ():
+        show.night(findings, nights.asked.margin)
     for path in nights.pages:
         click.echo(f"page: {path}", err=as_json)
     if any(findings.alarms for findings in found):
