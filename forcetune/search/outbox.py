@@ -87,10 +87,13 @@ class Outbox:
         epochs: list[Epoch] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """What is new about a trial; an epoch that is there already stays as it is."""
+        """What is new about a trial; an epoch or a fact that is there already stays as it is.
+
+        What was sent and not answered is sent again: MLflow takes equal values for one, of two attempts it keeps both.
+        """
         with self._change:
             record = self._records[number]
-            record.facts.update(facts or {})
+            record.facts = {**(facts or {}), **record.facts}
             record.tags.update(tags or {})
             for epoch in epochs or []:
                 record.curve.setdefault(epoch.step, epoch)

@@ -52,7 +52,8 @@ class Cluster:
 
     def nodes(self) -> int:
         """How many are alive."""
-        code = "import ray; ray.init(logging_level='ERROR'); print(sum(node['Alive'] for node in ray.nodes()))"
+        code = "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
+        code += "print(sum(node['Alive'] for node in ray.nodes()))"
         variables = {**self._environment, "RAY_ADDRESS": self.address}
         asked = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
         return int(asked.stdout) if asked.returncode == 0 else 0

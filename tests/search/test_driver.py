@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import optuna
 import pytest
@@ -315,6 +316,31 @@ def test_what_mlflow_does_not_take_delays_nothing_and_arrives_afterwards(folder,
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 3
     assert list(table("s")["outcome"]) == ["trained"] * 3
     assert len(table("s")["trial"].unique()) == 3
+
+
+def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkeypatch):
+    driver = driver_of(make_study(search={"trials": 1}))
+    log, answers = Tracker.log, [ConnectionError("the answer is lost")]
+
+    def unheard(*args, **kwargs):
+        log(*args, **kwargs)
+        if answers and len(args) > 2 and args[2]:
+            raise answers.pop()
+
+    monkeypatch.setattr(Tracker, "log", unheard)
+    first = driver.issue()
+    driver.report(first.number, first.attempt, Report(opening=Opening({"prune_seconds": 1.0}, "cpu", b"m", [], [])))
+    deadline = time.monotonic() + 20
+    while answers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not answers, "it was sent"
+    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    again = driver.issue()
+    driver.report(again.number, again.attempt, Report(opening=Opening({"prune_seconds": 2.0}, "cpu", b"m", [], [])))
+    end(driver, again)
+    driver.close()
+    steps = Tracker("s", mlflow_uri()).steps(table("s").loc[0, "run_id"])
+    assert steps["prune_seconds"] == [0]
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):
