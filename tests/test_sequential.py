@@ -110,7 +110,7 @@ def test_the_order_of_evidence_does_not_matter(pairs, random):
 @pytest.mark.usefixtures("quick")
 def test_nothing_is_found_in_nothing():
     """Thirty nights of two pairs, where every night is looked at."""
-    generator, runs = np.random.default_rng(0), 250
+    generator, runs = np.random.default_rng(0), 120
     found = [follow(grown(generator, [0] * 30, 1.5), MARGIN)["one"] for _ in range(runs)]
     assert np.mean([any(one.holds in ("beats", "loses") for one in looks) for looks in found]) <= limit(0.05, runs)
 

@@ -141,11 +141,11 @@ def test_a_sentinel_that_fails_gives_alarm(night, lab):
 
 def test_a_verdict_that_flips_gives_alarm(night, lab):
     lab.accuracy = noisy(5)
-    for day in range(1, 4):
-        night(day, FILE.replace("sentinels: 2", "sentinels: 0"))
-    assert standing(night(4), "snip", "random_erk")["holds"] == "beats"
+    asked = "studies: [s]\nbands: [0.7, 0.9]\nseeds: 5\nsentinels: 0\n"
+    assert not night(1, asked).alarms
+    assert standing(night(2), "snip", "random_erk")["holds"] == "beats"
     lab.accuracy = noisy(-5)
-    found = [night(day) for day in range(5, 16)]
+    found = [night(day) for day in range(3, 13)]
     flips = [line for findings in found for line in findings.alarms if "the verdict was beats" in line]
     assert flips
     assert all("say loses" in line for line in flips)
