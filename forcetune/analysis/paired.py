@@ -4,8 +4,8 @@ The arms of a pair share everything but their masks. If the mask does not matter
 is as likely with the other sign, so all 2**n flips of n signs are equally likely, whatever the distribution. That makes
 the test of a difference exact at any number of pairs. The tests against the margin flip around the margin, where no
 exchange of arms stands behind it: they assume that differences are symmetric about their mean. Where they are not, all
-is as good as the pairs are many: of twelve pairs whose twin collapses in three runs of ten, the interval holds the mean
-in 94 % of cases; in one run of ten, in 71 %, for what no pair has shown is in no interval.
+is as good as the pairs are many, for what no pair has shown is in no interval: benchmarks/verdicts.py prints how good
+that is where a twin collapses in some runs.
 """
 
 import gc

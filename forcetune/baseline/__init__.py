@@ -11,7 +11,7 @@ import pandas as pd
 
 from forcetune import tracking
 from forcetune.baseline.bench import Bench
-from forcetune.baseline.champions import Champion, told
+from forcetune.baseline.champions import Champion
 from forcetune.baseline.evidence import pooled, verdicts
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.nightly import EXPERIMENT, Nights, Share, last_nights
@@ -122,5 +122,4 @@ __all__ = [
     "plan",
     "run",
     "sender",
-    "told",
 ]
