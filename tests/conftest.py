@@ -7,8 +7,6 @@ from contextlib import closing
 import pytest
 import torch
 
-from forcetune.spec import Study
-
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
@@ -40,6 +38,8 @@ def folder(tmp_path, monkeypatch, empty_mlflow):
 
 @pytest.fixture
 def make_study():
+    from forcetune.spec import Study  # here, since rooms are tested where torch is all there is
+
     def make(trial=None, **top):
         fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "epochs": 2}
         sampled = {"method": ["random", "snip", "force"], "density": {"low": 0.05, "high": 0.5, "log": True}}
