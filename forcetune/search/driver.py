@@ -23,6 +23,7 @@ from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.ledger import Ended, Issued, Ledger, ends
 from forcetune.search.meter import Meter
+from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, Proposals, make_proposals
@@ -213,7 +214,7 @@ class Driver:
 
     def describe(self) -> None:
         """Show the study as it is written now in MLflow."""
-        self.tracker.describe(self.parent, self._study.model_dump())
+        self.tracker.describe(self.parent, self._study.model_dump(), self._references, note(self._study))
 
     def give_up(self, reason: str) -> None:
         """End all trials that wait to be taken up again as failed, and the study with them."""
@@ -260,7 +261,8 @@ class Driver:
             self._outbox.attach(number, "masks.npz", opening.masks, folder)
             self._outbox.attach(number, "layers.json", json.dumps(opening.layers, indent=1).encode(), folder)
             attempt = self._running[number].issued.attempt
-            tags = {"forcetune.device": opening.device, "forcetune.attempt": str(attempt)}
+            device = {"forcetune.device": opening.device, "forcetune.devices": f"{self.devices:g}"}
+            tags = {**device, "forcetune.attempt": str(attempt)}
             self._outbox.add(number, opening.facts, opening.curve, tags)
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
@@ -313,7 +315,12 @@ class Driver:
         front, volume = self.progress.front, None
         if set(self._study.objectives) <= self._references.keys():
             volume = hypervolume(np.array(front), self._study.directions, self._references) if front else 0.0
-        known = {"trials_done": self.progress.done, "front": len(front), "hypervolume": volume}
+        known = {
+            "trials_done": self.progress.done,
+            "front": len(front),
+            "hypervolume": volume,
+            "device_hours": self._spent["device_hours"],
+        }
         told = {name: float(value) for name, value in known.items() if value is not None}
         self._outbox.show(Epoch(self.progress.done, ended.time or 0, told))
         self.meter.ended(ended.outcome)

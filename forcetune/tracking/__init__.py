@@ -1,0 +1,36 @@
+"""Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
+
+from forcetune.tracking.client import check_answers, exists
+from forcetune.tracking.records import Record, read_json, records
+from forcetune.tracking.runs import UnknownError, params, runs
+from forcetune.tracking.tables import (
+    companions,
+    fetch_masks,
+    progress,
+    reruns,
+    study_file,
+    table,
+    trial_fields,
+)
+from forcetune.tracking.writing import Epoch, Logged, Tracker
+
+__all__ = [
+    "Epoch",
+    "Logged",
+    "Record",
+    "Tracker",
+    "UnknownError",
+    "check_answers",
+    "companions",
+    "exists",
+    "fetch_masks",
+    "params",
+    "progress",
+    "read_json",
+    "records",
+    "reruns",
+    "runs",
+    "study_file",
+    "table",
+    "trial_fields",
+]

@@ -1,0 +1,51 @@
+"""MLflow's client, and whether a store answers."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+from forcetune.errors import InputError
+from forcetune.stores import shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ANSWER = 5  # seconds that a server gets to say that it is there
+
+
+def client_of(uri: str) -> MlflowClient:
+    """MLflow's own would try for minutes where a server is gone; whoever logs here tries again by himself."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def check_answers(uri: str) -> None:
+    """Raise InputError where a server of MLflow does not answer within seconds."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER).close()
+    except urllib.error.HTTPError:
+        return  # somebody is there, and says more when asked for runs
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+
+
+def exists(study: str, uri: str) -> bool:
+    """Whether MLflow has an experiment of this name. Raises InputError where it does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    try:
+        return client_of(uri).get_experiment_by_name(study) is not None
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error

@@ -1,0 +1,112 @@
+"""The runs of an experiment as MLflow has them, straight from its tables where those are a file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from forcetune.errors import InputError
+from forcetune.names import suggestion
+from forcetune.stores import shown, sqlite_path
+from forcetune.tracking.client import check_answers, client_of
+
+RUN = ("name", "status", "started", "ended")  # columns of MLflow's table, in our words
+
+
+class UnknownError(InputError):
+    """The store has no such study."""
+
+
+def runs(study: str, uri: str) -> list[dict[str, Any]]:
+    """The runs of a study's experiment, oldest first: id, name, status, params, last metrics and tags of each.
+
+    started and ended: ms since 1970, ended None while it runs.
+    Raises InputError where there is no such experiment, or the store does not answer.
+    """
+    path = sqlite_path(uri)
+    return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
+
+
+def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
+    """Straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
+    if not path.is_file():
+        raise InputError(f"there is no MLflow store at {path}; run a search in this folder, or set MLFLOW_TRACKING_URI")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            ids = dict(
+                connection.execute("select name, experiment_id from experiments where lifecycle_stage = 'active'")
+            )
+            if study not in ids:
+                raise _unknown(study, ids)
+            wanted = (ids[study],)
+            active = "from runs r where r.experiment_id = ? and r.lifecycle_stage = 'active'"
+            runs = {
+                run: {**dict(zip(RUN, row, strict=True)), "id": run, "params": {}, "metrics": {}, "tags": {}}
+                for run, *row in connection.execute(
+                    f"select run_uuid, name, status, start_time, end_time {active} order by start_time", wanted
+                )
+            }
+            for kind, rows in (("params", "params"), ("metrics", "latest_metrics"), ("tags", "tags")):
+                query = f"select run_uuid, key, value from {rows} where run_uuid in (select run_uuid {active})"
+                for run, key, value in connection.execute(query, wanted):
+                    runs[run][kind][key] = value
+    except sqlite3.Error as error:
+        raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
+    return list(runs.values())
+
+
+def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    client = client_of(uri)
+    try:
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            raise _unknown(study, [found.name for found in client.search_experiments()])
+        runs: list[Any] = []
+        token = None
+        while token != "":
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            runs += page
+            token = page.token or ""
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} does not answer: {error.message}") from error
+    return [
+        {
+            "id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "started": run.info.start_time,
+            "ended": run.info.end_time,
+            "params": run.data.params,
+            "metrics": run.data.metrics,
+            "tags": run.data.tags,
+        }
+        for run in reversed(runs)
+    ]
+
+
+def _unknown(study: str, known: Iterable[str]) -> UnknownError:
+    names = ", ".join(sorted(set(known) - {"Default"})) or "none yet"
+    return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
+
+
+def params(fields: Mapping[str, Any]) -> dict[str, str]:
+    """A trial's fields as the params of its run."""
+    return {name: _text(value) for name, value in fields.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def value_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

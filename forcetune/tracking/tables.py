@@ -1,0 +1,160 @@
+"""A study read back as a table, a row a trial, and what else its runs hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from forcetune.errors import InputError
+from forcetune.names import COMPANION
+from forcetune.stores import mlflow_uri, shown
+from forcetune.tracking.client import check_answers, client_of
+from forcetune.tracking.runs import UnknownError, runs, value_of
+from forcetune.tracking.writing import STUDY_FILE
+
+MARKS = ("of", "arm", "night", "again")  # tags of companions: what each is there for
+
+
+def table(study: str, uri: str | None = None) -> pd.DataFrame:
+    """One row a trial: run_id, name, status, started, ended, outcome, reason, trial (the key), params, last metrics.
+
+    Where a param and a metric share a name (`density`), the metric, which was measured, is shown. device_seconds: that
+    pruning and training took, times the devices that a trial has (GPUs, or cores where it has no GPU). In `.attrs`:
+    study, objectives (metric to `max` or `min`), references (the worst value of each that counts, as far as they are
+    known), device_hours (of the study in all, lost attempts included; None where no run says so), state (of the
+    search: RUNNING, FINISHED, ...) and parent (the id of the study's parent run).
+    Raises InputError where there is no such study.
+    """
+    recorded = runs(study, uri or mlflow_uri())
+    parent = _parent(study, recorded)
+    trials = [run for run in recorded if run["tags"].get("forcetune.kind") == "trial"]
+    found = pd.DataFrame([_row(run) for run in trials])
+    found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
+    found.attrs = {
+        "study": study,
+        "objectives": json.loads(parent["tags"]["forcetune.objectives"]),
+        "references": json.loads(parent["tags"].get("forcetune.references", "{}")),
+        "device_hours": parent["metrics"].get("device_hours"),
+        "state": parent["status"],
+        "parent": parent["id"],
+    }
+    return found
+
+
+def _parent(study: str, recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    for run in recorded:
+        if run["tags"].get("forcetune.kind") == "search":
+            return run
+    raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
+
+
+def companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """The table of a study's companion, re-runs and arms of comparisons; None where there is none.
+
+    Its columns besides: of (the key of the study's trial that each is there for), arm, night, again.
+    """
+    try:
+        return table(study + COMPANION, uri)
+    except UnknownError:
+        return None
+
+
+def reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """The re-runs with fresh seeds, `of` the key of the trial that each runs again; None where there are none."""
+    found = companions(study, uri)
+    if found is None or "arm" not in found:
+        return found
+    return found[found["arm"].isna()]
+
+
+def study_file(study: str, uri: str | None = None) -> dict[str, Any]:
+    """The study as it is written, from the artifacts of its parent run.
+
+    Raises InputError where there is no such study, or its file cannot be had.
+    """
+    store = uri or mlflow_uri()
+    parent = _parent(study, runs(study, store))
+    try:
+        text = Path(client_of(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"the run {parent['id']} in {shown(store)} has no {STUDY_FILE} to read: {error}") from error
+    return dict(yaml.safe_load(text))
+
+
+def fetch_masks(source: str, uri: str | None = None) -> Path:
+    """The file of masks that is meant: a path as it is, or the masks.npz of the run with this id.
+
+    Raises InputError where the store has no such run, or the run no masks.
+    """
+    if not re.fullmatch("[0-9a-f]{32}", source):
+        return Path(source)
+    store = uri or mlflow_uri()
+    try:
+        return Path(client_of(store).download_artifacts(source, "masks.npz"))
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"the run {source} in {shown(store)} has no masks.npz to read: {error}") from error
+
+
+def trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
+    """The fields of the trial whose run has this id. Raises InputError where the store has no such trial."""
+    from mlflow.exceptions import MlflowException
+
+    store = uri or mlflow_uri()
+    try:
+        found = client_of(store).get_run(run)
+    except MlflowException as error:
+        raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
+    if found.data.tags.get("forcetune.kind") != "trial":
+        raise InputError(f"the run {run} in {shown(store)} is no trial of forcetune")
+    return {name: value_of(text) for name, text in found.data.params.items()}
+
+
+def progress(uri: str) -> dict[str, dict[str, float]]:
+    """What the parent run of each study says of it: trials_done, front and hypervolume, as far as they are there.
+
+    Raises InputError where MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    client = client_of(uri)
+    try:
+        names = {found.experiment_id: found.name for found in client.search_experiments()}
+        parents = client.search_runs(list(names), "tags.`forcetune.kind` = 'search'", max_results=1000)
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+    return {names[run.info.experiment_id]: dict(run.data.metrics) for run in parents}
+
+
+def _row(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": run["id"],
+        "name": run["name"],
+        "status": run["status"],
+        "started": run["started"],
+        "ended": run["ended"],
+        "outcome": run["tags"].get("forcetune.outcome"),
+        "reason": run["tags"].get("forcetune.reason"),
+        "trial": run["tags"].get("forcetune.trial"),
+        **{mark: run["tags"][f"forcetune.{mark}"] for mark in MARKS if f"forcetune.{mark}" in run["tags"]},
+        **{name: value_of(text) for name, text in run["params"].items()},
+        **run["metrics"],
+        "device_seconds": _device_seconds(run),
+    }
+
+
+def _device_seconds(run: dict[str, Any]) -> float:
+    devices = float(run["tags"].get("forcetune.devices", 1))
+    return devices * sum(run["metrics"].get(name, 0.0) for name in ("prune_seconds", "train_seconds"))
+
+
+def _whole_numbers(trials: list[dict[str, Any]]) -> set[str]:
+    """Params that are whole numbers in every trial that has them; where some lack one, pandas would make floats."""
+    params = {name for run in trials for name in run["params"]}
+    fractional = {name for run in trials for name, text in run["params"].items() if not text.lstrip("-").isdigit()}
+    return params - fractional
