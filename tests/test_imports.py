@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[1] / "forcetune"
 
 # What each room may import of the others, straight from the lines of the house; what lies below those it may too.
 BELOW = {
-    "baseline": ["jobs", "search", "tracking", "analysis", "spec"],
+    "baseline": ["jobs", "search", "results", "tracking", "analysis", "spec", "pages"],
     "jobs": ["search", "tracking", "service", "spec"],
     "service": ["stores"],
-    "report": ["tracking", "analysis"],
+    "report": ["results", "tracking", "analysis", "pages"],
+    "results": ["tracking", "analysis"],
+    "pages": [],
     "comparison": ["spec"],
     "schedule": ["stores"],
     "show": ["baseline", "jobs", "service", "search", "trial", "stores", "spec"],
@@ -41,7 +43,7 @@ VENDORS = {
     "optuna": ["search"],
     "ray": ["search", "jobs"],
     "pydantic": ["spec"],
-    "pandas": ["tracking", "analysis", "comparison", "report", "baseline", "cli", "show"],
+    "pandas": ["tracking", "analysis", "results", "comparison", "report", "baseline", "cli", "show"],
     "moocore": ["analysis"],
     "scipy": ["analysis", "comparison", "data"],
     "statsmodels": ["analysis"],

@@ -18,6 +18,7 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import ASKED
+from forcetune.pages import document, table
 
 # Okabe and Ito's colours, which colour-blind people tell apart, and the same by shape
 COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}
@@ -25,15 +26,6 @@ MARKERS = {"beats": "^", "ties": "s", "loses": "v", "undecided": "o"}
 WIDTH, ROW = 8.0, 1.6  # inches
 NEUTRAL = "#808080"  # seen on white and on black
 ACROSS = 3  # plots
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; }
-th.words, td.words { text-align: left; }
-.alarm { border-left: .4rem solid #d55e00; padding-left: 1rem; }
-figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
-"""
 
 
 def page(findings: Findings, margin: float) -> str:
@@ -52,8 +44,7 @@ def page(findings: Findings, margin: float) -> str:
         *[f"<p>{escape(note)}</p>" for note in findings.notes],
         f"<p>forcetune {__version__}, run {escape(findings.run)}</p>",
     ]
-    head = f'<meta charset="utf-8"><title>forcetune {escape(findings.night)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+    return document(f"forcetune {findings.night}", parts)
 
 
 def legend(margin: float) -> str:
@@ -219,17 +210,6 @@ def _sentinels(watches: Sequence[Watch]) -> str:
     header = ["study", "arm", "nights before", "runs", "changed", "shift", "p", "alarm"]
     caption = "Test accuracy of the same runs, night by night"
     return table(header, rows, words={"study", "arm", "alarm"}) + _figure(_sentinel_plot(watches), caption)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: set[str]) -> str:
-    """A table in HTML; words: the columns that are read, not compared."""
-    kinds = [' class="words"' if name in words else "" for name in header]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
-    lines = [
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    ]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def interval(row: dict[Any, Any]) -> str:

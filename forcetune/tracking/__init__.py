@@ -1,6 +1,7 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
 from forcetune.tracking.client import check_answers, exists
+from forcetune.tracking.curves import curves
 from forcetune.tracking.records import Record, read_json, records
 from forcetune.tracking.runs import UnknownError, params, runs
 from forcetune.tracking.tables import (
@@ -22,6 +23,7 @@ __all__ = [
     "UnknownError",
     "check_answers",
     "companions",
+    "curves",
     "exists",
     "fetch_masks",
     "params",
