@@ -2,7 +2,7 @@
 
 from forcetune.tracking.client import check_answers, exists
 from forcetune.tracking.curves import curves
-from forcetune.tracking.records import Record, read_json, records
+from forcetune.tracking.records import Record, log_page, read_json, records
 from forcetune.tracking.runs import UnknownError, params, runs
 from forcetune.tracking.tables import (
     companions,
@@ -26,6 +26,7 @@ __all__ = [
     "curves",
     "exists",
     "fetch_masks",
+    "log_page",
     "params",
     "progress",
     "read_json",

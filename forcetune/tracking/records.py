@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from forcetune.stores import mlflow_uri
-from forcetune.tracking.client import client_of
+from forcetune.errors import InputError
+from forcetune.stores import mlflow_uri, shown
+from forcetune.tracking.client import check_answers, client_of
 from forcetune.tracking.runs import UnknownError, runs
 from forcetune.tracking.writing import Epoch, Tracker
 
@@ -63,3 +64,15 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
         return None
     with TemporaryDirectory() as folder:
         return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+
+
+def log_page(run: str, name: str, content: str) -> None:
+    """A page among the artifacts of a run, in place of one of that name. Raises InputError where MLflow refuses."""
+    from mlflow.exceptions import MlflowException
+
+    store = mlflow_uri()
+    check_answers(store)
+    try:
+        client_of(store).log_text(run, content, name)
+    except MlflowException as error:
+        raise InputError(f"the run {run} in {shown(store)} takes no {name}: {error.message}") from error
