@@ -64,6 +64,7 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
         "objectives": attrs[0]["objectives"],
         "studies": [each["study"] for each in attrs],
         "device_hours": None if None in hours else sum(hours),
+        "fields": list(dict.fromkeys(name for each in attrs for name in each["fields"])),
         "state": "RUNNING" if any(each["state"] == "RUNNING" for each in attrs) else "FINISHED",
     }
     return found

@@ -43,7 +43,7 @@ VENDORS = {
     "optuna": ["search"],
     "ray": ["search", "jobs"],
     "pydantic": ["spec"],
-    "pandas": ["tracking", "analysis", "results", "comparison", "report", "baseline", "cli", "show"],
+    "pandas": ["tracking", "analysis", "search", "results", "comparison", "report", "baseline", "cli", "show"],
     "moocore": ["analysis"],
     "scipy": ["analysis", "comparison", "data"],
     "statsmodels": ["analysis"],

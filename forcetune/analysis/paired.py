@@ -72,6 +72,12 @@ def judge(
     return verdicts
 
 
+def differences(samples: Sequence[np.ndarray]) -> list[tuple[float, float, float, float]]:
+    """For each sample of paired differences (pairs,): mean, Student's 95 % interval, p that the mean is 0, by Holm."""
+    p = _adjusted(_tests(samples, 0.0)[0])
+    return [(*interval(sample), float(each)) for sample, each in zip(samples, p, strict=True)]
+
+
 def pooled(differences: Sequence[np.ndarray]) -> np.ndarray:
     """Differences of several champions over the same seeds, each (seeds,), averaged by seed; NaN where one is missing.
 

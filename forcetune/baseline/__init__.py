@@ -12,6 +12,7 @@ import pandas as pd
 from forcetune import tracking
 from forcetune.baseline.bench import Bench
 from forcetune.baseline.champions import Champion
+from forcetune.baseline.dense import dense_errand
 from forcetune.baseline.evidence import pooled, verdicts
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.nightly import EXPERIMENT, Nights, Share, last_nights
@@ -118,6 +119,7 @@ __all__ = [
     "Share",
     "check",
     "conclude",
+    "dense_errand",
     "last_nights",
     "plan",
     "run",

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pandas as pd
 
-from forcetune import analysis, tracking
+from forcetune import results, tracking
 from forcetune.baseline.champions import Champion, champions, made
 from forcetune.baseline.evidence import Companions, Pair
 from forcetune.baseline.twins import ITSELF, TUNING, Comparison, best_random, compared_seed, fixed, tuned, tuning
@@ -21,7 +21,7 @@ class Bench:
     def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = BANDS) -> None:
         self.name = name
         self.study = Study.from_dict(tracking.study_file(name))
-        self.table = analysis.with_seeds(tracking.table(name), tracking.reruns(name))
+        self.table = results.load(name)
         self._edges = edges
         self.champions = champions(name, self.table, top, edges)
         self.refresh()
@@ -63,17 +63,12 @@ class Bench:
         if self.beside is None or "night" not in self.beside:
             return 0.0
         tonight = self.beside[self.beside["night"] == night]
-        return self._hours(_seconds(tonight).sum())
+        return float(tonight["device_seconds"].sum()) / 3600
 
     def device_hours(self, runs: Iterable[Companion]) -> float:
         """That these take, each as long as the champion that it is there for."""
-        took = _seconds(self.table.set_index("trial"))
-        return self._hours(sum(float(took.get(one.of, took.mean())) for one in runs))
-
-    def _hours(self, seconds: float) -> float:
-        resources = self.study.resources
-        gpus = 1.0 if resources.gpus == "auto" else resources.gpus
-        return seconds / 3600 * (gpus or resources.cpus)
+        took = self.table.set_index("trial")["device_seconds"]
+        return sum(float(took.get(one.of, took.mean())) for one in runs) / 3600
 
     def _earlier(self) -> list[Champion]:
         """Those that pairs were run for."""
@@ -92,8 +87,3 @@ class Bench:
         if self.beside is None or "arm" not in self.beside:
             return pd.DataFrame()
         return self.beside[(self.beside["arm"] == TUNING) & (self.beside["of"] == champion.key)]
-
-
-def _seconds(table: pd.DataFrame) -> pd.Series[float]:
-    """What each run took."""
-    return sum(table[name].fillna(0) for name in ("train_seconds", "prune_seconds") if name in table)  # type: ignore[return-value]

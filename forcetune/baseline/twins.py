@@ -63,22 +63,27 @@ class Comparison:
 
 def fixed(champion: Champion) -> list[Comparison]:
     """The champion against the twins that inherit its settings."""
-    return [Comparison(champion, against, _twin(champion.trial, changed)) for against, changed in FIXED.items()]
+    return [Comparison(champion, against, _twin(champion.trial, fields)) for against, fields in FIXED.items()]
 
 
 def tuned(champion: Champion, trial: Trial) -> Comparison:
     """The champion against random pruning with the settings of this trial, as dense as the champion."""
-    return Comparison(champion, TUNED, _changed(trial, {"density": champion.trial.density}))
+    return Comparison(champion, TUNED, changed(trial, {"density": champion.trial.density}))
 
 
 def with_seed(trial: Trial, seed: int) -> Trial:
     """The same configuration with this seed."""
-    return _changed(trial, {"seed": seed})
+    return changed(trial, {"seed": seed})
 
 
 def compared_seed(study: Study, place: int) -> int:
     """The seed of the pair at this place, from 0; neither the study's own nor one of its re-runs' has it."""
     return study.first_fresh_seed + COMPARED + place
+
+
+def changed(trial: Trial, fields: Mapping[str, Any]) -> Trial:
+    """The trial with these fields, and without what its method then does not have."""
+    return Trial(**trial.model_copy(update=dict(fields)).fields())
 
 
 def tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | None = None) -> list[Companion]:
@@ -125,10 +130,6 @@ def _random(table: pd.DataFrame) -> pd.DataFrame:
     return table[plain]
 
 
-def _twin(trial: Trial, changed: Mapping[str, Any]) -> Trial:
+def _twin(trial: Trial, fields: Mapping[str, Any]) -> Trial:
     """The trial with another mask; one that is random has no use for what controls a choice."""
-    return _changed(trial, {**(_FREE if "method" in changed else {}), **changed})
-
-
-def _changed(trial: Trial, changed: Mapping[str, Any]) -> Trial:
-    return Trial(**trial.model_copy(update=dict(changed)).fields())
+    return changed(trial, {**(_FREE if "method" in fields else {}), **fields})

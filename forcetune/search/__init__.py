@@ -17,6 +17,8 @@ from forcetune.spec import Errand, Placed, Priority, Search, Study, Trial, check
 from forcetune.stores import optuna_uri
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
@@ -161,6 +163,13 @@ def is_complete(study: Study) -> bool:
 
     told = [trial for trial in counted(trials_of(study.study, optuna_uri())) if trial.state.is_finished()]
     return len(told) >= study.trials
+
+
+def importance(table: "pd.DataFrame") -> "pd.DataFrame":
+    """How much each sampled field has to do with each objective, as `anova.importance` says."""
+    from forcetune.search import anova
+
+    return anova.importance(table)
 
 
 def predict(study: Study) -> "Cost":

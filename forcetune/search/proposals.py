@@ -171,9 +171,9 @@ class Sampled:
         self._show([*(trial for trial in told[:-WINDOW] if trial.number in front), *told[-WINDOW:]])
 
     def _learn(self, lesson: Lesson) -> FrozenTrial:
-        params = _params(self._study, lesson.fields)
+        params = sampled_of(self._study, lesson.fields)
         assert params is not None
-        distributions = {name: _distribution(self._study.space[name]) for name in params}
+        distributions = {name: distribution(self._study.space[name]) for name in params}
         return self._remember(params, distributions, lesson.values, lesson.on_front)
 
     def _recall(self, trial: FrozenTrial) -> FrozenTrial:
@@ -222,7 +222,7 @@ def fitting(study: Study, lessons: Iterable[Lesson]) -> list[Lesson]:
     """Those lessons whose trials this study might have proposed itself, but for the seed and where the data lies."""
     found = []
     for lesson in lessons:
-        params = _params(study, lesson.fields)
+        params = sampled_of(study, lesson.fields)
         if params is not None and _alike(study.make_trial(params).fields()) == _alike(lesson.fields):
             found.append(lesson)
     return found
@@ -232,7 +232,7 @@ def _alike(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("seed", "data_root")}
 
 
-def _params(study: Study, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+def sampled_of(study: Study, fields: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the study would have sampled for a trial with these fields; None where a value is not in its domain."""
     sampled: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
@@ -277,7 +277,7 @@ def _sampler(study: Study, already: int) -> BaseSampler:
         return TPESampler(multivariate=True, group=True, seed=seed, n_startup_trials=startup_trials(study))
 
 
-def _distribution(domain: Domain) -> BaseDistribution:
+def distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, Range) and isinstance(domain.low, int):
         return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step or 1)
     if isinstance(domain, Range):

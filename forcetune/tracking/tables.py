@@ -26,8 +26,8 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     Where a param and a metric share a name (`density`), the metric, which was measured, is shown. device_seconds: that
     pruning and training took, times the devices that a trial has (GPUs, or cores where it has no GPU). In `.attrs`:
     study, objectives (metric to `max` or `min`), references (the worst value of each that counts, as far as they are
-    known), device_hours (of the study in all, lost attempts included; None where no run says so), state (of the
-    search: RUNNING, FINISHED, ...) and parent (the id of the study's parent run).
+    known), device_hours (of the study in all, lost attempts included; None where no run says so), fields (those that
+    trials have), state (of the search: RUNNING, FINISHED, ...) and parent (the id of the study's parent run).
     Raises InputError where there is no such study.
     """
     recorded = runs(study, uri or mlflow_uri())
@@ -40,6 +40,7 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
         "objectives": json.loads(parent["tags"]["forcetune.objectives"]),
         "references": json.loads(parent["tags"].get("forcetune.references", "{}")),
         "device_hours": parent["metrics"].get("device_hours"),
+        "fields": list(dict.fromkeys(name for run in trials for name in run["params"])),
         "state": parent["status"],
         "parent": parent["id"],
     }

@@ -1,0 +1,155 @@
+"""What it took: what a method, a schedule, a number of iterations changes at equal density."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from forcetune.analysis.paired import differences
+from forcetune.analysis.questions import NETWORK
+from forcetune.errors import InputError
+from forcetune.names import suggestion
+
+POINTS = 100.0  # of accuracy
+BAND = 0.25  # decades of density within which trials are as dense as each other, once the trend is taken out
+LEVELS = 6  # numbers beyond which a field is looked at in parts
+PARTS = 3
+LEAST = 6  # pairs of trials alike in all else, below which those of like density say more
+FEWEST = 10  # trials, below which nothing is known of a trend
+COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
+NEIGHBOURS = 15  # trials that a trend is drawn through at each density, or a fifth of them
+ALIKE, DENSE_ALIKE = "all else equal", "like density"
+
+
+def at_equal_density(table: pd.DataFrame) -> pd.Series:
+    """Each trial's validation accuracy less what trained trials of its network and density reach, in points.
+
+    What they reach is the mean where densities repeat (as in a grid), else a curve over log10 density by local
+    regression (Cleveland's lowess). NaN where a network has fewer than 10 trained trials, and for trials that tell no
+    accuracy.
+    """
+    found = pd.Series(np.nan, index=table.index, dtype=float)
+    if not len(table) or not {"val_accuracy", "density"} <= set(table):
+        return found
+    network = [name for name in NETWORK if name in table]
+    for _, trials in table.groupby(network, dropna=False) if network else [(None, table)]:
+        trained = trials[trials["outcome"] == "trained"].dropna(subset=["val_accuracy", "density"])
+        if len(trained) >= FEWEST:
+            reached = _trend(np.log10(trained["density"].to_numpy(float)), trained["val_accuracy"].to_numpy(float))
+            expected = np.interp(np.log10(trials["density"].to_numpy(float)), *reached)
+            found[trials.index] = POINTS * (trials["val_accuracy"].to_numpy(float) - expected)
+    return found
+
+
+def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
+    """How much the values of a field differ in validation accuracy at equal density, one row for two values.
+
+    Columns: field, better, worse, difference (points of accuracy, better minus worse), low, high (Student's 95 %
+    interval of its mean), p (exact, by sign flips, Holm over the rows), pairs, trials (of both), paired. Numbers of
+    many values are looked at in thirds.
+
+    paired says by what: `all else equal`, trials that share every other field that both sides have, the seed too, which
+    a grid study gives; else `like density`: means of trials of the same network and method within a quarter of a decade
+    of density, their trend over density taken out, so that other fields (lr) vary by chance. Early-stopped trials tell
+    no accuracy to compare and are left out, which flatters what is often stopped. `table`: as `results.load` gives it.
+    Raises InputError where the field does not vary among trials that ended, or no trial tells an accuracy.
+    """
+    trials = table[table["outcome"].isin(COUNTED)] if len(table) else table
+    if "val_accuracy" not in trials or not trials["val_accuracy"].notna().any():
+        raise InputError("no trial that ended tells a val_accuracy, which effects are measured in")
+    trials = trials.dropna(subset=["val_accuracy"])
+    fields = [name for name in (*table.attrs["fields"], "study") if name in trials]
+    varied = [name for name in fields if trials[name].nunique() > 1 and name not in ("density", "seed")]
+    if field not in varied:
+        known = ", ".join(varied) or "none"
+        raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {known}")
+    trials = trials.assign(_level=_levels(trials[field]), _left=at_equal_density(table).reindex(trials.index))
+    others = [name for name in fields if name != field]
+    rows, samples = [], []
+    for one, two in combinations(trials["_level"].dropna().unique(), 2):
+        sides = [trials[trials["_level"] == level] for level in (one, two)]
+        sample, paired = _pairs(sides, others, field)
+        if len(sample):
+            better, worse = (one, two) if sample.mean() >= 0 else (two, one)
+            samples.append(sample if better == one else -sample)
+            count = sum(map(len, sides))
+            rows.append({"field": field, "better": better, "worse": worse, "trials": count, "paired": paired})
+    columns = ["field", "better", "worse", "difference", "low", "high", "p", "pairs", "trials", "paired"]
+    judged = [
+        {"difference": mean, "low": low, "high": high, "p": p, "pairs": len(sample)}
+        for sample, (mean, low, high, p) in zip(samples, differences(samples), strict=True)
+    ]
+    found = pd.DataFrame([{**row, **told} for row, told in zip(rows, judged, strict=True)], columns=columns)
+    return found.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+
+
+def _pairs(sides: Sequence[pd.DataFrame], others: Sequence[str], field: str) -> tuple[np.ndarray, str]:
+    """Differences in points, one side minus the other, and by what trials were paired."""
+    shared = [name for name in others if not any(side[name].isna().all() for side in sides)]
+    alike = _matched(sides, shared, "val_accuracy") * POINTS
+    if len(alike) >= LEAST:
+        return alike, ALIKE
+    same = [name for name in (*NETWORK, "method") if name in shared and name != field]
+    banded = [side.assign(_band=np.floor(np.log10(side["density"].astype(float)) / BAND)) for side in sides]
+    near = _matched(banded, [*same, "_band"], "_left")
+    return (near, DENSE_ALIKE) if len(near) >= len(alike) else (alike, ALIKE)
+
+
+def _matched(sides: Sequence[pd.DataFrame], keys: Sequence[str], value: str) -> np.ndarray:
+    """The differences of the means of `value` for every combination of `keys` that both sides have."""
+    means = [side.groupby(list(keys), dropna=False, observed=True)[value].mean() for side in sides]
+    both = pd.concat(means, axis=1, join="inner", keys=["one", "two"]).dropna()
+    return np.asarray(both["one"] - both["two"], float)
+
+
+def _levels(column: pd.Series) -> pd.Series:
+    """The values as words, in their order; numbers of many values in parts that hold equally many trials."""
+    known = column.dropna()
+    if pd.api.types.is_numeric_dtype(known) and not pd.api.types.is_bool_dtype(known) and known.nunique() > LEVELS:
+        parts = pd.qcut(known.astype(float), PARTS, labels=False, duplicates="drop")
+        ends = known.astype(float).groupby(parts).agg(["min", "max"])
+        names = {part: f"{low:.3g} to {high:.3g}" for part, low, high in ends.itertuples()}
+        return parts.map(names).reindex(column.index)
+    ordered = known.sort_values(kind="stable", key=lambda values: values if _is_number(values) else values.astype(str))
+    return ordered.map(_text)
+
+
+def _is_number(values: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(values))
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _trend(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in rising order, and what is reached at each."""
+    known, where, counts = np.unique(places.round(9), return_inverse=True, return_counts=True)
+    if len(known) <= len(places) / 3:  # a grid: its densities repeat
+        return known, np.bincount(where, values) / counts
+    from statsmodels.nonparametric.smoothers_lowess import lowess
+
+    share = max(0.2, min(1.0, NEIGHBOURS / len(places)))
+    smooth = lowess(values, places, frac=share, delta=0.01 * np.ptp(places))
+    kept = smooth[~np.isnan(smooth[:, 1])]
+    return kept[:, 0], kept[:, 1]
+
+
+def targets(table: pd.DataFrame) -> Iterator[tuple[str, pd.Index, np.ndarray]]:
+    """What the importance of fields is asked for: a name, the rows that tell it, and losses (rows, m), small is good.
+
+    Each objective; the front, over all objectives; and accuracy at equal density, since density explains most of it.
+    """
+    signs = {name: -1.0 if way == "max" else 1.0 for name, way in table.attrs["objectives"].items()}
+    asked = {name: [name] for name in signs}
+    if len(signs) > 1:
+        asked["front"] = list(signs)
+    for name, objectives in asked.items():
+        told = table.dropna(subset=objectives)
+        yield name, told.index, told[objectives].to_numpy(float) * [signs[each] for each in objectives]
+    left = at_equal_density(table).dropna()
+    if len(left):
+        yield "val_accuracy at equal density", left.index, -left.to_numpy(float)[:, None]
