@@ -3,11 +3,12 @@
 from forcetune.analysis.effects import at_equal_density, effects, targets
 from forcetune.analysis.fronts import believed, best, dominates, front, hypervolume, non_dominated, pareto_ranks
 from forcetune.analysis.paired import Verdict, interval, judge, pooled
-from forcetune.analysis.questions import NETWORK, each, knee, near_dense, quality, top, where
+from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, where
 from forcetune.analysis.seeds import Belief, believe, with_seeds
 from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_cost
 
 __all__ = [
+    "CONDITION",
     "NETWORK",
     "Belief",
     "Drift",

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.paired import differences
+from forcetune.analysis.paired import apart, holm, paired
 from forcetune.analysis.questions import NETWORK
 from forcetune.errors import InputError
 from forcetune.names import suggestion
@@ -17,11 +17,12 @@ POINTS = 100.0  # of accuracy
 BAND = 0.25  # decades of density within which trials are as dense as each other, once the trend is taken out
 LEVELS = 6  # numbers beyond which a field is looked at in parts
 PARTS = 3
-LEAST = 6  # pairs of trials alike in all else, below which those of like density say more
+LEAST = 6  # pairs, below which pairing says less than it costs
 FEWEST = 10  # trials, below which nothing is known of a trend
 COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
 NEIGHBOURS = 15  # trials that a trend is drawn through at each density, or a fifth of them
-ALIKE, DENSE_ALIKE = "all else equal", "like density"
+ALIKE, LIKE_DENSITY, UNPAIRED = "all else equal", "like density", "not"
+COLUMNS = ["field", "better", "worse", "difference", "low", "high", "p", "pairs", "trials", "paired"]
 
 
 def at_equal_density(table: pd.DataFrame) -> pd.Series:
@@ -47,14 +48,16 @@ def at_equal_density(table: pd.DataFrame) -> pd.Series:
 def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     """How much the values of a field differ in validation accuracy at equal density, one row for two values.
 
-    Columns: field, better, worse, difference (points of accuracy, better minus worse), low, high (Student's 95 %
-    interval of its mean), p (exact, by sign flips, Holm over the rows), pairs, trials (of both), paired. Numbers of
-    many values are looked at in thirds.
+    Columns: field, better, worse, difference (points of accuracy, better minus worse), low, high (the 95 % interval of
+    its mean), p (by Holm over the rows), pairs, trials (of both), paired. Numbers of many values are looked at in
+    thirds.
 
     paired says by what: `all else equal`, trials that share every other field that both sides have, the seed too, which
-    a grid study gives; else `like density`: means of trials of the same network and method within a quarter of a decade
-    of density, their trend over density taken out, so that other fields (lr) vary by chance. Early-stopped trials tell
-    no accuracy to compare and are left out, which flatters what is often stopped. `table`: as `results.load` gives it.
+    a grid study gives; `like density`, means of trials of one network and method within a quarter of a decade of
+    density, their trend over density taken out, so that other fields (lr) vary by chance; `not` where either way has
+    fewer than six pairs, trials less that trend and the mean of their network and method. p is exact by sign flips for
+    pairs, Welch's else. Early-stopped trials tell no accuracy to compare and are left out, which flatters what is often
+    stopped. `table`: as `results.load` gives it.
     Raises InputError where the field does not vary among trials that ended, or no trial tells an accuracy.
     """
     trials = table[table["outcome"].isin(COUNTED)] if len(table) else table
@@ -68,34 +71,45 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
         raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {known}")
     trials = trials.assign(_level=_levels(trials[field]), _left=at_equal_density(table).reindex(trials.index))
     others = [name for name in fields if name != field]
-    rows, samples = [], []
-    for one, two in combinations(trials["_level"].dropna().unique(), 2):
-        sides = [trials[trials["_level"] == level] for level in (one, two)]
-        sample, paired = _pairs(sides, others, field)
-        if len(sample):
-            better, worse = (one, two) if sample.mean() >= 0 else (two, one)
-            samples.append(sample if better == one else -sample)
-            count = sum(map(len, sides))
-            rows.append({"field": field, "better": better, "worse": worse, "trials": count, "paired": paired})
-    columns = ["field", "better", "worse", "difference", "low", "high", "p", "pairs", "trials", "paired"]
-    judged = [
-        {"difference": mean, "low": low, "high": high, "p": p, "pairs": len(sample)}
-        for sample, (mean, low, high, p) in zip(samples, differences(samples), strict=True)
-    ]
-    found = pd.DataFrame([{**row, **told} for row, told in zip(rows, judged, strict=True)], columns=columns)
+    levels = combinations(trials["_level"].dropna().unique(), 2)
+    rows = [row for one, two in levels if (row := _compare(trials, others, field, one, two))]
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    found["p"] = holm(found["p"].to_numpy(float))
     return found.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
 
 
-def _pairs(sides: Sequence[pd.DataFrame], others: Sequence[str], field: str) -> tuple[np.ndarray, str]:
-    """Differences in points, one side minus the other, and by what trials were paired."""
+def _compare(
+    trials: pd.DataFrame, others: Sequence[str], field: str, one: str, two: str
+) -> dict[str, float | str] | None:
+    """Two values of a field, the better one first; None where nothing can be compared."""
+    sides = [trials[trials["_level"] == level] for level in (one, two)]
     shared = [name for name in others if not any(side[name].isna().all() for side in sides)]
+    same = [name for name in (*NETWORK, "method") if name in shared and name != field]
+    how, pairs, (mean, low, high, p) = _difference(sides, shared, same)
+    if np.isnan(mean):
+        return None
+    if mean < 0:
+        one, two, mean, low, high = two, one, -mean, -high, -low
+    told = {"difference": mean, "low": low, "high": high, "p": p, "pairs": pairs, "trials": sum(map(len, sides))}
+    return {"field": field, "better": one, "worse": two, **told, "paired": how}
+
+
+def _difference(
+    sides: Sequence[pd.DataFrame], shared: Sequence[str], same: Sequence[str]
+) -> tuple[str, int, tuple[float, float, float, float]]:
+    """How two sides were compared, by how many pairs, and what `paired` or `apart` say of them, in points."""
     alike = _matched(sides, shared, "val_accuracy") * POINTS
     if len(alike) >= LEAST:
-        return alike, ALIKE
-    same = [name for name in (*NETWORK, "method") if name in shared and name != field]
+        return ALIKE, len(alike), paired(alike)
     banded = [side.assign(_band=np.floor(np.log10(side["density"].astype(float)) / BAND)) for side in sides]
     near = _matched(banded, [*same, "_band"], "_left")
-    return (near, DENSE_ALIKE) if len(near) >= len(alike) else (alike, ALIKE)
+    if len(near) >= LEAST:
+        return LIKE_DENSITY, len(near), paired(near)
+    left = pd.concat([side.assign(_side=place) for place, side in enumerate(sides)]).dropna(subset=["_left"])
+    if same and len(left):
+        left["_left"] -= left.groupby(list(same), dropna=False)["_left"].transform("mean")
+    one, two = (left.loc[left["_side"] == place, "_left"].to_numpy(float) for place in (0, 1))
+    return UNPAIRED, 0, apart(one, two) if len(one) and len(two) else (np.nan,) * 4
 
 
 def _matched(sides: Sequence[pd.DataFrame], keys: Sequence[str], value: str) -> np.ndarray:

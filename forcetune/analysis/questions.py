@@ -34,9 +34,10 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     An objective counts by its mean over fresh seeds where there are any. A row without the column meets nothing.
     Raises InputError for what is no condition, and for a column that the table does not have.
     """
+    found = table
     for condition in conditions:
-        table = _meeting(table, condition)
-    return table
+        found = _meeting(found, condition, table)
+    return found
 
 
 def top(table: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -122,7 +123,8 @@ def _filled(column: pd.Series) -> pd.Series:
     return column.astype(object).where(column.notna(), "")
 
 
-def _meeting(table: pd.DataFrame, condition: str) -> pd.DataFrame:
+def _meeting(found: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Those of the rows found so far that meet a condition; table: all, by which it makes sense."""
     written = CONDITION.fullmatch(condition)
     if not written or not written[3]:
         raise InputError(
@@ -130,17 +132,22 @@ def _meeting(table: pd.DataFrame, condition: str) -> pd.DataFrame:
             "effective_density<=0.5%, method=force,snip"
         )
     name, sign, text = written.groups()
-    column = table[believed(table, _column(table, name))]
+    column = found[believed(table, _column(table, name))]
     number = _number(text)
     sign = "=" if sign == "==" else sign
     if number is not None and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return table[_COMPARED[sign](column, number).fillna(False).astype(bool)]
+        return found[_COMPARED[sign](column, number).fillna(False).astype(bool)]
     if sign not in ("=", "!="):
         raise InputError(
             f"{condition!r}: {name} is told in words, or {text!r} is no number; allowed: {name}=, {name}!="
         )
-    same = column.map(_word).isin([word.strip() for word in text.split(",")])
-    return table[(same if sign == "=" else ~same) & column.notna()]
+    wanted = [word.strip() for word in text.split(",")]
+    known = sorted(set(table[name].dropna().map(_word)))
+    if unknown := [word for word in wanted if word not in known]:
+        near = suggestion(unknown[0], known)
+        raise InputError(f"no trial has the {name} {unknown[0]!r}{near}; there are: {', '.join(known)}")
+    same = column.map(_word).isin(wanted)
+    return found[(same if sign == "=" else ~same) & column.notna()]
 
 
 def _column(table: pd.DataFrame, name: str) -> str:

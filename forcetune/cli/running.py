@@ -19,7 +19,7 @@ def searched(
     study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal"
 ) -> tuple[pd.DataFrame, str | None]:
     """The table of the study once it has run, and why it ended early; an interrupt says how to go on."""
-    from forcetune import search, show
+    from forcetune import results, search, show
 
     try:
         with place(file):
@@ -27,14 +27,7 @@ def searched(
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    return table_of(study.study), ending
-
-
-def table_of(study: str) -> pd.DataFrame:
-    """A study's trials, with what fresh seeds say of them."""
-    from forcetune import analysis, tracking
-
-    return analysis.with_seeds(tracking.table(study), tracking.reruns(study))
+    return results.load(study.study), ending
 
 
 def end(study: Study, found: pd.DataFrame, ending: str | None) -> None:

@@ -1,21 +1,19 @@
-"""A study here: checked, searched, asked, examined."""
+"""A study here: checked, searched, examined."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from forcetune.cli.asking import print_front
 from forcetune.cli.group import FAILED, main, place, priority_option
-from forcetune.cli.running import end, outcomes, searched, table_of
+from forcetune.cli.running import end, searched
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from forcetune.spec import Priority
 
 
@@ -69,26 +67,8 @@ def search_command(file: str, fresh: bool, priority: Priority) -> None:
 
     study = spec.load(file)
     found, ending = searched(study, file, fresh, again=f"`forcetune search {file}`", priority=priority)
-    _print_front(found, _best(found))
+    print_front(found)
     end(study, found, ending)
-
-
-@main.command()
-@click.argument("study")
-@click.option("--min-sparsity", type=click.FloatRange(0, 1), help="fraction of weights removed, at least")
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="validation accuracy, at least")
-@click.option("--method", help="trials of this method alone")
-@click.option("--json", "as_json", is_flag=True, help="one array of objects, sorted by sparsity")
-def best(study: str, min_sparsity: float | None, min_accuracy: float | None, method: str | None, as_json: bool) -> None:
-    """Print the front of STUDY, from MLflow alone."""
-    from forcetune import show
-
-    found = table_of(study)
-    front = _best(found, min_sparsity=min_sparsity, min_accuracy=min_accuracy, method=method)
-    if as_json:
-        click.echo(json.dumps([show.present(row) for row in front.to_dict("records")], indent=1))
-    else:
-        _print_front(found, front)
 
 
 @main.command()
@@ -125,20 +105,3 @@ def _samples(
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
         raise InputError(f"--input {input_shape}: allowed: sizes with an x between, as 3x32x32")
     return tuple(map(int, sizes)), classes or 10
-
-
-def _best(table: pd.DataFrame, **conditions: Any) -> pd.DataFrame:
-    from forcetune import analysis
-
-    return analysis.best(table, **conditions)
-
-
-def _print_front(table: pd.DataFrame, front: pd.DataFrame) -> None:
-    from forcetune import show
-
-    if front.empty:
-        click.echo(f"no trained trial meets this; {outcomes(table)}")
-        return
-    show.front(front, table.attrs["objectives"])
-    show.doubts(front)
-    click.echo(f"front of {outcomes(table)}")

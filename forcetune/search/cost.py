@@ -14,10 +14,10 @@ from rich.console import Console
 
 from forcetune import trial
 from forcetune.search.placement import on_this_machine
-from forcetune.search.progress import duration
 from forcetune.search.stopping import share_trained
 from forcetune.spec import Placed, Study, Task, Trial
 from forcetune.stores import optuna_uri, state_folder
+from forcetune.times import duration
 
 DRAWS = 256  # configurations that stand for the whole space
 STEPS = 8  # of training that are measured

@@ -13,6 +13,7 @@ from rich.text import Text
 from forcetune.analysis import non_dominated
 from forcetune.search.ledger import Ended
 from forcetune.spec import Study, Trial, method_label
+from forcetune.times import duration
 
 FRONT_ROWS = 12
 
@@ -143,12 +144,3 @@ def _result(study: Study, ended: Ended) -> str:
     if ended.values is None or not ended.on_front:
         return f"{ended.outcome}, {ended.reason}"
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, ended.values, strict=True))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

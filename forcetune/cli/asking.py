@@ -1,0 +1,280 @@
+"""A study that is there: asked for its best configurations and for what they took; written as a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from forcetune.cli.group import INTERRUPTED, address_option, main, priority_option
+from forcetune.cli.running import outcomes
+from forcetune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+    from forcetune.spec import Priority
+
+EVERY = 2.0  # seconds between two looks at a study that is watched
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of studies: of the trials that meet the conditions the front, or what is picked."""
+
+    conditions: Sequence[str]
+    by: str | None
+    knee: bool
+    within: float | None
+    top: int | None
+
+    @property
+    def shown(self) -> list[str]:
+        """Fields that the question names."""
+        from forcetune.analysis import CONDITION
+
+        named = [found[1] for condition in self.conditions if (found := CONDITION.fullmatch(condition))]
+        return [*([self.by] if self.by else []), *named]
+
+    def answer(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows that answer it. Raises InputError where dense runs are asked for and missing."""
+        from forcetune import analysis
+
+        chosen = analysis.where(table, self.conditions)
+        chosen.attrs = table.attrs
+        return analysis.each(chosen, self.by, self._pick) if self.by else self._pick(chosen)
+
+    def _pick(self, chosen: pd.DataFrame) -> pd.DataFrame:
+        from forcetune import analysis
+
+        if self.within is not None:
+            return analysis.near_dense(chosen, _dense(chosen.attrs["studies"], self.within), self.within)
+        if self.top is not None:
+            return analysis.top(chosen, self.top)
+        front = analysis.best(chosen)
+        return analysis.knee(front) if self.knee else front
+
+
+@main.command()
+@click.argument("studies", nargs=-1, required=True, metavar="STUDY...")
+@click.option("--min-sparsity", type=click.FloatRange(0, 1), help="fraction of weights removed, at least")
+@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="validation accuracy, at least")
+@click.option("--method", help="trials of this method alone")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="trials that meet it alone, as 'macs<10M', 'effective_density<=0.5%', 'model=mlp,lenet5'; more than once: all",
+)
+@click.option("--by", metavar="FIELD", help="for each value of it apart: method, model, study, ...")
+@click.option("--knee", is_flag=True, help="of the front the point where the trade turns")
+@click.option(
+    "--within", type=click.FloatRange(0), metavar="POINTS", help="the sparsest within so many points of dense"
+)
+@click.option("--top", type=click.IntRange(1), help="the most accurate in place of the front")
+@click.option("--dense", type=click.IntRange(1), metavar="SEEDS", help="first run the networks with nothing pruned")
+@click.option("--effect", multiple=True, metavar="FIELD", help="what its values change at equal density")
+@click.option("--importance", is_flag=True, help="how much each field has to do with each objective")
+@click.option("--json", "as_json", is_flag=True, help="one array of objects, the front sorted by sparsity")
+@click.option("--csv", "as_csv", is_flag=True, help="as CSV")
+@click.option("--watch", is_flag=True, help="follow a search that runs, until it ends")
+@address_option
+@priority_option
+def best(
+    studies: tuple[str, ...],
+    min_sparsity: float | None,
+    min_accuracy: float | None,
+    method: str | None,
+    where: tuple[str, ...],
+    by: str | None,
+    knee: bool,
+    within: float | None,
+    top: int | None,
+    dense: int | None,
+    effect: tuple[str, ...],
+    importance: bool,
+    as_json: bool,
+    as_csv: bool,
+    watch: bool,
+    address: str | None,
+    priority: Priority,
+) -> None:
+    """Answer questions about finished trials, from MLflow alone: which configuration, why, at what cost.
+
+    Without options, the front of STUDY; of several, the front of all together.
+    """
+    from forcetune import results
+
+    given = {"--knee": knee, "--within": within, "--top": top, "--effect": effect, "--importance": importance}
+    _at_most_one({name: value is not None and value is not False and value != () for name, value in given.items()})
+    _at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
+    asked = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
+    conditions = [*(f"{name}{value}" for name, value in asked.items() if value is not None), *where]
+    question = Question(conditions, by, knee, within, top)
+    if watch:
+        _watch(studies, question)
+        return
+    table = _finished(results.load(*studies))
+    if dense:
+        _run_dense(studies, dense, address, priority, quiet=as_json or as_csv)
+    if effect or importance:
+        _explain(table, conditions, effect, as_json, as_csv)
+        return
+    found = question.answer(table)
+    if as_json or as_csv:
+        _plain(found, as_csv)
+    else:
+        _print(table, found, question)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file (report-STUDY.html)")
+def report(study: str, out: Path | None) -> None:
+    """Write STUDY as one page that opens without a network, and keep it in MLflow with the study's run."""
+    from forcetune import report as room
+
+    click.echo(f"page: {room.write(study, out)}")
+
+
+def print_front(table: pd.DataFrame) -> None:
+    """A study's front, as `best` prints it."""
+    question = Question([], None, knee=False, within=None, top=None)
+    _print(table, question.answer(table), question)
+
+
+def _print(table: pd.DataFrame, found: pd.DataFrame, question: Question) -> None:
+    from forcetune import results, show
+
+    if found.empty:
+        click.echo(f"{_nothing(question)}; {outcomes(table)}")
+        return
+    show.front(found, question.shown)
+    click.echo(_summary(table, question))
+    if question.within is None and len(runs := results.dense(*table.attrs["studies"])):
+        click.echo(show.dense(runs))
+    click.echo(show.costs(found, table))
+
+
+def _nothing(question: Question) -> str:
+    return "a front of fewer than three points has no knee" if question.knee else "no trained trial meets this"
+
+
+def _summary(table: pd.DataFrame, question: Question) -> str:
+    what = "front"
+    if question.knee:
+        what = "knee of the front"
+    elif question.within is not None:
+        what = f"sparsest within {question.within:g} points of dense"
+    elif question.top is not None:
+        what = "most accurate"
+    return f"{what} of {outcomes(table)}"
+
+
+def _plain(found: pd.DataFrame, as_csv: bool) -> None:
+    from forcetune import show
+
+    if as_csv:
+        click.echo(found.to_csv(index=False), nl=False)
+    else:
+        click.echo(json.dumps([show.present(row) for row in found.to_dict("records")], indent=1))
+
+
+def _explain(
+    table: pd.DataFrame, conditions: Sequence[str], fields: Sequence[str], as_json: bool, as_csv: bool
+) -> None:
+    """Effects of fields, or the importance of all."""
+    import pandas as pd
+
+    from forcetune import analysis, show
+
+    chosen = analysis.where(table, conditions)
+    chosen.attrs = table.attrs
+    if fields:
+        found = pd.concat([analysis.effects(chosen, field) for field in fields], ignore_index=True)
+        _plain(found, as_csv) if as_json or as_csv else show.effects(found)
+        return
+    from forcetune import search
+
+    if len(table.attrs["studies"]) > 1:
+        raise InputError("--importance is of one study: the spaces of several are not the same")
+    shares = search.importance(chosen)
+    _plain(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
+
+
+def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority: Priority, quiet: bool) -> None:
+    from forcetune import baseline, show
+
+    for study in studies:
+        errand, hours = baseline.dense_errand(study, seeds)
+        if not errand.companions:
+            continue
+        click.echo(f"{len(errand.companions)} dense runs of {study}, about {hours:.2g} device hours", err=quiet)
+        try:
+            ending = baseline.sender(show.console(error=quiet), priority, address)(errand)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; the same command goes on where it was", err=True)
+            sys.exit(INTERRUPTED)
+        if ending:
+            click.echo(ending, err=quiet)
+
+
+def _dense(studies: Sequence[str], points: float) -> pd.DataFrame:
+    from forcetune import results
+
+    runs = results.dense(*studies)
+    if runs.empty:
+        names = " ".join(studies)
+        raise InputError(
+            f"nothing was run of {names} with all weights: `forcetune best {names} --within {points:g} --dense 3` "
+            "does so first, with three seeds"
+        )
+    return runs
+
+
+def _finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The table. Raises InputError where none of its trials has ended."""
+    if not len(table) or not table["outcome"].notna().any():
+        raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {outcomes(table)}")
+    return table
+
+
+def _at_most_one(given: dict[str, bool]) -> None:
+    if len(named := [name for name, is_given in given.items() if is_given]) > 1:
+        raise InputError(f"{' and '.join(named)} ask for different things; allowed: one of {', '.join(given)}")
+
+
+def _watch(studies: Sequence[str], question: Question) -> None:
+    """Show the answer as it changes, until no search says that it runs."""
+    from forcetune import results, show
+
+    try:
+        show.follow(_changes(studies, question))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    table = results.load(*studies)
+    _print(table, question.answer(_finished(table)), question)
+
+
+def _changes(studies: Sequence[str], question: Question) -> Iterator[RenderableType]:
+    """The answer now, and whenever a trial has begun or ended."""
+    from forcetune import results, show
+
+    known = None
+    while True:
+        table = results.load(*studies)
+        if (told := outcomes(table)) != known:
+            known = told
+            ended = len(table) and table["outcome"].notna().any()
+            found = question.answer(table) if ended else table.iloc[:0]
+            yield show.standing(found, f"{time.strftime('%H:%M:%S')}  {_summary(table, question)}", question.shown)
+        if table.attrs["state"] != "RUNNING":
+            return
+        time.sleep(EVERY)

@@ -1,0 +1,33 @@
+"""What the commands print: tables on the terminal."""
+
+from forcetune.show.effects import effects, importance
+from forcetune.show.fronts import costs, dense, follow, front, standing
+from forcetune.show.layout import console, present
+from forcetune.show.nights import cost_of_comparisons, night, schedule, shares, verdicts
+from forcetune.show.services import jobs, service
+from forcetune.show.studies import comparison, cost, findings, masks, network, study
+
+__all__ = [
+    "comparison",
+    "console",
+    "cost",
+    "cost_of_comparisons",
+    "costs",
+    "dense",
+    "effects",
+    "findings",
+    "follow",
+    "front",
+    "importance",
+    "jobs",
+    "masks",
+    "network",
+    "night",
+    "present",
+    "schedule",
+    "service",
+    "shares",
+    "standing",
+    "study",
+    "verdicts",
+]

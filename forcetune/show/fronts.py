@@ -1,0 +1,131 @@
+"""Points of a study: fronts, what was picked of them, how far they are to be believed, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from forcetune.show.layout import console, present
+from forcetune.times import precise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+WORDS = ("study", "dataset", "model", "method", "schedule")  # columns that are read, not compared
+ALWAYS = ("method", "sparsity", "density", "val_accuracy", "iterations", "schedule")  # fields that every table shows
+
+
+def front(found: pd.DataFrame, extra: Sequence[str] = ()) -> None:
+    """Points in the order that they have, and what is to be said of them; extra: further fields to show."""
+    console().print(points(found, extra), soft_wrap=True)
+
+
+def points(found: pd.DataFrame, extra: Sequence[str] = ()) -> RenderableType:
+    """The same to be printed."""
+    columns = _columns(found, extra)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name in (*WORDS, "run id") else "right", no_wrap=True)
+    for row in map(present, found.to_dict("records")):
+        table.add_row(*(cell(row) for cell in columns.values()))
+    return Group(table, *doubts(found))
+
+
+def standing(found: pd.DataFrame, told: str, extra: Sequence[str]) -> RenderableType:
+    """Points so far, perhaps none, and a sentence."""
+    return Group(points(found, extra), told) if len(found) else told
+
+
+def follow(blocks: Iterable[RenderableType]) -> None:
+    """Show each in place of the one before on a terminal, one after the other elsewhere."""
+    out = console()
+    if not out.is_terminal:
+        for block in blocks:
+            out.print(block, soft_wrap=True)
+        return
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        for block in blocks:
+            live.update(block, refresh=True)
+
+
+def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
+    """The device time of these points, and of the studies that they are from, in a sentence."""
+    own = precise(float(found["device_seconds"].sum()))
+    hours = table.attrs["device_hours"]
+    told = float(table["device_seconds"].sum()) if hours is None else 3600 * hours
+    names = ", ".join(table.attrs["studies"])
+    these = f"these {len(found)} points" if len(found) > 1 else "this point"
+    return f"device time: {own} for {these}, {precise(max(told, found['device_seconds'].sum()))} for {names} in all"
+
+
+def dense(runs: pd.DataFrame) -> str:
+    """What the networks reach with nothing pruned, in a sentence."""
+    found = ", ".join(
+        f"{model} {sample.mean():.2%} ({len(sample)} seed{'s' if len(sample) > 1 else ''})"
+        for model, sample in runs.groupby(runs["model"].map(str))["val_accuracy"]
+    )
+    return f"dense: {found}"
+
+
+def doubts(found: pd.DataFrame) -> list[str]:
+    """How far points are to be believed, in sentences."""
+    seeds = found["seeds"].fillna(0) if "seeds" in found.columns else found["sparsity"] * 0
+    if (alone := int((seeds == 0).sum())) == len(found):
+        return ["one seed stands behind each of these points: `search: {seeds: {front: 5}}` runs them again"]
+    told = "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: how probable that is"
+    return [told, *([f"- only one seed stands behind {alone} of these points"] if alone else [])]
+
+
+def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+    """What each column shows of a row, by its header."""
+    from forcetune.spec import method_label
+
+    attrs = found.attrs
+    others = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]
+    more = dict.fromkeys([*others, *(name for name in extra if name not in (*ALWAYS, "study"))])
+    columns: dict[str, Callable[[Row], str]] = {}
+    if len(attrs["studies"]) > 1:
+        columns["study"] = lambda row: row["study"]
+    columns |= {
+        "sparsity": lambda row: f"{row['sparsity']:.2%}",
+        "accuracy": lambda row: _believed(row, "val_accuracy", lambda value: f"{value:.2%}"),
+        "method": lambda row: method_label(row),
+        "iterations": lambda row: str(row.get("iterations", "-")),
+        "schedule": lambda row: row.get("schedule", "-"),
+    }
+    columns |= {name: lambda row, name=name: _believed(row, name, _told) for name in more}
+    if "dense_accuracy" in found:
+        columns["dense"] = lambda row: _interval(row, "dense")
+        columns["points below"] = lambda row: f"{row['below']:.2f}"
+    if "seeds" in found:
+        columns["seeds"] = lambda row: str(row["seeds"]) if row.get("seeds") else "-"
+        columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
+    columns["device time"] = lambda row: precise(row["device_seconds"])
+    columns["run id"] = lambda row: row["run_id"]
+    return columns
+
+
+def _believed(row: Row, name: str, words: Callable[[Any], str]) -> str:
+    """The mean with half its interval where there are fresh seeds, else the one value that there is."""
+    if f"{name}_mean" not in row:
+        return words(row[name]) if name in row else "-"
+    if f"{name}_low" not in row:
+        return words(row[f"{name}_mean"])
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return f"{words(row[f'{name}_mean'])} ± {words(half)}"
+
+
+def _interval(row: Row, name: str) -> str:
+    half = f" ± {(row[f'{name}_high'] - row[f'{name}_low']) / 2:.2%}" if f"{name}_low" in row else ""
+    return f"{row[f'{name}_accuracy']:.2%}{half}"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

@@ -1,0 +1,36 @@
+"""How anything is printed: the console, tables, rows without what they lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console(error: bool = False) -> Console:
+    """Standard output (or error) as it is, but never so narrow that a table loses an id where there is no terminal."""
+    found = Console(stderr=error)
+    return found if found.is_terminal else Console(width=160, stderr=error)
+
+
+def present(row: dict[Any, Any]) -> dict[str, Any]:
+    """The row without what it does not have: a one-shot method's iterations, a trained trial's reason."""
+    import pandas as pd
+
+    return {name: value for name, value in row.items() if not pd.isna(value)}
+
+
+def sizes(shape: Any) -> str:
+    return "x".join(map(str, shape))
+
+
+def plain() -> Table:
+    return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+
+
+def ruled(*header: str, left: int) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
+    return table
