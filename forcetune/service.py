@@ -71,7 +71,7 @@ class Service:
         """Where it can be reached from beyond loopback, which is nowhere: a process's name, the address, the port."""
         return sorted(
             (process.name(), each.laddr.ip, each.laddr.port)
-            for process in _trees(self.alive().values())
+            for process in trees(self.alive().values())
             for each in _connections(process)
             if each.status == psutil.CONN_LISTEN and not ip_address(each.laddr.ip.removeprefix("::ffff:")).is_loopback
         )
@@ -135,7 +135,8 @@ class _Starting:
         if database:
             self._backend, self._storage = _schemas(database, place / "pgpass")
         self._token = _secret(place / "token", secrets.token_hex(32))
-        self._ports = {"ray": _port(8265), "mlflow": _port(5000), "metrics": _port(8080), "agent": _port(52365)}
+        preferred = {"ray": 8265, "mlflow": 5000, "metrics": 8080, "agent": 52365}
+        self._ports = {name: free_port(port) for name, port in preferred.items()}
         self._temporary = tempfile.mkdtemp(prefix="forcetune-ray-")  # a short path: Ray's sockets lie in it
 
     def start(self, sizes: Mapping[str, float | None]) -> Service:
@@ -157,11 +158,11 @@ class _Starting:
     def _ray(self, sizes: Mapping[str, float | None]) -> list[str]:
         options = {
             "node-ip-address": LOOPBACK,
-            "port": _port(6379),
+            "port": free_port(6379),
             "dashboard-host": LOOPBACK,
             "dashboard-port": self._ports["ray"],
             "dashboard-agent-listen-port": self._ports["agent"],
-            "ray-client-server-port": _port(10001),
+            "ray-client-server-port": free_port(10001),
             "metrics-export-port": self._ports["metrics"],
             "temp-dir": self._temporary,
             **sizes,
@@ -253,7 +254,7 @@ def _end(place: Path) -> list[str]:
     """End what is left of a service with all below it, and take its secrets away."""
     known = _read(place)
     alive = known.alive() if known else {}
-    everything = _trees(alive.values())
+    everything = trees(alive.values())
     for process in alive.values():
         process.terminate()
     psutil.wait_procs(alive.values(), timeout=ENDING)
@@ -270,7 +271,7 @@ def _end(place: Path) -> list[str]:
     return list(alive)
 
 
-def _trees(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+def trees(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """The processes and all below them."""
     found: list[psutil.Process] = []
     for process in processes:
@@ -316,7 +317,7 @@ def _secret(path: Path, content: str) -> Path:
     return path
 
 
-def _port(preferred: int) -> int:
+def free_port(preferred: int) -> int:
     """That port, or a free one where it is taken."""
     for port in (preferred, 0):
         with closing(socket.socket()) as one:

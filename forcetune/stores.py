@@ -5,6 +5,7 @@ import re
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from forcetune.errors import InputError
 
@@ -53,6 +54,12 @@ def state_folder(optuna: str) -> Path:
 def shown(uri: str) -> str:
     """The address as it may be printed: without its password."""
     return re.sub(r"(password=)[^&]*", r"\1***", re.sub(PASSWORD, r"://\1:***@", uri))
+
+
+def without_login(address: str) -> str:
+    """An http address without user and password, and without a slash at its end."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def has_password(uri: str) -> bool:

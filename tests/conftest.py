@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 
 import pytest
 import torch
@@ -46,3 +47,19 @@ def make_study():
         return Study.from_dict({"study": "s", "trial": {**fixed, **sampled, **(trial or {})}, **top})
 
     return make
+
+
+@pytest.fixture
+def searched(folder, make_study):
+    """A study that was searched; `made.search` says what may be asked of it."""
+    import made
+
+    return partial(made.search, make_study)
+
+
+@pytest.fixture
+def lab():
+    """Runs the companions of that study."""
+    import made
+
+    return made.Lab()

@@ -14,13 +14,15 @@ BELOW = {
     "baseline": ["jobs", "search", "results", "tracking", "analysis", "spec", "pages"],
     "jobs": ["search", "tracking", "service", "spec"],
     "service": ["stores"],
+    "ui": ["service", "tracking", "stores"],
     "report": ["results", "tracking", "analysis", "pages"],
     "results": ["tracking", "analysis"],
     "pages": [],
+    "times": [],
     "comparison": ["spec"],
     "schedule": ["stores"],
-    "show": ["baseline", "jobs", "service", "search", "trial", "stores", "spec"],
-    "search": ["trial", "tracking", "analysis", "spec"],
+    "show": ["times", "baseline", "jobs", "service", "search", "trial", "stores", "spec"],
+    "search": ["times", "trial", "tracking", "analysis", "spec"],
     "trial": ["training", "pruning", "models", "data", "spec"],
     "tracking": ["stores"],
     "analysis": [],
@@ -48,12 +50,12 @@ VENDORS = {
     "scipy": ["analysis", "comparison", "data"],
     "statsmodels": ["analysis"],
     "matplotlib": ["baseline"],
-    "rich": ["show", "search", "baseline"],
+    "rich": ["show", "search", "baseline", "cli"],
     "click": ["cli"],
     "yaml": ["spec", "comparison", "tracking"],
     "sqlalchemy": ["stores", "search"],
     "plotly": ["report"],
-    "psutil": ["service"],
+    "psutil": ["service", "ui"],
     "torch": [*FOUNDATION, "trial", "search"],
     "torchvision": ["models", "data"],
     "sklearn": ["data"],
@@ -137,7 +139,7 @@ print(sum(int(mask.sum()) for mask in masks.values()))
     assert python(code) == ["83"]
 
 
-@pytest.mark.parametrize("module", ["cli", "jobs", "service", "tracking", "analysis", "spec"])
+@pytest.mark.parametrize("module", ["cli", "jobs", "service", "tracking", "analysis", "results", "spec", "ui"])
 def test_heavy_imports_wait(module):
     code = f"""
 import sys

@@ -64,11 +64,11 @@ def test_a_service_of_which_a_part_died_is_not_found(tmp_path, sleeper):
 def test_another_port_where_one_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert service._port(port) != port
+        assert service.free_port(port) != port
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert service._port(port) == port
+    assert service.free_port(port) == port
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Questions to a study's table."""
 
-from forcetune.analysis.effects import at_equal_density, effects, targets
+from forcetune.analysis.effects import at_equal_density, effects, losses
 from forcetune.analysis.fronts import believed, best, dominates, front, hypervolume, non_dominated, pareto_ranks
 from forcetune.analysis.paired import Verdict, interval, judge, pooled
 from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, where
@@ -29,12 +29,12 @@ __all__ = [
     "judge",
     "knee",
     "look_cost",
+    "losses",
     "near_dense",
     "non_dominated",
     "pareto_ranks",
     "pooled",
     "quality",
-    "targets",
     "top",
     "where",
     "with_seeds",

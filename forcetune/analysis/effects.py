@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -20,7 +20,9 @@ PARTS = 3
 LEAST = 6  # pairs, below which pairing says less than it costs
 FEWEST = 10  # trials, below which nothing is known of a trend
 COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
+ROUNDS = 4  # after which trend and means hardly move
 NEIGHBOURS = 15  # trials that a trend is drawn through at each density, or a fifth of them
+BESIDE = 20  # trials among which one is ranked
 ALIKE, LIKE_DENSITY, UNPAIRED = "all else equal", "like density", "not"
 COLUMNS = ["field", "better", "worse", "difference", "low", "high", "p", "pairs", "trials", "paired"]
 
@@ -32,17 +34,36 @@ def at_equal_density(table: pd.DataFrame) -> pd.Series:
     regression (Cleveland's lowess). NaN where a network has fewer than 10 trained trials, and for trials that tell no
     accuracy.
     """
+    return _left(table, [name for name in NETWORK if name in table])
+
+
+def _left(table: pd.DataFrame, network: Sequence[str], gains: pd.Series | None = None) -> pd.Series:
+    """The same; gains: of each trial, in points, that the trend shall know nothing of."""
     found = pd.Series(np.nan, index=table.index, dtype=float)
     if not len(table) or not {"val_accuracy", "density"} <= set(table):
         return found
-    network = [name for name in NETWORK if name in table]
-    for _, trials in table.groupby(network, dropna=False) if network else [(None, table)]:
-        trained = trials[trials["outcome"] == "trained"].dropna(subset=["val_accuracy", "density"])
-        if len(trained) >= FEWEST:
-            reached = _trend(np.log10(trained["density"].to_numpy(float)), trained["val_accuracy"].to_numpy(float))
-            expected = np.interp(np.log10(trials["density"].to_numpy(float)), *reached)
-            found[trials.index] = POINTS * (trials["val_accuracy"].to_numpy(float) - expected)
+    accuracy = table["val_accuracy"].astype(float) * POINTS
+    usual = accuracy if gains is None else accuracy - gains
+    places = table["density"].astype(float).map(np.log10)
+    for _, trials in table.groupby(list(network), dropna=False) if network else [(None, table)]:
+        known = usual[trials.index[trials["outcome"] == "trained"]].dropna().index
+        if len(known) >= FEWEST:
+            trend = _trend(places[known].to_numpy(), usual[known].to_numpy())
+            found[trials.index] = accuracy[trials.index] - np.interp(places[trials.index].to_numpy(), *trend)
     return found
+
+
+def _left_by_level(trials: pd.DataFrame, network: Sequence[str], levels: pd.Series) -> pd.Series:
+    """The same where values of a field may have been tried at different densities.
+
+    The trend over density and the mean of each value are estimated in turn, each with the other taken out: else a trend
+    through good values where it is dense, and bad ones where it is sparse, would hide part of what they differ by.
+    """
+    left = _left(trials, network)
+    for _ in range(ROUNDS):
+        gains = left.groupby(levels).transform("mean").reindex(trials.index).fillna(0.0)
+        left = _left(trials, network, gains)
+    return left
 
 
 def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
@@ -69,10 +90,12 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     if field not in varied:
         known = ", ".join(varied) or "none"
         raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {known}")
-    trials = trials.assign(_level=_levels(trials[field]), _left=at_equal_density(table).reindex(trials.index))
+    levels = _levels(trials[field])
+    network = [name for name in NETWORK if name in trials and name != field]
+    trials = trials.assign(_level=levels, _left=_left_by_level(trials, network, levels))
     others = [name for name in fields if name != field]
-    levels = combinations(trials["_level"].dropna().unique(), 2)
-    rows = [row for one, two in levels if (row := _compare(trials, others, field, one, two))]
+    both = combinations(trials["_level"].dropna().unique(), 2)
+    rows = [row for one, two in both if (row := _compare(trials, others, field, one, two))]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["p"] = holm(found["p"].to_numpy(float))
     return found.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
@@ -152,18 +175,15 @@ def _trend(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return kept[:, 0], kept[:, 1]
 
 
-def targets(table: pd.DataFrame) -> Iterator[tuple[str, pd.Index, np.ndarray]]:
-    """What the importance of fields is asked for: a name, the rows that tell it, and losses (rows, m), small is good.
+def losses(table: pd.DataFrame) -> pd.DataFrame:
+    """Each trial's objectives with small being good, and how it stands in accuracy among those of like density.
 
-    Each objective; the front, over all objectives; and accuracy at equal density, since density explains most of it.
+    The last, `accuracy at equal density`, is a rank from 0 (best) to 1: differences are widest where accuracy falls, so
+    that density would seem to be what explains them.
     """
     signs = {name: -1.0 if way == "max" else 1.0 for name, way in table.attrs["objectives"].items()}
-    asked = {name: [name] for name in signs}
-    if len(signs) > 1:
-        asked["front"] = list(signs)
-    for name, objectives in asked.items():
-        told = table.dropna(subset=objectives)
-        yield name, told.index, told[objectives].to_numpy(float) * [signs[each] for each in objectives]
+    told = {name: sign * table[name].astype(float) for name, sign in signs.items() if name in table}
     left = at_equal_density(table).dropna()
-    if len(left):
-        yield "val_accuracy at equal density", left.index, -left.to_numpy(float)[:, None]
+    bands = pd.qcut(table.loc[left.index, "density"].rank(method="first"), max(1, len(left) // BESIDE), labels=False)
+    ranks = left.groupby(bands).rank(pct=True, ascending=False)
+    return pd.DataFrame({**told, "accuracy at equal density": ranks.reindex(table.index)}).dropna(axis=1, how="all")

@@ -106,7 +106,7 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
         same = (table[network].apply(_filled) == _filled(pd.Series(key, network))).all(axis=1)
         trained = table[same & (table["outcome"] == "trained")]
         below = 100 * (told["dense_accuracy"] - trained[accuracy])
-        near = trained[below <= points + 100 * ROUNDING].assign(**told, below=below)
+        near = trained.assign(**told, below=below)[below <= points + 100 * ROUNDING]
         found.append(near.sort_values(["sparsity", accuracy], kind="stable").tail(1))
     return _with_attrs(pd.concat(found), table)
 

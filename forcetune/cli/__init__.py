@@ -1,6 +1,6 @@
 """The command line: one function a command; heavy imports inside the functions."""
 
-from forcetune.cli import cluster, methods, nights, studies
+from forcetune.cli import asking, cluster, methods, nights, studies, ui
 from forcetune.cli.group import main
 
-__all__ = ["cluster", "main", "methods", "nights", "studies"]
+__all__ = ["asking", "cluster", "main", "methods", "nights", "studies", "ui"]

@@ -18,7 +18,6 @@ from forcetune.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
     from forcetune.spec import Priority
 
@@ -256,16 +255,16 @@ def _watch(studies: Sequence[str], question: Question) -> None:
     from forcetune import results, show
 
     try:
-        show.follow(_changes(studies, question))
+        show.follow(_changes(studies, question), question.shown)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     table = results.load(*studies)
     _print(table, question.answer(_finished(table)), question)
 
 
-def _changes(studies: Sequence[str], question: Question) -> Iterator[RenderableType]:
-    """The answer now, and whenever a trial has begun or ended."""
-    from forcetune import results, show
+def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The answer now, and whenever a trial has begun or ended, with what it is of."""
+    from forcetune import results
 
     known = None
     while True:
@@ -274,7 +273,7 @@ def _changes(studies: Sequence[str], question: Question) -> Iterator[RenderableT
             known = told
             ended = len(table) and table["outcome"].notna().any()
             found = question.answer(table) if ended else table.iloc[:0]
-            yield show.standing(found, f"{time.strftime('%H:%M:%S')}  {_summary(table, question)}", question.shown)
+            yield found, f"{time.strftime('%H:%M:%S')}  {len(found)} points, {_summary(table, question)}"
         if table.attrs["state"] != "RUNNING":
             return
         time.sleep(EVERY)

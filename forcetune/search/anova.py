@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import create_trial
 
 from forcetune import analysis, tracking
 from forcetune.errors import InputError
@@ -31,18 +31,22 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
     """
     name = table.attrs["study"]
     study = Study.from_dict(tracking.study_file(name))
-    known = {place: each for place, row in _fields(table) if (each := _sampled(study, row))}
+    losses = analysis.losses(table)
+    objectives = [objective for objective in table.attrs["objectives"] if objective in losses]
+    told = losses[objectives].notna().all(axis=1)
+    known = [(place, each) for place, row in _fields(table[told]) if (each := _sampled(study, row))]
     if len(known) < FEWEST:
-        raise InputError(f"{name}: importance needs {FEWEST} trials that sampled a field, and there are {len(known)}")
-    found = {}
-    for target, places, losses in analysis.targets(table):
-        told = [at for at, place in enumerate(places) if place in known]
-        if len(told) >= FEWEST:
-            found[target] = _shares([known[places[at]] for at in told], losses[told])
-    if not found:
-        raise InputError(f"{name}: importance needs {FEWEST} trials that tell the objectives, and there are fewer")
-    shares = pd.DataFrame(found).fillna(0.0).rename_axis("field")
-    return shares.sort_values(shares.columns[-1], ascending=False)
+        raise InputError(
+            f"{name}: importance needs {FEWEST} trials with sampled fields that tell all objectives, not {len(known)}"
+        )
+    losses = losses.loc[[place for place, _ in known]]
+    shadow = _shadow([each for _, each in known], losses[objectives].to_numpy(float))
+    shares = {target: _shares(shadow, losses[target].to_numpy(float)) for target in objectives}
+    if len(objectives) > 1:
+        shares["front"] = _shares(shadow)
+    shares |= {other: _shares(shadow, losses[other].to_numpy(float)) for other in losses if other not in objectives}
+    found = pd.DataFrame(shares).fillna(0.0).rename_axis("field")
+    return found.sort_values(found.columns[-1], ascending=False)
 
 
 Sampled = tuple[dict[str, Any], dict[str, Any]]  # values and distributions by field
@@ -75,15 +79,22 @@ def _nearest(domain: Domain, density: float) -> float:
     return min(values, key=lambda value: abs(value - density))
 
 
-def _shares(trials: list[Sampled], losses: np.ndarray) -> dict[str, float]:
+def _shadow(trials: list[Sampled], losses: np.ndarray) -> optuna.Study:
+    """A study in memory that has these trials in this order."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=["minimize"] * losses.shape[1])
-    study.add_trials([_trial(one, row) for one, row in zip(trials, losses.tolist(), strict=True)])
-    good = max(BEST, LEAST / len(trials))
+    shadow = optuna.create_study(directions=["minimize"] * losses.shape[1])
+    shadow.add_trials(
+        create_trial(params=values, distributions=distributions, values=row)
+        for (values, distributions), row in zip(trials, losses.tolist(), strict=True)
+    )
+    return shadow
+
+
+def _shares(shadow: optuna.Study, losses: np.ndarray | None = None) -> dict[str, float]:
+    """Of being good by these losses, one a trial, NaN where a trial tells none; else by all objectives of the study."""
+    known = len(shadow.trials) if losses is None else int(np.isfinite(losses).sum())
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(BEST, LEAST / known)))
+    target = None if losses is None else lambda trial: float(losses[trial.number])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parts of a conditional space with one trial
-        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=good))
-
-
-def _trial(one: Sampled, values: list[float]) -> FrozenTrial:
-    return create_trial(params=one[0], distributions=one[1], values=values)
+        return get_param_importances(shadow, evaluator=evaluator, target=target)

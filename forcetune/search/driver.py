@@ -29,7 +29,7 @@ from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, Proposals, make_proposals
 from forcetune.search.stopping import RULES, Stopping
 from forcetune.search.worker import Assignment, Cause, Report
-from forcetune.spec import Study, Trial
+from forcetune.spec import Fixed, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
 from forcetune.tracking import Epoch, Tracker
 
@@ -213,8 +213,11 @@ class Driver:
             self._hand_back(number)
 
     def describe(self) -> None:
-        """Show the study as it is written now in MLflow."""
-        self.tracker.describe(self.parent, self._study.model_dump(), self._references, note(self._study))
+        """Show the study as it is written now in MLflow, and what it is about in both UIs."""
+        told = note(self._study)
+        sampled = [name for name, domain in self._study.space.items() if not isinstance(domain, Fixed)]
+        self.tracker.describe(self.parent, self._study.model_dump(), self._references, told, sampled)
+        self.ledger.describe(told)
 
     def give_up(self, reason: str) -> None:
         """End all trials that wait to be taken up again as failed, and the study with them."""

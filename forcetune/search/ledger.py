@@ -27,6 +27,7 @@ PATIENCE = 300.0  # seconds that a database server may be away
 AGAIN = 1.0  # between two tries
 STUDY = "forcetune.study"  # the study's attribute that holds the file its trials were made by
 ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it is being archived
+NOTE, PIECE = "dashboard:note", 2045  # Optuna Dashboard's: what a note's attributes begin with, characters in one
 WRITER = "forcetune.writer"  # and the one that names its last driver, where a hold can be lost
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
@@ -88,6 +89,17 @@ class Ledger:
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False)
+
+    def describe(self, note: str) -> None:
+        """Let Optuna Dashboard show what the study is about, in Markdown, under the keys that it keeps notes by."""
+        before = self._storage.get_study_system_attrs(self._study._study_id)
+        pieces = [note[at : at + PIECE] for at in range(0, len(note), PIECE)]
+        if [before.get(f"{NOTE}_str:{place}") for place in range(len(pieces))] == pieces:
+            return
+        pieces += [""] * sum(f"{NOTE}_str:{place}" in before for place in range(len(pieces), len(before)))
+        told = {f"{NOTE}_str:{place}": piece for place, piece in enumerate(pieces)}
+        for name, value in {**told, f"{NOTE}_ver": before.get(f"{NOTE}_ver", 0) + 1}.items():
+            self._storage.set_study_system_attr(self._study._study_id, name, value)
 
     def claim(self) -> None:
         """Be the study's driver, of whom there is one: who was so before writes nothing more."""

@@ -1,7 +1,7 @@
 """What the commands print: tables on the terminal."""
 
 from forcetune.show.effects import effects, importance
-from forcetune.show.fronts import costs, dense, follow, front, standing
+from forcetune.show.fronts import costs, dense, follow, front
 from forcetune.show.layout import console, present
 from forcetune.show.nights import cost_of_comparisons, night, schedule, shares, verdicts
 from forcetune.show.services import jobs, service
@@ -27,7 +27,6 @@ __all__ = [
     "schedule",
     "service",
     "shares",
-    "standing",
     "study",
     "verdicts",
 ]

@@ -36,21 +36,16 @@ def points(found: pd.DataFrame, extra: Sequence[str] = ()) -> RenderableType:
     return Group(table, *doubts(found))
 
 
-def standing(found: pd.DataFrame, told: str, extra: Sequence[str]) -> RenderableType:
-    """Points so far, perhaps none, and a sentence."""
-    return Group(points(found, extra), told) if len(found) else told
-
-
-def follow(blocks: Iterable[RenderableType]) -> None:
-    """Show each in place of the one before on a terminal, one after the other elsewhere."""
+def follow(answers: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = ()) -> None:
+    """Points so far and a sentence, on a terminal in place of those before; elsewhere a line with the sentence."""
     out = console()
     if not out.is_terminal:
-        for block in blocks:
-            out.print(block, soft_wrap=True)
+        for _, told in answers:
+            out.print(told, soft_wrap=True, highlight=False)
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
-        for block in blocks:
-            live.update(block, refresh=True)
+        for found, told in answers:
+            live.update(Group(points(found, extra), told) if len(found) else told, refresh=True)
 
 
 def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:

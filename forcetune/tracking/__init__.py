@@ -2,6 +2,7 @@
 
 from forcetune.tracking.client import check_answers, exists
 from forcetune.tracking.curves import curves
+from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.records import Record, log_page, read_json, records
 from forcetune.tracking.runs import UnknownError, params, runs
 from forcetune.tracking.tables import (
@@ -17,6 +18,7 @@ from forcetune.tracking.writing import Epoch, Logged, Tracker
 
 __all__ = [
     "Epoch",
+    "Experiment",
     "Logged",
     "Record",
     "Tracker",
@@ -25,6 +27,7 @@ __all__ = [
     "companions",
     "curves",
     "exists",
+    "experiments",
     "fetch_masks",
     "log_page",
     "params",

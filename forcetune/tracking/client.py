@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from forcetune.errors import InputError
-from forcetune.stores import shown
+from forcetune.stores import shown, without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ def check_answers(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER).close()
+        urllib.request.urlopen(f"{without_login(uri)}/health", timeout=ANSWER).close()
     except urllib.error.HTTPError:
         return  # somebody is there, and says more when asked for runs
     except (OSError, ValueError) as error:

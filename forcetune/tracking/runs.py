@@ -7,12 +7,15 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError
 from forcetune.names import suggestion
 from forcetune.stores import shown, sqlite_path
 from forcetune.tracking.client import check_answers, client_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 RUN = ("name", "status", "started", "ended")  # columns of MLflow's table, in our words
 
@@ -41,7 +44,10 @@ def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
                 connection.execute("select name, experiment_id from experiments where lifecycle_stage = 'active'")
             )
             if study not in ids:
-                raise _unknown(study, ids)
+                owner = connection.execute(
+                    "select e.name from runs r join experiments e using (experiment_id) where r.run_uuid = ?", (study,)
+                ).fetchone()
+                raise _run_of(study, owner[0]) if owner else _unknown(study, ids)
             wanted = (ids[study],)
             active = "from runs r where r.experiment_id = ? and r.lifecycle_stage = 'active'"
             runs = {
@@ -67,7 +73,9 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
     try:
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
-            raise _unknown(study, [found.name for found in client.search_experiments()])
+            names = {found.experiment_id: found.name for found in client.search_experiments()}
+            owner = _owner(client, study)
+            raise _run_of(study, names.get(owner, owner)) if owner else _unknown(study, names.values())
         runs: list[Any] = []
         token = None
         while token != "":
@@ -89,6 +97,22 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
         }
         for run in reversed(runs)
     ]
+
+
+def _owner(client: MlflowClient, run: str) -> str | None:
+    """The id of the experiment that has this run; None where there is no such run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run).info.experiment_id)
+    except MlflowException:
+        return None
+
+
+def _run_of(run: str, experiment: str) -> UnknownError:
+    return UnknownError(
+        f"{run} is a run of the experiment {experiment!r}, and no study; studies are named by their name"
+    )
 
 
 def _unknown(study: str, known: Iterable[str]) -> UnknownError:

@@ -84,7 +84,9 @@ def study_file(study: str, uri: str | None = None) -> dict[str, Any]:
         text = Path(client_of(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"the run {parent['id']} in {shown(store)} has no {STUDY_FILE} to read: {error}") from error
-    return dict(yaml.safe_load(text))
+    written = dict(yaml.safe_load(text))
+    order = json.loads(parent["tags"]["forcetune.objectives"])  # of a file that somebody has sorted
+    return {**written, "objectives": {name: written["objectives"][name] for name in order}}
 
 
 def fetch_masks(source: str, uri: str | None = None) -> Path:

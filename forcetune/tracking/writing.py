@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from forcetune.errors import InputError
 from forcetune.stores import quicken_sqlite, shown
 from forcetune.tracking.client import check_answers, client_of
+from forcetune.tracking.experiments import VIEW_TAG, view
 from forcetune.tracking.runs import params
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
@@ -75,15 +78,25 @@ class Tracker:
         self.client.update_run(found, status="RUNNING")
         return found
 
-    def describe(self, parent: str, study: Mapping[str, Any], references: Mapping[str, float], note: str) -> None:
-        """The study as it is written, among the parent run's artifacts; what it is about, in Markdown, in the UI.
+    def describe(
+        self,
+        parent: str,
+        study: Mapping[str, Any],
+        references: Mapping[str, float],
+        note: str,
+        fields: Sequence[str] = (),
+    ) -> None:
+        """The study as it is written, among the parent run's artifacts; for MLflow's UI what it is about, and columns.
 
-        references: of the hypervolume, by objective.
+        references: of the hypervolume, by objective; note: in Markdown, its first paragraph shown at once; fields: those
+        that are sampled.
         """
-        self.client.log_dict(parent, dict(study), STUDY_FILE)
+        # in its own order: that of the objectives is the order of their values in the ledger
+        self.client.log_text(parent, yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True), STUDY_FILE)
         self.client.set_tag(parent, "forcetune.references", json.dumps(dict(references)))
         self.client.set_tag(parent, NOTE, note)
         self.client.set_experiment_tag(self._experiment, NOTE, note)
+        self.client.set_experiment_tag(self._experiment, VIEW_TAG, json.dumps(view([*study["objectives"]], fields)))
 
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none."""

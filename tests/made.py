@@ -1,6 +1,5 @@
 """A searched study, and something that runs its companions in no time: what they reach is made up by the test."""
 
-import pytest
 from rich.console import Console
 
 from forcetune.search.companions import run_errand
@@ -32,25 +31,24 @@ def end(driver, assignment, val=0.5, test=None, outcome="trained", seconds=36.0)
     driver.end(assignment.number, assignment.attempt, told)
 
 
-@pytest.fixture
-def searched(folder, make_study):
-    """A study whose trials are TRIALS."""
-
-    def make(trials=TRIALS, name="s", trial=None):
-        study = make_study(
-            {"method": ["random", "snip", "force"], **(trial or {})}, study=name, search={"trials": max(1, len(trials))}
-        )
-        base = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
-        listed = [Proposal(Trial(**base, method=method, density=density)) for method, density, _ in trials]
-        driver = open_driver(study, lambda: None, QUIET, propose=lambda history: Listed(listed))
-        driver.describe()
-        reached = {(method, density): accuracy for method, density, accuracy in trials}
-        while assignment := driver.issue():
-            end(driver, assignment, reached[assignment.fields["method"], assignment.fields["density"]])
-        driver.close()
-        return study
-
-    return make
+def search(make_study, trials=TRIALS, name="s", trial=None, **top):
+    """A study whose trials are TRIALS, as if it had been searched."""
+    study = make_study(
+        {"method": ["random", "snip", "force"], **(trial or {})},
+        study=name,
+        search={"trials": max(1, len(trials))},
+        **top,
+    )
+    base = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
+    listed = [Proposal(Trial(**base, method=method, density=density)) for method, density, _ in trials]
+    references = study.references(0.25)
+    driver = open_driver(study, lambda: None, QUIET, references=references, propose=lambda history: Listed(listed))
+    driver.describe()
+    reached = {(method, density): accuracy for method, density, accuracy in trials}
+    while assignment := driver.issue():
+        end(driver, assignment, reached[assignment.fields["method"], assignment.fields["density"]])
+    driver.close()
+    return study
 
 
 class Lab:
@@ -74,8 +72,3 @@ class Lab:
             self.ran.append(assignment.fields)
             end(driver, assignment, 0.4, self.accuracy(assignment.fields), self.outcome(assignment.fields))
         driver.close()
-
-
-@pytest.fixture
-def lab():
-    return Lab()
