@@ -84,7 +84,6 @@ def test_a_search_is_paired_by_density():
     found = analysis.effects(searched(), "schedule").iloc[0]
     assert (found["better"], found["paired"]) == ("exponential", "like density")
     assert found["difference"] == pytest.approx(3, abs=0.5)
-    assert found["low"] < 3 < found["high"]
     raw = searched().groupby("schedule")["val_accuracy"].mean()
     assert raw["exponential"] - raw["linear"] > 0.1, "what is tried where it is dense looks far better than it is"
 

@@ -32,7 +32,7 @@ class Experiment:
 
     @property
     def page(self) -> str:
-        """The table of an experiment's trials; MLflow opens on traces of language models unless told what is trained."""
+        """The table of its trials; MLflow opens on traces of language models unless told what is trained."""
         page = f"/#/experiments/{self.number}/runs?workflowType=machine_learning"
         if self.viewed:
             return f"{page}&viewStateShareKey={VIEW}"

@@ -88,8 +88,8 @@ class Tracker:
     ) -> None:
         """The study as it is written, among the parent run's artifacts; for MLflow's UI what it is about, and columns.
 
-        references: of the hypervolume, by objective; note: in Markdown, its first paragraph shown at once; fields: those
-        that are sampled.
+        references: of the hypervolume, by objective; note: in Markdown, its first paragraph is shown at once; fields:
+        those that are sampled.
         """
         # in its own order: that of the objectives is the order of their values in the ledger
         self.client.log_text(parent, yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True), STUDY_FILE)
