@@ -52,10 +52,11 @@ def search(make_study, trials=TRIALS, name="s", trial=None, **top):
 
 
 class Lab:
-    """Runs errands; `accuracy` says what a trial's fields reach on the test images, `dies_after` when to break off."""
+    """Runs errands; `accuracy` and `validation` say what a trial's fields reach, `dies_after` when to break off."""
 
     def __init__(self):
         self.accuracy = lambda fields: 0.5
+        self.validation = lambda fields: 0.4
         self.outcome = lambda fields: "trained"
         self.dies_after = None
         self.ran = []
@@ -70,5 +71,11 @@ class Lab:
                 driver.close()
                 raise KeyboardInterrupt
             self.ran.append(assignment.fields)
-            end(driver, assignment, 0.4, self.accuracy(assignment.fields), self.outcome(assignment.fields))
+            end(
+                driver,
+                assignment,
+                self.validation(assignment.fields),
+                self.accuracy(assignment.fields),
+                self.outcome(assignment.fields),
+            )
         driver.close()

@@ -14,7 +14,7 @@ def effects(found: pd.DataFrame) -> None:
     """How much the values of a field differ at equal density, a row for two values."""
     out = console()
     if found.empty:
-        out.print("no two values of the field were tried at a density in common")
+        out.print("there are too few trials to compare what they reach at equal density")
         return
     header = "field", "better", "worse", "by points", "95 % interval", "p", "trials", "pairs", "paired by"
     table = ruled(*header, left=3)

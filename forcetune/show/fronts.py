@@ -52,10 +52,11 @@ def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
     """The device time of these points, and of the studies that they are from, in a sentence."""
     own = precise(float(found["device_seconds"].sum()))
     hours = table.attrs["device_hours"]
-    told = float(table["device_seconds"].sum()) if hours is None else 3600 * hours
+    known = float(table["device_seconds"].sum())
+    told = known if hours is None else max(known, 3600 * hours)
     names = ", ".join(table.attrs["studies"])
     these = f"these {len(found)} points" if len(found) > 1 else "this point"
-    return f"device time: {own} for {these}, {precise(max(told, found['device_seconds'].sum()))} for {names} in all"
+    return f"device time: {own} for {these}, {precise(told)} for {names} in all"
 
 
 def dense(runs: pd.DataFrame) -> str:
