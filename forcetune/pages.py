@@ -14,14 +14,14 @@ figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 """
 
 
-def document(title: str, parts: Sequence[str], head: str = "") -> str:
+def document(title: str, parts: Sequence[str], head: str = "", style: str = STYLE) -> str:
     """The page, HTML; head: what stands in its head besides title and style."""
-    told = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>{head}'
+    told = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{head}'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{told}</head><body>\n{body}\n</body></html>\n'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: set[str]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: set[str], caption: str = "") -> str:
     """A table in HTML; words: the columns that are read, not compared."""
     kinds = [' class="words"' if name in words else "" for name in header]
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
@@ -29,4 +29,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: set[str])
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     ]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    told = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -1,0 +1,5 @@
+"""A study as one page that opens without a network."""
+
+from forcetune.report.writing import ARTIFACT, write
+
+__all__ = ["ARTIFACT", "write"]

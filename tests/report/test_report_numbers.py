@@ -1,0 +1,158 @@
+"""What a report says in numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forcetune.report import numbers, paper
+
+ROWS = [
+    ("snip", 0.5, 0.9, "trained"),
+    ("force", 0.1, 0.8, "trained"),
+    ("random", 0.2, 0.7, "trained"),
+    ("random", 0.05, 0.4, "trained"),
+    ("random", 0.3, 0.6, "trained"),
+    ("force", 0.01, 0.1, "collapsed"),
+    ("force", np.nan, np.nan, None),
+]
+
+
+@pytest.fixture
+def trials(make_table):
+    return numbers.trials(make_table(ROWS))
+
+
+def test_the_front_comes_first_by_rising_sparsity(trials):
+    assert trials["on_front"].tolist() == [True, True, True, False, False, False, False]
+    assert trials["density"].tolist()[:3] == [0.5, 0.1, 0.05]
+    assert trials["outcome"].tolist()[-1] == "running"
+
+
+def test_counts(trials):
+    assert numbers.counts(trials) == {"trained": 5, "collapsed": 1, "running": 1}
+
+
+def test_the_mean_over_fresh_seeds_counts(make_table):
+    table = make_table(ROWS[:2]).assign(val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
+    assert numbers.trials(table).sort_values("name")["reached"].tolist() == [0.7, 0.8]
+
+
+def test_labels_name_the_controls(make_table):
+    table = make_table(ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
+    assert numbers.trials(table).sort_values("name")["label"].tolist() == ["snip+shuffle", "force+small_dense:macs"]
+
+
+def test_the_front_of_random_pruning_alone(trials):
+    assert numbers.random_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
+
+
+@pytest.mark.parametrize(
+    ("label", "random"),
+    [("random", True), ("random_erk", True), ("random+shuffle", False), ("snip", False), ("random_mine:fn", False)],
+)
+def test_which_method_is_random_pruning(label, random):
+    assert numbers.is_random_label(label) == random
+
+
+@pytest.mark.parametrize(
+    ("objectives", "quality"),
+    [
+        ({"val_accuracy": "max", "density": "min"}, "val_accuracy"),
+        ({"latency_ms": "min", "val_f1": "max"}, "val_f1"),
+        ({"val_loss": "min", "density": "min"}, "val_loss"),
+        ({"density": "min"}, "val_accuracy"),
+    ],
+)
+def test_what_counts_as_good(make_table, objectives, quality):
+    assert numbers.trials(make_table(ROWS, objectives)).attrs["quality"] == quality
+
+
+def test_dense_runs_with_the_best_settings():
+    dense = pd.DataFrame({"model": "mlp", "of": ["a", "a", "b"], "val_accuracy": [0.9, 0.92, 0.5]})
+    (line,) = numbers.dense_lines(dense, "val_accuracy").to_dict("records")
+    assert (line["model"], line["seeds"], round(line["mean"], 6)) == ("mlp", 2, 0.91)
+    assert line["low"] < 0.9 < 0.92 < line["high"]
+    assert not len(numbers.dense_lines(pd.DataFrame(), "val_accuracy"))
+
+
+def test_hypervolume_grows_in_the_order_of_ends(make_table):
+    table = make_table([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
+    found = numbers.growth(numbers.trials(table))
+    assert found["trials"].tolist() == [1, 3]
+    # one decade below 0.5 by 0.5 above chance, and another decade by 0.25
+    assert found["hypervolume"].round(9).tolist() == [0.5, 0.75]
+    assert found["device_hours"].round(9).tolist() == [0.01, 0.03]
+
+
+def test_unknown_references_are_the_worst_values(make_table):
+    table = make_table(ROWS)
+    table.attrs["references"] = {"density": 0.5}
+    assert numbers.references(numbers.trials(table)) == ({"val_accuracy": 0.1, "density": 0.5}, ["val_accuracy"])
+
+
+def test_only_some_curves_are_drawn(trials):
+    drawn = numbers.drawn(trials, most=4)
+    assert drawn["on_front"].sum() == 3
+    assert len(drawn) == 4
+    assert "collapsed" not in set(drawn["outcome"])
+
+
+def test_long_curves_keep_their_ends():
+    curves = pd.DataFrame({"run_id": "a", "step": range(1000), "value": 0.5})
+    steps = numbers.thinned(curves, most=10)["step"].tolist()
+    assert (steps[0], steps[-1], len(steps)) == (0, 999, 11)
+
+
+GRID = [(method, density) for method in ("force", "random") for density in (0.1, 0.01) for _ in range(3)]
+
+
+@pytest.fixture
+def grid(make_table):
+    rows = [(m, d, 0.5 + d + 0.01 * (n % 3) + 0.1 * (m == "force"), "trained") for n, (m, d) in enumerate(GRID)]
+    iterations = pd.array([[2, 8, 8][n % 3] if m == "force" else pd.NA for n, (m, _) in enumerate(GRID)], "Int64")
+    return numbers.trials(make_table(rows, iterations=iterations, schedule="linear"))
+
+
+def test_methods_side_by_side_over_seeds(grid):
+    found, repeated = paper.side_by_side(grid)
+    assert repeated
+    assert found["label"].tolist() == ["force", "force", "random", "random"]
+    assert found["mean"].round(6).tolist() == [0.71, 0.62, 0.61, 0.52]
+    assert found["trials"].tolist() == [3, 3, 3, 3]
+    assert (found["low"] < found["mean"]).all()
+
+
+def test_methods_have_fronts_of_their_own_where_no_density_repeats(searched):
+    found, repeated = paper.side_by_side(numbers.trials(searched))
+    assert not repeated
+    assert (found.groupby("label")["mean"].diff().dropna() < 0).all()
+
+
+def test_iterations_at_each_density(grid):
+    told = paper.of_iterations(grid)
+    assert paper.repeats(told)
+    found = paper.by_iterations(told)
+    assert found[["sparsity", "iterations", "trials"]].to_numpy().tolist() == [
+        [0.9, 2, 1],
+        [0.9, 8, 2],
+        [0.99, 2, 1],
+        [0.99, 8, 2],
+    ]
+
+
+def test_iterations_beside_what_is_usual_at_a_density(searched):
+    trials = numbers.trials(searched)
+    told = paper.of_iterations(trials)
+    assert not paper.repeats(told)
+    relative = paper.relative_to_density(told, trials)
+    assert relative["points"][relative["name"] != "trial-0007"].abs().max() < 10
+    assert relative["points"].min() < -50  # the collapsed one guesses
+    assert set(paper.in_bins(relative)["schedule"]) == {"exponential", "linear"}
+
+
+def test_layers_of_each_network_apart(gathered):
+    evidence = gathered()
+    (network,) = paper.networks(evidence.trials, evidence.layers)
+    assert network[0] == "mlp"
+    assert network[1]["layer"].unique().tolist() == ["first", "last"]
+    assert list(paper.emptied(network[1])) == ["last"]
