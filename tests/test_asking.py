@@ -105,7 +105,7 @@ def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
     assert densities("s", "--within", "2") == [0.1]
     assert densities("s", "--within", "7") == [0.05]
     assert densities("s", "--within", "1") == [0.3]
-    assert "dense: mlp 96.50% (2 seeds)" in said("s")
+    assert "dense: mlp 96.50% ± 0.00% (2 seeds)" in said("s")
     assert len(said("s", "--dense", "2").splitlines()) == len(said("s").splitlines()), "nothing is left to be run"
     assert tracking.reruns("s").empty, "no re-run is one of these"
 

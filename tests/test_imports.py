@@ -15,7 +15,7 @@ BELOW = {
     "jobs": ["search", "tracking", "service", "spec"],
     "service": ["stores"],
     "ui": ["service", "tracking", "stores"],
-    "report": ["results", "tracking", "analysis", "pages"],
+    "report": ["results", "tracking", "analysis", "pages", "times", "spec"],
     "results": ["tracking", "analysis"],
     "pages": [],
     "times": [],

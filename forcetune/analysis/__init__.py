@@ -3,7 +3,7 @@
 from forcetune.analysis.effects import at_equal_density, effects, losses
 from forcetune.analysis.fronts import believed, best, dominates, front, hypervolume, non_dominated, pareto_ranks
 from forcetune.analysis.paired import Verdict, interval, judge, pooled
-from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, where
+from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, unpruned, where
 from forcetune.analysis.seeds import Belief, believe, with_seeds
 from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_cost
 
@@ -36,6 +36,7 @@ __all__ = [
     "pooled",
     "quality",
     "top",
+    "unpruned",
     "where",
     "with_seeds",
 ]

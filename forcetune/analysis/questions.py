@@ -52,12 +52,13 @@ def top(table: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def quality(table: pd.DataFrame) -> tuple[str, str]:
     """The objective by which a network counts as good, and `max` or `min`: accuracy, or else the first one maximised,
-    or the first.
+    or the first, how sparse it is aside.
     """
     objectives: Mapping[str, str] = table.attrs["objectives"]
-    if "val_accuracy" in table or "val_accuracy" in objectives:
-        return "val_accuracy", "max"
-    return next(((name, way) for name, way in objectives.items() if way == "max"), next(iter(objectives.items())))
+    known = {name: way for name, way in objectives.items() if name not in ("density", "sparsity")}
+    if "val_accuracy" in known or not known:
+        return "val_accuracy", known.get("val_accuracy", "max")
+    return next(((name, way) for name, way in known.items() if way == "max"), next(iter(known.items())))
 
 
 def each(table: pd.DataFrame, field: str, ask: Callable[[pd.DataFrame], pd.DataFrame] = best) -> pd.DataFrame:
@@ -92,30 +93,42 @@ def knee(front: pd.DataFrame) -> pd.DataFrame:
 def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) -> pd.DataFrame:
     """Of each network the sparsest trained trial whose validation accuracy is within `points` of the dense network's.
 
-    dense: dense runs, as `results.dense` gives them. Where a network has some with several settings, those that reach
-    most count. Columns besides: dense_accuracy, dense_low, dense_high (Student's 95 % interval of the mean, NaN for one
-    run), dense_seeds, and below (how many points it lies below). Networks without dense runs are left out.
+    dense: dense runs, as `results.dense` gives them. Columns besides: dense_accuracy, dense_low, dense_high,
+    dense_seeds (what `unpruned` says), and below (how many points it lies below). Networks without dense runs are left
+    out.
     """
     accuracy = believed(table, "val_accuracy")
-    if not len(dense) or accuracy not in table:
+    known = unpruned(dense, "val_accuracy")
+    if not len(known) or accuracy not in table:
         return table.iloc[:0]
-    network = [name for name in NETWORK if name in table and name in dense]
+    network = [name for name in NETWORK if name in table and name in known]
     found = []
-    for key, runs in dense.groupby(network, dropna=False):
-        told = _of_best_settings(runs)
-        same = (table[network].apply(_filled) == _filled(pd.Series(key, network))).all(axis=1)
+    for told in known.to_dict("records"):
+        same = (table[network].apply(_filled) == _filled(pd.Series(told)[network])).all(axis=1)
         trained = table[same & (table["outcome"] == "trained")]
-        below = 100 * (told["dense_accuracy"] - trained[accuracy])
-        near = trained.assign(**told, below=below)[below <= points + 100 * ROUNDING]
+        below = 100 * (told["mean"] - trained[accuracy])
+        reached = {f"dense_{name}": told[name] for name in ("low", "high", "seeds")}
+        near = trained.assign(dense_accuracy=told["mean"], **reached, below=below)[below <= points + 100 * ROUNDING]
         found.append(near.sort_values(["sparsity", accuracy], kind="stable").tail(1))
     return _with_attrs(pd.concat(found), table)
 
 
-def _of_best_settings(runs: pd.DataFrame) -> dict[str, float]:
-    samples = [group["val_accuracy"].to_numpy(float) for _, group in runs.groupby("of")]
-    sample = max(samples, key=lambda each: each.mean())
-    mean, low, high = interval(sample)
-    return {"dense_accuracy": mean, "dense_low": low, "dense_high": high, "dense_seeds": len(sample)}
+def unpruned(dense: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What networks reach with nothing pruned, a row each: what tells them apart (`NETWORK`), mean, low, high, seeds.
+
+    dense: as `results.dense` gives them; low, high: Student's 95 % interval of the mean, NaN for one run. Where a
+    network has runs with several settings, those that reach most count.
+    """
+    network = [name for name in NETWORK if name in dense]
+    columns = [*network, "mean", "low", "high", "seeds"]
+    if not len(dense) or metric not in dense:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for key, runs in dense.dropna(subset=[metric]).groupby(network, dropna=False):
+        samples = [sample.to_numpy(float) for _, sample in runs.groupby("of")[metric]]
+        best = max(samples, key=lambda sample: float(sample.mean()))
+        rows.append((*key, *interval(best), len(best)))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _filled(column: pd.Series) -> pd.Series:

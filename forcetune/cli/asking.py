@@ -150,15 +150,16 @@ def print_front(table: pd.DataFrame) -> None:
 
 
 def _print(table: pd.DataFrame, found: pd.DataFrame, question: Question) -> None:
-    from forcetune import results, show
+    from forcetune import analysis, results, show
 
     if found.empty:
         click.echo(f"{_nothing(question)}; {outcomes(table)}")
         return
     show.front(found, question.shown)
     click.echo(_summary(table, question))
-    if question.within is None and len(runs := results.dense(*table.attrs["studies"])):
-        click.echo(show.dense(runs))
+    reached = analysis.unpruned(results.dense(*table.attrs["studies"]), "val_accuracy")
+    if question.within is None and len(reached):
+        click.echo(show.dense(reached))
     click.echo(show.costs(found, table))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.spec import method_label
 
-CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
 ENDED = ("trained", "stopped", "collapsed", "infeasible", "failed")  # in the order in which they are told
 COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
 SPARSE = ("density", "sparsity")
@@ -28,9 +28,11 @@ def trials(table: pd.DataFrame) -> pd.DataFrame:
     there and positive or NaN; outcome is `running` where a trial has not ended. `.attrs` besides: quality and way.
     """
     attrs = dict(table.attrs)
-    quality, way = _quality(table)
+    quality, way = analysis.quality(table)
     found = table.reset_index(drop=True)
-    found["label"] = [_label(row) for row in found.to_dict("records")]
+    found["label"] = [
+        _label({name: value for name, value in row.items() if not pd.isna(value)}) for row in found.to_dict("records")
+    ]
     found["outcome"] = found["outcome"].astype(object).where(found["outcome"].notna(), RUNNING)
     density = _numbers(found, "density")
     found["density"] = density.where(density > 0)
@@ -45,28 +47,9 @@ def trials(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _quality(table: pd.DataFrame) -> tuple[str, str]:
-    """The objective by which a network counts as good, and `max` or `min`: accuracy, or else the first maximised."""
-    objectives: Mapping[str, str] = table.attrs["objectives"]
-    known = {name: way for name, way in objectives.items() if name not in SPARSE}
-    if "val_accuracy" in known or not known:
-        return "val_accuracy", known.get("val_accuracy", "max")
-    return next(((name, way) for name, way in known.items() if way == "max"), next(iter(known.items())))
-
-
 def _label(row: Mapping[Any, Any]) -> str:
-    method = row.get("method")
-    if not isinstance(method, str):
-        return "unknown"
-    return "+".join([method, *(_control(name, row[name]) for name in CONTROLS if _is_on(row.get(name)))])
-
-
-def _control(name: str, value: Any) -> str:
-    return f"{name}:{value}" if name == "small_dense" else name
-
-
-def _is_on(value: Any) -> bool:
-    return isinstance(value, str | bool | np.bool_) and bool(value)
+    known = {name: value for name, value in row.items() if not pd.isna(value)}
+    return method_label(known) if "method" in known else "unknown"
 
 
 def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
@@ -113,24 +96,6 @@ def best_by_density(trials: pd.DataFrame, way: str) -> pd.DataFrame:
         return trained
     kept = analysis.non_dominated(trained[["density", "reached"]].to_numpy(float), ["min", way])
     return trained[kept].sort_values("density", ascending=False, kind="stable")
-
-
-def dense_lines(dense: pd.DataFrame, quality: str) -> pd.DataFrame:
-    """What the unpruned networks reach, a row a model: model, mean, low, high (NaN for one run), seeds.
-
-    Where a model has dense runs with several settings, those that reach most count.
-    """
-    columns = ["model", "mean", "low", "high", "seeds"]
-    if not len(dense) or quality not in dense:
-        return pd.DataFrame(columns=columns)
-    told = dense.dropna(subset=[quality])
-    rows = []
-    for model, runs in told.groupby(told["model"].astype(str) if "model" in told else told["run_id"].map(lambda _: "")):
-        settings = runs["of"] if "of" in runs else runs["run_id"].map(lambda _: "")
-        samples = [group.to_numpy(float) for _, group in runs.groupby(settings)[quality]]
-        sample = max(samples, key=lambda each: float(each.mean()))
-        rows.append((model, *analysis.interval(sample), len(sample)))
-    return pd.DataFrame(rows, columns=columns)
 
 
 def references(trials: pd.DataFrame) -> tuple[dict[str, float], list[str]]:

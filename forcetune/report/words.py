@@ -13,6 +13,7 @@ from forcetune.report import listing, numbers, paper
 from forcetune.report.columns import heading, is_share
 from forcetune.report.evidence import Evidence
 from forcetune.report.looks import percent
+from forcetune.times import duration
 
 OUTCOMES = {"stopped": "stopped early", "running": "running"}
 WITHIN = 1.0  # points of accuracy
@@ -42,19 +43,12 @@ def _counted(trials: pd.DataFrame) -> str:
 
 def _state(trials: pd.DataFrame) -> str:
     hours, state = trials.attrs.get("device_hours"), trials.attrs.get("state")
-    took = f"took {duration(hours)} on a device" if hours else ""
+    took = f"took {duration(3600 * hours)} on a device" if hours else ""
     if state == "RUNNING":
-        so_far = f" and has taken {duration(hours)} on a device so far." if hours else "."
+        so_far = f" and has taken {duration(3600 * hours)} on a device so far." if hours else "."
         return f"The search is <strong>still running</strong>{so_far}"
     ended = "is finished" if state == "FINISHED" else f"ended as {escape(str(state))}"
     return f"The search {ended}" + (f" and {took}." if took else ".")
-
-
-def duration(hours: float) -> str:
-    """Hours in the unit that people would use."""
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} seconds"
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"
 
 
 def _answer(evidence: Evidence) -> str:
@@ -63,7 +57,7 @@ def _answer(evidence: Evidence) -> str:
     front = trials[trials["on_front"]]
     front.attrs = trials.attrs
     said = [f"The knee of the front is {_point(row, trials)}." for row in analysis.knee(front).to_dict("records")]
-    for line in numbers.dense_lines(evidence.dense, trials.attrs["quality"]).to_dict("records"):
+    for line in analysis.unpruned(evidence.dense, trials.attrs["quality"]).to_dict("records"):
         reached = _value(line["mean"], line["low"], line["high"], trials)
         runs = f"mean of {line['seeds']} runs" if line["seeds"] > 1 else "one run"
         said.append(f"Unpruned, {escape(line['model'] or 'the network')} reaches {reached} ({runs}).")
@@ -194,7 +188,7 @@ def left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
         "curves": "learning curves, since nothing was measured epoch by epoch",
     }
     said = [reason for name, reason in why.items() if name not in drawn]
-    if not len(numbers.dense_lines(evidence.dense, trials.attrs["quality"])):
+    if not len(analysis.unpruned(evidence.dense, trials.attrs["quality"])):
         said.append("the line of unpruned networks, since none was trained beside the study")
     if len(numbers.random_front(trials)) < 2:
         said.append("the line of random pruning, since fewer than two points make up its front")

@@ -96,13 +96,8 @@ class Grid:
         trial = next(self._left, None)
         if trial is None:
             return None
-        fields = trial.fields()
-        choices = {n: d for n, d in self._study.space.items() if isinstance(d, Choice) and n in fields}
-        return Proposal(
-            trial,
-            params={name: fields[name] for name in choices},
-            distributions={name: CategoricalDistribution(d.values) for name, d in choices.items()},
-        )
+        params = sampled_of(self._study, trial.fields()) or {}  # not what has its default where `when:` does not hold
+        return Proposal(trial, params, {name: distribution(self._study.space[name]) for name in params})
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         pass

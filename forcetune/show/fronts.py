@@ -59,13 +59,14 @@ def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"device time: {own} for {these}, {precise(told)} for {names} in all"
 
 
-def dense(runs: pd.DataFrame) -> str:
-    """What the networks reach with nothing pruned, in a sentence."""
-    found = ", ".join(
-        f"{model} {sample.mean():.2%} ({len(sample)} seed{'s' if len(sample) > 1 else ''})"
-        for model, sample in runs.groupby(runs["model"].map(str))["val_accuracy"]
-    )
-    return f"dense: {found}"
+def dense(reached: pd.DataFrame) -> str:
+    """What networks reach with nothing pruned, as `analysis.unpruned` says, in a sentence."""
+    return "dense: " + ", ".join(_dense(row) for row in map(present, reached.to_dict("records")))
+
+
+def _dense(row: Row) -> str:
+    half = f" ± {(row['high'] - row['low']) / 2:.2%}" if "low" in row else ""
+    return f"{row['model']} {row['mean']:.2%}{half} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
 
 
 def doubts(found: pd.DataFrame) -> list[str]:

@@ -38,7 +38,7 @@ def test_what_stands_first(whole):
     text = re.sub("<[^>]+>", "", words(whole))
     assert "40 trials of 4 methods: 31 trained, 8 stopped early, 1 collapsed" in text
     assert "Unpruned, mlp reaches 98.0% ± 2.5 validation accuracy (mean of 3 runs)." in text
-    assert "The search is finished and took 30 minutes on a device." in text
+    assert "The search is finished and took 30 min 00 s on a device." in text
 
 
 def test_every_figure_is_there(whole):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forcetune import analysis
 from forcetune.report import numbers, paper
 
 ROWS = [
@@ -69,10 +70,10 @@ def test_what_counts_as_good(make_table, objectives, quality):
 
 def test_dense_runs_with_the_best_settings():
     dense = pd.DataFrame({"model": "mlp", "of": ["a", "a", "b"], "val_accuracy": [0.9, 0.92, 0.5]})
-    (line,) = numbers.dense_lines(dense, "val_accuracy").to_dict("records")
+    (line,) = analysis.unpruned(dense, "val_accuracy").to_dict("records")
     assert (line["model"], line["seeds"], round(line["mean"], 6)) == ("mlp", 2, 0.91)
     assert line["low"] < 0.9 < 0.92 < line["high"]
-    assert not len(numbers.dense_lines(pd.DataFrame(), "val_accuracy"))
+    assert not len(analysis.unpruned(pd.DataFrame(), "val_accuracy"))
 
 
 def test_hypervolume_grows_in_the_order_of_ends(make_table):

@@ -175,6 +175,25 @@ def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
     assert len(resumed._shadow.get_trials(states=[TrialState.COMPLETE])) <= 21 + 1
 
 
+def test_a_grid_names_no_value_that_it_does_not_choose(make_study):
+    steps = {"choices": [2, 8], "when": {"method": "force"}}
+    study = make_study(
+        {"method": ["force", "synflow"], "density": 0.1, "iterations": steps}, search={"sampler": "grid"}
+    )
+    proposals = Grid(study, [])
+    asked = [proposals.ask() for _ in range(3)]
+    assert [proposal.params for proposal in asked] == [
+        {"method": "force", "iterations": 2},
+        {"method": "force", "iterations": 8},
+        {"method": "synflow"},
+    ]
+    assert asked[2].trial.iterations == 20, "the default, which no choice has"
+    for proposal in asked:
+        create_trial(
+            params=proposal.params, distributions=proposal.distributions, value=0.0
+        )  # raises where one lacks it
+
+
 def test_a_grid_skips_what_the_ledger_has(make_study):
     study = make_study({"density": [0.1, 0.2]}, search={"sampler": "grid"})
     proposals = make_proposals(study, [])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from forcetune import analysis
 from forcetune.report import numbers
 from forcetune.report.columns import heading, is_share
 from forcetune.report.figures.figure import TRIALS, Figure, bars, height, measure, of, said
@@ -21,7 +22,7 @@ def main(trials: pd.DataFrame, dense: pd.DataFrame, style: Style) -> Figure | No
     told = numbers.plotted(trials)
     if not len(told):
         return None
-    lines = numbers.dense_lines(dense, trials.attrs["quality"])
+    lines = analysis.unpruned(dense, trials.attrs["quality"])
     points = [*_interval_traces(told), *_trial_traces(told, style, "density", "reached")]
     fronts = [
         *_front_traces(told, "density", "reached", numbers.on_main_axes(trials)),
