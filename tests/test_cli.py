@@ -83,9 +83,10 @@ def test_search_prints_progress_and_the_front(searched):
     assert "running, front" in progress[3]
     assert "left |" in progress[3]
     header = next(line for line in lines if line.startswith("sparsity"))
-    assert header.split() == ["sparsity", "accuracy", "method", "iterations", "schedule", "run", "id"]
+    assert header.split() == ["sparsity", "accuracy", "method", "iterations", "schedule", "device", "time", "run", "id"]
     front = next(place for place, line in enumerate(lines) if line.startswith("front of 8 trials:"))
-    assert all(line.startswith("pruning steps taken over from another density: ") for line in lines[front + 1 :])
+    assert lines[front + 1].startswith("device time: ")
+    assert all(line.startswith("pruning steps taken over from another density: ") for line in lines[front + 2 :])
     assert done.stderr == ""
 
 
@@ -177,7 +178,8 @@ def test_fresh_archives_what_was_there(searched, environment, tmp_path):
     archived = f"small.{date.today()}"
     assert fresh.stdout.startswith(f"what was there is kept as {archived}, in both stores")
     assert counts(folder)[0] == ["COMPLETE"] * 2
-    assert json.loads(run(folder, environment, "best", archived, "--json").stdout) == before
+    kept = json.loads(run(folder, environment, "best", archived, "--json").stdout)
+    assert kept == [{**row, "study": archived} for row in before]
 
 
 def test_a_search_begins_with_what_is_known(searched, environment):
