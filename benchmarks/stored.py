@@ -1,11 +1,14 @@
 """A study of many trials in an MLflow store, made up in seconds: no network is pruned or trained for it."""
 
+import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
-from contextlib import closing
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import chdir, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,18 +36,22 @@ STARTED, TOOK = 1_790_000_000_000, 20_000  # ms
 
 
 def make_store(folder: Path, trials: int, seed: int = 0) -> None:
-    """Write mlflow.db with the study `made-up`, curves included, into the folder; MLFLOW_TRACKING_URI names it."""
+    """Write mlflow.db and mlruns/ with the study `made-up` into the folder; MLFLOW_TRACKING_URI names it."""
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{folder}/mlflow.db"
     study = Study.from_dict(WRITTEN)
-    tracker = Tracker(NAME, uri)
+    with chdir(folder):  # below which files go
+        tracker = Tracker(NAME, uri)
     parent = tracker.open_study(study.directions, {})
     tracker.describe(parent, study.model_dump(), study.references(0.1), "made up for a benchmark")
     tracker.close(parent)
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
-        _insert(connection, parent, list(_trials(trials, np.random.default_rng(seed))))
+        _insert(connection, parent, _trials(trials, np.random.default_rng(seed)))
 
 
-def _trials(count: int, generator: np.random.Generator) -> Iterator[tuple[Trial, dict[str, float], list[float], str]]:
+Made = tuple[Trial, dict[str, float], list[float], str]  # a trial, its metrics, its curve, its outcome
+
+
+def _trials(count: int, generator: np.random.Generator) -> Iterator[Made]:
     for _ in range(count):
         method = METHODS[generator.integers(len(METHODS))]
         density = float(10 ** generator.uniform(np.log10(0.002), np.log10(0.5)))
@@ -69,43 +76,45 @@ def _trials(count: int, generator: np.random.Generator) -> Iterator[tuple[Trial,
         yield trial, facts, curve, outcome
 
 
-def _insert(connection: sqlite3.Connection, parent: str, trials: list) -> None:
-    """As rows of MLflow's tables, like the parent's own."""
-    columns = [row[1] for row in connection.execute("pragma table_info(runs)")]
-    template = dict(
-        zip(columns, connection.execute("select * from runs where run_uuid = ?", (parent,)).fetchone(), strict=True)
-    )
-    rows: dict[str, list] = {name: [] for name in ("runs", "params", "tags", "metrics", "latest_metrics")}
+COLUMNS = {  # of MLflow's tables, in the order in which rows are made here
+    "params": "run_uuid, key, value",
+    "tags": "run_uuid, key, value",
+    "metrics": "run_uuid, key, value, timestamp, step, is_nan",
+    "latest_metrics": "run_uuid, key, value, timestamp, step, is_nan",
+}
+
+
+def _insert(connection: sqlite3.Connection, parent: str, trials: Iterable[Made]) -> None:
+    """As rows of MLflow's tables, a trial's run like the parent's own."""
+    connection.row_factory = sqlite3.Row
+    template = dict(connection.execute("select * from runs where run_uuid = ?", (parent,)).fetchone())
+    rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for number, (trial, facts, curve, outcome) in enumerate(trials):
         run, began = uuid.uuid4().hex, STARTED + TOOK * number
         place = template["artifact_uri"].replace(parent, run)
         own = {"run_uuid": run, "name": f"trial-{number:04d}", "start_time": began, "artifact_uri": place}
         rows["runs"].append(tuple({**template, **own, "end_time": began + TOOK}.values()))
-        rows["params"] += [(name, text, run) for name, text in params(trial.fields()).items()]
-        tags = {
-            "kind": "trial",
-            "trial": trial.key,
-            "outcome": outcome,
-            "devices": "1",
-            "attempt": "1",
-            "device": "cpu",
-        }
-        rows["tags"] += [(f"forcetune.{name}", text, run) for name, text in tags.items()]
-        rows["tags"] += [("mlflow.parentRunId", parent, run), ("mlflow.runName", own["name"], run)]
-        measured = [(name, value, began, run, 0, 0) for name, value in facts.items()]
-        measured += [("val_accuracy", value, began + step, run, step + 1, 0) for step, value in enumerate(curve)]
+        rows["params"] += [(run, name, text) for name, text in params(trial.fields()).items()]
+        tags = {"kind": "trial", "trial": trial.key, "outcome": outcome, "devices": "1", "attempt": "1"}
+        rows["tags"] += [(run, f"forcetune.{name}", text) for name, text in tags.items()]
+        rows["tags"] += [(run, "mlflow.parentRunId", parent), (run, "mlflow.runName", own["name"])]
+        measured = [(run, name, value, began, 0, 0) for name, value in facts.items()]
+        measured += [(run, "val_accuracy", value, began + step, step, 0) for step, value in enumerate(curve, 1)]
         rows["metrics"] += measured
-        rows["latest_metrics"] += [
-            (n, v, at, step, 0, run) for n, v, at, _, step, _ in {each[0]: each for each in measured}.values()
-        ]
+        rows["latest_metrics"] += {name: (run, name, *rest) for _, name, *rest in measured}.values()
+        if outcome == "trained":
+            _write_layers(Path(place.removeprefix("file://")), trial.density)
     for table, found in rows.items():
-        names = {
-            "latest_metrics": "key, value, timestamp, step, is_nan, run_uuid",
-            "metrics": "key, value, timestamp, run_uuid, step, is_nan",
-        }
-        into = (
-            f"{table} ({names[table]})"
-            if table in names
-            else {"params": "params (key, value, run_uuid)", "tags": "tags (key, value, run_uuid)"}.get(table, table)
-        )
+        into = f"{table} ({COLUMNS[table]})" if table in COLUMNS else table
         connection.executemany(f"insert into {into} values ({','.join('?' * len(found[0]))})", found)
+
+
+def _write_layers(folder: Path, density: float) -> None:
+    """layers.json of twenty layers, the first and the last denser than those between."""
+    parts = [min(1.0, density * (4 if place in (0, 19) else 1.2 - place / 20)) for place in range(20)]
+    layers = [
+        {"layer": f"{n}.weight", "shape": [64, 64], "weights": 4096, "kept": int(4096 * part), "density": part}
+        for n, part in enumerate(parts)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "layers.json").write_text(json.dumps(layers))
