@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch, empty_mlflow):
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_study():
     from forcetune.spec import Study  # here, since rooms are tested where torch is all there is
 

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
 
+import made
 import pytest
 from click.testing import CliRunner
 
@@ -28,9 +31,24 @@ def densities(*arguments):
     return [row["density"] for row in rows(*arguments)]
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, empty_mlflow, make_study):
+    """A folder in which the study was searched, to copy."""
+    place = tmp_path_factory.mktemp("once")
+    shutil.copy(empty_mlflow, place / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for variable in ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE"):
+            patch.delenv(variable, raising=False)
+        return place, made.search(make_study, POINTS)
+
+
 @pytest.fixture
-def study(searched):
-    return searched(POINTS)
+def study(once, folder):
+    place, found = once
+    # by another process: one that closes a file of SQLite's lets go of its own locks on it
+    subprocess.run(["cp", "-r", f"{place}/.", folder], check=True)
+    return found
 
 
 @pytest.mark.parametrize(
