@@ -58,7 +58,8 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
         raise InputError(f"studies with different objectives have no front in common: {told}")
     for table in tables:
         table.attrs = {}  # pandas compares them
-    found = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    some = [table for table in tables if len(table)]
+    found = pd.concat(some, ignore_index=True) if some else pd.DataFrame()
     hours = [each["device_hours"] for each in attrs]
     found.attrs = {
         "objectives": attrs[0]["objectives"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +111,11 @@ def best(
     """
     from forcetune import results
 
-    given = {"--knee": knee, "--within": within, "--top": top, "--effect": effect, "--importance": importance}
-    _at_most_one({name: value is not None and value is not False and value != () for name, value in given.items()})
+    why: dict[str, object] = {"--effect": effect, "--importance": importance}
+    for others in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
+        _at_most_one({**others, **why})
     _at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
+    _at_most_one({"--dense": dense, "--watch": watch})
     asked = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
     conditions = [*(f"{name}{value}" for name, value in asked.items() if value is not None), *where]
     question = Question(conditions, by, knee, within, top)
@@ -164,7 +166,11 @@ def _print(table: pd.DataFrame, found: pd.DataFrame, question: Question) -> None
 
 
 def _nothing(question: Question) -> str:
-    return "a front of fewer than three points has no knee" if question.knee else "no trained trial meets this"
+    if question.knee:
+        return "a front of fewer than three points has no knee"
+    if question.within is not None:
+        return f"no trained trial that meets this is within {question.within:g} points of dense"
+    return "no trained trial meets this"
 
 
 def _summary(table: pd.DataFrame, question: Question) -> str:
@@ -246,9 +252,11 @@ def _finished(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _at_most_one(given: dict[str, bool]) -> None:
-    if len(named := [name for name, is_given in given.items() if is_given]) > 1:
-        raise InputError(f"{' and '.join(named)} ask for different things; allowed: one of {', '.join(given)}")
+def _at_most_one(options: Mapping[str, object]) -> None:
+    """Raise InputError where more than one of these options was given."""
+    given = [name for name, value in options.items() if value not in (None, ()) and value is not False]  # 0 is given
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} ask for different things; allowed: one of {', '.join(options)}")
 
 
 def _watch(studies: Sequence[str], question: Question) -> None:

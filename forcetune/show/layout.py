@@ -22,14 +22,17 @@ def present(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def sizes(shape: Any) -> str:
+    """A shape as it is written: 3x32x32."""
     return "x".join(map(str, shape))
 
 
 def plain() -> Table:
+    """A table of names and what is said of them."""
     return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
 
 
 def ruled(*header: str, left: int) -> Table:
+    """A table with a header; the first `left` columns are read, the others compared."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
