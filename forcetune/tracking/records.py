@@ -58,12 +58,20 @@ def records(experiment: str, kind: str) -> list[dict[str, Any]]:
 
 
 def read_json(run: str, name: str, uri: str | None = None) -> Any:
-    """What a JSON file among a run's artifacts says; None where there is none."""
+    """What a JSON file among a run's artifacts says; None where there is none.
+
+    Raises InputError where the place of the artifacts cannot be read.
+    """
+    from mlflow.exceptions import MlflowException
+
     client = client_of(uri or mlflow_uri())
-    if name not in {found.path for found in client.list_artifacts(run)}:
-        return None
-    with TemporaryDirectory() as folder:
-        return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+    try:
+        if name not in {found.path for found in client.list_artifacts(run)}:
+            return None
+        with TemporaryDirectory() as folder:
+            return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+    except (MlflowException, OSError) as error:
+        raise InputError(f"{name} of the run {run} cannot be read: {error}") from error
 
 
 def log_page(run: str, name: str, content: str) -> None:
