@@ -30,7 +30,9 @@ def points(found: pd.DataFrame, extra: Sequence[str] = ()) -> RenderableType:
     columns = _columns(found, extra)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in (*WORDS, "run id") else "right", no_wrap=True)
+        is_id = name == "run id"  # of which a narrow terminal cuts off an end, before anything else
+        left = is_id or name in WORDS
+        table.add_column(name, justify="left" if left else "right", no_wrap=not is_id, overflow="ellipsis")
     for row in map(present, found.to_dict("records")):
         table.add_row(*(cell(row) for cell in columns.values()))
     return Group(table, *doubts(found))
