@@ -199,6 +199,7 @@ class _Starting:
             "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": str(WEEK),
             "MLFLOW_TRACKING_URI": self._address("mlflow"),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
             "FORCETUNE_STORAGE": self._storage,
             "FORCETUNE_STATE": str(self._folder / ".forcetune"),
         }
