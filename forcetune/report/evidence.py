@@ -22,13 +22,15 @@ CONNECTIONS = 8
 class Evidence:
     """A study: its trials as `numbers.trials` tells them, and what is known beside them.
 
-    dense: dense companions. curves: run_id, step, value of the metric `curve` for some trials. layers: rows of
-    layers.json by run id, for points of the front. verdicts: rows of the last `forcetune baseline`; margin: points.
+    dense: dense companions. twins: random ones of champions, as `numbers.twins` tells them. curves: run_id, step, value
+    of the metric `curve` for some trials. layers: rows of layers.json by run id, for points of the front. verdicts:
+    rows of the last `forcetune baseline`; margin: points.
     """
 
     study: str
     trials: pd.DataFrame
     dense: pd.DataFrame = field(default_factory=pd.DataFrame)
+    twins: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     curve: str = "val_accuracy"
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -43,7 +45,8 @@ def gather(study: str) -> Evidence:
     trials = numbers.trials(table)
     metric, curves = _curves(trials)
     verdicts, margin = _verdicts(study)
-    return Evidence(study, trials, results.dense(study), curves, metric, _layers(trials), verdicts, margin)
+    twins = numbers.twins(tracking.companions(study), trials.attrs["quality"])
+    return Evidence(study, trials, results.dense(study), twins, curves, metric, _layers(trials), verdicts, margin)
 
 
 def check_ended(study: str, table: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ from forcetune.spec import method_label
 
 ENDED = ("trained", "stopped", "collapsed", "infeasible", "failed")  # in the order in which they are told
 COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
+TWINS = ("random_uniform", "random_erk", "tuned_random")  # arms of comparisons
 SPARSE = ("density", "sparsity")
 RUNNING = "running"
 CURVES = 200
@@ -82,6 +83,20 @@ def random_front(trials: pd.DataFrame) -> pd.DataFrame:
     """The trained trials of random pruning that no other one is at least as sparse and as good as, by density."""
     is_random = trials["label"].map(is_random_label)
     return best_by_density(trials[is_random], trials.attrs["way"])
+
+
+def twins(companions: pd.DataFrame | None, quality: str) -> pd.DataFrame:
+    """What random pruning reaches as a champion's twin, a row an arm and density: mean, low, high over seeds, seeds.
+
+    companions: the table of a study's companions, as `tracking.companions` gives it; those that `baseline` compared.
+    """
+    columns = ["arm", "density", "mean", "low", "high", "seeds"]
+    if companions is None or not {"arm", quality} <= set(companions):
+        return pd.DataFrame(columns=columns)
+    own = companions["outcome"].isin(COUNTED) & companions["arm"].isin(TWINS)
+    groups = companions[own].dropna(subset=[quality]).groupby(["arm", "density"])[quality]
+    rows = [(*key, *analysis.interval(sample.to_numpy(float)), len(sample)) for key, sample in groups]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def is_random_label(label: str) -> bool:

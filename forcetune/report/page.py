@@ -71,7 +71,7 @@ def _drawn(evidence: Evidence) -> list[Figure | None]:
     """The figures in the order of the page; None where the study has not the data."""
     trials, style = evidence.trials, Style(evidence.trials["label"])
     return [
-        figures.main(trials, evidence.dense, style),
+        figures.main(trials, evidence.dense, style, evidence.twins),
         figures.objectives(trials, style),
         figures.methods(trials, style),
         figures.iterations(trials, style),

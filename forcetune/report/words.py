@@ -190,7 +190,7 @@ def left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
     said = [reason for name, reason in why.items() if name not in drawn]
     if not len(analysis.unpruned(evidence.dense, trials.attrs["quality"])):
         said.append("the line of unpruned networks, since none was trained beside the study")
-    if len(numbers.random_front(trials)) < 2:
+    if len(numbers.random_front(trials)) < 2 and not len(evidence.twins):
         said.append("the line of random pruning, since fewer than two points make up its front")
     if not evidence.verdicts:
         said.append(f"verdicts against random twins, since `forcetune baseline {evidence.study}` has left none")

@@ -87,6 +87,8 @@ def gathered(searched):
         verdicts = [{**told, **numbers_, "against": "random_erk", "verdict": "undecided"}]
         dense = pd.DataFrame({"run_id": "x", "model": "mlp", "of": "k", "val_accuracy": [0.97, 0.98, 0.99]})
         curves = pd.DataFrame(runs, columns=["run_id", "step", "value"])
-        return evidence.Evidence("s", trials, dense, curves, "val_accuracy", layers, verdicts, 0.5)
+        arms = pd.DataFrame({"arm": "random_erk", "density": 0.1, "val_accuracy": [0.7, 0.8], "outcome": "trained"})
+        twins = numbers.twins(arms, "val_accuracy")
+        return evidence.Evidence("s", trials, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5)
 
     return make

@@ -76,6 +76,22 @@ def test_dense_runs_with_the_best_settings():
     assert not len(analysis.unpruned(pd.DataFrame(), "val_accuracy"))
 
 
+def test_random_twins_are_told_by_arm_and_density():
+    rows = [("random_erk", 0.1, 0.7), ("random_erk", 0.1, 0.8), ("random_erk", 0.01, 0.3), ("tuned_random", 0.1, 0.9)]
+    rows += [("champion", 0.1, 0.99), ("tuning", 0.1, 0.99), ("dense", 1.0, 0.99), (None, 0.1, 0.99)]
+    runs = pd.DataFrame(rows, columns=["arm", "density", "val_accuracy"]).assign(outcome="trained")
+    runs.loc[3, "outcome"] = "failed"
+    found = numbers.twins(runs, "val_accuracy")
+    assert list(zip(found["arm"], found["density"], found["seeds"], strict=True)) == [
+        ("random_erk", 0.01, 1),
+        ("random_erk", 0.1, 2),
+    ]
+    assert found["mean"].tolist() == pytest.approx([0.3, 0.75])
+    assert found["low"][1] < 0.7
+    assert not len(numbers.twins(None, "val_accuracy"))
+    assert not len(numbers.twins(runs, "val_f1"))
+
+
 def test_hypervolume_grows_in_the_order_of_ends(make_table):
     table = make_table([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
     found = numbers.growth(numbers.trials(table))

@@ -14,11 +14,15 @@ from forcetune.report.looks import DASHES, DIM, GRID, INK, Style, axis, layout, 
 
 MANY = 1000  # points, of which each is drawn smaller
 AFTER = 1001  # in the legend: what has no rank has 1000
+ENDS = (("array", "high"), ("arrayminus", "low"))
 SHORT = {"symbol": "line-ns-open", "size": 8, "color": DIM}  # hidden by the interval, but seen in the legend
 
 
-def main(trials: pd.DataFrame, dense: pd.DataFrame, style: Style) -> Figure | None:
-    """Sparsity against what is reached, every trial; None where no trial has both."""
+def main(trials: pd.DataFrame, dense: pd.DataFrame, style: Style, twins: pd.DataFrame | None = None) -> Figure | None:
+    """Sparsity against what is reached, every trial; None where no trial has both.
+
+    dense: dense companions; twins: as `numbers.twins` tells them.
+    """
     told = numbers.plotted(trials)
     if not len(told):
         return None
@@ -27,6 +31,7 @@ def main(trials: pd.DataFrame, dense: pd.DataFrame, style: Style) -> Figure | No
     fronts = [
         *_front_traces(told, "density", "reached", numbers.on_main_axes(trials)),
         *_line_of_random(numbers.random_front(trials)),
+        *_twin_traces(twins),
     ]
     # a line is read through a few points, but lost below many
     traces = [*_dense_traces(lines, told["density"]), *([*points, *fronts] if _many(told) else [*fronts, *points])]
@@ -130,6 +135,22 @@ def _line_of_random(random: pd.DataFrame) -> list[dict[str, Any]]:
     look = {"mode": "lines", "line": {"color": INK, "width": 1.6, "dash": "dash"}, "hoverinfo": "skip"}
     meta = of(TRIALS, random.index, "density", "reached")
     return [{"type": "scatter", "name": "front of random pruning alone", **look, "meta": meta}]
+
+
+def _twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """What random pruning reached beside champions, with their settings or its own: means over seeds."""
+    if twins is None or not len(twins):
+        return []
+    known = twins.sort_values("density", kind="stable")
+    told = [
+        f"{row['arm']}: {row['mean']:.4g}, mean over {row['seeds']} seeds at {percent(round(1 - row['density'], 5))}"
+        for row in known.to_dict("records")
+    ]
+    bar = bars(DIM) | {side: (known[end] - known["mean"]).abs().fillna(0).round(6).tolist() for side, end in ENDS}
+    look = {"mode": "markers", "marker": {"symbol": "x-thin-open", "size": 9, "color": INK, "line": {"width": 1.6}}}
+    places = {"x": known["density"].tolist(), "y": known["mean"].round(6).tolist(), "error_y": bar}
+    name = "random twins of champions, over seeds"
+    return [{"type": "scatter", "name": name, **look, **places, "hovertext": told, "hoverinfo": "text"}]
 
 
 def _interval_traces(told: pd.DataFrame) -> list[dict[str, Any]]:
