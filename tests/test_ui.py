@@ -100,8 +100,14 @@ def get(url, **headers):
         return answer.read().decode(errors="replace")
 
 
+def below():
+    """The ids of all processes below this one; earlier tests may have left some."""
+    return {each.pid for each in psutil.Process().children(recursive=True)}
+
+
 def gone(numbers, within=10):
     """Whether none of these processes runs any more."""
+    numbers = list(numbers)
     deadline = time.monotonic() + within
     while alive := [number for number in numbers if runs(number)]:
         if time.monotonic() > deadline:
@@ -309,12 +315,14 @@ def test_what_has_ended_while_it_started_is_told_with_its_log():
 
 def test_what_does_not_answer_is_given_up_and_ended(monkeypatch):
     monkeypatch.setattr(children, "STARTING", 0.1)
+    before = below()
     with children.Children(threading.Event()) as started:
         started.start("MLflow", SLEEP, os.environ)
-        below = psutil.Process().children()
+        own = below() - before
+        assert len(own) == 2
         with pytest.raises(StoppedError, match="does not answer within 0.1 s"):
             started.wait("MLflow", f"http://127.0.0.1:{free_port()}/")
-    assert gone(each.pid for each in below)
+    assert gone(own)
 
 
 def test_an_error_of_its_own_is_no_start():
@@ -332,15 +340,10 @@ def test_whoever_wants_the_end_need_not_wait_for_the_start():
         started.wait("MLflow", f"http://127.0.0.1:{free_port()}/")
 
 
-def below():
-    """The ids of all processes below this one."""
-    return {each.pid for each in psutil.Process().children(recursive=True)}
-
-
 def test_children_end_with_all_below_them_and_nothing_else():
     nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     with subprocess.Popen(SLEEP) as other:
-        before = below()  # other tests may have left some
+        before = below()
         with children.Children(threading.Event()) as started:
             started.start("one", [sys.executable, "-c", nested], os.environ)
             deadline = time.monotonic() + 10
