@@ -62,25 +62,21 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
 
     Raises InputError where the place of the artifacts cannot be read.
     """
-    from mlflow.exceptions import MlflowException
-
     client = client_of(uri or mlflow_uri())
     try:
         if name not in {found.path for found in client.list_artifacts(run)}:
             return None
         with TemporaryDirectory() as folder:
             return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"{name} of the run {run} cannot be read: {error}") from error
 
 
 def log_page(run: str, name: str, content: str) -> None:
     """A page among the artifacts of a run, in place of one of that name. Raises InputError where MLflow refuses."""
-    from mlflow.exceptions import MlflowException
-
     store = mlflow_uri()
     check_answers(store)
     try:
         client_of(store).log_text(run, content, name)
-    except MlflowException as error:
-        raise InputError(f"the run {run} in {shown(store)} takes no {name}: {error.message}") from error
+    except Exception as error:  # an MlflowException, or what writing to the artifact store raises
+        raise InputError(f"the run {run} in {shown(store)} takes no {name}: {error}") from error
