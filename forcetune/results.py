@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forcetune import analysis, tracking
@@ -13,40 +14,58 @@ if TYPE_CHECKING:
 DENSE = "dense"  # the arm of companions of which nothing is pruned
 
 
+@dataclass(frozen=True)
+class Results:
+    """Studies as they were at one moment: the table of their trials, and that of their companions, perhaps empty."""
+
+    trials: pd.DataFrame
+    companions: pd.DataFrame
+
+    @property
+    def dense(self) -> pd.DataFrame:
+        """The dense companions, trained to their end; study and `of` (a trial's key) say what for."""
+        if "arm" not in self.companions:
+            return self.companions.iloc[:0]
+        ended = self.companions["outcome"] == "trained"
+        return self.companions[ended & (self.companions["arm"] == DENSE)]
+
+
+def read(*studies: str) -> Results:
+    """One study, or several with the same objectives: trials as `load` gives them, and companions, `study` whose.
+
+    Raises InputError where there is no such study, or their objectives differ.
+    """
+    import pandas as pd
+
+    beside = {name: tracking.companions(name) for name in dict.fromkeys(studies)}
+    tables = [_table(name, companions) for name, companions in beside.items()]
+    some = [companions.assign(study=name) for name, companions in beside.items() if companions is not None]
+    for companions in some:
+        companions.attrs = {}  # pandas compares them
+    found = pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+    return Results(tables[0] if len(tables) == 1 else _joined(tables), found)
+
+
 def load(*studies: str) -> pd.DataFrame:
     """The trials of one study, or of several with the same objectives, as `tracking.table` and `with_seeds` tell them.
 
-    Asked for several, the column `study` says whose each is, and `.attrs` has what they share: objectives, the sum of
-    device_hours, studies. Raises InputError where there is no such study, or their objectives differ.
+    The column `study` says whose each is; of several `.attrs` has what they share: objectives, the sum of device_hours,
+    studies. Raises InputError where there is no such study, or their objectives differ.
     """
-    tables = [_load(name) for name in dict.fromkeys(studies)]
-    return tables[0] if len(tables) == 1 else _joined(tables)
+    return read(*studies).trials
 
 
 def dense(*studies: str) -> pd.DataFrame:
-    """The dense companions of these studies, trained to their end; study and `of` (a trial's key) say what for."""
-    import pandas as pd
-
-    found = [_dense(name) for name in dict.fromkeys(studies)]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    """The dense companions of these studies, as `Results.dense` tells them."""
+    return read(*studies).dense
 
 
-def _load(study: str) -> pd.DataFrame:
-    found = analysis.with_seeds(tracking.table(study), tracking.reruns(study))
+def _table(study: str, companions: pd.DataFrame | None) -> pd.DataFrame:
+    found = analysis.with_seeds(tracking.table(study), tracking.without_arms(companions))
     attrs = found.attrs
     found = found.assign(study=study)
     found.attrs = {**attrs, "studies": [study]}
     return found
-
-
-def _dense(study: str) -> pd.DataFrame:
-    import pandas as pd
-
-    beside = tracking.companions(study)
-    if beside is None or "arm" not in beside:
-        return pd.DataFrame()
-    found = beside[(beside["arm"] == DENSE) & (beside["outcome"] == "trained")]
-    return found.assign(study=study)
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

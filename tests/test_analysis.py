@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forcetune.analysis import believe, best, front, hypervolume, non_dominated, with_seeds
+from forcetune.analysis import believe, best, front, hypervolume, non_dominated, where, with_seeds
 
 OBJECTIVES = {"val_accuracy": "max", "density": "min"}
 
@@ -46,22 +46,22 @@ def test_one_objective_keeps_the_best():
 @pytest.mark.parametrize(
     ("conditions", "densities"),
     [
-        ({"min_sparsity": 0.95}, [0.05, 0.01]),  # 1 - 0.05 is a hair less than 0.95 in floating point
-        ({"min_sparsity": 0.951}, [0.01]),
-        ({"min_accuracy": 0.9}, [0.5, 0.05]),
-        ({"method": "force"}, [0.05]),
-        ({"method": "random"}, [0.05]),  # the front of its own trials, though off the study's
-        ({"min_accuracy": 0.999}, []),
+        (["sparsity>=0.95"], [0.05, 0.01]),  # 1 - 0.05 is a hair less than 0.95 in floating point
+        (["sparsity>=0.951"], [0.01]),
+        (["val_accuracy>=0.9"], [0.5, 0.05]),
+        (["method=force"], [0.05]),
+        (["method=random"], [0.05]),  # the front of its own trials, though off the study's
+        (["val_accuracy>=0.999"], []),
     ],
 )
 def test_best_of_what_meets_the_conditions(conditions, densities):
-    assert list(best(table(*ROWS), **conditions)["density"]) == densities
+    assert list(best(where(table(*ROWS), conditions))["density"]) == densities
 
 
 def test_empty_table():
     empty = pd.DataFrame()
     empty.attrs["objectives"] = OBJECTIVES
-    assert best(empty, min_sparsity=0.5, method="snip").empty
+    assert best(empty).empty
 
 
 def test_non_dominated_agrees_with_the_definition():
@@ -139,7 +139,7 @@ def test_a_table_with_its_reruns():
     assert found["val_accuracy_mean"][0] == pytest.approx(0.81)
     assert list(best(found)["trial"]) == ["b"], "by the means the denser one is worse"
     assert list(best(rows)["trial"]) == ["a", "b"]
-    assert best(found, min_accuracy=0.82)["trial"].tolist() == ["b"]
+    assert best(where(found, ["val_accuracy>=0.82"]))["trial"].tolist() == ["b"]
     assert with_seeds(rows, None) is rows
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import made
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -223,7 +224,7 @@ def test_a_running_study_is_followed_to_its_end(study, monkeypatch):
     for found, state in zip(states, ("RUNNING", "RUNNING", "FINISHED"), strict=True):
         found.attrs = {**table.attrs, "state": state}
     looks = iter([states[0], states[1], states[1].copy(), states[2], states[2]])
-    monkeypatch.setattr(results, "load", lambda *_: next(looks))
+    monkeypatch.setattr(results, "read", lambda *_: results.Results(next(looks), pd.DataFrame()))
     monkeypatch.setattr(asking, "EVERY", 0.0)
     lines = said("s", "--watch").splitlines()
     assert [line[10:] for line in lines[:3]] == [
@@ -238,5 +239,5 @@ def test_following_ends_where_it_is_interrupted(study, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "load", interrupt)
+    monkeypatch.setattr(results, "read", interrupt)
     said("s", "--watch", code=130)

@@ -1,7 +1,16 @@
 """Questions to a study's table."""
 
 from forcetune.analysis.effects import at_equal_density, effects, losses
-from forcetune.analysis.fronts import believed, best, dominates, front, hypervolume, non_dominated, pareto_ranks
+from forcetune.analysis.fronts import (
+    COUNTED,
+    believed,
+    best,
+    dominates,
+    front,
+    hypervolume,
+    non_dominated,
+    pareto_ranks,
+)
 from forcetune.analysis.paired import Verdict, interval, judge, pooled
 from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, unpruned, where
 from forcetune.analysis.seeds import Belief, believe, with_seeds
@@ -9,6 +18,7 @@ from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_c
 
 __all__ = [
     "CONDITION",
+    "COUNTED",
     "NETWORK",
     "Belief",
     "Drift",

@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.paired import apart, holm, paired
+from forcetune.analysis.fronts import COUNTED
+from forcetune.analysis.paired import CONFIDENCE, holm, paired
 from forcetune.analysis.questions import NETWORK
 from forcetune.errors import InputError
 from forcetune.names import suggestion
@@ -19,7 +20,6 @@ LEVELS = 6  # numbers beyond which a field is looked at in parts
 PARTS = 3
 LEAST = 6  # pairs, below which pairing says less than it costs
 FEWEST = 10  # trials, below which nothing is known of a trend
-COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
 ROUNDS = 4  # after which trend and means hardly move
 NEIGHBOURS = 15  # trials that a trend is drawn through at each density, or a fifth of them
 BESIDE = 20  # trials among which one is ranked
@@ -120,7 +120,7 @@ def _compare(
 def _difference(
     sides: Sequence[pd.DataFrame], shared: Sequence[str], same: Sequence[str]
 ) -> tuple[str, int, tuple[float, float, float, float]]:
-    """How two sides were compared, by how many pairs, and what `paired` or `apart` say of them, in points."""
+    """How two sides were compared, by how many pairs, and what `paired` or `_apart` say of them, in points."""
     alike = _matched(sides, shared, "val_accuracy") * POINTS
     if len(alike) >= LEAST:
         return ALIKE, len(alike), paired(alike)
@@ -132,7 +132,19 @@ def _difference(
     if same and len(left):
         left["_left"] -= left.groupby(list(same), dropna=False)["_left"].transform("mean")
     one, two = (left.loc[left["_side"] == place, "_left"].to_numpy(float) for place in (0, 1))
-    return UNPAIRED, 0, apart(one, two) if len(one) and len(two) else (np.nan,) * 4
+    return UNPAIRED, 0, _apart(one, two) if len(one) and len(two) else (np.nan,) * 4
+
+
+def _apart(one: np.ndarray, two: np.ndarray) -> tuple[float, float, float, float]:
+    """What `paired` says, of the difference of the means of two samples, (n,) and (m,), that no pairs join: Welch's."""
+    from scipy import stats
+
+    mean = float(one.mean() - two.mean())
+    if min(len(one), len(two)) < 2:
+        return mean, np.nan, np.nan, np.nan
+    test = stats.ttest_ind(one, two, equal_var=False)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return mean, float(low), float(high), float(test.pvalue)
 
 
 def _matched(sides: Sequence[pd.DataFrame], keys: Sequence[str], value: str) -> np.ndarray:

@@ -7,29 +7,16 @@ import numpy as np
 import pandas as pd
 
 LOGARITHMIC = ("density", "effective_density")  # on a linear axis all above 99 % sparsity would weigh half a percent
+COUNTED = ("trained", "collapsed")  # outcomes that tell what a trial reaches: a collapsed network guesses
 LEAST = 1e-12  # of those: a collapsed network has an effective density of 0
 
 
-def best(
-    table: pd.DataFrame,
-    min_sparsity: float | None = None,
-    min_accuracy: float | None = None,
-    method: str | None = None,
-) -> pd.DataFrame:
-    """The front of the trials that meet these conditions, sorted by sparsity.
+def best(table: pd.DataFrame) -> pd.DataFrame:
+    """The front of a study's table, or of those of its trials that `where` leaves, sorted by sparsity.
 
     An objective counts by its mean over fresh seeds where `with_seeds` has given the table one.
     """
-    chosen = table
-    if len(chosen) and min_sparsity is not None:
-        # 1 - density is not exact in floating point: a trial of density 0.05 has a sparsity of at least 0.95
-        chosen = chosen[chosen["sparsity"] >= min_sparsity - 1e-12]
-    if len(chosen) and min_accuracy is not None:
-        reached = believed(chosen, "val_accuracy")  # a training loop of the user's own may not tell
-        chosen = chosen[chosen[reached] >= min_accuracy] if reached in chosen else chosen.iloc[:0]
-    if len(chosen) and method is not None:
-        chosen = chosen[chosen["method"] == method]
-    return front(chosen, table.attrs["objectives"])
+    return front(table, table.attrs["objectives"])
 
 
 def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:

@@ -77,18 +77,6 @@ def paired(sample: np.ndarray) -> tuple[float, float, float, float]:
     return (*interval(sample), float(_tests([sample], 0.0)[0][0]))
 
 
-def apart(one: np.ndarray, two: np.ndarray) -> tuple[float, float, float, float]:
-    """The same of the difference of the means of two samples, (n,) and (m,), that no pairs join; Welch's."""
-    from scipy import stats
-
-    mean = float(one.mean() - two.mean())
-    if min(len(one), len(two)) < 2:
-        return mean, np.nan, np.nan, np.nan
-    test = stats.ttest_ind(one, two, equal_var=False)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return mean, float(low), float(high), float(test.pvalue)
-
-
 def holm(p: np.ndarray) -> np.ndarray:
     """Each p adjusted for all that are not NaN."""
     return _adjusted(p)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from forcetune import analysis
 from forcetune.baseline.champions import told
-from forcetune.baseline.twins import COMPARED, COUNTED, Comparison
+from forcetune.baseline.twins import COMPARED, Comparison
 from forcetune.spec import Companion, Study
 
 POINTS = 100.0  # of accuracy
@@ -142,7 +142,7 @@ def _accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _counts(row: Mapping[Any, Any]) -> bool:
-    return row["outcome"] in COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
+    return row["outcome"] in analysis.COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
 
 
 def _night(row: Mapping[Any, Any]) -> str:

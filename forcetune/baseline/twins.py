@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from forcetune import search
+from forcetune import analysis, search
 from forcetune.baseline.champions import Champion, in_band
 from forcetune.pruning import METHODS, method_row
 from forcetune.spec import Companion, Study, Trial
 
 ITSELF = "champion"  # the arm that a champion is itself
 TUNING = "tuning"  # the runs among which the tuned twin is chosen; on no side of any comparison
-COUNTED = ("trained", "collapsed")  # outcomes of a run that counts; a collapsed network guesses
 COMPARED = 1000  # seeds of comparisons begin so far above those of the study: no re-run that chose a champion is one
 FIXED: dict[str, Mapping[str, Any]] = {
     "random_uniform": {"method": "random_uniform"},
@@ -106,7 +105,7 @@ def best_random(champion: Champion, table: pd.DataFrame, tried: pd.DataFrame) ->
     One that collapsed counts as what it is, a network that guesses.
     """
     both = [_random(in_band(table, champion.band)), tried]
-    found = pd.concat([each[each["outcome"].isin(COUNTED)] for each in both if len(each)] or [pd.DataFrame()])
+    found = pd.concat([each[each["outcome"].isin(analysis.COUNTED)] for each in both if len(each)] or [pd.DataFrame()])
     if found.empty:
         return None
     return found.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]

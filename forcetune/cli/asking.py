@@ -19,6 +19,7 @@ from forcetune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from forcetune.results import Results
     from forcetune.spec import Priority
 
 EVERY = 2.0  # seconds between two looks at a study that is watched
@@ -42,19 +43,23 @@ class Question:
         named = [found[1] for condition in self.conditions if (found := CONDITION.fullmatch(condition))]
         return [*([self.by] if self.by else []), *named]
 
-    def answer(self, table: pd.DataFrame) -> pd.DataFrame:
+    def answer(self, known: Results) -> pd.DataFrame:
         """The rows that answer it. Raises InputError where dense runs are asked for and missing."""
         from forcetune import analysis
 
-        chosen = analysis.where(table, self.conditions)
-        chosen.attrs = table.attrs
-        return analysis.each(chosen, self.by, self._pick) if self.by else self._pick(chosen)
+        chosen = analysis.where(known.trials, self.conditions)
+        chosen.attrs = known.trials.attrs
 
-    def _pick(self, chosen: pd.DataFrame) -> pd.DataFrame:
+        def pick(rows: pd.DataFrame) -> pd.DataFrame:
+            return self._pick(rows, known)
+
+        return analysis.each(chosen, self.by, pick) if self.by else pick(chosen)
+
+    def _pick(self, chosen: pd.DataFrame, known: Results) -> pd.DataFrame:
         from forcetune import analysis
 
         if self.within is not None:
-            return analysis.near_dense(chosen, _dense(chosen.attrs["studies"], self.within), self.within)
+            return analysis.near_dense(chosen, _dense(known, self.within), self.within)
         if self.top is not None:
             return analysis.top(chosen, self.top)
         front = analysis.best(chosen)
@@ -122,17 +127,15 @@ def best(
     if watch:
         _watch(studies, question)
         return
-    table = _finished(results.load(*studies))
-    if dense:
-        _run_dense(studies, dense, address, priority, quiet=as_json or as_csv)
+    known = _finished(results.read(*studies))
+    if dense and _run_dense(studies, dense, address, priority, quiet=as_json or as_csv):
+        known = results.read(*studies)
     if effect or importance:
-        _explain(table, conditions, effect, as_json, as_csv)
-        return
-    found = question.answer(table)
-    if as_json or as_csv:
-        _plain(found, as_csv)
+        _explain(known.trials, conditions, effect, as_json, as_csv)
+    elif as_json or as_csv:
+        _plain(question.answer(known), as_csv)
     else:
-        _print(table, found, question)
+        _print(known, question)
 
 
 @main.command()
@@ -145,21 +148,21 @@ def report(study: str, out: Path | None) -> None:
     click.echo(f"page: {room.write(study, out)}")
 
 
-def print_front(table: pd.DataFrame) -> None:
+def print_front(known: Results) -> None:
     """A study's front, as `best` prints it."""
-    question = Question([], None, knee=False, within=None, top=None)
-    _print(table, question.answer(table), question)
+    _print(known, Question([], None, knee=False, within=None, top=None))
 
 
-def _print(table: pd.DataFrame, found: pd.DataFrame, question: Question) -> None:
-    from forcetune import analysis, results, show
+def _print(known: Results, question: Question) -> None:
+    from forcetune import analysis, show
 
+    table, found = known.trials, question.answer(known)
     if found.empty:
         click.echo(f"{_nothing(question)}; {outcomes(table)}")
         return
     show.front(found, question.shown)
     click.echo(_summary(table, question))
-    reached = analysis.unpruned(results.dense(*table.attrs["studies"]), "val_accuracy")
+    reached = analysis.unpruned(known.dense, "val_accuracy")
     if question.within is None and len(reached):
         click.echo(show.dense(reached))
     click.echo(show.costs(found, table))
@@ -215,9 +218,11 @@ def _explain(
     _plain(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
 
 
-def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority: Priority, quiet: bool) -> None:
+def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority: Priority, quiet: bool) -> bool:
+    """Run what is missing; whether anything was."""
     from forcetune import baseline, show
 
+    ran = False
     for study in studies:
         errand, hours = baseline.dense_errand(study, seeds)
         if not errand.companions:
@@ -228,16 +233,16 @@ def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority
         except KeyboardInterrupt:
             click.echo("\ninterrupted; the same command goes on where it was", err=True)
             sys.exit(INTERRUPTED)
+        ran = True
         if ending:
             click.echo(ending, err=quiet)
+    return ran
 
 
-def _dense(studies: Sequence[str], points: float) -> pd.DataFrame:
-    from forcetune import results
-
-    runs = results.dense(*studies)
+def _dense(known: Results, points: float) -> pd.DataFrame:
+    runs = known.dense
     if runs.empty:
-        names = " ".join(studies)
+        names = " ".join(known.trials.attrs["studies"])
         raise InputError(
             f"nothing was run of {names} with all weights: `forcetune best {names} --within {points:g} --dense 3` "
             "does so first, with three seeds"
@@ -245,11 +250,12 @@ def _dense(studies: Sequence[str], points: float) -> pd.DataFrame:
     return runs
 
 
-def _finished(table: pd.DataFrame) -> pd.DataFrame:
-    """The table. Raises InputError where none of its trials has ended."""
+def _finished(known: Results) -> Results:
+    """The same. Raises InputError where none of the trials has ended."""
+    table = known.trials
     if not len(table) or not table["outcome"].notna().any():
         raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {outcomes(table)}")
-    return table
+    return known
 
 
 def _at_most_one(options: Mapping[str, object]) -> None:
@@ -267,21 +273,21 @@ def _watch(studies: Sequence[str], question: Question) -> None:
         show.follow(_changes(studies, question), question.shown)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    table = results.load(*studies)
-    _print(table, question.answer(_finished(table)), question)
+    _print(_finished(results.read(*studies)), question)
 
 
 def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[pd.DataFrame, str]]:
     """The answer now, and whenever a trial has begun or ended, with what it is of."""
     from forcetune import results
 
-    known = None
+    before = None
     while True:
-        table = results.load(*studies)
-        if (told := outcomes(table)) != known:
-            known = told
+        known = results.read(*studies)
+        table = known.trials
+        if (told := outcomes(table)) != before:
+            before = told
             ended = len(table) and table["outcome"].notna().any()
-            found = question.answer(table) if ended else table.iloc[:0]
+            found = question.answer(known) if ended else table.iloc[:0]
             yield found, f"{time.strftime('%H:%M:%S')}  {len(found)} points, {_summary(table, question)}"
         if table.attrs["state"] != "RUNNING":
             return

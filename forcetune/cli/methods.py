@@ -77,13 +77,13 @@ def compare(
     facts = search.check(study)
     file = comparison.write_study(out / f"{name}.yaml", written)
     found, ending = searched(study, str(file), fresh, again="the same command")
-    compared = comparison.compare(found, study.grid(), chance=1 / facts[0]["classes"])
+    compared = comparison.compare(found.trials, study.grid(), chance=1 / facts[0]["classes"])
     caption = comparison.caption(study, seeds)
     click.echo(caption)
     show.comparison(*comparison.side_by_side(compared))
     click.echo(comparison.LEGEND)
     click.echo("written: " + ", ".join(map(str, [file, *comparison.export(compared, caption, out / name)])))
-    end(study, found, ending)
+    end(study, found.trials, ending)
 
 
 def _one_trial(fields: dict[str, Any]) -> Trial:

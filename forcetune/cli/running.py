@@ -12,13 +12,14 @@ from forcetune.cli.group import FAILED, INTERRUPTED, place
 if TYPE_CHECKING:
     import pandas as pd
 
+    from forcetune.results import Results
     from forcetune.spec import Priority, Study
 
 
 def searched(
     study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal"
-) -> tuple[pd.DataFrame, str | None]:
-    """The table of the study once it has run, and why it ended early; an interrupt says how to go on."""
+) -> tuple[Results, str | None]:
+    """The study once it has run, and why it ended early; an interrupt says how to go on."""
     from forcetune import results, search, show
 
     try:
@@ -27,7 +28,7 @@ def searched(
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    return results.load(study.study), ending
+    return results.read(study.study), ending
 
 
 def end(study: Study, found: pd.DataFrame, ending: str | None) -> None:

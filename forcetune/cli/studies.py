@@ -68,7 +68,7 @@ def search_command(file: str, fresh: bool, priority: Priority) -> None:
     study = spec.load(file)
     found, ending = searched(study, file, fresh, again=f"`forcetune search {file}`", priority=priority)
     print_front(found)
-    end(study, found, ending)
+    end(study, found.trials, ending)
 
 
 @main.command()

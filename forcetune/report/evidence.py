@@ -40,13 +40,13 @@ class Evidence:
 
 def gather(study: str) -> Evidence:
     """Raises InputError where there is no such study, or none of its trials has ended."""
-    table = results.load(study)
-    check_ended(study, table)
-    trials = numbers.trials(table)
+    known = results.read(study)
+    check_ended(study, known.trials)
+    trials = numbers.trials(known.trials)
     metric, curves = _curves(trials)
     verdicts, margin = _verdicts(study)
-    twins = numbers.twins(tracking.companions(study), trials.attrs["quality"])
-    return Evidence(study, trials, results.dense(study), twins, curves, metric, _layers(trials), verdicts, margin)
+    twins = numbers.twins(known.companions, trials.attrs["quality"])
+    return Evidence(study, trials, known.dense, twins, curves, metric, _layers(trials), verdicts, margin)
 
 
 def check_ended(study: str, table: pd.DataFrame) -> None:

@@ -12,7 +12,6 @@ from forcetune import analysis
 from forcetune.spec import method_label
 
 ENDED = ("trained", "stopped", "collapsed", "infeasible", "failed")  # in the order in which they are told
-COUNTED = ("trained", "collapsed")  # a collapsed network guesses, and is logged so
 TWINS = ("random_uniform", "random_erk", "tuned_random")  # arms of comparisons
 SPARSE = ("density", "sparsity")
 RUNNING = "running"
@@ -85,15 +84,15 @@ def random_front(trials: pd.DataFrame) -> pd.DataFrame:
     return best_by_density(trials[is_random], trials.attrs["way"])
 
 
-def twins(companions: pd.DataFrame | None, quality: str) -> pd.DataFrame:
+def twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:
     """What random pruning reaches as a champion's twin, a row an arm and density: mean, low, high over seeds, seeds.
 
-    companions: the table of a study's companions, as `tracking.companions` gives it; those that `baseline` compared.
+    companions: the table of a study's companions, perhaps empty, of which those count that `baseline` compared.
     """
     columns = ["arm", "density", "mean", "low", "high", "seeds"]
-    if companions is None or not {"arm", quality} <= set(companions):
+    if not {"arm", quality} <= set(companions):
         return pd.DataFrame(columns=columns)
-    own = companions["outcome"].isin(COUNTED) & companions["arm"].isin(TWINS)
+    own = companions["outcome"].isin(analysis.COUNTED) & companions["arm"].isin(TWINS)
     groups = companions[own].dropna(subset=[quality]).groupby(["arm", "density"])[quality]
     rows = [(*key, *analysis.interval(sample.to_numpy(float)), len(sample)) for key, sample in groups]
     return pd.DataFrame(rows, columns=columns)

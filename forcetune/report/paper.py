@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.report.numbers import COUNTED, best_by_density, plotted
+from forcetune.report.numbers import best_by_density, plotted
 
 FEW = 6  # densities that are shown beside one another
 REPEATS = 3  # trials a density, beyond which densities count as repeated
@@ -26,7 +26,7 @@ def of_iterations(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials that have iterations and counted, where at least two numbers of iterations were tried; else none."""
     if "iterations" not in trials:
         return trials.iloc[:0]
-    told = plotted(trials[trials["outcome"].isin(COUNTED)]).dropna(subset=["iterations"])
+    told = plotted(trials[trials["outcome"].isin(analysis.COUNTED)]).dropna(subset=["iterations"])
     schedule = told["schedule"] if "schedule" in told else pd.Series("", index=told.index)
     told = told.assign(iterations=told["iterations"].astype(int), schedule=schedule.fillna("").astype(str))
     told.attrs = trials.attrs
@@ -76,7 +76,7 @@ def side_by_side(trials: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
     Where they do: the mean over the trials of a label and density, collapsed ones counted as they are logged. Else
     each label's own front, a trial a row.
     """
-    told = plotted(trials[trials["outcome"].isin(COUNTED)])
+    told = plotted(trials[trials["outcome"].isin(analysis.COUNTED)])
     if repeats(told, most=20):
         found = _means(told.assign(density=rounded(told["density"])), ["label", "density"], "reached")
         return _over_sparsity(found), True

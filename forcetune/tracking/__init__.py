@@ -13,6 +13,7 @@ from forcetune.tracking.tables import (
     study_file,
     table,
     trial_fields,
+    without_arms,
 )
 from forcetune.tracking.writing import Epoch, Logged, Tracker
 
@@ -39,4 +40,5 @@ __all__ = [
     "study_file",
     "table",
     "trial_fields",
+    "without_arms",
 ]

@@ -67,10 +67,14 @@ def companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
 
 def reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
     """The re-runs with fresh seeds, `of` the key of the trial that each runs again; None where there are none."""
-    found = companions(study, uri)
-    if found is None or "arm" not in found:
-        return found
-    return found[found["arm"].isna()]
+    return without_arms(companions(study, uri))
+
+
+def without_arms(companions: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Of companions those that are on no side of any comparison: the re-runs."""
+    if companions is None or "arm" not in companions:
+        return companions
+    return companions[companions["arm"].isna()]
 
 
 def study_file(study: str, uri: str | None = None) -> dict[str, Any]:

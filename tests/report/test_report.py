@@ -156,7 +156,8 @@ def test_several_networks_have_a_heat_map_each(gathered, make_table):
 
 def test_a_study_without_an_ended_trial_is_refused(make_table, monkeypatch):
     for rows in ([], [("snip", 0.1, 0.5, None)]):
-        monkeypatch.setattr(results, "load", lambda _, rows=rows: make_table(rows))
+        known = results.Results(make_table(rows), pd.DataFrame())
+        monkeypatch.setattr(results, "read", lambda _, known=known: known)
         with pytest.raises(InputError, match="study 's' has nothing to report"):
             report.write("s")
 

@@ -88,7 +88,7 @@ def test_random_twins_are_told_by_arm_and_density():
     ]
     assert found["mean"].tolist() == pytest.approx([0.3, 0.75])
     assert found["low"][1] < 0.7
-    assert not len(numbers.twins(None, "val_accuracy"))
+    assert not len(numbers.twins(pd.DataFrame(), "val_accuracy"))
     assert not len(numbers.twins(runs, "val_f1"))
 
 
