@@ -213,7 +213,7 @@ def test_systemd_reads_what_was_planned(units):
             text=True,
             check=False,
         )
-    read = re.search(r"Unit forcetune-nightly.service:\n(.*?)\n\t-> Unit ", done.stdout, re.DOTALL)
+    read = re.search(r"Unit forcetune-nightly.service:\n(.*?)\n\t?-> ", done.stdout, re.DOTALL)
     assert read, done.stdout + done.stderr
     lines = {line.strip() for line in read[1].splitlines()}
     assert {
