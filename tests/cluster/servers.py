@@ -1,6 +1,7 @@
 """What a search may need around it: a Ray cluster of two nodes, PostgreSQL, a server of MLflow."""
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -53,10 +54,11 @@ class Cluster:
     def nodes(self) -> int:
         """How many are alive."""
         code = "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
-        code += "print(sum(node['Alive'] for node in ray.nodes()))"
+        code += "print('alive:', sum(node['Alive'] for node in ray.nodes()))"
         variables = {**self._environment, "RAY_ADDRESS": self.address}
         asked = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
-        return int(asked.stdout) if asked.returncode == 0 else 0
+        alive = re.search(r"^alive: (\d+)$", asked.stdout, re.MULTILINE)  # Ray may say something before and after
+        return int(alive[1]) if alive else 0
 
     def close(self) -> None:
         self.kill()
