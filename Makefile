@@ -4,13 +4,13 @@ BIN := .venv/bin
 ROUNDS ?= 200
 SEED ?= 0
 
-.PHONY: search test test-long test-bare chaos lint lock clean
+.PHONY: search test test-long test-bare gpu chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
 
 test: .venv/installed
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not gpu"
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
@@ -18,6 +18,9 @@ test-long: .venv/installed   # minutes on real data: see the marker in pyproject
 test-bare: .venv-bare/installed   # the rooms that need torch alone, with the oldest torch and nothing else
 	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
 		tests/datasets/test_data.py tests/datasets/test_streamed.py
+
+gpu:   # tests, figures and a study on a GPU, in six minutes; no .venv: PYTHON has torch, and all else can be imported
+	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 chaos: .venv/installed   # ROUNDS kills of drivers, workers and nodes, drawn from SEED
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py

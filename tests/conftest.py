@@ -9,6 +9,10 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cuda", "cpu"), help="where tests/gpu run (cuda where torch sees a GPU)")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Sums in one order, so that equal runs are equal bit for bit; and tests that run side by side share the cores."""

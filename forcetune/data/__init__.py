@@ -15,6 +15,7 @@ from forcetune.data.readers import (
     mnist,
     svhn,
     synthetic,
+    textures,
     tiny_imagenet,
 )
 from forcetune.data.streamed import Streamed
@@ -35,6 +36,7 @@ DATASETS: dict[str, Loader] = {
     "tiny_imagenet": tiny_imagenet,
     "imagenet": imagenet,
     "synthetic": synthetic,
+    "textures": textures,
 }
 
 

@@ -152,10 +152,21 @@ def _cause(error: Exception) -> Cause | None:
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "memory"
-    # a CUDA error poisons the process; a process that reads data may be killed as a worker may
-    if isinstance(error, torch.AcceleratorError) or ("DataLoader worker" in text and "killed" in text):
+    # a process that reads data may be killed as a worker may
+    if ("DataLoader worker" in text and "killed" in text) or isinstance(error, torch.AcceleratorError) or _poisoned():
         return "lost"
     return None
+
+
+def _poisoned() -> bool:
+    """Whether an error on the GPU, of whatever library, has left this process without the use of it."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # each library has its own error
+        return True
+    return False
 
 
 def _keep_memory() -> None:

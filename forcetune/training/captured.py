@@ -7,7 +7,8 @@ and a batch size, in a process that lives on, and each training overwrites weigh
 import copy
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ class Captured(Step):
         except torch.OutOfMemoryError:
             raise  # more room helps
         except Exception as error:  # the user's code, which may do anything
-            log.warning("steps are not captured as a CUDA graph: %s", str(error).partition("\n")[0])
+            log.warning("steps are not captured as a CUDA graph: %s", _first_line(error))
             return None
         finally:
             self._remember(before)
@@ -94,18 +95,61 @@ class Captured(Step):
 
 
 def capture(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """What `run` returned, and a call that runs it again on the same tensors, as one launch."""
+    """Return what `run` returned, and a call that runs it again on the same tensors as one launch.
+
+    Raises RuntimeError where `run` waits for the device (`.item()`, say), before the capture begins: a capture that
+    breaks off leaves torch in a state that has to be put right.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP - 1):
+            run()
+        with _refuse_waiting():
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # thread_local: what a thread that pins memory for the next batches does meanwhile is no part of it
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    with _put_right(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         told = run()
     return told, graph.replay
+
+
+@contextmanager
+def _refuse_waiting() -> Iterator[None]:
+    """Let every operation that waits for the device raise RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@contextmanager
+def _put_right() -> Iterator[None]:
+    """Restore the stream and the random generator that a capture which breaks off leaves behind.
+
+    torch 2.11 to 2.15 then stay on the stream of the capture, and their generator refuses to draw (dropout raises
+    "Offset increment outside graph capture"), since it still counts for the graph.
+    """
+    stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[torch.cuda.current_device()]
+    drawn = generator.get_state()
+    try:
+        yield
+    except Exception:
+        torch.cuda.set_stream(stream)
+        fresh = torch.Generator(generator.device)
+        fresh.set_state(drawn)
+        generator.graphsafe_set_state(fresh.graphsafe_get_state())
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what went wrong first: the end of a broken capture raises an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
 
 
 def take_step(part: Part, recipe: Recipe, architecture: Hashable) -> Step:

@@ -3,7 +3,7 @@
 from forcetune.data.readers.arrays import cifar10, cifar100, svhn
 from forcetune.data.readers.folders import imagenet, tiny_imagenet
 from forcetune.data.readers.idx import fashion_mnist, mnist
-from forcetune.data.readers.small import digits, synthetic
+from forcetune.data.readers.small import digits, synthetic, textures
 
 __all__ = [
     "cifar10",
@@ -14,5 +14,6 @@ __all__ = [
     "mnist",
     "svhn",
     "synthetic",
+    "textures",
     "tiny_imagenet",
 ]

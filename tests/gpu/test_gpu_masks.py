@@ -1,0 +1,85 @@
+"""Each method's masks on the device are those of the CPU, in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from forcetune.pruning import METHODS, find_masks, methods
+
+pytestmark = pytest.mark.gpu
+
+TIE = 1e-12  # two scores that differ by less, relative to the larger where it exceeds 1, may be ranked either way
+SHAPE, CLASSES, COUNT = (2, 8, 8), 4, 16
+
+
+def network():
+    """Return a network with convolutions, batch norm, a residual path and a linear layer, in float64."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), Residual(6)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, CLASSES)).double()
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def batches(device):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn((COUNT, *SHAPE), generator=generator, dtype=torch.float64).to(device),
+            (torch.arange(COUNT) % CLASSES).to(device),
+        )
+        for _ in range(4)
+    ]
+
+
+@pytest.fixture
+def record(monkeypatch):
+    """Return a function that finds masks and returns each pruning step's scores and kept weights, on the CPU."""
+
+    def found(method, device):
+        steps = []
+        keep = methods._keep
+
+        def recording(scores, *arguments):
+            masks = keep(scores, *arguments)
+            steps.append((scores.cpu(), torch.cat([mask.flatten() for mask in masks.values()]).cpu()))
+            return masks
+
+        with monkeypatch.context() as patched:
+            patched.setattr(methods, "_keep", recording)
+            find_masks(network().to(device), batches(device), method, 0.1, 5, seed=3)
+        return steps
+
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_those_of_the_cpu(method, device, record):
+    on_cpu, on_device = record(method, torch.device("cpu")), record(method, device)
+    assert len(on_cpu) == len(on_device) > 0
+    for (scores, kept), (_, also_kept) in zip(on_cpu, on_device, strict=True):
+        assert int(kept.sum()) == int(also_kept.sum())
+        if torch.equal(kept, also_kept):
+            continue
+        dropped, taken = scores[kept & ~also_kept], scores[also_kept & ~kept]
+        gap = (dropped.max() - taken.min()).abs()
+        assert gap < TIE * max(1.0, float(dropped.abs().max())), f"{len(taken)} weights differ"
+        break  # later steps score other weights
+
+
+def test_the_model_stays_as_it_was(device):
+    model = network().to(device)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
+    find_masks(model, batches(device), "force", 0.1, 3)
+    after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(one, other) for one, other in zip(state, after, strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,134 @@
+"""Trials on the device through Ray, Optuna and MLflow: sharing it, too little memory, and a GPU error of one of them.
+
+Two searches in all, since each starts Ray and its workers; a search's own end is tested once for all that it shows.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytestmark = pytest.mark.gpu
+
+ROOT = Path(__file__).parents[2]
+FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
+# Each network does to its first attempt what the name says: the file that it leaves tells the second attempt.
+NETWORKS = """
+import os
+
+import torch
+from torch import nn
+
+
+class Fault(nn.Module):
+    def __init__(self, strike):
+        super().__init__()
+        self.strike = strike
+
+    def forward(self, x):
+        if self.training and not os.path.exists(self.strike.__name__):
+            open(self.strike.__name__, "w").close()
+            self.strike(x)
+        return x
+
+
+def hungry(x):
+    if x.is_cuda:
+        torch.empty(2**44, device=x.device)
+    raise torch.OutOfMemoryError("as a GPU without memory says it")
+
+
+def poisonous(x):
+    if x.is_cuda:
+        torch.zeros(4, device=x.device)[torch.tensor([4], device=x.device)].sum()
+        torch.cuda.synchronize()
+    raise torch.AcceleratorError("as a GPU after a wrong address says it")
+
+
+def build(*parts):
+    def network(shape, classes):
+        size = shape[0] * shape[1] * shape[2]
+        first = [nn.Flatten(), nn.Linear(size, 24), nn.BatchNorm1d(24), nn.ReLU()]
+        return nn.Sequential(*first, *parts, nn.Linear(24, classes))
+
+    return network
+
+
+good = build()
+too_large = build(Fault(hungry))
+breaks = build(Fault(poisonous))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A home of its own, so that neither Ray nor MLflow meets the user's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "FORCETUNE_"))}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": path}
+
+
+def search(folder, environment, study):
+    (folder / "networks.py").write_text(NETWORKS)
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    done = subprocess.run(
+        [*FORCETUNE, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True, timeout=240,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    from forcetune import tracking
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return done.stdout, tracking.table(study["study"], uri), _tags(uri, study["study"])
+
+
+def _tags(uri, study):
+    """The tags of each trial's run."""
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name(study)
+    runs = client.search_runs([experiment.experiment_id], "attributes.run_name LIKE 'trial-%'")
+    return [run.data.tags for run in runs]
+
+
+def study(name, resources, **fields):
+    trial = {"dataset": "synthetic", "model": "networks:good", "method": "snip", "density": 0.5, "epochs": 20, **fields}
+    return {"study": name, "trial": trial, "search": {"sampler": "grid", "stopping": "none"}, "resources": resources}
+
+
+def test_four_trials_share_the_device_and_two_of_them_fail_there(tmp_path, environment, device):
+    on_gpu = device.type == "cuda"
+    models = ["networks:good", "networks:too_large", "networks:breaks"]
+    shown, table, tags = search(
+        tmp_path,
+        environment,
+        study("four", {"gpus": 0.25 if on_gpu else 0, "concurrent": 4}, model=models, lr=[0.05, 0.1, 0.2, 0.4]),
+    )
+    assert len(table) == 12
+    assert set(table["outcome"]) == {"trained"}, shown
+    assert (tmp_path / "hungry").exists()
+    assert (tmp_path / "poisonous").exists()
+    attempts = sorted(int(tag["forcetune.attempt"]) for tag in tags)
+    assert attempts[-2:] == [2, 2], "of the network that was too large and of the one that broke the GPU"
+    assert sum(attempts) < 24, "most of the others were not run again"
+    assert {tag["forcetune.device"] for tag in tags} == {torch.cuda.get_device_name() if on_gpu else "cpu"}
+    assert table["val_accuracy"].mean() > 0.5
+
+
+def test_a_probe_finds_how_many_trials_share_the_gpu(tmp_path, environment, device):
+    shown, table, _ = search(
+        tmp_path, environment, study("two", {"gpus": "auto", "concurrent": 2}, lr=[0.05, 0.1, 0.2, 0.4], epochs=3)
+    )
+    assert set(table["outcome"]) == {"trained"}, shown
+    if device.type == "cpu":
+        assert "no GPU here, trials run on the CPU" in shown
+        return
+    held = int(re.search(r"its memory would hold (\d+)", shown).group(1))
+    assert held > 10, "of networks of a few thousand weights, each beside a CUDA context"
+    assert "2 trials share a GPU" in shown

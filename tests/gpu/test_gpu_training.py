@@ -1,0 +1,248 @@
+"""Training on the device: losses near the CPU's, pruned weights at 0, and a state from which it goes on."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from forcetune.data import load
+from forcetune.models import build
+from forcetune.pruning import find_masks
+from forcetune.training import Average, Training, captured, evaluate
+from forcetune.training.layout import lay_out
+
+pytestmark = pytest.mark.gpu
+
+# Two epochs at a small learning rate drift apart by rounding: convolutions of a GPU round their inputs to 10 bits
+# (TF32) in float32, and bf16 has 8.
+NEAR = {"float32": 0.01, "bf16": 0.05}
+SAME_DEVICE = 1e-4  # of two trainings on one device that compute the same in another order
+SHAPE, CLASSES = (3, 32, 32), 10
+IMAGES = load("textures")
+
+
+class Dropped(nn.Module):
+    """A small network with dropout, which draws from the device's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(128, CLASSES))
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def resnet(seed=0):
+    return build("resnet8", SHAPE, CLASSES, 8, seed)
+
+
+def make(device, model=None, density=0.3, method="random", mask_seed=0, samples=300, batch_size=64, **options):
+    """Return a network on the device and its training; 270 images: four batches of 64 and one of 14."""
+    model = (resnet() if model is None else model).to(device)
+    masks = find_masks(model, [(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.long))], method, density, 5,
+                       seed=mask_seed)  # fmt: skip
+    dataset = IMAGES.to(device)
+    part, held_out = dataset.split(0, samples)
+    batches = dataset.batches(part, batch_size, seed=1), dataset.batches(held_out, 128)
+    options = {"epochs": 2, "lr": 0.01, "precision": "float32", "input_shape": SHAPE, **options}
+    return model, masks, Training(model, masks, *batches, **options)
+
+
+def losses(*arguments, **options):
+    return [metrics["train_loss"] for metrics in make(*arguments, **options)[2]]
+
+
+def weights(model):
+    return [tensor.detach().cpu().clone() for tensor in model.state_dict().values()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("precision", NEAR)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_losses_are_near_those_of_the_cpu(device, precision, optimizer):
+    lr = 0.01 if optimizer == "sgd" else 0.001
+    wanted = losses("cpu", optimizer=optimizer, lr=lr)
+    got = losses(device, optimizer=optimizer, lr=lr, precision=precision)
+    assert got == pytest.approx(wanted, rel=NEAR[precision])
+    assert wanted[1] < wanted[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"precision": "bf16", "optimizer": "adamw", "lr": 0.001}])
+def test_pruned_weights_are_zero_after_every_epoch(device, options):
+    model, masks, training = make(device, **options)
+    parameters = dict(model.named_parameters())
+    for _ in training:
+        for name, mask in masks.items():
+            assert not parameters[name][~mask].any()
+            assert parameters[name][mask].any()
+
+
+def test_bf16_is_what_a_gpu_trains_in_unless_told_otherwise(gpu):
+    assert losses(gpu, precision=None) == losses(gpu, precision="bf16")
+
+
+@pytest.mark.parametrize("method", ["random", "synflow"])
+def test_compaction_computes_the_same(device, method):
+    """Random masks at this density leave hardly a dead channel, SynFlow's leave few that live."""
+    options = {"method": method, "density": 0.01, "epochs": 3}
+    wanted = [metrics["val_loss"] for metrics in make(device, input_shape=None, **options)[2]]
+    _, _, training = make(device, **options)
+    assert training.share < (0.5 if method == "synflow" else 1.01)
+    assert [metrics["val_loss"] for metrics in training] == pytest.approx(wanted, rel=SAME_DEVICE)
+
+
+def test_weights_lie_channels_last_and_compute_the_same(device):
+    plain = resnet().to(device).eval()
+    model = copy.deepcopy(plain)
+    lay_out(model, SHAPE)
+    convolutions = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+    inputs = torch.randn(8, *SHAPE, device=device)
+    with torch.no_grad():
+        assert torch.allclose(plain(inputs), model.eval()(inputs), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", NEAR)
+def test_a_training_goes_on_bit_for_bit(device, precision):
+    def begin():
+        torch.manual_seed(0)
+        return make(device, Dropped(), density=0.5, epochs=3, precision=precision)
+
+    torch.manual_seed(0)
+    initial = copy.deepcopy(Dropped().state_dict())
+    model, _, training = make(device, Dropped(), density=0.5, epochs=3, precision=precision)
+    model.load_state_dict(initial)
+    epochs = iter(training)
+    next(epochs)
+    state = copy.deepcopy(training.state_dict())
+    wanted = list(epochs)
+    for _ in range(2):  # each continues in a network of its own
+        other, _, resumed = begin()
+        resumed.load_state_dict(copy.deepcopy(state))
+        assert list(resumed) == wanted
+        assert same(weights(other), weights(model))
+
+
+def test_the_same_seed_gives_the_same_training(device):
+    runs = []
+    for _ in range(2):
+        model, _, training = make(device, epochs=2)
+        runs.append((list(training), weights(model)))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])
+
+
+def test_evaluation_is_that_of_the_cpu(device):
+    model = resnet()
+    part, _ = IMAGES.split(0, 500)
+    wanted = evaluate(model, IMAGES.batches(part, 128))
+    dataset = IMAGES.to(device)
+    part, _ = dataset.split(0, 500)
+    got = evaluate(model.to(device), dataset.batches(part, 128), metrics={"rank": lambda logits, _: logits.shape[1]})
+    assert got["val_loss"] == pytest.approx(wanted["val_loss"], rel=NEAR["float32"])
+    assert got["val_accuracy"] == pytest.approx(wanted["val_accuracy"], abs=0.01)
+    assert got["val_rank"] == CLASSES
+
+
+def test_averaged_weights_are_those_of_the_cpu_and_leave_no_trace(device):
+    model, other = resnet(), resnet().to(device)
+    averages = Average(model, 5), Average(other, 5)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for one, two in zip(model.parameters(), other.parameters(), strict=True):
+            step = 0.1 * torch.randn(one.shape, generator=generator)
+            one.data.add_(step)
+            two.data.add_(step.to(device))
+        for average in averages:
+            average.update()
+    before = weights(other)
+    with averages[0].in_force(), averages[1].in_force():
+        for one, two in zip(weights(model), weights(other), strict=True):
+            assert torch.allclose(one.float(), two.float(), rtol=1e-5, atol=1e-6)
+    assert same(before, weights(other))
+
+
+@pytest.fixture
+def uncaptured(monkeypatch):
+    """Return a function that trains step by step."""
+
+    def train(*arguments, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(captured, "DEVICE", "none")
+            return losses(*arguments, **options)
+
+    return train
+
+
+@pytest.fixture
+def no_steps_kept(monkeypatch):
+    monkeypatch.setattr(captured, "_steps", type(captured._steps)())
+
+
+@pytest.mark.usefixtures("no_steps_kept")
+class TestCapturedSteps:
+    """What only a CUDA graph shows; tests/training/test_captured.py has the rest."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"optimizer": "adamw", "lr": 0.001}, {"clip_norm": 0.1, "momentum": 0.0}, {"precision": "bf16"}],
+    )
+    def test_losses_are_those_of_steps_one_by_one(self, gpu, uncaptured, options):
+        wanted = uncaptured(gpu, **options)
+        near = NEAR["bf16"] if options.get("precision") == "bf16" else SAME_DEVICE
+        assert losses(gpu, architecture="resnet8", **options) == pytest.approx(wanted, rel=near)
+
+    def test_the_next_trial_has_its_own_weights_masks_and_learning_rate(self, gpu, uncaptured):
+        trials = [{"mask_seed": 0}, {"mask_seed": 1, "lr": 0.05}, {"mask_seed": 2, "lr_schedule": "constant"}]
+        for number, options in enumerate(trials):
+            wanted = uncaptured(gpu, resnet(number), **options)
+            model, masks, training = make(gpu, resnet(number), architecture="resnet8", **options)
+            assert [metrics["train_loss"] for metrics in training] == pytest.approx(wanted, rel=SAME_DEVICE)
+            parameters = dict(model.named_parameters())
+            assert all(not parameters[name][~mask].any() for name, mask in masks.items())
+        assert len(captured._steps) == 1
+
+    def test_another_batch_size(self, gpu, uncaptured):
+        for batch_size in (64, 32, 64):
+            wanted = uncaptured(gpu, batch_size=batch_size)
+            got = losses(gpu, batch_size=batch_size, architecture="resnet8")
+            assert got == pytest.approx(wanted, rel=SAME_DEVICE)
+
+    @pytest.mark.parametrize("obstacle", ["a value is asked for", "the device is waited for"])
+    def test_a_loss_that_cannot_be_captured_falls_back_with_one_warning(self, gpu, uncaptured, caplog, obstacle):
+        """The second obstacle is only found while the graph is captured, which then breaks off."""
+
+        def loss(logits, targets):
+            if obstacle == "a value is asked for":
+                logits.sum().item()
+            else:
+                torch.cuda.synchronize()
+            return nn.functional.cross_entropy(logits, targets)
+
+        network = Dropped()
+        torch.manual_seed(0)
+        wanted = uncaptured(gpu, copy.deepcopy(network), density=0.5, loss=loss)
+        for _ in range(2):
+            torch.manual_seed(0)
+            got = losses(gpu, copy.deepcopy(network), density=0.5, loss=loss, architecture="dropped")
+            assert got == pytest.approx(wanted, rel=SAME_DEVICE)
+        assert len([message for message in caplog.messages if "not captured" in message]) == 1
+        stream = torch.cuda.current_stream()
+        assert stream == torch.cuda.default_stream()
+        assert losses(gpu, architecture="resnet8") == pytest.approx(uncaptured(gpu), rel=SAME_DEVICE)
+        assert len([message for message in caplog.messages if "not captured" in message]) == 1
+
+    def test_what_is_cut_down_is_captured_too(self, gpu, uncaptured):
+        options = {"method": "synflow", "density": 0.03}
+        assert losses(gpu, architecture="resnet8", **options) == pytest.approx(
+            uncaptured(gpu, **options), rel=SAME_DEVICE
+        )
+
+    def test_compiled_steps(self, gpu, uncaptured):
+        got = losses(gpu, compiled=True, architecture="resnet8")
+        assert got == pytest.approx(uncaptured(gpu), rel=NEAR["float32"])
