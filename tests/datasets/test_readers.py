@@ -23,6 +23,7 @@ from forcetune.data.readers import (
     mnist,
     svhn,
     synthetic,
+    textures,
     tiny_imagenet,
 )
 from forcetune.errors import InputError
@@ -44,7 +45,7 @@ def test_digits():
     assert sorted([*found.train.targets.tolist(), *found.test.targets.tolist()]) == sorted(original.target)
 
 
-@pytest.mark.parametrize("make", [digits, synthetic])
+@pytest.mark.parametrize("make", [digits, synthetic, textures])
 def test_mean_and_std_are_about_those_of_the_pixels(make):
     found = make(None)
     pixels = found.train.inputs.float() / 255
@@ -57,6 +58,22 @@ def test_synthetic_is_the_same_every_time():
     assert torch.equal(one.train.inputs, other.train.inputs)
     assert (len(one.train), len(one.test), one.input_shape) == (320, 80, (1, 8, 8))
     assert one.train.targets.unique().tolist() == [0, 1, 2, 3]
+
+
+def nearest_class(features, data):
+    """The share of the test images whose class has the nearest mean of these features in training."""
+    of_training, of_test = features(data.train.inputs.float()), features(data.test.inputs.float())
+    means = torch.stack([of_training[data.train.targets == label].mean(0) for label in range(data.classes)])
+    return float((torch.cdist(of_test, means).argmin(1) == data.test.targets).float().mean())
+
+
+def test_the_classes_of_textures_differ_in_their_stripes_and_not_in_their_pixels():
+    data = textures(None)
+    assert torch.equal(data.train.inputs, textures(None).train.inputs)
+    assert (len(data.train), len(data.test), data.input_shape) == (5000, 1000, (3, 32, 32))
+    assert torch.bincount(data.train.targets).tolist() == [500] * 10
+    assert nearest_class(lambda x: x.flatten(1), data) < 0.25
+    assert nearest_class(lambda x: torch.fft.rfft2(x.sum(1)).abs().flatten(1)[:, 1:], data) > 0.6
 
 
 # Two training and three test images of 2x3 pixels.
@@ -539,6 +556,6 @@ def test_a_damaged_image(tmp_path, content):
         found.test[1]
 
 
-@pytest.mark.parametrize("reader", [digits, synthetic])
+@pytest.mark.parametrize("reader", [digits, synthetic, textures])
 def test_the_rows_are_as_the_users_own_must_be(reader):
     checks.check(reader(None))

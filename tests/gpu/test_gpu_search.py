@@ -5,6 +5,7 @@ Two searches in all, since each starts Ray and its workers; a search's own end i
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,13 @@ def environment(tmp_path_factory):
     return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": path}
 
 
+@pytest.fixture
+def folder(tmp_path, empty_mlflow):
+    """A folder with an MLflow store, which takes seconds to make."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    return tmp_path
+
+
 def search(folder, environment, study):
     (folder / "networks.py").write_text(NETWORKS)
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
@@ -102,18 +110,18 @@ def study(name, resources, **fields):
     return {"study": name, "trial": trial, "search": {"sampler": "grid", "stopping": "none"}, "resources": resources}
 
 
-def test_four_trials_share_the_device_and_two_of_them_fail_there(tmp_path, environment, device):
+def test_four_trials_share_the_device_and_two_of_them_fail_there(folder, environment, device):
     on_gpu = device.type == "cuda"
     models = ["networks:good", "networks:too_large", "networks:breaks"]
     shown, table, tags = search(
-        tmp_path,
+        folder,
         environment,
         study("four", {"gpus": 0.25 if on_gpu else 0, "concurrent": 4}, model=models, lr=[0.05, 0.1, 0.2, 0.4]),
     )
     assert len(table) == 12
     assert set(table["outcome"]) == {"trained"}, shown
-    assert (tmp_path / "hungry").exists()
-    assert (tmp_path / "poisonous").exists()
+    assert (folder / "hungry").exists()
+    assert (folder / "poisonous").exists()
     attempts = sorted(int(tag["forcetune.attempt"]) for tag in tags)
     assert attempts[-2:] == [2, 2], "of the network that was too large and of the one that broke the GPU"
     assert sum(attempts) < 24, "most of the others were not run again"
@@ -121,9 +129,9 @@ def test_four_trials_share_the_device_and_two_of_them_fail_there(tmp_path, envir
     assert table["val_accuracy"].mean() > 0.5
 
 
-def test_a_probe_finds_how_many_trials_share_the_gpu(tmp_path, environment, device):
+def test_a_probe_finds_how_many_trials_share_the_gpu(folder, environment, device):
     shown, table, _ = search(
-        tmp_path, environment, study("two", {"gpus": "auto", "concurrent": 2}, lr=[0.05, 0.1, 0.2, 0.4], epochs=3)
+        folder, environment, study("two", {"gpus": "auto", "concurrent": 2}, lr=[0.05, 0.1, 0.2, 0.4], epochs=3)
     )
     assert set(table["outcome"]) == {"trained"}, shown
     if device.type == "cpu":

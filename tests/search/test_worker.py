@@ -131,3 +131,22 @@ def test_too_little_memory_is_not_the_trials_fault(assign, tmp_path):
     with pytest.raises(LostError) as lost:
         next(execute(assign(method="big_scores:score")))
     assert (lost.value.cause, lost.value.reason) == ("memory", "MemoryError: 2 GiB")
+
+
+def test_an_error_that_leaves_the_gpu_unusable_is_not_the_trials_fault(assign, tmp_path, monkeypatch):
+    """A library may raise an error of its own after a wrong address; every later trial of the process would fail."""
+    (tmp_path / "wrong_address.py").write_text("def score(net):\n    raise RuntimeError('cuBLAS failed')\n")
+    (failed,) = execute(assign(method="wrong_address:score"))
+    assert (failed.outcome, failed.reason) == ("failed", "RuntimeError: cuBLAS failed")
+
+    def fail():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    (failed,) = execute(assign(2, number=1, method="wrong_address:score"))
+    assert failed.outcome == "failed"
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(LostError) as lost:
+        next(execute(assign(3, number=2, method="wrong_address:score")))
+    assert (lost.value.cause, lost.value.reason) == ("lost", "RuntimeError: cuBLAS failed")

@@ -133,3 +133,15 @@ def test_what_cannot_be_captured_is_trained_step_by_step_with_one_warning(captur
     assert len(caplog.messages) == 1
     assert "operation not permitted when stream is capturing" in caplog.messages[0]
     assert "and more" not in caplog.messages[0]
+
+
+def test_the_warning_names_what_went_wrong_first(captures, monkeypatch, caplog):
+    def fail(run):
+        try:
+            raise RuntimeError("the loss asks for a value")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(captured, "capture", fail)
+    list(prepared(0, architecture="mlp")[1])
+    assert caplog.messages == ["steps are not captured as a CUDA graph: the loss asks for a value"]
