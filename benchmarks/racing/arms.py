@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import yaml
 
 BENCHMARKS = Path(__file__).parents[1]
@@ -100,9 +101,9 @@ def _of_forcetune(folder: Path) -> Iterable[tuple[Any, ...]]:
     except InputError:  # ended before it had made its study
         return
     for row in trials[trials["outcome"] == "trained"].to_dict("records") if "outcome" in trials else []:
-        config = {name: row[name] for name in forcetune_space() if row.get(name) == row.get(name)}
+        config = {name: row[name] for name in forcetune_space() if pandas.notna(row.get(name))}
         config = {name: int(value) if name == "iterations" else value for name, value in config.items()}
-        yield row["ended"].timestamp(), config, row["val_accuracy"], row["density"]
+        yield row["ended"] / 1000, config, row["val_accuracy"], row["density"]
 
 
 def _tune(parts: str, stopping: str, title: str) -> Arm:
@@ -120,7 +121,9 @@ ARMS: dict[str, Arm] = {
     "parts": _tune("forcetune", "none", "the same on forcetune's data path and step"),
     "parts_asha": _tune("forcetune", "asha", "the same on forcetune's data path and step, ASHA"),
     "optuna_tpe": Arm("Optuna workers, TPE", "optuna_workers.py", ("--sampler", "tpe"), stores=("mlflow", "optuna")),
-    "optuna_gp": Arm("Optuna workers, GPSampler", "optuna_workers.py", ("--sampler", "gp"), stores=("mlflow", "optuna")),
+    "optuna_gp": Arm(
+        "Optuna workers, GPSampler", "optuna_workers.py", ("--sampler", "gp"), stores=("mlflow", "optuna")
+    ),
     "syne_tune": Arm("Syne Tune, MO-ASHA", "syne_tune_script.py", requires="syne_tune", stores=("records",)),
     "naive": Arm("baseline loop, random search", "naive_loop.py", stores=("records",)),
     **{

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from racing.arms import RaceTrial
 
 from forcetune.analysis import hypervolume
 from forcetune.analysis.fronts import non_dominated
+from racing.arms import RaceTrial
 
 DIRECTIONS = {"val_accuracy": "max", "density": "min"}
 REFERENCES = {"val_accuracy": 0.1, "density": 0.5}  # chance of ten classes, and the highest density of the space

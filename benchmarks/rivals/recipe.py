@@ -1,4 +1,4 @@
-"""The tasks, the space and one trial of the race, the same for every rival: on the published parts or on forcetune's."""
+"""The tasks, the space and one trial of the race, the same for all rivals: on the published parts or on forcetune's."""
 
 import argparse
 import json
