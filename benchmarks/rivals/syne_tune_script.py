@@ -2,22 +2,29 @@
 
     PYTHONPATH=.:benchmarks python benchmarks/rivals/syne_tune_script.py --task digits
 
-Its backend starts syne_tune_trial.py for each trial. Every configuration has iterations: its space knows no conditions.
+Its backend starts syne_tune_trial.py for each trial. The same command after a crash loads the tuner that it has saved.
+Every configuration has iterations: its space knows no conditions.
 """
 
+import os
 from pathlib import Path
 from typing import Any
+
+os.environ["SYNETUNE_FOLDER"] = str(Path("syne-tune").absolute())  # Syne Tune reads it while it is imported
 
 import recipe
 from syne_tune import Tuner
 from syne_tune.backend import LocalBackend
 from syne_tune.config_space import choice, lograndint, loguniform
+from syne_tune.constants import ST_TUNER_DILL_FILENAME
 from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 from syne_tune.stopping_criterion import StoppingCriterion
 from syne_tune.tuner_callback import TunerCallback
+from syne_tune.util import experiment_path
 
 SLEEP_S = 0.1  # between two looks at the trials; Syne Tune's 5 s are longer than a trial
 SCRIPT = Path(__file__).with_name("syne_tune_trial.py")
+NAME = "race"
 FIXED = "task", "seed", "parts"
 
 
@@ -57,6 +64,10 @@ def main() -> None:
         reduction_factor=2,
         random_seed=arguments.seed,
     )
+    experiment = experiment_path(tuner_name=NAME)
+    if (experiment / ST_TUNER_DILL_FILENAME).exists():
+        Tuner.load(str(experiment)).run()
+        return
     Tuner(
         trial_backend=LocalBackend(entry_point=str(SCRIPT), num_gpus_per_trial=0),
         scheduler=scheduler,
@@ -64,7 +75,8 @@ def main() -> None:
         n_workers=recipe.SLOTS,
         sleep_time=SLEEP_S,
         callbacks=[Records(arguments.records)],
-        trial_backend_path=str(Path("syne-tune").absolute()),
+        tuner_name=NAME,
+        suffix_tuner_name=False,
     ).run()
 
 
