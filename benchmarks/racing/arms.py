@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import sqlite3
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,10 @@ class Arm:
         path = {"PYTHONPATH": ":".join(str(folder) for folder in folders)}
         return path | ({"RACE_WITHOUT": self.without} if len(folders) == 4 and self.without else {})
 
+    def count_ended(self, folder: Path) -> int:
+        """Return how many trials have ended so far, without a word to its stores."""
+        return sum(1 for _ in _records(folder)) if self.script else _count_complete(folder / "optuna.db")
+
     def prepare(self, folder: Path, task: str, seed: int, trials: int) -> list[str]:
         """Write what the arm reads into its empty folder; return its command, which is also that after a crash."""
         if self.script:
@@ -90,12 +96,23 @@ def _records(folder: Path) -> Iterable[tuple[Any, ...]]:
         yield line["ended"], line["config"], line["val_accuracy"], line["density"]
 
 
+def _count_complete(storage: Path) -> int:
+    """Count in Optuna's tables, read only: a store that is just being made must not be opened by Optuna."""
+    try:
+        with closing(sqlite3.connect(f"file:{storage}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
 def _of_forcetune(folder: Path) -> Iterable[tuple[Any, ...]]:
     from recipe import forcetune_space
 
     from forcetune.errors import InputError
     from forcetune.tracking import table
 
+    if not (folder / "mlflow.db").exists():
+        return
     try:
         trials = table(STUDY, f"sqlite:///{folder}/mlflow.db")
     except InputError:  # ended before it had made its study

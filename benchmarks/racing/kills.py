@@ -56,11 +56,11 @@ def kill_and_resume(arm: Arm, task: str, seed: int) -> dict[str, Any]:
         command = arm.prepare(folder, task, seed, TRIALS)
         process = start(command, folder, arm.environment)
         begun = time.time()
-        while process.poll() is None and len(arm.read(folder, begun)) < KILL_AFTER_TRIALS:
+        while process.poll() is None and arm.count_ended(folder) < KILL_AFTER_TRIALS:
             if time.time() - begun > LIMIT_S:
                 break
             time.sleep(0.5)
-        killed_itself = process.returncode is not None
+        too_early = process.returncode is not None
         end(process)
         before = {store: rows_of(folder, store) for store in arm.stores}
         process = start(command, folder, arm.environment)
@@ -73,7 +73,7 @@ def kill_and_resume(arm: Arm, task: str, seed: int) -> dict[str, Any]:
         log = (folder / "log.txt").read_text(errors="replace").splitlines()[-3:]
     return {
         "wanted": TRIALS,
-        "too_early": killed_itself,
+        "ended_before_kill": too_early,
         "exit_code": code,
         "stores": [asdict(fault) for fault in faults],
         "log": log,

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -97,7 +96,7 @@ def start(command: list[str], folder: Path, environment: dict[str, str]) -> subp
         return subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, **environment},
+            env={**os.environ, "RAY_TMPDIR": str(folder), **environment},  # Ray's files go with the folder
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -106,10 +105,9 @@ def start(command: list[str], folder: Path, environment: dict[str, str]) -> subp
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float = 0.0) -> None:
-    """End a command by SIGTERM to its group and, after the grace, all of this process's descendants by SIGKILL."""
+    """End a command by SIGTERM and, after the grace, all of this process's descendants by SIGKILL."""
     if grace_s and process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     while left := descendants():

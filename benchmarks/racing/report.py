@@ -28,8 +28,15 @@ PICTURED_ARMS = (
 def tables(standings: Standings, kills: dict[str, Any]) -> str:
     """Return all tables as Markdown."""
     parts = [headline_table(standings), *(arm_table(standings, task) for task in tasks_of(standings))]
-    parts += [ablation_table(standings), kill_table(kills)]
+    parts += [ablation_table(standings), kill_table(kills), not_run(standings)]
     return "\n\n".join(part for part in parts if part)
+
+
+def not_run(standings: Standings) -> str:
+    """Name the arms without a run."""
+    ran = {arm for _, _, arm in standings.runs}
+    titles = [row.title for arm, row in ARMS.items() if arm not in ran]
+    return f"Not run: {'; '.join(titles)}." if titles else ""
 
 
 def headline_table(standings: Standings) -> str:

@@ -65,7 +65,7 @@ class Standings:
 
     @property
     def starts(self) -> list[tuple[str, int]]:
-        """Task and seed of those that at least two arms ran."""
+        """Task and seed of all runs."""
         return sorted({(task, seed) for task, seed, _ in self.runs})
 
     def end_volume(self, task: str, seed: int, arm: str) -> float:
