@@ -117,6 +117,9 @@ def end(process: subprocess.Popen[bytes], grace_s: float = 0.0) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
         psutil.wait_procs(left, timeout=1)
+    with suppress(ChildProcessError):  # what was adopted and has ended is still to be waited for
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def descendants() -> list[psutil.Process]:

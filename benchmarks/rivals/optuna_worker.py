@@ -7,7 +7,7 @@ from typing import Any
 import mlflow
 import optuna
 import recipe
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.samplers import GPSampler, TPESampler
 from optuna.storages import RDBStorage, RetryFailedTrialCallback
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
@@ -28,12 +28,14 @@ def main() -> None:
         sampler={"choices": SAMPLERS, "default": "tpe"},
         worker={"type": int, "required": True, "help": "the number of this worker"},
     )
-    seed = 1000 * arguments.seed + arguments.worker  # the same seed in both would propose everything twice
     with open("stores.lock", "w") as lock:  # two workers that create a store at once fail
         fcntl.flock(lock, fcntl.LOCK_EX)
-        study = open_study(SAMPLERS[arguments.sampler](seed=seed))
+        study = open_study()
         mlflow.set_tracking_uri(MLFLOW_URI)
         mlflow.set_experiment(STUDY)
+    # the same seed in both workers, or after a crash, would propose the first points again
+    seed = 100_000 * arguments.seed + 2 * len(study.trials) + arguments.worker
+    study.sampler = SAMPLERS[arguments.sampler](seed=seed)
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         config = recipe.suggest(trial)
@@ -49,7 +51,7 @@ def main() -> None:
     study.optimize(objective, callbacks=[mlflow_callback(), keep_record, enough])
 
 
-def open_study(sampler: BaseSampler) -> optuna.Study:
+def open_study() -> optuna.Study:
     """Create the study in its storage, or load it."""
     storage = RDBStorage(
         "sqlite:///optuna.db",
@@ -58,7 +60,7 @@ def open_study(sampler: BaseSampler) -> optuna.Study:
         failed_trial_callback=RetryFailedTrialCallback(max_retry=3),
     )
     return optuna.create_study(
-        storage=storage, sampler=sampler, study_name=STUDY, directions=["maximize", "minimize"], load_if_exists=True
+        storage=storage, study_name=STUDY, directions=["maximize", "minimize"], load_if_exists=True
     )
 
 
