@@ -180,7 +180,7 @@ def run_trial(trial: dict[str, Any]) -> Iterator[tuple[float, float]]:
     dataset = data.load(asked["dataset"])
     assert isinstance(dataset, Dataset)
     images, held_out = dataset.split(asked["seed"], asked.get("train_samples"))
-    model = models.build(asked["model"], dataset.input_shape, dataset.classes, asked.get("width"))
+    model = models.build(asked["model"], dataset.input_shape, dataset.classes, asked.get("width"), asked["seed"])
     training = loader(dataset, images, asked["batch_size"], training=True, workers=asked["workers"])
     wanted = asked["method"], asked["density"], asked["iterations"]
     masks = find_masks(model, forever(training), dataset.input_shape, *wanted)
