@@ -60,6 +60,7 @@ def test_the_time_to_a_level_is_the_first_instant_at_it(racing):
     time_to_level, speedup = racing["score"].time_to_level, racing["score"].speedup
     assert time_to_level([1, 2, 3], [0.1, 0.5, 0.4], 0.4) == 2
     assert time_to_level([1, 2, 3], [0.1, 0.5, 0.4], 0.6) is None
+    assert time_to_level([1, 2, 3], [0.0, 0.0, 0.4], 0.0) is None, "a reference without a front"
     assert speedup(30.0, 10.0) == 3
     assert speedup(30.0, None) == 0
 

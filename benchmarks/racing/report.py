@@ -101,7 +101,9 @@ def ablation_table(standings: Standings) -> str:
                 continue
             level = standings.level(task, seed, "forcetune", ABLATION_LEVEL)
             ours, others = (standings.seconds_to(task, seed, name, level) for name in ("forcetune", arm))
-            slower.append(others / ours if ours and others else float("inf"))
+            if ours is None:
+                continue  # forcetune had no front yet
+            slower.append(others / ours if others else float("inf"))
             volume = standings.end_volume(task, seed, "forcetune")
             kept.append(standings.end_volume(task, seed, arm) / volume if volume else float("nan"))
         if slower:

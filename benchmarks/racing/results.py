@@ -94,6 +94,8 @@ class Standings:
             reference = self.best_of(task, seed, references)
             if reference and (task, seed, arm) in self.runs:
                 volume = self.level(task, seed, reference, level)
+                if volume <= 0:
+                    continue  # the reference had no front yet
                 seconds = [self.seconds_to(task, seed, name, volume) for name in (reference, arm)]
                 ratios[task, seed] = speedup(*seconds)
         return ratios

@@ -13,8 +13,8 @@ from racing.arms import RaceTrial
 
 DIRECTIONS = {"val_accuracy": "max", "density": "min"}
 REFERENCES = {"val_accuracy": 0.1, "density": 0.5}  # chance of ten classes, and the highest density of the space
-INSTANTS = 20
-FIRST_INSTANT_SHARE = 0.04  # of the budget
+INSTANTS = 30
+FIRST_INSTANT_SHARE = 0.08  # of the budget
 
 
 def instants(budget_s: float) -> list[float]:
@@ -54,7 +54,12 @@ def curve(
 
 
 def time_to_level(seconds: Sequence[float], volumes: Sequence[float], level: float) -> float | None:
-    """Return the first of the seconds at which the hypervolume is at the level; None where it never is."""
+    """Return the first of the seconds at which the hypervolume is at the level; None where it never is.
+
+    A level of 0, of a reference that has no front, is nothing to be reached.
+    """
+    if level <= 0:
+        return None
     return next((second for second, volume in zip(seconds, volumes, strict=True) if volume >= level), None)
 
 
