@@ -5,9 +5,10 @@
     python benchmarks/race.py report                                 # the tables and the picture of what is there
 
 Each run is a command in an empty folder that gets the same seconds, two slots and one thread a trial; all its processes
-end with its budget. The arms of the ratios run first. A run that has its file is not run again: the same command goes on where it was ended. Device
-seconds are slots times wall seconds since the command. The score is the hypervolume of the front that the run itself
-sees, its accuracies measured again with fresh seeds on the test images, outside the budget.
+end with its budget. The arms of the ratios run first, and a run that has its file is not run again: the same command
+goes on where it was ended. Device seconds are slots times wall seconds since the command. The score is the hypervolume
+of the front that the run itself sees, its accuracies measured again with fresh seeds on the test images, outside the
+budget.
 
 Optuna's own MLflow callback (optuna-integration) and Syne Tune are used where they are installed.
 """
