@@ -139,7 +139,8 @@ def baseline_trial(name: str, *small: str) -> None:
     )
     masks = naive.force_masks(model, naive.forever(batches), DENSITY, iterations)  # type: ignore[arg-type]
     naive.hook_masks(model, masks)
-    naive.train(model, batches, held_out, epochs, LR)  # type: ignore[arg-type]
+    for _ in naive.train(model, batches, held_out, epochs, LR):  # type: ignore[arg-type]
+        pass
 
 
 class Moved:

@@ -2,9 +2,10 @@
 
     python benchmarks/naive.py '{"dataset": "digits", "model": "resnet8", "density": 0.05, "lr": 0.1, "epochs": 2}'
 
-After FORCE's authors' program (naver/force), retold: a DataLoader with PIL transforms and one worker, a deep copy of
-the network and a sorted top-k at every pruning step, hooks that mask the gradients. Trains one trial, pruned by
-FORCE, and prints its validation accuracy; the other scripts here import its parts.
+After the programs of the methods' authors (naver/force, ganguli-lab/Synaptic-Flow), retold: a DataLoader with PIL
+transforms, a deep copy of the network and a sorted top-k at every pruning step, hooks that mask the gradients. Trains
+one trial, pruned by FORCE unless it names another method, and prints its validation accuracy and its density; the
+other scripts here import its parts.
 """
 
 import copy
@@ -12,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,17 +49,61 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(np.ascontiguousarray(self.arrays[index]))), self.targets[index]
 
 
-def loader(dataset: Dataset, images: Images, batch_size: int, training: bool) -> "DataLoader[Batch]":
-    """Shuffled and augmented for training."""
+def loader(dataset: Dataset, images: Images, batch_size: int, training: bool, workers: int = 1) -> "DataLoader[Batch]":
+    """Return a loader of batches, shuffled and augmented for training."""
     pictures = Pictures(dataset, images, training)
-    return DataLoader(pictures, batch_size, shuffle=training, num_workers=1)  # type: ignore[arg-type]
+    return DataLoader(pictures, batch_size, shuffle=training, num_workers=workers)  # type: ignore[arg-type]
+
+
+def find_masks(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    input_shape: tuple[int, ...],
+    method: str,
+    density: float,
+    iterations: int = 1,
+) -> list[Tensor]:
+    """Return the masks of `random`, `snip`, `force` or `synflow`; SNIP is FORCE in one step."""
+    if method == "random":
+        return random_masks(model, density)
+    if method == "synflow":
+        return synflow_masks(model, input_shape, density, iterations)
+    return force_masks(model, batches, density, 1 if method == "snip" else iterations)
+
+
+def random_masks(model: nn.Module, density: float) -> list[Tensor]:
+    """Return masks that keep weights drawn uniformly over all layers."""
+    scores = [torch.rand_like(weight) for weight in prunable_weights(model)]
+    return keep_largest(scores, int(sum(layer.numel() for layer in scores) * density))
+
+
+def synflow_masks(model: nn.Module, input_shape: tuple[int, ...], density: float, iterations: int) -> list[Tensor]:
+    """Return the masks of SynFlow: iterative, on the network of absolute weights in float64, for an input of ones."""
+    masks = [torch.ones_like(weight) for weight in prunable_weights(model)]
+    for t in range(1, iterations + 1):
+        network = copy.deepcopy(model).double().eval()
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                tensor.abs_()
+            for weight, mask in zip(prunable_weights(network), masks, strict=True):
+                weight.mul_(mask)
+        ones = torch.ones(1, *input_shape, dtype=torch.float64, device=masks[0].device)
+        network(ones).sum().backward()
+        scores = [
+            (weight * weight.grad).abs().masked_fill(mask == 0, -1.0)
+            for weight, mask in zip(prunable_weights(network), masks, strict=True)
+        ]
+        keep = int(sum(layer.numel() for layer in scores) * math.exp(math.log(density) * t / iterations))
+        masks = keep_largest([layer.detach() for layer in scores], keep)
+    return masks
 
 
 def force_masks(model: nn.Module, batches: Iterator[Batch], density: float, iterations: int) -> list[Tensor]:
-    """FORCE's iterative pruning, one batch a step, with cross-entropy as its loss.
+    """Return the masks of FORCE's iterative pruning, one batch a step, with cross-entropy as its loss.
 
-    Every step works on a fresh deep copy of the whole network, its weights multiplied by the masks so far; the
-    k-th score comes from a sorted top-k of all scores, and every score from there on is kept.
+    Every step works on a fresh deep copy of the whole network, its weights multiplied by the masks so far. The
+    authors keep every score from the k-th on: where more scores are 0 than are to be pruned, that keeps all weights,
+    and the network is trained dense. Here exactly k are kept.
     """
     initial = [weight.detach() for weight in prunable_weights(model)]
     masks = [torch.ones_like(weight) for weight in initial]
@@ -70,11 +116,18 @@ def force_masks(model: nn.Module, batches: Iterator[Batch], density: float, iter
                 weight.mul_(mask)
         functional.cross_entropy(network(inputs), targets).backward()
         saliency = [(theta * weight.grad).abs() for theta, weight in zip(initial, weights, strict=True)]
-        scores = torch.cat([layer.flatten() for layer in saliency])
-        keep = int(len(scores) * math.exp(math.log(density) * t / iterations))
-        threshold = torch.topk(scores, keep, sorted=True).values[-1]
-        masks = [(layer >= threshold).to(layer.dtype) for layer in saliency]
+        keep = int(sum(layer.numel() for layer in saliency) * math.exp(math.log(density) * t / iterations))
+        masks = keep_largest(saliency, keep)
     return masks
+
+
+def keep_largest(scores: list[Tensor], count: int) -> list[Tensor]:
+    """Return masks, float32, that keep the `count` largest scores over all layers, by a sorted top-k."""
+    flat = torch.cat([layer.flatten() for layer in scores])
+    kept = torch.zeros(len(flat), device=flat.device)
+    kept[torch.topk(flat, count, sorted=True).indices] = 1
+    parts = kept.split([layer.numel() for layer in scores])
+    return [part.view(layer.shape) for part, layer in zip(parts, scores, strict=True)]
 
 
 def hook_masks(model: nn.Module, masks: list[Tensor]) -> None:
@@ -86,12 +139,12 @@ def hook_masks(model: nn.Module, masks: list[Tensor]) -> None:
 
 
 def prunable_weights(model: nn.Module) -> list[Tensor]:
-    """The weights of every Conv2d and Linear, in module order."""
+    """Return the weights of every Conv2d and Linear, in module order."""
     return [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> float:
-    """One training step; the loss is read at each."""
+    """Take one training step and return its loss, which is read at each."""
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(inputs), targets)
     loss.backward()
@@ -101,45 +154,53 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, tar
 
 def train(
     model: nn.Module, training: "DataLoader[Batch]", validation: "DataLoader[Batch]", epochs: int, lr: float
-) -> float:
-    """SGD with momentum and a cosine epoch by epoch; the validation accuracy after the last of them, taken at each."""
+) -> Iterator[float]:
+    """Train by SGD with momentum and a cosine step by step; yield the validation accuracy after each epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    found = 0.0
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(training))
     for _ in range(epochs):
         model.train()
         for inputs, targets in training:
             step(model, optimizer, inputs, targets)
-        schedule.step()
-        found = accuracy(model, validation)
-    return found
+            schedule.step()
+        yield accuracy(model, validation)
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, validation: "DataLoader[Batch]") -> float:
-    """The share of the images put in their class."""
+    """Return the share of the images put in their class."""
     model.eval()
     hits = [(model(inputs).argmax(1) == targets).float().sum().item() for inputs, targets in validation]
     return sum(hits) / len(validation.dataset)  # type: ignore[arg-type]
 
 
-def main() -> None:
-    """Train the trial that the command line names."""
-    asked = {"batch_size": 128, "iterations": 10, "train_samples": None, **json.loads(sys.argv[1])}
-    torch.set_num_threads(1)
+def run_trial(trial: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    """Prune and train; yield the validation accuracy after each epoch, and the density of the masks."""
+    asked = {"method": "force", "batch_size": 128, "iterations": 10, "seed": 0, "workers": 1, **trial}
+    torch.manual_seed(asked["seed"])
     dataset = data.load(asked["dataset"])
     assert isinstance(dataset, Dataset)
-    images, held_out = dataset.split(0, asked["train_samples"])
-    model = models.build(asked["model"], dataset.input_shape, dataset.classes, asked.get("width"))
-    training = loader(dataset, images, asked["batch_size"], training=True)
-    masks = force_masks(model, forever(training), asked["density"], asked["iterations"])
+    images, held_out = dataset.split(asked["seed"], asked.get("train_samples"))
+    model = models.build(asked["model"], dataset.input_shape, dataset.classes, asked.get("width"), asked["seed"])
+    training = loader(dataset, images, asked["batch_size"], training=True, workers=asked["workers"])
+    wanted = asked["method"], asked["density"], asked["iterations"]
+    masks = find_masks(model, forever(training), dataset.input_shape, *wanted)
     hook_masks(model, masks)
-    validation = loader(dataset, held_out, asked["batch_size"], training=False)
-    print(f"{train(model, training, validation, asked['epochs'], asked['lr']):.4f}")
+    density = sum(float(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    validation = loader(dataset, held_out, asked["batch_size"], training=False, workers=asked["workers"])
+    for reached in train(model, training, validation, asked["epochs"], asked["lr"]):
+        yield reached, density
+
+
+def main() -> None:
+    """Train the trial that the command line names."""
+    torch.set_num_threads(1)
+    *_, (reached, density) = run_trial(json.loads(sys.argv[1]))
+    print(json.dumps({"val_accuracy": reached, "density": density}))
 
 
 def forever(batches: "DataLoader[Batch]") -> Iterator[Batch]:
-    """Pass after pass."""
+    """Yield the batches of pass after pass."""
     while True:
         yield from batches
 

@@ -59,8 +59,8 @@ def parse() -> argparse.Namespace:
 def random_batches(count: int) -> list[Batch]:
     """Fixed random batches: a smooth random pattern for each class, under noise.
 
-    On noise alone FORCE cuts a ResNet-20 in two at this density; every score is then zero, and the published
-    threshold keeps all weights where ours keeps the number asked for.
+    On noise alone FORCE cuts a ResNet-20 in two at this density; every score is then zero, and which weights are
+    kept is arbitrary.
     """
     generator = torch.Generator().manual_seed(0)
     channels, *size = INPUT_SHAPE

@@ -53,7 +53,9 @@ def baseline(trials: list[dict[str, Any]]) -> tuple[float, list[float]]:
 
     def train(trial: dict[str, Any]) -> float:
         command = [sys.executable, NAIVE, json.dumps(trial)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        reached: float = json.loads(done.stdout)["val_accuracy"]
+        return reached
 
     started = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
