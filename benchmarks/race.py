@@ -1,6 +1,6 @@
 """The race: device time until a front of a given hypervolume stands, of forcetune and of what one would run instead.
 
-    python benchmarks/race.py all --folder race-results              # every run, the kill test, fresh seeds, the report
+    python benchmarks/race.py all                                    # every run, the kill test, fresh seeds, tables
     python benchmarks/race.py run --task digits --arm tune --seed 0  # a single run
     python benchmarks/race.py report                                 # the tables and the picture of what is there
 
@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--folder", type=Path, default=Path("race-results"), help="folder of the results")
+    common.add_argument("--folder", type=Path, default=HERE / "race-results", help="folder of the results")
     common.add_argument("--seconds", type=float, default=BUDGET_S, help="budget of a run, wall time")
     common.add_argument("--seeds", type=int, default=SEEDS, help="seeds of each task and arm")
     common.add_argument("--fresh", type=int, default=FRESH_SEEDS, help="fresh seeds of each configuration on a front")
@@ -152,8 +152,8 @@ def kill(folder: Path, name: str) -> str:
 def report(folder: Path, arguments: argparse.Namespace) -> None:
     """Measure with fresh seeds what lacks them; print the tables, draw the picture and append this version's row."""
     runs = read_runs(folder / "runs")
-    measure_fresh(unique(config for run in runs for config in run.fronts), folder / "fresh", arguments.fresh)
-    standings = Standings(runs, fresh_accuracies(folder / "fresh"))
+    measure_fresh(unique(config for run in runs for config in run.fronts), folder / "fresh.jsonl", arguments.fresh)
+    standings = Standings(runs, fresh_accuracies(folder / "fresh.jsonl"))
     kills = {name: path for name in KILLED_ARMS if (path := folder / "kills" / f"{name}.json").exists()}
     text = tables(standings, {name: json.loads(path.read_text()) for name, path in kills.items()})
     (folder / "race.md").write_text(text + "\n")
@@ -181,7 +181,7 @@ def write(path: Path, content: Any) -> None:
     """Write a file of JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.write_text(json.dumps(content) + "\n")
     part.rename(path)
 
 

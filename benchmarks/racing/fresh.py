@@ -1,4 +1,4 @@
-"""Configurations measured again with fresh seeds, by one program for all arms; kept in a folder by configuration."""
+"""Configurations measured again with fresh seeds, by one program for all arms; kept in a file by configuration."""
 
 import json
 import multiprocessing
@@ -17,40 +17,53 @@ FIRST_FRESH_SEED = 1000  # no arm searches with it
 PROCESSES = 2
 
 
-def measure_fresh(configs: Iterable[tuple[str, dict[str, Any]]], folder: Path, seeds: int) -> None:
-    """Train each configuration, beside its task's name, with fresh seeds, but for those whose files are there.
+def measure_fresh(configs: Iterable[tuple[str, dict[str, Any]]], path: Path, seeds: int) -> None:
+    """Train each configuration, beside its task's name, with fresh seeds; append to the file what it lacks.
 
     A seed draws the split, the initial weights, the order and the saliency data; the accuracy is that on the test
     images, which no arm has seen.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing: dict[Path, tuple[str, dict[str, Any], int, Path]] = {}
+    rows = read_rows(path)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # without a line that a crash has cut off
+    measured = {(row["key"], row["seed"]) for row in rows}
+    missing: dict[tuple[str, int], tuple[str, dict[str, Any], int]] = {}
     for task, config in configs:
         for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds):
-            path = folder / f"{config_key(TASKS[task], config)}-{seed}.json"
-            if not path.exists():
-                missing[path] = task, config, seed, path
+            key = config_key(TASKS[task], config), seed
+            if key not in measured:
+                missing[key] = task, config, seed
     if not missing:
         return
     print(f"{len(missing)} trainings with fresh seeds", flush=True)
-    with multiprocessing.get_context("spawn").Pool(PROCESSES, torch.set_num_threads, (1,)) as pool:
-        for number, _ in enumerate(pool.imap_unordered(measure_one, missing.values()), 1):
+    with (
+        multiprocessing.get_context("spawn").Pool(PROCESSES, torch.set_num_threads, (1,)) as pool,
+        path.open("a") as file,
+    ):
+        for number, row in enumerate(pool.imap_unordered(measure_one, missing.values()), 1):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
             if number % 50 == 0:
                 print(f"  {number} of {len(missing)}", flush=True)
 
 
-def measure_one(wanted: tuple[str, dict[str, Any], int, Path]) -> None:
-    """Train one configuration with one seed and write its accuracy."""
-    task, config, seed, path = wanted
+def measure_one(wanted: tuple[str, dict[str, Any], int]) -> dict[str, Any]:
+    """Train one configuration with one seed; return its key, its seed and its accuracy."""
+    task, config, seed = wanted
     *_, metrics = trial.run(Trial(**TASKS[task], **config, seed=seed), Task(tested=True))
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"task": task, "config": config, "seed": seed, "accuracy": metrics["test_accuracy"]}))
-    part.rename(path)
+    return {"key": config_key(TASKS[task], config), "seed": seed, "accuracy": metrics["test_accuracy"]}
 
 
-def fresh_accuracies(folder: Path) -> Mapping[str, float]:
+def fresh_accuracies(path: Path) -> Mapping[str, float]:
     """Return the mean accuracy of the fresh seeds by configuration key."""
-    measured: dict[str, list[float]] = {}
-    for path in folder.glob("*.json"):
-        measured.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text())["accuracy"])
-    return {key: sum(accuracies) / len(accuracies) for key, accuracies in measured.items()}
+    accuracies: dict[str, list[float]] = {}
+    for row in read_rows(path):
+        accuracies.setdefault(row["key"], []).append(row["accuracy"])
+    return {key: sum(values) / len(values) for key, values in accuracies.items()}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the file's rows; a last line that was cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 SAMPLE_INTERVAL_S = 0.5
+CURVE_INTERVAL_S = 2.0  # between two points of what is kept
 SUBREAPER_OPTION = 36  # PR_SET_CHILD_SUBREAPER
 
 
@@ -74,7 +75,9 @@ def run_for(
     process = start(command, folder, environment)
     try:
         while process.poll() is None and time.time() - usage.started < seconds:
-            usage.cpu_curve.append((time.time() - usage.started, meter.sample()))
+            at, used = time.time() - usage.started, meter.sample()
+            if not usage.cpu_curve or at - usage.cpu_curve[-1][0] >= CURVE_INTERVAL_S:
+                usage.cpu_curve.append((round(at, 1), round(used, 1)))
             time.sleep(SAMPLE_INTERVAL_S)
         usage.ended_itself = process.returncode is not None
         usage.wall_s = time.time() - usage.started
