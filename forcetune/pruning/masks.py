@@ -51,6 +51,8 @@ def _largest(scores: Tensor, count: int) -> float | Tensor:
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
         found: float = np.partition(scores.numpy(), place)[place].item()  # an introselect in vector instructions
         return found
+    if scores.is_cuda:  # kthvalue runs on a single block of threads there
+        return scores.sort().values[place]
     return scores.kthvalue(place + 1).values
 
 

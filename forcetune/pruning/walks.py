@@ -38,11 +38,12 @@ def biased_walks(net: Network) -> Weights:
             found.setdefault(weight)
         turn += 1
         fruitless = 0 if len(found) > before else fruitless + 1
-    scores = {name: weight.abs().double() for name, weight in net.weights.items()}
+    # on the CPU: a GPU takes a launch for each weight
+    scores = {name: weight.abs().double().cpu() for name, weight in net.weights.items()}
     highest = max(float(score.max()) for score in scores.values())
     for place, (name, index) in enumerate(found):
         scores[name].view(-1)[index] = highest + len(found) - place
-    return scores
+    return {name: score.to(net.weights[name].device) for name, score in scores.items()}
 
 
 class _Graph:

@@ -141,9 +141,16 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if self._reports is None:
+            hide_gpus()
             self._reports = execute(Assignment(**self.config))
         report = next(self._reports)
         return {REPORT: report, "done": report.outcome is not None}
+
+
+def hide_gpus() -> None:
+    """Let torch see no GPU in a process to which Ray gave none: `gpus: 0` means the CPU, whatever the machine has."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def share(study: Study, resources: Placed, priority: Priority) -> Alone:

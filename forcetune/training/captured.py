@@ -6,9 +6,10 @@ and a batch size, in a process that lives on, and each training overwrites weigh
 
 import copy
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +81,17 @@ class Captured(Step):
             raise  # more room helps
         except Exception as error:  # the user's code, which may do anything
             log.warning("steps are not captured as a CUDA graph: %s", _first_line(error))
+            self._drop_other_graphs()
             return None
         finally:
             self._remember(before)
         return Graph(inputs, targets, loss, replay)
+
+    def _drop_other_graphs(self) -> None:
+        """Have them captured anew: they would draw dropout from the generator that a broken capture has replaced."""
+        self._graphs.clear()
+        for key in [key for key, step in _steps.items() if step is not self]:
+            del _steps[key]
 
     def _remember(self, state: dict[str, Any]) -> None:
         """Let the optimizer remember this alone; where it says nothing, 0 is what an optimizer begins with."""
@@ -102,46 +110,55 @@ def capture(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP - 1):
-            run()
-        with _refuse_waiting():
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP - 1):
+                run()
+            with _refuse_waiting():
+                run()
+    finally:
+        torch.cuda.current_stream().wait_stream(stream)
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     # thread_local: what a thread that pins memory for the next batches does meanwhile is no part of it
-    with _put_right(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        told = run()
-    return told, graph.replay
+    capturing = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+    with _put_right(pool), capturing:
+        loss = run()
+    return loss, graph.replay
 
 
 @contextmanager
 def _refuse_waiting() -> Iterator[None]:
     """Let every operation that waits for the device raise RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says once that this mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
 
 
 @contextmanager
-def _put_right() -> Iterator[None]:
-    """Restore the stream and the random generator that a capture which breaks off leaves behind.
+def _put_right(pool: Any) -> Iterator[None]:
+    """Restore what a capture that breaks off leaves behind: the stream, the random generator and the allocator.
 
     torch 2.11 to 2.15 then stay on the stream of the capture, and their generator refuses to draw (dropout raises
-    "Offset increment outside graph capture"), since it still counts for the graph.
+    "Offset increment outside graph capture"), since it still counts for the graph. The allocator of 2.11 takes the
+    capture for one that goes on, and frees nothing when memory is short.
     """
-    stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[torch.cuda.current_device()]
-    drawn = generator.get_state()
+    device = torch.cuda.current_device()
+    stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[device]
+    state = generator.get_state()
     try:
         yield
     except Exception:
         torch.cuda.set_stream(stream)
         fresh = torch.Generator(generator.device)
-        fresh.set_state(drawn)
+        fresh.set_state(state)
         generator.graphsafe_set_state(fresh.graphsafe_get_state())
+        with suppress(RuntimeError):  # later versions have ended it themselves
+            torch._C._cuda_endAllocateToPool(device, pool)
         raise
 
 

@@ -85,7 +85,7 @@ def search(folder, environment, study):
     (folder / "networks.py").write_text(NETWORKS)
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     done = subprocess.run(
-        [*FORCETUNE, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True, timeout=240,
+        [*FORCETUNE, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 
 # Two epochs at a small learning rate drift apart by rounding: convolutions of a GPU round their inputs to 10 bits
 # (TF32) in float32, and bf16 has 8.
-NEAR = {"float32": 0.01, "bf16": 0.05}
+NEAR = {"float32": 0.003, "bf16": 0.05}
 SAME_DEVICE = 1e-4  # of two trainings on one device that compute the same in another order
 SHAPE, CLASSES = (3, 32, 32), 10
 IMAGES = load("textures")
@@ -27,7 +27,8 @@ class Dropped(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4))
+        first = nn.Conv2d(3, 8, 3, stride=2, padding=1)  # 16 pixels a side, which the pooling divides evenly
+        self.body = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(128, CLASSES))
 
     def forward(self, x):
@@ -88,8 +89,8 @@ def test_bf16_is_what_a_gpu_trains_in_unless_told_otherwise(gpu):
 
 @pytest.mark.parametrize("method", ["random", "synflow"])
 def test_compaction_computes_the_same(device, method):
-    """Random masks at this density leave hardly a dead channel, SynFlow's leave few that live."""
-    options = {"method": method, "density": 0.01, "epochs": 3}
+    """Random masks leave hardly a dead channel, SynFlow's leave few that live."""
+    options = {"method": method, "density": {"random": 0.1, "synflow": 0.02}[method], "epochs": 3}
     wanted = [metrics["val_loss"] for metrics in make(device, input_shape=None, **options)[2]]
     _, _, training = make(device, **options)
     assert training.share < (0.5 if method == "synflow" else 1.01)
@@ -243,6 +244,7 @@ class TestCapturedSteps:
             uncaptured(gpu, **options), rel=SAME_DEVICE
         )
 
-    def test_compiled_steps(self, gpu, uncaptured):
+    def test_compiled_steps(self, gpu, uncaptured, caplog):
         got = losses(gpu, compiled=True, architecture="resnet8")
         assert got == pytest.approx(uncaptured(gpu), rel=NEAR["float32"])
+        assert not caplog.messages, "nothing says that it was not compiled"

@@ -121,6 +121,18 @@ def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
     assert "a trial has a GPU to itself (its memory would hold 3): one was seen" in out.getvalue()
 
 
+def test_a_trial_without_a_gpu_sees_none(two_gpus, monkeypatch):
+    def visible():
+        import os
+
+        cluster.hide_gpus()
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert ray.get(ray.remote(num_gpus=0)(visible).remote()) == ""
+    assert ray.get(ray.remote(num_gpus=0.5)(visible).remote()) in ("0", "1")
+
+
 def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
     def fail(probe):
         raise ValueError("no such layer")
