@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.search import examine
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.meter import Meter
@@ -341,6 +342,44 @@ def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkey
     driver.close()
     steps = Tracker("s", mlflow_uri()).steps(table("s").loc[0, "run_id"])
     assert steps["prune_seconds"] == [0]
+
+
+@pytest.mark.parametrize("outcome", ["collapsed", "infeasible"])
+def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_study, outcome):
+    """Its only epoch is number 0, at which the static metrics stand too."""
+    study = make_study(search={"trials": 1})
+    driver = driver_of(study)
+    assignment = driver.issue()
+    opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    driver.close(10.0)
+    driver = driver_of(study)
+    assignment = driver.issue()
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    metrics = {**opening.facts, "val_accuracy": 0.25, "train_seconds": 0.0}
+    epoch = Epoch(0, 1000, {"val_accuracy": 0.25, "train_seconds": 0.0})
+    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason="no path"))
+    driver.close()
+    row = table("s").loc[0]
+    assert (row["val_accuracy"], row["macs"], row["train_seconds"]) == (0.25, 7.0, 0.0)
+    assert examine("s")[1] == []
+
+
+def test_an_epoch_of_which_a_part_was_logged_is_completed(folder, make_study):
+    """An epoch with more metrics than a request takes is sent in several."""
+    study = make_study(search={"trials": 1})
+    driver = driver_of(study)
+    assignment = driver.issue()
+    driver.close(10.0)
+    (run,) = table("s")["run_id"]
+    driver.tracker.log(run, [Epoch(1, 1000, {"val_accuracy": 0.5})])
+    driver = driver_of(study)
+    assignment = driver.issue()
+    epoch_of(driver, assignment, 1, 0.5, val_f1=0.4)
+    end(driver, assignment)
+    driver.close()
+    assert driver.tracker.steps(run)["val_f1"] == [1]
+    assert driver.tracker.steps(run)["val_accuracy"] == [1, 2]
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):
