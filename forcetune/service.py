@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from forcetune.errors import InputError, StoppedError
-from forcetune.stores import absolute, is_postgresql, make_schema, password_apart, shown
+from forcetune.stores import absolute, is_postgresql, make_schema, password_apart, shown, sqlite_path
 from forcetune.temporary import is_long, make_ray_folder
 
 FOLDER = Path(".forcetune") / "service"  # below the folder in which it was started
@@ -141,6 +141,10 @@ class _Starting:
         self._temporary, self._ray_folder = make_ray_folder()
 
     def start(self, sizes: Mapping[str, float | None]) -> Service:
+        from forcetune import tracking  # here, since it is not wanted by who only looks for a service
+
+        if path := sqlite_path(self._backend):
+            tracking.make_tables(path, str(self._folder / "mlruns"))  # MLflow's server would leave a part if killed
         self._run("mlflow", self._mlflow())
         self._run("ray", self._ray(sizes), self._temporary.lock)
         self._temporary.release()  # Ray has the lock, and the folder is abandoned when Ray ends

@@ -420,9 +420,11 @@ def open_driver(
     the study's own sampler where it is not given.
     """
     uri = optuna_uri()
-    with hold(SCHEMAS, uri, wait=True):
+    with hold(SCHEMAS, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
-    ledger, progress = Ledger(study, uri, check), Progress(study, console)
+    with durable("ledger"):
+        ledger = Ledger(study, uri, check)
+    progress = Progress(study, console)
     folder = state_folder(uri) / study.study
     return Driver(study, ledger, tracker, mlflow_uri(), folder, progress, references or {}, propose)
 
