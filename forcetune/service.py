@@ -118,8 +118,10 @@ def down(folder: Path | None = None) -> list[str]:
         return []
     with _alone(place):
         ended = _end(place)
-    shutil.rmtree(place, ignore_errors=True)
-    with suppress(OSError):  # a search keeps something there
+    for name in ("lock", "mlflow.log", "ray.log", "service.json~"):
+        (place / name).unlink(missing_ok=True)
+    with suppress(OSError):  # a search keeps something there: of a study named as this folder is, its checkpoints
+        place.rmdir()
         place.parent.rmdir()
     return ended
 

@@ -94,8 +94,7 @@ def interrupt(study: str) -> None:
     """Kill the driver of a search while its second trial trains, with a checkpoint behind it."""
     command = [*FORCETUNE, "search", f"{study}.yaml"]
     driver = subprocess.Popen(command, cwd=FOLDER, env=environment())
-    checkpoint = FOLDER / ".forcetune" / study / "0001" / "1" / "checkpoint.pt"
-    while not checkpoint.exists():
+    while not list(FOLDER.glob(f".forcetune/{study}*/0001/1/checkpoint.pt")):
         assert driver.poll() is None, "the search has ended"
         time.sleep(0.02)
     time.sleep(0.5)  # for MLflow to hear of the epoch

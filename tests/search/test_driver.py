@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -15,15 +18,15 @@ from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
 from forcetune.search.worker import Opening, Report
-from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, progress, table
 
 
 def driver_of(study):
     progress = Progress(study, Console(quiet=True))
     tracker = Tracker(study.study, mlflow_uri())
-    folder = state_folder(optuna_uri()) / study.study
-    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), folder, progress, study.references(0.25))
+    ledger = Ledger(study, optuna_uri())
+    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, study.references(0.25))
 
 
 def end(driver, assignment, outcome="trained", reason=None, **changed):
@@ -380,6 +383,49 @@ def test_an_epoch_of_which_a_part_was_logged_is_completed(folder, make_study):
     driver.close()
     assert driver.tracker.steps(run)["val_f1"] == [1]
     assert driver.tracker.steps(run)["val_accuracy"] == [1, 2]
+
+
+def interrupt(driver):
+    """Leave a trial that runs, with a file in its folder; the folder."""
+    assignment = driver.issue()
+    path = Path(assignment.checkpoints)
+    (path / "1").mkdir(parents=True)
+    (path / "1" / "checkpoint.pt").write_bytes(b"mine")
+    driver.hand_back()
+    driver.close(0.0)
+    return path
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_study_of_the_same_name_in_another_ledger_keeps_its_checkpoints(
+    folder, make_study, monkeypatch, copied, shared
+):
+    """Beside one another they share .forcetune; elsewhere both may be told the same FORCETUNE_STATE."""
+    study = make_study(search={"trials": 1})
+    other = folder / "other.db"
+    if shared:
+        monkeypatch.setenv("FORCETUNE_STATE", str(folder / "state"))
+        (folder / "elsewhere").mkdir()
+        other = folder / "elsewhere" / "optuna.db"
+    kept = interrupt(driver_of(study))
+    if copied:
+        shutil.copy("optuna.db", other)
+    monkeypatch.setenv("FORCETUNE_STORAGE", f"sqlite:///{other}")
+    drain(driver_of(study))
+    assert (kept / "1" / "checkpoint.pt").is_file()
+    monkeypatch.delenv("FORCETUNE_STORAGE")
+    again = driver_of(study)
+    assert Path(again.issue().checkpoints) == kept
+
+
+def test_a_folder_that_is_moved_takes_its_checkpoints_along(folder, make_study, monkeypatch, tmp_path_factory):
+    study = make_study(search={"trials": 1})
+    kept = interrupt(driver_of(study))
+    moved = tmp_path_factory.mktemp("moved") / "folder"
+    subprocess.run(["cp", "-r", folder, moved], check=True)
+    monkeypatch.chdir(moved)
+    assert Path(driver_of(study).issue().checkpoints) == moved / kept.relative_to(folder)
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):
