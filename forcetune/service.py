@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 
 from forcetune.errors import InputError, StoppedError
-from forcetune.stores import absolute, is_postgresql, make_schema, password_apart, shown
+from forcetune.stores import absolute, is_postgresql, make_schema, password_apart, shown, sqlite_path
+from forcetune.temporary import is_long, make_ray_folder
 
 FOLDER = Path(".forcetune") / "service"  # below the folder in which it was started
 LOOPBACK = "127.0.0.1"
@@ -117,8 +118,10 @@ def down(folder: Path | None = None) -> list[str]:
         return []
     with _alone(place):
         ended = _end(place)
-    shutil.rmtree(place, ignore_errors=True)
-    with suppress(OSError):  # a search keeps something there
+    for name in ("lock", "mlflow.log", "ray.log", "service.json~"):
+        (place / name).unlink(missing_ok=True)
+    with suppress(OSError):  # a search keeps something there: of a study named as this folder is, its checkpoints
+        place.rmdir()
         place.parent.rmdir()
     return ended
 
@@ -137,11 +140,16 @@ class _Starting:
         self._token = _secret(place / "token", secrets.token_hex(32))
         preferred = {"ray": 8265, "mlflow": 5000, "metrics": 8080, "agent": 52365}
         self._ports = {name: free_port(port) for name, port in preferred.items()}
-        self._temporary = tempfile.mkdtemp(prefix="forcetune-ray-")  # a short path: Ray's sockets lie in it
+        self._temporary, self._ray_folder = make_ray_folder()
 
     def start(self, sizes: Mapping[str, float | None]) -> Service:
+        from forcetune import tracking  # here, since it is not wanted by who only looks for a service
+
+        if path := sqlite_path(self._backend):
+            tracking.make_tables(path, str(self._folder / "mlruns"))  # MLflow's server would leave a part if killed
         self._run("mlflow", self._mlflow())
-        self._run("ray", self._ray(sizes))
+        self._run("ray", self._ray(sizes), self._temporary.lock)
+        self._temporary.release()  # Ray has the lock, and the folder is abandoned when Ray ends
         self._wait("mlflow", f"{self._address('mlflow')}/health")
         token = self._token.read_text()
         self._wait("ray", f"{self._address('ray')}/api/version", token)
@@ -164,7 +172,7 @@ class _Starting:
             "dashboard-agent-listen-port": self._ports["agent"],
             "ray-client-server-port": free_port(10001),
             "metrics-export-port": self._ports["metrics"],
-            "temp-dir": self._temporary,
+            "temp-dir": str(self._ray_folder),
             **sizes,
         }
         given = [f"--{name}={value:g}" for name, value in options.items() if isinstance(value, float)]
@@ -172,7 +180,7 @@ class _Starting:
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
         return [*ray, *given]
 
-    def _run(self, name: str, command: list[str]) -> None:
+    def _run(self, name: str, command: list[str], *inherited: int) -> None:
         with open(self._place / f"{name}.log", "wb") as log:
             started = subprocess.Popen(
                 command,
@@ -182,6 +190,7 @@ class _Starting:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=inherited,
             )
         self._processes[name] = started.pid, psutil.Process(started.pid).create_time()
         self._record()
@@ -191,6 +200,7 @@ class _Starting:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         return {
             **inherited,
+            **({"TMPDIR": str(self._temporary.path)} if is_long(tempfile.gettempdir()) else {}),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # of a job's `python`
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._token),
@@ -225,7 +235,7 @@ class _Starting:
             storage=self._storage,
             backend=self._backend,
             token=str(self._token),
-            temporary=self._temporary,
+            temporary=str(self._temporary.path),
             processes=dict(self._processes),
         )
         part = self._place / "service.json~"

@@ -22,6 +22,12 @@ def optuna_uri() -> str:
     return absolute(os.environ.get("FORCETUNE_STORAGE") or "sqlite:///optuna.db")
 
 
+def ray_address() -> str:
+    """Return `RAY_ADDRESS`, empty where it names no cluster: `local` means, as to Ray, a Ray of this process alone."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return "" if address == "local" else address
+
+
 def absolute(uri: str) -> str:
     """The address with a relative SQLite path taken from the current folder."""
     path = sqlite_path(uri)

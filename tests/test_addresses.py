@@ -2,7 +2,8 @@
 
 import pytest
 
-from forcetune.stores import has_password, password_apart, shown
+from forcetune.search import environment
+from forcetune.stores import has_password, password_apart, ray_address, shown
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,10 @@ def test_a_password_goes_to_a_line_of_its_own():
     )
     assert password_apart("postgresql://me@host/db") == ("postgresql://me@host/db", None)
     assert password_apart("postgresql://me:x@host/db")[1] == "host:*:db:me:x"
+
+
+@pytest.mark.parametrize(("address", "named"), [("", ""), ("local", ""), (" local ", ""), ("head:6379", "head:6379")])
+def test_a_local_ray_is_no_cluster(monkeypatch, address, named):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert ray_address() == named
+    assert environment.is_shared() == bool(named)

@@ -182,6 +182,16 @@ def test_fresh_archives_what_was_there(searched, environment, tmp_path):
     assert kept == [{**row, "study": archived} for row in before]
 
 
+def test_fresh_archives_nothing_where_it_is_refused(searched, environment, tmp_path):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-r", searched[0], folder], check=True)
+    before = run(folder, environment, "best", "small", "--json").stdout
+    refused = run(folder, environment, "search", write(folder, {**STUDY, "resources": {"cpus": 999}}), "--fresh")
+    assert (refused.returncode, refused.stderr.count("999 cpus")) == (2, 1), refused.stderr
+    assert refused.stdout == ""
+    assert run(folder, environment, "best", "small", "--json").stdout == before
+
+
 def test_a_search_begins_with_what_is_known(searched, environment):
     folder, _ = searched
     start = [{"method": "force", "iterations": 5, "density": 0.125}, {"method": "snip"}]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "forcetune"
 BELOW = {
     "baseline": ["jobs", "search", "results", "tracking", "analysis", "spec", "pages"],
     "jobs": ["search", "tracking", "service", "spec"],
-    "service": ["stores"],
+    "service": ["tracking", "stores", "temporary"],
     "ui": ["service", "tracking", "stores"],
     "report": ["results", "tracking", "analysis", "pages", "times", "spec"],
     "results": ["tracking", "analysis"],
@@ -22,9 +22,9 @@ BELOW = {
     "comparison": ["spec"],
     "schedule": ["stores"],
     "show": ["times", "baseline", "jobs", "service", "search", "trial", "stores", "spec"],
-    "search": ["times", "trial", "tracking", "analysis", "spec"],
+    "search": ["temporary", "times", "trial", "tracking", "analysis", "spec"],
     "trial": ["training", "pruning", "models", "data", "spec"],
-    "tracking": ["stores"],
+    "tracking": ["stores", "temporary"],
     "analysis": [],
     "spec": ["training", "pruning", "models", "data"],
     "training": ["pruning", "models", "data"],
@@ -33,6 +33,7 @@ BELOW = {
     "data": ["names"],
     "names": ["errors"],
     "stores": ["errors"],
+    "temporary": ["errors"],
     "errors": [],
 }
 BELOW["cli"] = [*BELOW]
@@ -55,7 +56,7 @@ VENDORS = {
     "yaml": ["spec", "comparison", "tracking"],
     "sqlalchemy": ["stores", "search"],
     "plotly": ["report"],
-    "psutil": ["service", "ui"],
+    "psutil": ["service", "temporary", "ui"],
     "torch": [*FOUNDATION, "trial", "search"],
     "torchvision": ["models", "data"],
     "sklearn": ["data"],

@@ -46,6 +46,16 @@ def test_down_ends_what_was_started_and_its_secrets(tmp_path, sleeper):
     assert service.down(tmp_path) == []
 
 
+def test_down_leaves_the_checkpoints_of_a_study_with_the_name_of_its_folder(tmp_path):
+    """Earlier versions kept them in .forcetune/STUDY."""
+    place = record(tmp_path, {})
+    checkpoint = place / "0001" / "1" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    service.down(tmp_path)
+    assert [path for path in place.rglob("*") if path.is_file()] == [checkpoint]
+
+
 def test_down_leaves_a_process_that_has_come_by_the_same_number(tmp_path, sleeper):
     record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time() - 600]})
     assert service.find(tmp_path) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from rich.console import Console
@@ -11,13 +10,14 @@ from forcetune import jobs, search
 from forcetune.errors import StoppedError
 from forcetune.names import COMPANION
 from forcetune.spec import Errand, Priority
+from forcetune.stores import ray_address
 
 Send = Callable[[Errand], str | None]  # runs an errand to its end; why it ended before that
 
 
 def sender(console: Console, priority: Priority, address: str | None = None) -> Send:
     """What runs errands: jobs at `address`, or at RAY_ADDRESS where it is a dashboard's; else this process does."""
-    named = address or os.environ.get("RAY_ADDRESS", "")
+    named = address or ray_address()
     if named.startswith(("http://", "https://")):
         return lambda errand: _as_job(errand, named, priority, console)
     return lambda errand: search.run_companions(errand, console, priority)

@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
 from forcetune.names import COMPANION, suggestion
 from forcetune.spec import Errand, Priority, Study, load
 from forcetune.stores import has_password, shown, sqlite_path
+from forcetune.temporary import make_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -97,8 +97,8 @@ def submit_companions(
     """
     metadata = _metadata(errand.study, priority)
     metadata |= {"forcetune.study": errand.study.study + COMPANION, "forcetune.trials": str(len(errand.companions))}
-    with tempfile.TemporaryDirectory(prefix="forcetune-companions-") as folder:
-        file = Path(folder) / "companions.json"
+    with make_folder("companions") as folder:
+        file = folder.path / "companions.json"
         file.write_text(json.dumps(errand.plain()))
         return _send(errand.study.study, file, errand.study, metadata, address, ["--companions"], restarts, say)
 
@@ -114,9 +114,9 @@ def _send(
     say: Callable[[str], None],
 ) -> Job:
     stores = _stores()
-    with tempfile.TemporaryDirectory(prefix="forcetune-job-") as folder:
+    with make_folder("job") as folder:
         try:
-            package = pack(file, study, Path(folder) / "code.zip")
+            package = pack(file, study, folder.path / "code.zip")
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         with connected(address) as client:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forcetune import service
 from forcetune.errors import InputError, StoppedError
+from forcetune.stores import ray_address
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -96,7 +97,7 @@ def _address(given: str | None) -> tuple[str, dict[str, str]]:
 
     Of other clusters Ray finds the token by itself, by variables that it reads when it is imported.
     """
-    chosen = given or os.environ.get("RAY_ADDRESS")
+    chosen = given or ray_address()
     here = service.find()
     if not chosen and here is None:
         raise InputError(

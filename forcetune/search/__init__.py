@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
+    from forcetune.search.proposals import Lesson
     from forcetune.search.shares import Alone
 
 REPEATS = 10  # proposals for each that is wanted: some come up twice
@@ -88,7 +89,7 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
     from forcetune.search.companions import rerun
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
-    from forcetune.search.ledger import known, refuse_changes, taught
+    from forcetune.search.ledger import known, pending_archive, refuse_changes, taught
     from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
@@ -99,6 +100,9 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
             told = f"{len(fit)} of {len(theirs)} trials of {other} fit this study, which learns from them"
             console.print(told, soft_wrap=True)
             lessons += fit
+        if fresh or pending_archive(study.study, uri):
+            _check_new(study, lessons)
+            cluster.start()  # what is refused is refused before anything is archived
         if name := archive(study.study, held.check, console, fresh):
             console.print(f"what was there is kept as {name}, in both stores", soft_wrap=True)
         refuse_changes(study, uri)
@@ -119,6 +123,13 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
             return rerun(study, companions.check, console, cluster.drive)
 
 
+def _check_new(study: Study, lessons: "list[Lesson]") -> None:
+    """Raise InputError where nothing can be proposed for a study that has no trials."""
+    from forcetune.search.proposals import make_proposals
+
+    make_proposals(study, [], lessons=lessons)
+
+
 def run_companions(errand: Errand, console: Console, priority: Priority = "normal") -> str | None:
     """Run those companions of a study that it lacks, or go on where an earlier driver was.
 
@@ -133,7 +144,23 @@ def run_companions(errand: Errand, console: Console, priority: Priority = "norma
         cluster.begin()
         check(errand.study)
         with hold(companion.study, optuna_uri()) as held:
+            _refuse_archived(errand.study.study)
             return run_errand(errand, held.check, console, cluster.drive)
+
+
+def _refuse_archived(study: str) -> None:
+    """Raise InputError where a driver that was killed had begun to archive the study, or another has archived it."""
+    from forcetune import tracking
+    from forcetune.search.ledger import pending_archive
+    from forcetune.stores import mlflow_uri
+
+    if begun := pending_archive(study, optuna_uri()):
+        raise InputError(
+            f"the study {study!r} was being archived as {begun}, and its companions with it; `forcetune doctor {study} "
+            "--repair` finishes that"
+        )
+    if not tracking.exists(study, mlflow_uri()):
+        raise InputError(f"the study {study!r} is no longer in MLflow: it was archived or deleted meanwhile")
 
 
 def has_run(errand: Errand) -> bool:

@@ -10,6 +10,7 @@ from forcetune import tracking
 from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
 from forcetune.search.faults import durable
+from forcetune.search.hold import hold
 from forcetune.search.ledger import known, pending_archive, recorded
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
@@ -22,13 +23,17 @@ def archive(study: str, check: Callable[[], None], console: Console, wanted: boo
 
     Trials that had not ended fail, so that nothing stays RUNNING under the old name. The ledger's new name comes
     last: until then every step is done again by whoever starts the study next. None where there is nothing.
+
+    Raises:
+        HeldError: A driver runs the study's companions, which are archived with it; nothing is changed then.
     """
     begun = pending_archive(study, optuna_uri())
     if not (begun or wanted):
         return None
     name = begun or _free(study)
     if known(study, optuna_uri()):
-        _archive(study, check, console, name)
+        with hold(study + COMPANION, optuna_uri()) as companions:
+            _archive(study, check, companions.check, console, name)
     elif tracking.exists(study, mlflow_uri()):  # its ledger is gone
         Tracker(study, mlflow_uri()).rename(name)
     else:
@@ -36,14 +41,16 @@ def archive(study: str, check: Callable[[], None], console: Console, wanted: boo
     return name
 
 
-def _archive(study: str, check: Callable[[], None], console: Console, name: str) -> None:
+def _archive(
+    study: str, check: Callable[[], None], check_companions: Callable[[], None], console: Console, name: str
+) -> None:
     renamed = tracking.exists(name, mlflow_uri())
     driver = open_driver(recorded(study, optuna_uri()), check, console, experiment=name if renamed else study)
     driver.ledger.begin_archive(name)
     driver.give_up(REASON)
     driver.close()
     if known(study + COMPANION, optuna_uri()):
-        _archive(study + COMPANION, check, console, name + COMPANION)
+        _archive(study + COMPANION, check_companions, check_companions, console, name + COMPANION)
     with durable("experiment archived"):
         driver.tracker.rename(name)
     driver.ledger.rename(name)

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +22,8 @@ from forcetune.search.meter import Meter, RayMeter
 from forcetune.search.shares import Alone, Shared
 from forcetune.search.worker import Assignment, Cause, LostError, Report, execute, read_data
 from forcetune.spec import AUTO, Placed, Priority, Study
+from forcetune.stores import ray_address
+from forcetune.temporary import make_folder
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -41,13 +41,13 @@ TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, befo
 @contextmanager
 def connected() -> Iterator[None]:
     """The cluster that RAY_ADDRESS names, or a Ray of this process alone that listens on loopback only."""
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = ray_address()
     if address.startswith(("http://", "https://")):
         raise InputError(
             f"RAY_ADDRESS is {address}, the address for jobs: `forcetune submit` sends a study there. To search from "
             "this process unset it (a local Ray is started) or give a cluster's own address, host:port"
         )
-    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    options = {} if address else {"include_dashboard": False, "_temp_dir": str(environment.ray_folder())}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
@@ -244,8 +244,7 @@ def _fit(
     worker: type[tune.Trainable],
     reuse_actors: bool,
 ) -> None:
-    folder = tempfile.mkdtemp(prefix="forcetune-tune-")
-    try:
+    with make_folder("tune") as folder:
         tune.Tuner(
             tune.with_resources(worker, lambda config: _request(resources, config["room"])),
             tune_config=tune.TuneConfig(
@@ -256,15 +255,13 @@ def _fit(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                storage_path=folder,
+                storage_path=str(folder.path),
                 verbose=0,
                 stop=_Over(searcher),
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class DriverSearcher(Searcher):

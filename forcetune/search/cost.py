@@ -16,7 +16,7 @@ from forcetune import trial
 from forcetune.search.placement import on_this_machine
 from forcetune.search.stopping import share_trained
 from forcetune.spec import Placed, Study, Task, Trial
-from forcetune.stores import optuna_uri, state_folder
+from forcetune.stores import optuna_uri, ray_address, state_folder
 from forcetune.times import duration
 
 DRAWS = 256  # configurations that stand for the whole space
@@ -136,6 +136,6 @@ def _at_once(resources: Placed) -> int:
     fit = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
     if resources.gpus:
         fit = min(fit, int(torch.cuda.device_count() / resources.gpus + 1e-9))
-    if os.environ.get("RAY_ADDRESS"):
+    if ray_address():
         fit = resources.concurrent or fit
     return max(1, min(fit, resources.concurrent or fit))

@@ -18,7 +18,7 @@ from forcetune.search.checkpoints import read
 from forcetune.search.driver import open_driver
 from forcetune.search.ledger import Ended, Ledger, pending_archive, recorded
 from forcetune.spec import Study
-from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
@@ -75,7 +75,7 @@ class _Case:
         self._check = check
         self._live = live
         self._tracker = Tracker(name, mlflow_uri())
-        self._folder = state_folder(optuna_uri()) / name
+        self._folder = ledger.folder
         runs = tracking.runs(name, mlflow_uri())
         self._parents = [run for run in runs if run["tags"].get("forcetune.kind") == "search"]
         self._runs: dict[str, list[dict[str, Any]]] = defaultdict(list)

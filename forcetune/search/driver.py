@@ -30,7 +30,7 @@ from forcetune.search.proposals import Proposal, Proposals, make_proposals
 from forcetune.search.stopping import RULES, Stopping
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Fixed, Study, Trial
-from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
@@ -420,11 +420,12 @@ def open_driver(
     the study's own sampler where it is not given.
     """
     uri = optuna_uri()
-    with hold(SCHEMAS, uri, wait=True):
+    with hold(SCHEMAS, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
-    ledger, progress = Ledger(study, uri, check), Progress(study, console)
-    folder = state_folder(uri) / study.study
-    return Driver(study, ledger, tracker, mlflow_uri(), folder, progress, references or {}, propose)
+    with durable("ledger"):
+        ledger = Ledger(study, uri, check)
+    progress = Progress(study, console)
+    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)
 
 
 def _curve(report: Report) -> list[Epoch]:

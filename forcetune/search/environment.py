@@ -3,10 +3,13 @@
 import atexit
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 from pathlib import Path
+
+from forcetune.stores import ray_address
+from forcetune.temporary import OwnedFolder, make_ray_folder
+
+_folder: tuple[OwnedFolder, Path] | None = None  # of this process's own Ray
 
 
 def prepare() -> None:
@@ -30,7 +33,20 @@ def prepare() -> None:
 
 def is_shared() -> bool:
     """Whether trials run on a cluster, which others may use, and not on a Ray of this process alone."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return bool(ray_address())
+
+
+def ray_folder() -> Path:
+    """Return the folder for the files of this process's own Ray; no other account can enter the one above it."""
+    return _own_folder()[1]
+
+
+def _own_folder() -> tuple[OwnedFolder, Path]:
+    global _folder
+    if _folder is None:
+        _folder = make_ray_folder()
+        atexit.register(_folder[0].remove)
+    return _folder
 
 
 def _keep_to_ourselves() -> None:
@@ -39,9 +55,7 @@ def _keep_to_ourselves() -> None:
     Left alone, Ray would write ~/.ray/auth_token readable by all, which turns authentication on for every
     later cluster of this user.
     """
-    folder = tempfile.mkdtemp(prefix="forcetune-ray-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    token = Path(folder) / "token"
+    token = _own_folder()[0].path / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 # In the order in which a trial meets them; who writes, and where.
 WRITES = {
+    "tables": "driver, MLflow: the tables and the experiment, where they are new",
+    "ledger": "driver, ledger: the tables and the study, where they are new",
     "parent": "driver, MLflow: the study's own run",
     "ask": "driver, ledger: a new trial, RUNNING",
     "issue": "driver, ledger: a further attempt at a trial",

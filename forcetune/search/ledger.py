@@ -1,11 +1,13 @@
 """The ledger: the Optuna study that says which trials exist and what became of them."""
 
+import hashlib
 import json
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import optuna
@@ -19,7 +21,7 @@ from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.proposals import Lesson, Proposal, directions
 from forcetune.spec import Study
-from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path, why
+from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path, state_folder, why
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ STUDY = "forcetune.study"  # the study's attribute that holds the file its trial
 ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it is being archived
 NOTE, PIECE = "dashboard:note", 2045  # Optuna Dashboard's: what a note's attributes begin with, characters in one
 WRITER = "forcetune.writer"  # and the one that names its last driver, where a hold can be lost
+STATE = "forcetune.state"  # and the one that tells the study's folder of checkpoints from those of other ledgers
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -79,12 +82,29 @@ class Ledger:
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             raise InputError(f"the Optuna storage {shown(uri)} cannot be used: {why(error)}") from error
         if STUDY not in self._study.user_attrs:
+            self._study.set_user_attr(STATE, uuid.uuid4().hex)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(study.objectives))
             self._study.set_user_attr(STUDY, study.identity)
         self._ids = {trial.number: trial._trial_id for trial in self.trials()}
         self._token: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder on disk while trials run.
+
+        Two ledgers may have a study of one name and share a state folder, so that an identifier follows the name; of
+        a SQLite ledger its file counts too, since a copy has the same identifier. Studies of earlier versions have
+        none, and keep the folder with their name.
+        """
+        name, identifier = self._study.study_name, self._study.user_attrs.get(STATE)
+        states = state_folder(self._uri)
+        if identifier is None:
+            return states / name
+        path = sqlite_path(self._uri)
+        file = "" if path is None else path.name if path.parent / states.name == states else str(path)
+        return states / f"{name}-{hashlib.sha256(f'{identifier} {file}'.encode()).hexdigest()[:8]}"
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""

@@ -36,7 +36,10 @@ class Record:
     ended: Ended | None = None
     version: int = 0  # of what is known, so that a delivery sees whether there is more by now
     run: str | None = None
-    logged: Logged = field(default_factory=lambda: Logged(set(), set(), -1))
+    before: Logged = field(default_factory=Logged)  # what the run had when this driver took it up
+    has_params: bool = False
+    sent_facts: set[str] = field(default_factory=set)
+    last_step: int = -1  # the last epoch that was sent by this driver
 
 
 class Outbox:
@@ -229,7 +232,9 @@ class Outbox:
         found = self._tracker.find_trial(key) if record.adopt else None
         record.adopt = True  # should this fail, the run may have been made all the same
         if found:
-            record.logged = self._tracker.logged(found)
+            record.before = self._tracker.logged(found)
+            record.has_params = bool(record.before.params)
+            record.sent_facts = {name for name, _ in record.before.points}
         else:
             with durable("run record"):
                 found = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
@@ -237,10 +242,10 @@ class Outbox:
 
     def _log(self, record: Record, ended: Ended | None) -> None:
         with self._change:
-            logged, fields = record.logged, record.proposal.trial.fields()
-            params = {} if logged.params else fields
-            facts = {name: value for name, value in record.facts.items() if name not in logged.metrics}
-            epochs = [epoch for step, epoch in sorted(record.curve.items()) if step > logged.last_step]
+            params = {} if record.has_params else record.proposal.trial.fields()
+            facts = {name: value for name, value in record.facts.items() if name not in record.sent_facts}
+            unsent = [epoch for step, epoch in sorted(record.curve.items()) if step > record.last_step]
+            epochs = [lacking for epoch in unsent if (lacking := record.before.lacks(epoch)).metrics]
             tags, record.tags = {**record.tags, **_outcome(ended)}, {}
         if not (params or facts or epochs or tags):
             return
@@ -252,8 +257,9 @@ class Outbox:
             with self._change:
                 record.tags = {**tags, **record.tags}
             raise
-        last = epochs[-1].step if epochs else logged.last_step
-        record.logged = Logged({*fields}, logged.metrics | {*facts}, last)
+        record.has_params = True
+        record.sent_facts |= {*facts}
+        record.last_step = unsent[-1].step if unsent else record.last_step
 
     def _end(self, record: Record, ended: Ended) -> None:
         with durable("end"):

@@ -5,6 +5,7 @@ from forcetune.tracking.curves import curves
 from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.records import Record, log_page, read_json, records
 from forcetune.tracking.runs import UnknownError, params, runs
+from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
     companions,
     fetch_masks,
@@ -31,6 +32,7 @@ __all__ = [
     "experiments",
     "fetch_masks",
     "log_page",
+    "make_tables",
     "params",
     "progress",
     "read_json",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forcetune.errors import InputError
-from forcetune.stores import shown, without_login
+from forcetune.stores import shown, sqlite_path, without_login
+from forcetune.tracking.schema import make_tables, refuse_torn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,9 +24,23 @@ def client_of(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+    path = sqlite_path(uri)
+    if path is None:
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri)
+    return _client_of_file(uri, path)
+
+
+def _client_of_file(uri: str, path: Path) -> MlflowClient:
+    """A client of a SQLite file, whose tables are made first where it is new. Raises InputError where it is torn."""
     from mlflow import MlflowClient
 
-    return MlflowClient(uri)
+    try:
+        make_tables(path)
+        return MlflowClient(uri)
+    except Exception as error:  # SQLAlchemy's, alembic's, MLflow's own, or sqlite3's
+        raise refuse_torn(path, error) from error
 
 
 def check_answers(uri: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,11 +39,15 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Logged:
-    """The params and metrics that a run has, and the last epoch among them, -1 where there is none."""
+    """What a run has: the names of its params, and of its metrics each name with a step at which it was logged."""
 
-    params: set[str]
-    metrics: set[str]
-    last_step: int
+    params: frozenset[str] = frozenset()
+    points: frozenset[tuple[str, int]] = frozenset()
+
+    def lacks(self, epoch: Epoch) -> Epoch:
+        """Return the part of an epoch that the run does not have."""
+        metrics = {name: value for name, value in epoch.metrics.items() if (name, epoch.step) not in self.points}
+        return replace(epoch, metrics=metrics)
 
 
 class Tracker:
@@ -115,9 +119,8 @@ class Tracker:
 
     def logged(self, run: str) -> Logged:
         """What a run has already."""
-        found = self.client.get_run(run).data
-        last = max((step for steps in self.steps(run).values() for step in steps), default=-1)
-        return Logged({*found.params}, {*found.metrics}, last)
+        points = ((name, step) for name, steps in self.steps(run).items() for step in steps)
+        return Logged(frozenset(self.client.get_run(run).data.params), frozenset(points))
 
     def log(
         self,

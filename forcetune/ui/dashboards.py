@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from forcetune import service, tracking
 from forcetune.errors import InputError
 from forcetune.service import Service
-from forcetune.stores import absolute, mlflow_uri, optuna_uri, shown, sqlite_path, without_login
+from forcetune.stores import absolute, mlflow_uri, optuna_uri, ray_address, shown, sqlite_path, without_login
 
 MLFLOW, OPTUNA, RAY = "MLflow", "Optuna Dashboard", "Ray Dashboard"
 SHOWS = {
@@ -95,7 +95,7 @@ def _optuna(running: Service | None) -> Dashboard:
 
 
 def _ray(running: Service | None) -> Dashboard:
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = ray_address()
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if _is_http(address):
         where = f"the one in {token}" if token else "the one in RAY_AUTH_TOKEN_PATH, if it asks for one"

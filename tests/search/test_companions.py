@@ -6,14 +6,17 @@ import optuna
 import pytest
 from rich.console import Console
 
+from forcetune import search
+from forcetune.errors import HeldError, InputError
 from forcetune.names import COMPANION
 from forcetune.search.archive import archive
 from forcetune.search.companions import FIRST, rerun, wanted
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import trials_of
+from forcetune.search.hold import hold
+from forcetune.search.ledger import Ledger, pending_archive, trials_of
 from forcetune.search.proposals import Listed, Proposal
 from forcetune.search.worker import Report
-from forcetune.spec import Budget, Trial
+from forcetune.spec import Budget, Companion, Errand, Trial
 from forcetune.stores import optuna_uri
 from forcetune.tracking import Epoch, reruns, table
 
@@ -142,3 +145,28 @@ def test_fresh_archives_them_with_their_study(searched):
     assert trials_of("s" + COMPANION, optuna_uri()) == []
     assert len(reruns(name)) == 6
     assert reruns("s") is None
+
+
+def test_fresh_waits_for_no_driver_of_companions(searched):
+    study = searched(2)
+    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
+    with hold("s" + COMPANION, optuna_uri()):
+        with pytest.raises(HeldError, match="'s.companion' is held by another driver"):
+            archive("s", lambda: None, QUIET, True)
+        assert len(trials_of("s", optuna_uri())) == 4, "nothing is archived"
+        assert pending_archive("s", optuna_uri()) is None
+    assert archive("s", lambda: None, QUIET, True)
+
+
+def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monkeypatch):
+    study = searched(2)
+    monkeypatch.setattr(search._Cluster, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
+    champion = trials_of("s", optuna_uri())[0].user_attrs
+    errand = Errand(study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), of=champion["key"])])
+    Ledger(study, optuna_uri()).begin_archive("s.old")
+    with pytest.raises(InputError, match="'s' was being archived as s.old.*forcetune doctor s --repair"):
+        search.run_companions(errand, QUIET)
+    archive("s", lambda: None, QUIET, False)
+    with pytest.raises(InputError, match="'s' is no longer in MLflow"):
+        search.run_companions(errand, QUIET)
+    assert trials_of("s" + COMPANION, optuna_uri()) == []

@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import optuna
 import pytest
@@ -145,10 +146,10 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
     driver.hand_back()
     driver.close()
     assert examine("s")[1] == []
-    damaged = folder / ".forcetune" / "s" / f"{second.number:04d}" / "1" / "checkpoint.pt"
+    damaged = Path(second.checkpoints) / "1" / "checkpoint.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"torn")
-    left_over = folder / ".forcetune" / "s" / "0077"
+    left_over = Path(second.checkpoints).with_name("0077")
     left_over.mkdir()
     mended, left, _ = examine("s", mend=True)
     assert ({finding.what for finding in mended}, left) == ({"cannot be read", "is left of a trial that is over"}, [])

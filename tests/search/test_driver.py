@@ -2,27 +2,31 @@
 
 import json
 import re
+import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import optuna
 import pytest
 from rich.console import Console
 
 from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.search import examine
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
 from forcetune.search.worker import Opening, Report
-from forcetune.stores import mlflow_uri, optuna_uri, state_folder
+from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, progress, table
 
 
 def driver_of(study):
     progress = Progress(study, Console(quiet=True))
     tracker = Tracker(study.study, mlflow_uri())
-    folder = state_folder(optuna_uri()) / study.study
-    return Driver(study, Ledger(study, optuna_uri()), tracker, mlflow_uri(), folder, progress, study.references(0.25))
+    ledger = Ledger(study, optuna_uri())
+    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, study.references(0.25))
 
 
 def end(driver, assignment, outcome="trained", reason=None, **changed):
@@ -341,6 +345,87 @@ def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkey
     driver.close()
     steps = Tracker("s", mlflow_uri()).steps(table("s").loc[0, "run_id"])
     assert steps["prune_seconds"] == [0]
+
+
+@pytest.mark.parametrize("outcome", ["collapsed", "infeasible"])
+def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_study, outcome):
+    """Its only epoch is number 0, at which the static metrics stand too."""
+    study = make_study(search={"trials": 1})
+    driver = driver_of(study)
+    assignment = driver.issue()
+    opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    driver.close(10.0)
+    driver = driver_of(study)
+    assignment = driver.issue()
+    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    metrics = {**opening.facts, "val_accuracy": 0.25, "train_seconds": 0.0}
+    epoch = Epoch(0, 1000, {"val_accuracy": 0.25, "train_seconds": 0.0})
+    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason="no path"))
+    driver.close()
+    row = table("s").loc[0]
+    assert (row["val_accuracy"], row["macs"], row["train_seconds"]) == (0.25, 7.0, 0.0)
+    assert examine("s")[1] == []
+
+
+def test_an_epoch_of_which_a_part_was_logged_is_completed(folder, make_study):
+    """An epoch with more metrics than a request takes is sent in several."""
+    study = make_study(search={"trials": 1})
+    driver = driver_of(study)
+    assignment = driver.issue()
+    driver.close(10.0)
+    (run,) = table("s")["run_id"]
+    driver.tracker.log(run, [Epoch(1, 1000, {"val_accuracy": 0.5})])
+    driver = driver_of(study)
+    assignment = driver.issue()
+    epoch_of(driver, assignment, 1, 0.5, val_f1=0.4)
+    end(driver, assignment)
+    driver.close()
+    assert driver.tracker.steps(run)["val_f1"] == [1]
+    assert driver.tracker.steps(run)["val_accuracy"] == [1, 2]
+
+
+def interrupt(driver):
+    """Leave a trial that runs, with a file in its folder; the folder."""
+    assignment = driver.issue()
+    path = Path(assignment.checkpoints)
+    (path / "1").mkdir(parents=True)
+    (path / "1" / "checkpoint.pt").write_bytes(b"mine")
+    driver.hand_back()
+    driver.close(0.0)
+    return path
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_study_of_the_same_name_in_another_ledger_keeps_its_checkpoints(
+    folder, make_study, monkeypatch, copied, shared
+):
+    """Beside one another they share .forcetune; elsewhere both may be told the same FORCETUNE_STATE."""
+    study = make_study(search={"trials": 1})
+    other = folder / "other.db"
+    if shared:
+        monkeypatch.setenv("FORCETUNE_STATE", str(folder / "state"))
+        (folder / "elsewhere").mkdir()
+        other = folder / "elsewhere" / "optuna.db"
+    kept = interrupt(driver_of(study))
+    if copied:
+        shutil.copy("optuna.db", other)
+    monkeypatch.setenv("FORCETUNE_STORAGE", f"sqlite:///{other}")
+    drain(driver_of(study))
+    assert (kept / "1" / "checkpoint.pt").is_file()
+    monkeypatch.delenv("FORCETUNE_STORAGE")
+    again = driver_of(study)
+    assert Path(again.issue().checkpoints) == kept
+
+
+def test_a_folder_that_is_moved_takes_its_checkpoints_along(folder, make_study, monkeypatch, tmp_path_factory):
+    study = make_study(search={"trials": 1})
+    kept = interrupt(driver_of(study))
+    moved = tmp_path_factory.mktemp("moved") / "folder"
+    subprocess.run(["cp", "-r", folder, moved], check=True)
+    monkeypatch.chdir(moved)
+    assert Path(driver_of(study).issue().checkpoints) == moved / kept.relative_to(folder)
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):

@@ -59,10 +59,12 @@ def drive(folder, fault, fresh):
     from forcetune.search.worker import execute
     from forcetune.spec import Study
     from forcetune.stores import optuna_uri
+    from forcetune.tracking import schema
     from forcetune.training import loop
 
     os.chdir(folder)
     os.environ["FORCETUNE_FAULT"] = fault
+    schema._migrate = lambda path, artifacts: shutil.copy("template.db", path)
     checkpoints.SHARE = float("inf")  # one after every epoch
     Outbox._start, Outbox.drain = lambda self: None, deliver_all  # in a thread, two runs would not write alike
     stopping.RULES["pareto"] = lambda losses: "it is dense" if losses[-1][1] > DENSE else None
@@ -112,11 +114,11 @@ def run(folder, fault="", fresh=False):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, empty_mlflow):
-    """A new folder for a study at each call."""
+    """A new folder without stores at each call; the template spares MLflow's migrations, which take seconds."""
 
     def make():
         folder = tmp_path_factory.mktemp("study")
-        shutil.copy(empty_mlflow, folder / "mlflow.db")
+        shutil.copy(empty_mlflow, folder / "template.db")
         (folder / "broken.py").write_text(BROKEN)
         return folder
 
