@@ -219,8 +219,10 @@ def measure_sharing(size: StudySize, device: torch.device) -> None:
     count = max(size.sharing)
     context = get_context("spawn")
     barrier = context.Barrier(count)
-    with context.Pool(count, initializer=_keep_barrier, initargs=(barrier,)) as pool:
-        results = pool.starmap(train_in_turn, [(device.type, number, size) for number in range(count)], chunksize=1)
+    pool = context.Pool(count, initializer=_keep_barrier, initargs=(barrier,))
+    results = pool.starmap(train_in_turn, [(device.type, number, size) for number in range(count)], chunksize=1)
+    pool.close()
+    pool.join()
     rates = {
         trainings: sum(size.passes / taken[trainings] for taken, _ in results[:trainings]) for trainings in size.sharing
     }

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from processes import check_one_driver, descendants, until
 
@@ -22,6 +23,20 @@ def test_a_killed_worker_is_retried_from_its_last_epoch(search):
     rows = study.check_promise()
     assert set(rows["outcome"]) == {"trained"}
     assert study.attempts() == {"1", "2"}
+
+
+def test_the_head_of_its_own_ray_is_killed(search):
+    """Ray would end the driver a minute later, with a line of its own."""
+    study = search()
+    driver = study.start()
+    study.at_work()
+    processes = (psutil.Process(pid) for pid in descendants(driver.process.pid))
+    os.kill(next(process.pid for process in processes if process.name() == "gcs_server"), signal.SIGKILL)
+    assert driver.wait(seconds=40) == 1
+    assert "forcetune: Ray's head at 127.0.0.1:" in driver.said
+    assert "the same command goes on where the search was" in driver.said
+    assert study.start().wait() == 0
+    assert set(study.check_promise()["outcome"]) == {"trained"}
 
 
 def test_one_node_of_two_is_killed(search, cluster):
