@@ -29,7 +29,7 @@ from forcetune.temporary import is_long, make_ray_folder
 
 FOLDER = Path(".forcetune") / "service"  # below the folder in which it was started
 LOOPBACK = "127.0.0.1"
-STARTING = 120.0  # seconds that it may take to answer
+START_LIMIT_S = 120.0  # that each process of a service may take to answer
 ENDING = 40.0  # seconds that it gets to end by itself: Ray drains for 30
 SAME = 60.0  # seconds by which a process's start may seem to move where the clock is set
 WEEK = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that it can be resumed
@@ -89,12 +89,13 @@ def up(
     cpus: float | None = None,
     gpus: float | None = None,
     folder: Path | None = None,
+    start_limit_s: float = START_LIMIT_S,
 ) -> tuple[Service, bool]:
     """Start the service of a folder, the current one unless given, or leave it as it runs; and whether it is new.
 
     The stores are mlflow.db, with mlruns/, and optuna.db in that folder, as of a search without a service, or two
     schemas of the PostgreSQL `database`; a password in its address goes to a file and nowhere else. cpus, gpus: that
-    Ray counts, what the machine has unless given.
+    Ray counts, what the machine has unless given. start_limit_s: seconds that each process may take to answer.
     Raises InputError where the database cannot be used, StoppedError where something does not start; nothing is left
     running then.
     """
@@ -105,7 +106,8 @@ def up(
             return known, False
         _end(place)
         try:
-            return _Starting(place, place.parents[1], database).start({"num-cpus": cpus, "num-gpus": gpus}), True
+            starting = _Starting(place, place.parents[1], database, start_limit_s)
+            return starting.start({"num-cpus": cpus, "num-gpus": gpus}), True
         except BaseException:
             _end(place)
             raise
@@ -129,8 +131,9 @@ def down(folder: Path | None = None) -> list[str]:
 class _Starting:
     """One start: its files, its environment, and its two processes."""
 
-    def __init__(self, place: Path, folder: Path, database: str | None) -> None:
+    def __init__(self, place: Path, folder: Path, database: str | None, start_limit_s: float) -> None:
         self._place = place
+        self._start_limit_s = start_limit_s
         self._folder = folder
         self._processes: dict[str, tuple[int, float]] = {}
         self._backend = absolute(f"sqlite:///{folder}/mlflow.db")
@@ -215,11 +218,15 @@ class _Starting:
         }
 
     def _wait(self, name: str, url: str, token: str | None = None) -> None:
-        deadline = time.monotonic() + STARTING
+        deadline = time.monotonic() + self._start_limit_s
         while not _answers(url, token):
             process = _process(*self._processes[name])
             if process is None or time.monotonic() > deadline:
-                why = "has ended" if process is None else f"does not answer within {STARTING:g} s"
+                why = (
+                    "has ended"
+                    if process is None
+                    else f"does not answer within {self._start_limit_s:g} s (--start-limit)"
+                )
                 log = self._place / f"{name}.log"
                 raise StoppedError(f"{name} {why}; the end of its log:\n{_tail(log)}")
             time.sleep(0.2)

@@ -250,7 +250,7 @@ def test_a_browser_opens_where_there_is_a_screen(monkeypatch, screen, options, o
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     made = SimpleNamespace(address="http://127.0.0.1:8000/", told=lambda: {MLFLOW: "http://127.0.0.1:5000"})
-    monkeypatch.setattr(ui, "run", lambda study, stop, show: show(made))
+    monkeypatch.setattr(ui, "run", lambda study, stop, show, start_limit: show(made))
     urls = []
     monkeypatch.setattr(webbrowser, "open", urls.append)
     printed = CliRunner().invoke(main, ["ui", *options]).output
@@ -313,14 +313,13 @@ def test_what_has_ended_while_it_started_is_told_with_its_log():
     assert "secret" not in str(why.value)
 
 
-def test_what_does_not_answer_is_given_up_and_ended(monkeypatch):
-    monkeypatch.setattr(children, "STARTING", 0.1)
+def test_what_does_not_answer_is_given_up_and_ended():
     before = below()
-    with children.Children(threading.Event()) as started:
+    with children.Children(threading.Event(), start_limit_s=0.1) as started:
         started.start("MLflow", SLEEP, os.environ)
         own = below() - before
         assert len(own) == 2
-        with pytest.raises(StoppedError, match="does not answer within 0.1 s"):
+        with pytest.raises(StoppedError, match="does not answer within 0.1 s .--start-limit."):
             started.wait("MLflow", f"http://127.0.0.1:{free_port()}/")
     assert gone(own)
 

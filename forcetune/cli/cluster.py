@@ -15,6 +15,7 @@ from forcetune.cli.group import (
     json_option,
     main,
     priority_option,
+    start_limit_option,
     until_interrupted,
 )
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 @click.option("--database", metavar="URL", help="of a PostgreSQL for both stores (SQLite files in the current folder)")
 @click.option("--cpus", type=click.FloatRange(0), help="cores for trials (the machine's)")
 @click.option("--gpus", type=click.FloatRange(0), help="GPUs for trials (the machine's)")
+@start_limit_option(120)
 @json_option
-def up(database: str | None, cpus: float | None, gpus: float | None, as_json: bool) -> None:
+def up(database: str | None, cpus: float | None, gpus: float | None, start_limit: float, as_json: bool) -> None:
     """Start a Ray head and an MLflow server on this machine, for `submit`; leave them where they run."""
     from forcetune import service, show
 
-    found, new = service.up(database, cpus, gpus)
+    found, new = service.up(database, cpus, gpus, start_limit_s=start_limit)
     if as_json:
         click.echo(json.dumps({**found.variables, "storage": found.storage, "metrics": found.metrics}, indent=1))
     else:

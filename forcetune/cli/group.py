@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from forcetune import __version__
 from forcetune.errors import HeldError, InputError, StoppedError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED, REFUSED, ALARM, HELD, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -54,6 +56,18 @@ priority_option = click.option(
 address_option = click.option(
     "--address", metavar="URL", help="of the cluster's dashboard, http://HOST:8265 (RAY_ADDRESS)"
 )
+
+
+def start_limit_option(seconds: float) -> Callable[[F], F]:
+    """Return the option of a command that starts processes and waits until they answer."""
+    return click.option(
+        "--start-limit",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        default=seconds,
+        show_default=True,
+        help="that each process it starts may take to answer; a loaded machine needs more",
+    )
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.group import main
+from forcetune.cli.group import main, start_limit_option
 
 if TYPE_CHECKING:
     from forcetune.ui.page import Page
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("study", required=False)
 @click.option("--no-browser", is_flag=True, help="print the addresses alone")
-def ui(study: str | None, no_browser: bool) -> None:
+@start_limit_option(60)
+def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
     """Open MLflow's UI, Optuna Dashboard and Ray's dashboard, as far as they exist here, until Ctrl-C.
 
     STUDY: whose pages the links lead to.
@@ -29,7 +30,8 @@ def ui(study: str | None, no_browser: bool) -> None:
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    dashboards.run(study, stop, lambda page: _opened(page, browser=not no_browser and _has_screen()))
+    browser = not no_browser and _has_screen()
+    dashboards.run(study, stop, lambda page: _opened(page, browser), start_limit)
 
 
 def _opened(page: Page, browser: bool) -> None:

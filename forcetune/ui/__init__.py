@@ -9,7 +9,7 @@ from threading import Event
 
 from forcetune.errors import InputError
 from forcetune.service import LOOPBACK, free_port
-from forcetune.ui.children import Children
+from forcetune.ui.children import START_LIMIT_S, Children
 from forcetune.ui.dashboards import MLFLOW, OPTUNA, Dashboard, find
 from forcetune.ui.page import Page
 from forcetune.ui.start import mlflow_server, optuna_dashboard
@@ -19,17 +19,18 @@ PORTS = {MLFLOW: 5000, OPTUNA: 8080}  # as their own commands have them, where t
 PAGE = 8000
 
 
-def run(study: str | None, stop: Event, opened: Callable[[Page], None]) -> None:
+def run(study: str | None, stop: Event, opened: Callable[[Page], None], start_limit_s: float = START_LIMIT_S) -> None:
     """Show what there is in the current folder, or where the environment points, until `stop` is set.
 
     study: whose pages the links lead to; opened: called once with the page, when all answer. What was started here
-    is ended in any case, and dies with this process where that is killed.
+    is ended in any case, and dies with this process where that is killed. start_limit_s: seconds that each of it may
+    take to answer.
     Raises InputError where there is nothing to show or no such study, StoppedError where a dashboard does not start;
     nothing is left running then.
     """
     dashboards = find()
     _check(study, dashboards)
-    with Children(stop) as children:
+    with Children(stop, start_limit_s) as children:
         dashboards = [_start(dashboard, children) for dashboard in dashboards]
         for dashboard in dashboards:
             if dashboard.name in children.names:

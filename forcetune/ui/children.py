@@ -20,7 +20,7 @@ from forcetune.errors import StoppedError
 from forcetune.service import trees
 from forcetune.stores import shown
 
-STARTING = 60.0  # seconds that one may take to answer
+START_LIMIT_S = 60.0  # that a process may take to answer
 ENDING = 8.0  # seconds that they get to end by themselves
 LINES = 15  # of a log that are told
 
@@ -41,8 +41,9 @@ class Children:
     stop: set where somebody wants the end while one still starts.
     """
 
-    def __init__(self, stop: Event) -> None:
+    def __init__(self, stop: Event, start_limit_s: float = START_LIMIT_S) -> None:
         self._stop = stop
+        self._start_limit_s = start_limit_s
         self._children: dict[str, _Child] = {}
 
     def __enter__(self) -> Children:
@@ -91,7 +92,7 @@ class Children:
 
         Raises StoppedError with the end of its log where it ends, answers with an error of its own, or takes too long.
         """
-        deadline = time.monotonic() + STARTING
+        deadline = time.monotonic() + self._start_limit_s
         while not self._stop.is_set():
             status = answer(url)
             if status and status < 500:
@@ -109,7 +110,9 @@ class Children:
             return "has ended"
         if status:
             return f"answers with status {status}"
-        return f"does not answer within {STARTING:g} s" if time.monotonic() > deadline else None
+        return (
+            f"does not answer within {self._start_limit_s:g} s (--start-limit)" if time.monotonic() > deadline else None
+        )
 
     def _tail(self, name: str) -> str:
         log = self._children[name].log.fileno()
