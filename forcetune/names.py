@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import posixpath
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from forcetune.errors import InputError
 
+METRIC_NAME_LENGTH = 246  # characters; MLflow takes 250, and metrics of the validation images begin with val_
 COMPANION = ".companion"  # after a study's name: the study of its re-runs
 
 
@@ -26,6 +29,20 @@ def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
             f"unknown {kind} {name!r}{suggestion(name, table)}; allowed: {rows}package.module:function of your own"
         )
     return _load(name, kind, {type(row) for row in table.values()})
+
+
+def check_metric_name(name: object) -> str:
+    """Return the name of a metric. Raises ValueError, with a name that would do, where MLflow does not take it."""
+    text = str(name)
+    allowed = isinstance(name, str) and re.fullmatch(r"[/\w.\- :]+", text) and posixpath.normpath(text) == text
+    if allowed and len(text) <= METRIC_NAME_LENGTH and not text.startswith(("/", "..")) and text != ".":
+        return text
+    better = re.sub(r"[^\w.\-]+", "_", text).strip("_.")[:METRIC_NAME_LENGTH] or "metric"
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    raise ValueError(
+        f"MLflow takes no metric called {shown!r}: allowed are at most {METRIC_NAME_LENGTH} letters, digits, spaces "
+        f"and _ - . : /, and no path that could be written otherwise; {better[:60]!r} would do"
+    )
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -120,8 +120,8 @@ def down(folder: Path | None = None) -> list[str]:
         return []
     with _alone(place):
         ended = _end(place)
-    for name in ("lock", "mlflow.log", "ray.log", "service.json~"):
-        (place / name).unlink(missing_ok=True)
+        for name in ("mlflow.log", "ray.log", "service.json~", "lock"):
+            (place / name).unlink(missing_ok=True)
     with suppress(OSError):  # a search keeps something there: of a study named as this folder is, its checkpoints
         place.rmdir()
         place.parent.rmdir()
@@ -254,11 +254,30 @@ class _Starting:
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """One start or end of a folder's service at a time."""
-    place.mkdir(parents=True, exist_ok=True)
-    place.chmod(0o700)
-    with open(place / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    while (lock := _locked(place)) is None:
+        time.sleep(0.01)
+    try:
         yield
+    finally:
+        os.close(lock)
+
+
+def _locked(place: Path) -> int | None:
+    """Return the descriptor of the folder's lock once it is ours; None where `down` has removed it meanwhile."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        place.chmod(0o700)
+        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except (FileExistsError, FileNotFoundError):
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        if os.fstat(lock).st_ino == os.stat(place / "lock").st_ino:
+            return lock
+    except FileNotFoundError:
+        pass
+    os.close(lock)
+    return None
 
 
 def _read(place: Path) -> Service | None:

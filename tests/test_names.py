@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from forcetune.errors import InputError
-from forcetune.names import resolve, suggestion
+from forcetune.names import METRIC_NAME_LENGTH, check_metric_name, resolve, suggestion
 
 TABLE = {"snip": 1, "force": 2}
 
@@ -39,3 +39,47 @@ def test_a_module_that_raises_while_it_loads(tmp_path, monkeypatch):
     (tmp_path / "broken_here.py").write_text("1 / 0\n")
     with pytest.raises(InputError, match=r"'broken_here' does not load \(ZeroDivisionError"):
         resolve("broken_here:score", TABLE, "method")
+
+
+NAMES = [
+    *("accuracy", "top 5", "f1.macro", "a/b", "x:y", "größe", "x" * METRIC_NAME_LENGTH),
+    *(
+        "recall@5",
+        "f1 (macro)",
+        "a//b",
+        "a/",
+        "/a",
+        "..",
+        ".",
+        "../a",
+        "./a",
+        "a/../b",
+        "",
+        "x" * 300,
+        "a\nb",
+        "%",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_has_a_name_that_mlflow_takes(name):
+    validation = pytest.importorskip("mlflow.utils.validation")
+    try:
+        validation._validate_metric(f"{name}", 1.0, 0, 0)
+        validation._validate_metric(f"val_{name}", 1.0, 0, 0)
+        taken = bool(name)
+    except Exception:
+        taken = False
+    if taken:
+        assert check_metric_name(name) == name
+    else:
+        with pytest.raises(ValueError, match="MLflow takes no metric called") as refused:
+            check_metric_name(name)
+        better = str(refused.value).split("'")[-2]
+        assert check_metric_name(better) == better
+
+
+def test_a_metric_that_is_called_by_a_number():
+    with pytest.raises(ValueError, match="takes no metric called '5'.*'5' would do"):
+        check_metric_name(5)

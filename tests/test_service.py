@@ -1,5 +1,6 @@
 """The service on one machine; tests/cluster starts real ones."""
 
+import fcntl
 import json
 import os
 import socket
@@ -54,6 +55,22 @@ def test_down_leaves_the_checkpoints_of_a_study_with_the_name_of_its_folder(tmp_
     checkpoint.touch()
     service.down(tmp_path)
     assert [path for path in place.rglob("*") if path.is_file()] == [checkpoint]
+
+
+def test_a_lock_that_down_has_removed_keeps_nobody_out(tmp_path, monkeypatch):
+    """Who opens the file before `down` removes it, and locks it afterwards, begins anew."""
+    place, flock, calls = record(tmp_path, {}), fcntl.flock, []
+
+    def lock_late(file, how):
+        calls.append(file)
+        if len(calls) == 1:
+            (place / "lock").unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with service._alone(place):
+        assert (place / "lock").exists()
+    assert len(calls) == 2
 
 
 def test_down_leaves_a_process_that_has_come_by_the_same_number(tmp_path, sleeper):

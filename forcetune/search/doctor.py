@@ -19,7 +19,7 @@ from forcetune.search.driver import open_driver
 from forcetune.search.ledger import Ended, Ledger, pending_archive, recorded
 from forcetune.spec import Study
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Epoch, Tracker
+from forcetune.tracking import REFUSED, Epoch, Tracker
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
 
@@ -123,7 +123,7 @@ class _Case:
         elif self._parents and own[0]["tags"].get("mlflow.parentRunId") != self._parents[0]["id"]:
             parent = {"mlflow.parentRunId": self._parents[0]["id"]}
             adopt = partial(self._tracker.log, own[0]["id"], tags=parent)
-            yield Finding(where, "its run has another parent than the study's", "give it that", adopt)
+            yield Finding(where, "its run has another parent than the study's", "give it that", lambda: void(adopt()))
         elif trial.state == TrialState.COMPLETE and "masks.npz" not in self._tracker.files(own[0]["id"]):
             yield Finding(where, "its run has lost masks.npz", "none: `forcetune prune --trial` may find the same ones")
         if (folder := self._place(trial)).exists():
@@ -157,8 +157,9 @@ class _Case:
             return f"has the outcome {ended['outcome']}, and its run {run['tags'].get('forcetune.outcome')}"
         if run["params"] != tracking.params(trial.user_attrs["fields"]):
             return "has other fields than the params of its run"
+        refused = run["tags"].get(REFUSED, "").split(", ")
         for name, value in zip(self._study.objectives, trial.values or [], strict=False):
-            if not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
+            if name not in refused and not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
                 return f"has {name} {value:g}, and its run {run['metrics'].get(name)}"
         steps = self._tracker.steps(run["id"])
         if twice := [name for name, at in steps.items() if len(set(at)) < len(at)]:

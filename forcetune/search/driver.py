@@ -34,6 +34,7 @@ from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
+QUIET_S = 5.0  # that MLflow may be waited for without a word
 PATIENCE = 300.0  # seconds that MLflow may be away once all trials have ended
 
 
@@ -93,6 +94,7 @@ class Driver:
         self._began = time.monotonic()
         self._spent = spent_by([])  # by earlier drivers; device hours also by this one
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
+        self._outbox.warn = progress.warn
         self._outbox.logged = lambda seconds: self.meter.logged(seconds)
         self._take_up(history)
 
@@ -232,7 +234,11 @@ class Driver:
 
         Raises StoppedError where MLflow does not take it in time.
         """
-        left = self._outbox.drain(seconds)
+        left = self._outbox.drain(min(seconds, QUIET_S))
+        if left and seconds > QUIET_S:
+            cause = self._outbox.trouble or "it is slow"
+            self.progress.warn(f"waits up to {seconds:g} s for MLflow, which lacks a part of {left} trials: {cause}")
+            left = self._outbox.drain(seconds - QUIET_S)
         trouble = self._outbox.trouble
         self._outbox.close()
         if left and seconds:

@@ -21,6 +21,7 @@ from forcetune.stores import is_postgresql, shown, sqlite_path, why
 
 SCHEMAS = "forcetune schemas"  # held while a store's tables are made: two studies may start at once on empty ones
 POLL = 0.2  # seconds between two tries of who waits
+RACES, RACE_S = 200, 0.001  # how often, and after how many seconds, what another process removed is made again
 
 
 def hold(name: str, uri: str, wait: bool = False) -> "Hold":
@@ -79,19 +80,36 @@ class _File(Hold):
     _file: int | None = None
 
     def _take(self) -> bool:
-        self._path.parent.mkdir(exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file).st_ino != os.stat(self._path).st_ino:  # its holder has just removed it
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
-            os.close(file)
-            return False
+        while True:
+            file = self._open()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_ino == os.stat(self._path).st_ino:
+                    break
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                os.close(file)
+                return False
+            os.close(file)  # its holder has just removed it: a lock on it keeps nobody out
         os.truncate(file, 0)
         os.write(file, json.dumps(_myself()).encode())
         self._file = file
         return True
+
+    def _open(self) -> int:
+        """Return the descriptor of the file, which is made with its folder.
+
+        A holder that ends removes both, perhaps between two steps here. Raises OSError where they cannot be made.
+        """
+        for _ in range(RACES):
+            try:
+                self._path.parent.mkdir(exist_ok=True)
+                return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            except (FileExistsError, FileNotFoundError):
+                time.sleep(RACE_S)
+        self._path.parent.mkdir(exist_ok=True)
+        return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def _let_go(self) -> None:
         if self._file is not None:

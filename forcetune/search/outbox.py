@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Record:
     ended: Ended | None = None
     version: int = 0  # of what is known, so that a delivery sees whether there is more by now
     run: str | None = None
+    refused: set[str] = field(default_factory=set)  # names that MLflow does not take; the ledger alone has their values
     before: Logged = field(default_factory=Logged)  # what the run had when this driver took it up
     has_params: bool = False
     sent_facts: set[str] = field(default_factory=set)
@@ -70,6 +71,8 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._standing: Epoch | None = None
         self._shown = -SHOWN
+        self._refused: set[str] = set()
+        self.warn: Callable[[str], None] = log.warning  # is told what the user should know at once
         self.trouble: Exception | None = None  # why the last delivery failed
         self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
 
@@ -243,23 +246,39 @@ class Outbox:
     def _log(self, record: Record, ended: Ended | None) -> None:
         with self._change:
             params = {} if record.has_params else record.proposal.trial.fields()
-            facts = {name: value for name, value in record.facts.items() if name not in record.sent_facts}
+            known = record.sent_facts | record.refused
+            facts = {name: value for name, value in record.facts.items() if name not in known}
             unsent = [epoch for step, epoch in sorted(record.curve.items()) if step > record.last_step]
-            epochs = [lacking for epoch in unsent if (lacking := record.before.lacks(epoch)).metrics]
+            epochs = [lacking for epoch in unsent if (lacking := self._lacking(record, epoch)).metrics]
             tags, record.tags = {**record.tags, **_outcome(ended)}, {}
         if not (params or facts or epochs or tags):
             return
         told = [*([Epoch(0, record.started, facts)] if facts else []), *epochs]
         try:
             with durable("log"):
-                self._tracker.log(self._run(record), told, params, tags)
+                refused = self._tracker.log(self._run(record), told, params, tags)
         except Exception:
             with self._change:
                 record.tags = {**tags, **record.tags}
             raise
+        self._set_apart(record, refused)
         record.has_params = True
         record.sent_facts |= {*facts}
         record.last_step = unsent[-1].step if unsent else record.last_step
+
+    def _lacking(self, record: Record, epoch: Epoch) -> Epoch:
+        """The part of an epoch that is still to be sent."""
+        taken = {name: value for name, value in epoch.metrics.items() if name not in record.refused}
+        return record.before.lacks(replace(epoch, metrics=taken))
+
+    def _set_apart(self, record: Record, refused: Mapping[str, str]) -> None:
+        record.refused |= refused.keys()
+        for name in refused.keys() - self._refused:
+            self._refused.add(name)
+            self.warn(
+                f"MLflow does not take {name[:60]!r} of trial {record.number}, nor of any other: "
+                f"{refused[name][:200]}. The ledger alone keeps it; all else is delivered"
+            )
 
     def _end(self, record: Record, ended: Ended) -> None:
         with durable("end"):

@@ -74,6 +74,10 @@ class Progress:
         """Other studies have the whole cluster."""
         self._console.print(f"{self.counted} done, waits: others have the cluster", soft_wrap=True, highlight=False)
 
+    def warn(self, text: str) -> None:
+        """Tell what whoever watches should know at once."""
+        self._console.print(text, soft_wrap=True, highlight=False)
+
     def handed_back(self, number: int) -> None:
         self._running.pop(number, None)
 

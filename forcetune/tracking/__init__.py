@@ -16,9 +16,10 @@ from forcetune.tracking.tables import (
     trial_fields,
     without_arms,
 )
-from forcetune.tracking.writing import Epoch, Logged, Tracker
+from forcetune.tracking.writing import REFUSED, Epoch, Logged, Tracker
 
 __all__ = [
+    "REFUSED",
     "Epoch",
     "Experiment",
     "Logged",

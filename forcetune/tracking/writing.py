@@ -21,6 +21,9 @@ from forcetune.tracking.runs import params
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
 NOTE = "mlflow.note.content"  # shown as the description
 STUDY_FILE = "study.yaml"  # among the artifacts of a parent run
+REFUSED = "forcetune.refused"  # the tag of a run with the names that MLflow does not take
+REFUSED_FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # codes of MLflow's; others may pass
+SHOWN_NAME = 100  # characters
 BATCH = 900  # metrics in a request; MLflow takes 1000
 
 
@@ -128,27 +131,57 @@ class Tracker:
         epochs: Iterable[Epoch] = (),
         fields: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Metrics, a trial's fields as params, and tags in as few requests as MLflow allows.
+    ) -> dict[str, str]:
+        """Log metrics, a trial's fields as params, and tags in as few requests as MLflow allows.
 
         Sent twice they stand there once.
+
+        Returns:
+            What MLflow refuses for good, by name, and why; the rest is logged, and the run's tag forcetune.refused has
+            the names.
         """
         from mlflow.entities import Metric, Param, RunTag
+        from mlflow.exceptions import MlflowException
 
         metrics = [
             Metric(name, float(value), epoch.time, epoch.step)
             for epoch in epochs
             for name, value in epoch.metrics.items()
         ]
+        named = [Param(name, text) for name, text in params(fields or {}).items()]
+        tagged = [RunTag(name, value) for name, value in _tags(tags or {}).items()]
         first, *more = [metrics[i : i + BATCH] for i in range(0, len(metrics), BATCH)] or [[]]
-        self.client.log_batch(
-            run,
-            metrics=first,
-            params=[Param(name, text) for name, text in params(fields or {}).items()],
-            tags=[RunTag(name, value) for name, value in _tags(tags or {}).items()],
-        )
-        for metrics in more:
-            self.client.log_batch(run, metrics=metrics)
+        try:
+            self.client.log_batch(run, metrics=first, params=named, tags=tagged)
+            for batch in more:
+                self.client.log_batch(run, metrics=batch)
+        except MlflowException as error:
+            if error.error_code not in REFUSED_FOR_GOOD:
+                raise
+            return self._log_by_name(run, metrics, named, tagged)
+        return {}
+
+    def _log_by_name(self, run: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> dict[str, str]:
+        """Log each name by itself, since MLflow refuses the whole of a request for one name in it."""
+        from mlflow.exceptions import MlflowException
+
+        refused: dict[str, str] = {}
+        for kind, entries in (("metrics", metrics), ("params", params), ("tags", tags)):
+            for name in dict.fromkeys(entry.key for entry in entries):
+                own = [entry for entry in entries if entry.key == name]
+                try:
+                    for start in range(0, len(own), BATCH):
+                        request: dict[str, Any] = {kind: own[start : start + BATCH]}
+                        self.client.log_batch(run, **request)
+                except MlflowException as error:
+                    if error.error_code not in REFUSED_FOR_GOOD:
+                        raise
+                    refused[name] = str(error.message).partition("\n")[0]
+        if refused:  # a run that takes nothing at all, since it was deleted, raises here
+            known = self.client.get_run(run).data.tags.get(REFUSED, "")
+            names = dict.fromkeys([*filter(None, known.split(", ")), *(name[:SHOWN_NAME] for name in refused)])
+            self.client.set_tag(run, REFUSED, ", ".join(names)[:5000])
+        return refused
 
     def log_file(self, run: str, path: Path) -> None:
         """A file among the run's artifacts."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from forcetune.data import AnyBatches
+from forcetune.names import check_metric_name
 from forcetune.training.step import Loss
 
 Metric = Callable[[Tensor, Tensor], float | Mapping[str, float]]  # of logits (N, classes) and classes (N,)
@@ -51,5 +52,5 @@ def _measured(metrics: Mapping[str, Metric], seen: list[tuple[Tensor, Tensor]]) 
     for name, metric in metrics.items():
         value = metric(logits, targets)
         several = value if isinstance(value, Mapping) else {name: value}
-        found |= {f"val_{own}": float(number) for own, number in several.items()}
+        found |= {f"val_{check_metric_name(own)}": float(number) for own, number in several.items()}
     return found

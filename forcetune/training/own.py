@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.data import AnyBatches
+from forcetune.names import check_metric_name
 from forcetune.training.evaluation import evaluate
 
 Loop = Callable[..., Iterable[Mapping[str, float]]]  # (model, masks, training, validation, trial)
@@ -35,7 +36,7 @@ class OwnTraining:
                 raise ValueError(f"the training loop ended after {self.epoch} of {self._epochs} epochs")
             self._refuse_moved()
             self.epoch += 1
-            yield {"epoch": self.epoch, **{name: float(value) for name, value in told.items()}}
+            yield {"epoch": self.epoch, **{check_metric_name(name): float(value) for name, value in told.items()}}
 
     def accuracy(self, batches: AnyBatches) -> float:
         """Share of the images in these batches that the network puts in their class."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.names import resolve
+from forcetune.names import check_metric_name, resolve
 from forcetune.spec import METRICS, Task, Trial
 from forcetune.trial.reuse import find_trail
 
@@ -190,7 +190,7 @@ def measured(prepared: Prepared) -> dict[str, float]:
     told = resolve(name, {}, "measure")(training.compact(model, prepared.masks, shape), example.to(device))
     if taken := [metric for metric in told if metric in METRICS]:
         raise InputError(f"measure: {name} returns {taken[0]}, which forcetune measures itself; give it another name")
-    return {metric: float(value) for metric, value in told.items()}
+    return {check_metric_name(metric): float(value) for metric, value in told.items()}
 
 
 def stream(trial: Trial, purpose: str) -> int:

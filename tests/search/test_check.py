@@ -64,6 +64,12 @@ OWN = """
 def latency(model, example):
     return {"latency_ms": 3.0}
 
+def renamed(model, example):
+    return {"latency (ms)": 3.0, "x" * 400: 1.0}
+
+def recall(logits, targets):
+    return {"recall@5": 0.5}
+
 def broken(logits, targets):
     raise ValueError("no such class")
 """
@@ -82,3 +88,9 @@ def test_functions_of_ones_own_are_tried_before_anything_starts(tmp_path, monkey
         asked(measure="my_checked:latency", objectives={"latency_s": "min"})
     with pytest.raises(InputError, match="metrics: my_checked:broken raised ValueError: no such class"):
         asked(metrics="my_checked:broken")
+    with pytest.raises(InputError, match=r"MLflow takes no metric called 'recall@5': allowed .* 'recall_5' would do"):
+        asked(metrics="my_checked:recall")
+    with pytest.raises(
+        InputError, match=r"measure: my_checked:renamed raised .*'latency \(ms\)'.* 'latency_ms' would do"
+    ):
+        asked(measure="my_checked:renamed")

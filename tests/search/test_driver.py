@@ -327,9 +327,10 @@ def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkey
     log, answers = Tracker.log, [ConnectionError("the answer is lost")]
 
     def unheard(*args, **kwargs):
-        log(*args, **kwargs)
+        refused = log(*args, **kwargs)
         if answers and len(args) > 2 and args[2]:
             raise answers.pop()
+        return refused
 
     monkeypatch.setattr(Tracker, "log", unheard)
     first = driver.issue()
@@ -426,6 +427,39 @@ def test_a_folder_that_is_moved_takes_its_checkpoints_along(folder, make_study, 
     subprocess.run(["cp", "-r", folder, moved], check=True)
     monkeypatch.chdir(moved)
     assert Path(driver_of(study).issue().checkpoints) == moved / kept.relative_to(folder)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_name_that_mlflow_refuses_wedges_nothing(folder, make_study, capsys, restarted):
+    """Earlier versions did not refuse it before, and left a study that no command could close."""
+    (folder / "my_refused.py").write_text("def recall(logits, targets):\n    return {'recall@5': 0.4}\n")
+    study = make_study(
+        search={"trials": 2}, objectives={"val_recall@5": "max", "density": "min"}, metrics="my_refused:recall"
+    )
+    driver = driver_of(study)
+    driver._outbox.warn = print
+    for _ in range(2):
+        assignment = driver.issue()
+        if restarted:
+            driver._outbox._closing = True
+        named = {"val_recall@5": 0.4, "x" * 400: 1.0}
+        for step in (1, 2):
+            epoch_of(driver, assignment, step, 0.5, **named)
+        end(driver, assignment, **named)
+    if restarted:
+        driver.close(0.0)
+        driver = driver_of(study)
+        driver._outbox.warn = print
+    began = time.monotonic()
+    driver.close()
+    assert time.monotonic() - began < 20
+    assert {trial.state.name for trial in optuna_trials()} == {"COMPLETE"}
+    rows = table("s")
+    assert (list(rows["status"]), list(rows["val_accuracy"])) == (["FINISHED"] * 2, [0.5, 0.5])
+    assert examine("s")[1] == []
+    said = capsys.readouterr().out
+    assert said.count("MLflow does not take 'val_recall@5'") == 1
+    assert said.count("MLflow does not take 'xxx") == 1
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):

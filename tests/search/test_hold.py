@@ -1,5 +1,6 @@
 """One driver a study, on a file; tests/cluster does the same on a server."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -44,6 +45,52 @@ def test_who_waits_gets_it(folder):
         assert not entered.wait(0.5)
     waiting.join(10)
     assert entered.is_set()
+
+
+def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_nobody_out(folder, monkeypatch):
+    """Who opens the file before its holder removes it, and locks it afterwards, begins anew."""
+    first, flock, calls = hold("s", "sqlite:///optuna.db"), fcntl.flock, []
+    first.__enter__()
+
+    def lock_late(file, how):
+        if not calls.append(file) and len(calls) == 1:
+            first.__exit__()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with hold("s", "sqlite:///optuna.db"), pytest.raises(HeldError):
+        hold("s", "sqlite:///optuna.db").__enter__()
+    assert len(calls) == 3
+
+
+def test_many_that_come_and_go_are_refused_or_let_in(folder):
+    """The folder of the lock goes with its last holder, perhaps while another makes a lock in it."""
+    inside, wrong = [], []
+
+    def come_and_go():
+        for _ in range(300):
+            try:
+                with hold("s", "sqlite:///optuna.db"):
+                    inside.append(1)
+                    if len(inside) > 1:
+                        wrong.append("two are in")
+                    inside.pop()
+            except HeldError:
+                continue
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_folder_that_is_not_there_is_told(folder):
+    with pytest.raises(InputError, match="nowhere/optuna.db cannot be used: .*No such file"):
+        hold("s", "sqlite:///nowhere/optuna.db").__enter__()
 
 
 def test_postgresql_without_its_driver(folder, monkeypatch):
