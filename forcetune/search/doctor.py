@@ -44,6 +44,9 @@ def examine(name: str, check: Callable[[], None] = lambda: None, live: bool = Fa
     if begun and not live:
         finish = partial(archive, name, check, Console(quiet=True), False)
         return [Finding("the study", f"was being archived as {begun}", "finish that", lambda: void(finish()))]
+    if tracking.is_deleted(name, mlflow_uri()):
+        restore = partial(tracking.restore, name, mlflow_uri())
+        return [Finding("the study", "has an experiment that was deleted in MLflow", "restore it", restore)]
     if not tracking.exists(name, mlflow_uri()):
         make = partial(Tracker, name, mlflow_uri())
         return [Finding("the study", "has no experiment in MLflow", "make it", lambda: void(make()))]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,7 @@ class Outbox:
             failed = None
         except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
             failed = error
+            self._restore_deleted(record)
         with self._change:
             self.trouble = failed
             self._due.remove(number)
@@ -218,6 +220,15 @@ class Outbox:
             if failed:
                 log.debug("trial %d is not in MLflow yet: %s", number, failed)
                 self._change.wait_for(lambda: self._closing, timeout=AGAIN)
+
+    def _restore_deleted(self, record: Record) -> None:
+        """Restore a run that somebody has deleted in MLflow: nothing more could be written about its trial."""
+        with suppress(Exception):  # MLflow does not answer, which is what failed then
+            if self._tracker.restore_deleted(record.run):
+                self.warn(
+                    f"the run of trial {record.number}, or the study's experiment, was deleted in MLflow while the "
+                    "study runs; it is restored, since the trial could not be written otherwise"
+                )
 
     def _deliver(self, record: Record, ended: Ended | None) -> None:
         if record.run is None:

@@ -1,6 +1,6 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
-from forcetune.tracking.client import check_answers, exists
+from forcetune.tracking.client import check_answers, exists, is_deleted, restore
 from forcetune.tracking.curves import curves
 from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.records import Record, log_page, read_json, records
@@ -32,6 +32,7 @@ __all__ = [
     "exists",
     "experiments",
     "fetch_masks",
+    "is_deleted",
     "log_page",
     "make_tables",
     "params",
@@ -39,6 +40,7 @@ __all__ = [
     "read_json",
     "records",
     "reruns",
+    "restore",
     "runs",
     "study_file",
     "table",

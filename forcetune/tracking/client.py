@@ -15,6 +15,8 @@ from forcetune.tracking.schema import make_tables, refuse_torn
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DELETED = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
+
 ANSWER = 5  # seconds that a server gets to say that it is there
 
 
@@ -54,6 +56,37 @@ def check_answers(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+
+
+def is_deleted(study: str, uri: str) -> bool:
+    """Return whether the experiment of this name was deleted in MLflow, which keeps it until `mlflow gc`.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    try:
+        experiment = client_of(uri).get_experiment_by_name(study)
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+    return experiment is not None and experiment.lifecycle_stage == DELETED
+
+
+def restore(study: str, uri: str) -> None:
+    """Restore an experiment that was deleted in MLflow, with its runs."""
+    client = client_of(uri)
+    if experiment := client.get_experiment_by_name(study):
+        client.restore_experiment(experiment.experiment_id)
+
+
+def say_deleted(study: str) -> str:
+    """Return the sentence on a study whose experiment was deleted in MLflow."""
+    return (
+        f"the experiment of the study {study!r} was deleted in MLflow, and its trials are still in the ledger; "
+        f"`forcetune doctor {study} --repair` restores it, `mlflow gc` removes it for good"
+    )
 
 
 def exists(study: str, uri: str) -> bool:

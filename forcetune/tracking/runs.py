@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from forcetune.errors import InputError
 from forcetune.names import suggestion
 from forcetune.stores import shown, sqlite_path
-from forcetune.tracking.client import check_answers, client_of
+from forcetune.tracking.client import DELETED, check_answers, client_of, say_deleted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,10 +40,11 @@ def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
         raise InputError(f"there is no MLflow store at {path}; run a search in this folder, or set MLFLOW_TRACKING_URI")
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            ids = dict(
-                connection.execute("select name, experiment_id from experiments where lifecycle_stage = 'active'")
-            )
+            stages = list(connection.execute("select name, experiment_id, lifecycle_stage from experiments"))
+            ids = {name: number for name, number, stage in stages if stage != DELETED}
             if study not in ids:
+                if any(name == study for name, _, _ in stages):
+                    raise UnknownError(say_deleted(study))
                 owner = connection.execute(
                     "select e.name from runs r join experiments e using (experiment_id) where r.run_uuid = ?", (study,)
                 ).fetchone()
@@ -76,6 +77,8 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
             names = {found.experiment_id: found.name for found in client.search_experiments()}
             owner = _owner(client, study)
             raise _run_of(study, names.get(owner, owner)) if owner else _unknown(study, names.values())
+        if experiment.lifecycle_stage == DELETED:
+            raise UnknownError(say_deleted(study))
         runs: list[Any] = []
         token = None
         while token != "":

@@ -14,7 +14,7 @@ import yaml
 
 from forcetune.errors import InputError
 from forcetune.stores import quicken_sqlite, shown
-from forcetune.tracking.client import check_answers, client_of
+from forcetune.tracking.client import DELETED, check_answers, client_of, say_deleted
 from forcetune.tracking.experiments import VIEW_TAG, view
 from forcetune.tracking.runs import params
 
@@ -71,6 +71,8 @@ class Tracker:
             )
         except MlflowException as error:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+        if experiment and experiment.lifecycle_stage == DELETED:
+            raise InputError(say_deleted(study))
         self._study = study
         self._uri = uri
         self._artifacts: dict[str, Any] = {}  # where the files of the runs go that were opened here
@@ -119,6 +121,16 @@ class Tracker:
         )
         self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
         return str(run.info.run_id)
+
+    def restore_deleted(self, run: str | None) -> bool:
+        """Restore the experiment and the run where they were deleted in MLflow meanwhile; whether one was."""
+        experiment_deleted = self.client.get_experiment(self._experiment).lifecycle_stage == DELETED
+        if experiment_deleted:
+            self.client.restore_experiment(self._experiment)
+        if run is None or self.client.get_run(run).info.lifecycle_stage != DELETED:
+            return experiment_deleted
+        self.client.restore_run(run)
+        return True
 
     def logged(self, run: str) -> Logged:
         """What a run has already."""

@@ -185,3 +185,47 @@ def test_an_archive_where_the_ledger_is_gone(ended, folder):
     (folder / "optuna.db").unlink()
     name = archive("s", lambda: None, None, wanted=True)
     assert len(tracking.table(name)) == 3
+
+
+def delete_experiment():
+    client().delete_experiment(client().get_experiment_by_name("s").experiment_id)
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
+    before = tracking.table("s")
+    delete_experiment()
+    for ask in (lambda: tracking.table("s"), lambda: driver_of(ended)):
+        with pytest.raises(InputError, match="the study 's' was deleted in MLflow.*`forcetune doctor s --repair`"):
+            ask()
+    _, findings, _ = examine("s")
+    assert [(finding.what, finding.remedy) for finding in findings] == [
+        ("has an experiment that was deleted in MLflow", "restore it")
+    ]
+    examine("s", mend=True)
+    assert examine("s") == ([], [], None)
+    assert tracking.table("s").equals(before)
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make_study, what):
+    study = make_study(search={"trials": 2})
+    driver = driver_of(study)
+    train(driver)
+    driver._outbox.drain(10)
+    warnings = []
+    driver._outbox.warn = warnings.append
+    assignment = driver.issue()
+    driver.report(assignment.number, assignment.attempt, Report(opening=Opening({"density": 0.1}, "cpu", b"", [], [])))
+    driver._outbox.drain(10)
+    if what == "run":
+        client().delete_run(row(1)["run_id"])
+    else:
+        delete_experiment()
+    last = Epoch(2, 2000, dict.fromkeys(EPOCH_METRICS, 0.5))
+    told = Report({"density": 0.1, **last.metrics}, last, outcome="trained")
+    driver.end(assignment.number, assignment.attempt, told)
+    driver.close()
+    assert len(warnings) == 1
+    assert "was deleted in MLflow while the study runs" in warnings[0]
+    assert list(tracking.table("s")["outcome"]) == ["trained", "trained"]
+    assert row(1)["val_accuracy"] == 0.5
