@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -57,6 +57,13 @@ address_option = click.option(
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")
+
+
+def options_of(context: click.Context, leave_out: Collection[str]) -> list[str]:
+    """Return the options that a command was called with, as they are written; those without a value are left out."""
+    options = [option for option in context.command.params if option.name not in leave_out]
+    written = [(option.opts[0], context.params[str(option.name)]) for option in options]
+    return [text for name, value in written if value is not None for text in (name, str(value))]
 
 
 @contextmanager
