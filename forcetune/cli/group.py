@@ -26,7 +26,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except tuple(EXIT_CODES) as error:
-            click.echo(f"forcetune: {error}", err=True)
+            click.echo(f"forcetune: {_printable(str(error))}", err=True)
             sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -34,6 +34,11 @@ class _Commands(click.Group):
             with suppress(OSError):  # standard error may lie on that disk
                 click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
             sys.exit(FAILED)
+
+
+def _printable(message: str) -> str:
+    """Return a message without what a terminal obeys or cannot write: names of files may have it."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in message)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

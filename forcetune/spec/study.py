@@ -21,6 +21,7 @@ from forcetune.spec.trial import CONDITIONAL, Trial, applies
 REQUIRED = [name for name, info in Trial.model_fields.items() if info.is_required()]
 DEFAULT_TRIALS = 32
 GRID_TRIALS = 100_000  # of one study, which lists them all before it starts
+NAME_CHARACTERS = 200  # a file system takes 255, what forcetune adds to the name included
 LAST_SEED = 2**62  # fresh seeds follow it, below 2^63
 
 
@@ -129,7 +130,9 @@ _BY_FORM = Discriminator(lambda written: LONG if isinstance(written, dict | Base
 class Study(_Section):
     """A whole study file; make one with `load(path)` or `Study.from_dict(...)`, which validate it."""
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the study's name")
+    study: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="the study's name"
+    )
     objectives: dict[str, Annotated[_Short[Direction] | _Long[Objective], _BY_FORM]] = Field(
         default={"val_accuracy": "max", "density": "min"},
         min_length=1,

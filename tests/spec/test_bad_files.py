@@ -5,7 +5,7 @@ import random
 import re
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from forcetune.errors import InputError
+from forcetune.search import check
 from forcetune.spec import Study, load, load_errand, load_nightly
 from forcetune.spec.problems import PROBLEM_CHARACTERS, PROBLEMS_SHOWN
 
@@ -126,6 +127,7 @@ def test_a_file_without_an_end_is_refused():
         ({"constraints": {"macs": float("nan")}}, "constraints.macs"),
         ({"constraints": {"macs": {"max": float("inf")}}}, "constraints.macs.max"),
         ({"search": {"seed": 2**32}}, "search.seed"),
+        ({"study": "x" * 201}, "study"),
         ({"search": {"seed": 2**64}}, "search.seed"),
         ({"trial": {"seed": 2**63}}, "trial.seed"),
         ({"trial": {"seed": [0, 2**64]}}, "trial.seed"),
@@ -277,6 +279,8 @@ def use(path):
     for fields in islice(study.combinations(names), 20):
         assert fields
     assert study.companion(type(study.search)()).study
+    with suppress(InputError):  # what is not there, or does not fit
+        check(study)
 
 
 @pytest.mark.long
