@@ -11,6 +11,7 @@ from scipy import stats
 
 from forcetune.errors import InputError
 from forcetune.spec import Study, Trial
+from forcetune.spec.reading import read_yaml
 
 CONTROLS = ("random", "random_uniform", "random_erk")
 CONFIDENCE = 0.95
@@ -45,12 +46,15 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     Raises InputError where another study stands there, or no file can be written.
     """
     try:
-        before = yaml.safe_load(path.read_text()) if path.exists() else study
+        before = read_yaml(path) if path.exists() else study
+    except InputError as error:
+        raise InputError(f"--out: {path} cannot be written over: {error}") from error
+    try:
         if _but_resources(before) != _but_resources(study):
             raise InputError(f"{path} is another study; give this comparison another name (--study) or folder (--out)")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError) as error:
         raise InputError(f"--out: {path} cannot be written: {error}") from error
     return path
 

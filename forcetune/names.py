@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from forcetune.containment import ProcessEndError, contained
 from forcetune.errors import InputError
 
 METRIC_NAME_LENGTH = 246  # characters; MLflow takes 250, and metrics of the validation images begin with val_
@@ -62,7 +63,10 @@ def _load(name: str, kind: str, row_types: set[type]) -> Any:
     module_name, _, attribute = name.partition(":")
     find_in(Path.cwd())
     try:
-        module = importlib.import_module(module_name)
+        with contained(module_name):
+            module = importlib.import_module(module_name)
+    except ProcessEndError as error:
+        raise InputError(f"{kind} {name!r}: {error}") from error
     except Exception as error:  # the user's module may raise anything while it loads
         raise InputError(
             f"{kind} {name!r}: the module {module_name!r} does not load "

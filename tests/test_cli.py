@@ -288,6 +288,19 @@ def test_bad_input_starts_nothing(case, tmp_path, environment):
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == before
 
 
+def test_what_a_terminal_would_obey_is_written_out(tmp_path, environment):
+    place = {"dataset": "mnist", "data_root": "\x1b[2Jnowhere\0"}
+    refused = run(tmp_path, environment, "check", write(tmp_path, {**STUDY, "trial": {**STUDY["trial"], **place}}))
+    assert refused.returncode == 2
+    assert "\\x1b[2Jnowhere\\x00" in refused.stderr
+    assert refused.stderr.strip().isprintable()
+
+
+def test_cores_beyond_any_machine_do_not_stop_check(tmp_path, environment):
+    study = write(tmp_path, {**STUDY, "resources": {"cpus": 1e300}})
+    assert run(tmp_path, environment, "check", study).returncode == 0
+
+
 def test_search_refuses_as_check_does(tmp_path, environment):
     refused = run(tmp_path, environment, "search", write(tmp_path, {**STUDY, "trial": {"densty": 1}}))
     assert (refused.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["study.yaml"])

@@ -20,7 +20,7 @@ from forcetune.cli.group import (
 )
 
 if TYPE_CHECKING:
-    from forcetune.jobs import Job
+    from forcetune.jobs import Job, Package
     from forcetune.spec import Priority
 
 
@@ -59,13 +59,24 @@ def down(as_json: bool) -> None:
 @click.option("--restarts", type=click.IntRange(0), default=3, show_default=True, help="of a driver that dies")
 @click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
 @click.option("--wait", is_flag=True, help="follow the job's log, and exit with its exit code")
+@click.option("--dry-run", is_flag=True, help="list the files that would be sent and those left out; send nothing")
 @json_option
 def submit(
-    file: str, address: str | None, priority: Priority, restarts: int, fresh: bool, wait: bool, as_json: bool
+    file: str,
+    address: str | None,
+    priority: Priority,
+    restarts: int,
+    fresh: bool,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Run the study in FILE as a job on a Ray cluster, or go on where it was; prints the job's id."""
     from forcetune import jobs
 
+    if dry_run:
+        _print_package(jobs.preview(file), as_json)
+        return
     job = jobs.submit(file, address, priority, restarts, fresh, say=lambda line: click.echo(line, err=True))
     _print_job(job, as_json)
     if wait:
@@ -152,6 +163,18 @@ def accompany(file: str, priority: Priority) -> None:
 
     if ending := search.run_companions(spec.load_errand(file), show.console(), priority):
         click.echo(ending)
+
+
+def _print_package(package: Package, as_json: bool) -> None:
+    left_out = {str(path): secret for path, secret in package.left_out.items()}
+    if as_json:
+        files = [str(path) for path in package.files]
+        click.echo(json.dumps({"files": files, "left_out": left_out, "bytes": package.size}, indent=1))
+        return
+    for path in package.files:
+        click.echo(path)
+    for name, secret in left_out.items():
+        click.echo(f"left out: {name}, which {secret}")
 
 
 def _print_job(job: Job, as_json: bool) -> None:

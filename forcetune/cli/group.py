@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except tuple(EXIT_CODES) as error:
-            click.echo(f"forcetune: {error}", err=True)
+            click.echo(f"forcetune: {_printable(str(error))}", err=True)
             sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -36,6 +36,11 @@ class _Commands(click.Group):
             with suppress(OSError):  # standard error may lie on that disk
                 click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
             sys.exit(FAILED)
+
+
+def _printable(message: str) -> str:
+    """Return a message without what a terminal obeys or cannot write: names of files may have it."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in message)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +76,13 @@ def start_limit_option(seconds: float) -> Callable[[F], F]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")
+
+
+def options_of(context: click.Context, leave_out: Collection[str]) -> list[str]:
+    """Return the options that a command was called with, as they are written; those without a value are left out."""
+    options = [option for option in context.command.params if option.name not in leave_out]
+    written = [(option.opts[0], context.params[str(option.name)]) for option in options]
+    return [text for name, value in written if value is not None for text in (name, str(value))]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 from forcetune.cli.fields import Compare, Prune, demand, number_or_word, numbers, only_given, words
 from forcetune.cli.group import main
 from forcetune.cli.running import end, searched
+from forcetune.containment import contained
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def prune(run: str | None, out: Path | None, **given: Any) -> None:
     if out and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
     wanted = _one_trial({**(tracking.trial_fields(run) if run else {}), **only_given(given)})
-    with _users_code(wanted):
+    with _users_code(wanted), contained():
         trial.check(wanted)
         prepared = trial.prepare(wanted, fetch_masks=tracking.fetch_masks)
     show.masks(prepared, pruning.layer_table(prepared.masks))

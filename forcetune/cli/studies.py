@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.asking import print_front
-from forcetune.cli.group import FAILED, main, place, priority_option
+from forcetune.cli.group import FAILED, main, options_of, place, priority_option
 from forcetune.cli.running import end, searched
+from forcetune.containment import contained
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,46 @@ if TYPE_CHECKING:
 @click.option("--input", "input_shape", help="shape of MODEL's samples without a data set (3x32x32)")
 @click.option("--classes", type=click.IntRange(1), help="its classes without a data set (10)")
 @click.option("--width", type=click.IntRange(1), help="channels of MODEL's first stage (its own)")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.IntRange(1, 10**6),
+    default=600,
+    show_default=True,
+    help="seconds within which the check must end, code of your own included",
+)
+@click.option("--result-fd", type=int, hidden=True)
+@click.pass_context
 def check(
+    context: click.Context,
+    what: str,
+    dataset: str | None,
+    data_root: str | None,
+    input_shape: str | None,
+    classes: int | None,
+    width: int | None,
+    timeout_s: int,
+    result_fd: int | None,
+) -> None:
+    """Validate the study in FILE and say what it would run and cost, or say what of MODEL can be pruned.
+
+    Writes nothing but the predicted cost, which the search then holds against what it took.
+
+    MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
+
+    Code of your own runs in a process of its own: a function that ends the process, or does not end, is reported.
+    """
+    from forcetune.cli import isolation
+
+    if result_fd is None:
+        asked = [*options_of(context, leave_out={"what", "timeout_s", "result_fd"}), "--", what]
+        with place(what):
+            sys.exit(isolation.run_isolated(["check", *asked], timeout_s))
+    with isolation.reporting(result_fd), contained():
+        _check(what, dataset, data_root, input_shape, classes, width)
+
+
+def _check(
     what: str,
     dataset: str | None,
     data_root: str | None,
@@ -32,12 +72,6 @@ def check(
     classes: int | None,
     width: int | None,
 ) -> None:
-    """Validate the study in FILE and say what it would run and cost, or say what of MODEL can be pruned.
-
-    Writes nothing but the predicted cost, which the search then holds against what it took.
-
-    MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
-    """
     from forcetune import models
 
     if what in models.MODELS or (":" in what and not Path(what).exists()):

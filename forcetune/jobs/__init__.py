@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from forcetune import service
 from forcetune.errors import HeldError, InputError
 from forcetune.jobs.client import connected
-from forcetune.jobs.package import pack, placed, told
+from forcetune.jobs.package import Package, pack, placed, told
 from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
 from forcetune.names import COMPANION, suggestion
 from forcetune.spec import Errand, Priority, Study, load
@@ -84,6 +84,17 @@ def submit(
     )
 
 
+def preview(file: str | Path) -> Package:
+    """Return what `submit` would send of a study, without a cluster; the archive itself is gone.
+
+    Raises:
+        InputError: The file, or what it ships, cannot be used.
+    """
+    study = load(file)
+    with make_folder("job") as folder:
+        return _pack(str(file), Path(file), study, folder.path / "code.zip")
+
+
 def submit_companions(
     errand: Errand,
     address: str | None = None,
@@ -115,10 +126,9 @@ def _send(
 ) -> Job:
     stores = _stores()
     with make_folder("job") as folder:
-        try:
-            package = pack(file, study, folder.path / "code.zip")
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+        package = _pack(name, file, study, folder.path / "code.zip")
+        for path, secret in package.left_out.items():
+            say(f"{metadata['forcetune.study']}: left out: {path}, which {secret}")
         with connected(address) as client:
             say(f"{metadata['forcetune.study']}: {_counted(package.files)}, {told(package.size)}")
             environment: dict[str, Any] = {
@@ -130,6 +140,13 @@ def _send(
             command = ["supervise", place, "--client", _versions(), "--restarts", str(restarts)]
             command += ["--priority", metadata["forcetune.priority"], *options]
             return _start(client, command, environment, metadata)
+
+
+def _pack(name: str, file: Path, study: Study, target: Path) -> Package:
+    try:
+        return pack(file, study, target)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def jobs(address: str | None = None, say: Callable[[str], None] = lambda line: None) -> list[Job]:

@@ -2,10 +2,11 @@
 
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forcetune.errors import InputError
+from forcetune.jobs.credentials import find_secret, has_password
 from forcetune.spec import Study
 
 LIMIT = 100 * 2**20  # bytes that Ray's Jobs API takes
@@ -17,29 +18,49 @@ WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time of every file in the archive, so tha
 
 @dataclass(frozen=True)
 class Package:
-    """An archive on disk; files: what it holds, relative to the folder that it was made in; size: its bytes."""
+    """An archive on disk.
+
+    Attributes:
+        path: The archive.
+        files: What it holds, relative to the folder that it was made in.
+        size: Its bytes.
+        left_out: Files that hold a secret, and why they are taken for such.
+    """
 
     path: Path
     files: list[Path]
     size: int
+    left_out: dict[Path, str] = field(default_factory=dict)
 
 
 def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> Package:
     """Archive what a study needs of a folder, the current one unless given.
 
+    A file that holds a secret is left out where nobody named it.
+
     Raises InputError where a path under `code:` is not there or lies elsewhere, where data would be looked for in
-    the archive, and where it is larger than Ray takes.
+    the archive, where it is larger than Ray takes, and where a module or a file that is named holds a secret.
     """
     here = (folder or Path.cwd()).resolve()
     _check_data(study)
-    files = {placed(file, here): file.resolve()}
-    files |= {path: here / path for path in sorted(_code(study, here))}
+    _check_requirements(study)
+    named: dict[Path, str | None] = {}
+    for path, position in sorted(_code(study, here), key=lambda file: file[0]):
+        named[path] = named.get(path) or position
+    files = {placed(file, here): file.resolve(), **{path: here / path for path in named}}
+    named[placed(file, here)] = "the study file"
+    left_out: dict[Path, str] = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in files.items():
+            content = path.read_bytes()
+            if secret := find_secret(name, content):
+                _refuse_needed(name, secret, named[name])
+                left_out[name] = secret
+                continue
             entry = zipfile.ZipInfo(name.as_posix(), WRITTEN)
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
+            archive.writestr(entry, content)
         sizes = sorted(((entry.compress_size, entry.filename) for entry in archive.infolist()), reverse=True)
     size = target.stat().st_size
     if size > LIMIT:
@@ -48,7 +69,7 @@ def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> 
             f"the job's archive has {told(size)}, and Ray takes {told(LIMIT)}; the largest files: {largest}. Name what "
             "is needed under `code:`, and put data where the cluster's machines find it (`data_root`)"
         )
-    return Package(target, list(files), size)
+    return Package(target, [name for name in files if name not in left_out], size, left_out)
 
 
 def placed(file: Path, here: Path) -> Path:
@@ -62,8 +83,26 @@ def told(size: int) -> str:
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
-def _code(study: Study, here: Path) -> Iterator[Path]:
-    """The files of the user's own, relative to the folder."""
+def _refuse_needed(name: Path, secret: str, position: str | None) -> None:
+    """Raise InputError where a job would miss a file that is left out: one that is named, or a module."""
+    if position or name.suffix == ".py":
+        raise InputError(
+            f"{f'{position}: ' if position else ''}{name} {secret}, and all who reach the cluster can read what a job "
+            "is given; keep the secret in a file or a variable of the environment of the cluster's machines"
+        )
+
+
+def _check_requirements(study: Study) -> None:
+    for i, requirement in enumerate(study.shipped.pip):
+        if has_password(requirement):
+            raise InputError(
+                f"code.pip.{i}: this requirement has a password or a token in it, and all who reach the cluster can "
+                "read what a job is given; write ${NAME} in its place, a variable of the cluster's machines"
+            )
+
+
+def _code(study: Study, here: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of the user's own, relative to the folder, each with the position at which it is named itself."""
     written = [(f"code.{i}", Path(path)) for i, path in enumerate(study.shipped.paths)]
     if not written and any(_is_here(module, here) for module in study.modules):
         written = [("code", path) for path in _modules(here)]
@@ -76,7 +115,8 @@ def _code(study: Study, here: Path) -> Iterator[Path]:
             raise InputError(f"{place}: {path} lies outside {here}, and only what lies in it can be shipped")
         if not whole.exists():
             raise InputError(f"{place}: there is no {path} in {here}")
-        yield from (found.relative_to(here) for found in _files(whole, roots))
+        position = place if whole.is_file() and place != "code" else None
+        yield from ((file.relative_to(here), position) for file in _files(whole, roots))
 
 
 def _is_here(module: str, here: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from forcetune import trial
+from forcetune.containment import contained
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
@@ -29,6 +30,7 @@ REPEATS = 10  # proposals for each that is wanted: some come up twice
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
 
 
+@contained()
 def check(study: Study) -> list[dict[str, Any]]:
     """Load every data set and build every network that the study can ask for; what each of them looks like.
 
@@ -205,7 +207,8 @@ def predict(study: Study) -> "Cost":
     from forcetune.search import cost
 
     try:
-        return cost.predict(study)
+        with contained():
+            return cost.predict(study)
     except InputError:
         raise
     except Exception as error:  # the user's own model, data or method may raise anything

@@ -49,7 +49,7 @@ def predict(study: Study) -> Cost:
     drawn = list(islice(_configurations(study), DRAWS))
     work = _work(drawn)
     ends = [drawn[int(np.argmin(work))], drawn[int(np.argmax(work))]]
-    torch.set_num_threads(max(1, int(resources.cpus)))
+    torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
     _seconds(ends[0], study.task)  # what is loaded and built for the first time is not the trial's
     fastest, slowest = (_seconds(end, study.task) for end in ends)
     each = np.interp(work, [min(work), max(work)], [fastest, slowest])

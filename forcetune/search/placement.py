@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from forcetune import trial
+from forcetune.containment import contained
 from forcetune.errors import InputError
 from forcetune.search.worker import settle
 from forcetune.spec import AUTO, Placed, Resources, Study, Task, Trial
@@ -85,6 +86,7 @@ def _configurations(study: Study, names: Iterable[str]) -> list[Trial]:
     return list(dict.fromkeys(found))
 
 
+@contained()
 def measure(probe: Probe) -> Memory:
     """Run the probe in this process and look at its GPU while all that was taken for it is still held.
 

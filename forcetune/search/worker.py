@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from forcetune import data, pruning, trial
+from forcetune.containment import ProcessEndError, contained
 from forcetune.names import find_in
 from forcetune.search.checkpoints import Checkpoints, SupersededError
 from forcetune.spec import Task, Trial
@@ -89,16 +90,24 @@ def execute(assignment: Assignment) -> Iterator[Report]:
     checkpoints.claim()
     metrics: dict[str, float] = {}
     try:
-        for report in _run(assignment, wanted, checkpoints):
+        reports = _run(assignment, wanted, checkpoints)
+        while report := _next(reports):
             metrics = report.metrics or metrics
             yield report
     except SupersededError:
         raise
+    except ProcessEndError as error:
+        yield Report(metrics, outcome="failed", reason=str(error), trace=tuple(traceback.format_exc().splitlines()))
     except Exception as error:  # the user's own model, data or method may raise anything
         reason = f"{type(error).__name__}: {error}"
         if cause := _cause(error):
             raise LostError(cause, reason) from None
         yield Report(metrics, outcome="failed", reason=reason, trace=tuple(traceback.format_exc().splitlines()))
+
+
+@contained()
+def _next(reports: Iterator[Report]) -> Report | None:
+    return next(reports, None)
 
 
 def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
@@ -177,6 +186,7 @@ def _keep_memory() -> None:
             mallopt(option, most)
 
 
+@contained()
 def read_data(places: list[dict[str, Any]], folder: str) -> None:
     """Load the data set of each place, its `dataset` and `data_root`. Raises InputError where one is not there."""
     settle(folder, 1)

@@ -1,12 +1,15 @@
 """What runs beside a study: its trials with other seeds and their twins, as a list that a job can be sent."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from forcetune.errors import InputError
+from forcetune.spec.domains import describe
+from forcetune.spec.problems import summarize
 from forcetune.spec.study import Study
 from forcetune.spec.trial import Trial
 
@@ -39,6 +42,27 @@ class Companion:
         return cls(Trial(**told["trial"]), told["of"], told["marks"])
 
 
+class _WrittenCompanion(BaseModel):
+    """One run as `Companion.plain` wrote it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    trial: dict[str, Any]
+    of: str
+    marks: dict[str, str]
+
+
+class _WrittenErrand(BaseModel):
+    """A file as `Errand.plain` wrote it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    study: dict[str, Any]
+    companions: list[_WrittenCompanion]
+    night: str | None
+    device_hours: float | None
+
+
 @dataclass(frozen=True)
 class Errand:
     """Companions of one study to be run; those that it has already are not run again.
@@ -64,8 +88,14 @@ class Errand:
 def load_errand(path: str | Path) -> Errand:
     """Read what `Errand.plain` gave, written as JSON. Raises InputError where the file is none."""
     try:
-        told = json.loads(Path(path).read_text())
-        companions = [Companion.of_plain(one) for one in told["companions"]]
-        return Errand(Study.from_dict(told["study"]), companions, told["night"], told["device_hours"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as a list of companions: {error}") from error
+        written = _WrittenErrand.model_validate_json(Path(path).read_bytes())
+        companions = [Companion(Trial(**run.trial), run.of, run.marks) for run in written.companions]
+        return Errand(Study.from_dict(written.study), companions, written.night, written.device_hours)
+    except ValidationError as error:
+        reasons = [
+            f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe(e, Trial)}" for e in error.errors(include_url=False)
+        ]
+        raise InputError(f"{path}: not readable as a list of companions: {summarize(reasons)}") from error
+    except (OSError, ValueError, TypeError) as error:
+        reason = summarize([str(error)])
+        raise InputError(f"{path}: not readable as a list of companions: {reason}") from error

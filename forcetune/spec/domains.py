@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from forcetune.spec.problems import LARGEST, Problem, show_value
 from forcetune.spec.trial import Trial
+
+EXACT = 2**53  # whole numbers up to here are exact as Optuna stores them
 
 When = dict[str, list[Any]]
 
@@ -64,15 +67,8 @@ def _told(when: When) -> str:
 Domain = Fixed | Choice | Range
 
 
-class Problem(ValueError):
-    """Something wrong at a place in the study file."""
-
-    def __init__(self, place: str, message: str) -> None:
-        super().__init__(f"{place}: {message}")
-
-
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _WrittenRange(_Strict):
@@ -100,14 +96,16 @@ def parse_domain(name: str, written: Any) -> Domain:
         return _choice(name, f"{place}.choices", choice.choices, _lists(choice.when))
     if "low" in written or "high" in written:
         return _range(name, place, _parse(_WrittenRange, place, written))
-    raise Problem(place, f"{written!r} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}")
+    raise Problem(
+        place, f"{show_value(written)} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}"
+    )
 
 
 def check_within(name: str, place: str, written: Any, domain: Domain) -> Any:
     """What is written as a value of the trial's field `name`, one that its domain has. Raises Problem."""
     value = _value(name, place, written)
     if not within(value, domain):
-        raise Problem(place, f"{value!r} is not in the domain of trial.{name}; allowed: {domain}")
+        raise Problem(place, f"{show_value(value)} is not in the domain of trial.{name}; allowed: {domain}")
     return value
 
 
@@ -125,9 +123,11 @@ def _choice(name: str, place: str, values: list[Any], when: When) -> Choice:
     if not values:
         raise Problem(place, "an empty list leaves nothing to choose")
     checked = [_value(name, f"{place}[{i}]", value) for i, value in enumerate(values)]
-    repeated = next((value for i, value in enumerate(checked) if value in checked[:i]), None)
-    if repeated is not None:
-        raise Problem(place, f"{repeated!r} stands there twice")
+    seen: set[Any] = set()
+    for value in checked:
+        if value in seen:
+            raise Problem(place, f"{show_value(value)} stands there twice")
+        seen.add(value)
     return Choice(checked, when)
 
 
@@ -145,6 +145,10 @@ def _range(name: str, place: str, written: _WrittenRange) -> Range:
             f"{place}.step",
             f"{written.step} is no step of this range; allowed: above 0, whole for whole numbers",
         )
+    if isinstance(low, int) and high > EXACT:
+        raise Problem(f"{place}.high", f"{high} is beyond 2^53, up to which a sampler keeps whole numbers exactly")
+    if written.step is not None and (high - low) / written.step > EXACT:
+        raise Problem(f"{place}.step", f"{written.step} divides {low} to {high} into more than 2^53 steps")
     return Range(low, high, written.log, written.step, _lists(written.when))
 
 
@@ -155,11 +159,14 @@ def _lists(when: dict[str, Any]) -> When:
 def _value(name: str, place: str, written: Any) -> Any:
     info = Trial.model_fields[name]
     annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True))
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        return adapter.validate_python(written)
+        value = adapter.validate_python(written)
     except ValidationError as error:
         raise Problem(place, describe(error.errors()[0])) from None
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise Problem(place, f"{show_value(value)} should be at most 2^63 - 1")
+    return value
 
 
 def _parse(model: type[Any], place: str, written: Any) -> Any:
@@ -181,6 +188,6 @@ def describe(error: Any, model: type[BaseModel] | None = None) -> str:
     if error["type"] == "missing":
         return "is missing"
     if error["type"] == "model_type" and model:
-        return f"{error['input']!r} should have keys, of {', '.join(model.model_fields)}"
+        return f"{show_value(error['input'])} should have keys, of {', '.join(model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{error['input']!r} {message}"
+    return f"{show_value(error['input'])} {message}"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forcetune.errors import InputError
 from forcetune.spec.domains import describe
+from forcetune.spec.problems import summarize
 from forcetune.spec.reading import read_yaml
 
 BANDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # edges, in sparsity
@@ -17,7 +18,7 @@ BANDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # edges, in sparsity
 class Nightly(BaseModel):
     """A whole nightly.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     studies: list[str] = Field(min_length=1, description="names of studies in MLflow")
     top: int = Field(1, ge=1, description="champions of a band, the most accurate on validation images")
@@ -42,7 +43,7 @@ def load_nightly(path: str | Path) -> Nightly:
     try:
         found = Nightly.model_validate(written)
     except ValidationError as error:
-        raise InputError(f"{path}: {'; '.join(map(_explain, error.errors()))}") from None
+        raise InputError(f"{path}: {summarize(map(_explain, error.errors(include_url=False)))}") from None
     check_bands(found.bands, f"{path}: bands")
     return found
 

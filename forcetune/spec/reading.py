@@ -7,21 +7,40 @@ from typing import Any
 import yaml
 
 from forcetune.errors import InputError
+from forcetune.spec.problems import LARGEST, show_value, summarize
+
+FILE_BYTES = 2**20  # more is no file that a person writes, and takes long to read
+NODES = 100_000  # values in a file, each alias counted with all that it stands for
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which takes 1e-3 for a text (YAML 1.1) and keeps the last of two equal keys."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML's constructors of an explicit tag raise whatever Python raises
+            kind = node.tag.rpartition(":")[2]
+            raise _refusal(node, f"{show_value(node.value)} is no {kind}") from error
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise _refusal(node, f"a whole number is at most 2^63 - 1, and this has {len(node.value)} characters")
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
-                )
-            seen.add(key)
+        seen: set[str] = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _refusal(key_node, "a key is a text, and this is a list or has keys itself")
+            if key_node.value in seen:
+                raise _refusal(key_node, f"the key {show_value(key_node.value)} stands there twice")
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _refusal(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.add_implicit_resolver(
@@ -32,18 +51,64 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The file's content as plain data. Raises InputError where it cannot be read or would construct objects."""
+    """Return the content of a file as plain data.
+
+    Args:
+        path: The file, of at most 1 MiB.
+
+    Raises:
+        InputError: The file cannot be read, would construct objects or would grow without bound.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: the file cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: this is not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        if len(content) > FILE_BYTES:
+            raise InputError(f"{path}: the file is larger than 1 MiB")
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"this is not a text file in UTF-8 ({error.reason} at byte {error.start})"
+        else:
+            reason = f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise InputError(summarize([f"{path}: {reason}"])) from error
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise InputError(f"{path}:{where} not readable as a study file: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from error
+        line = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise InputError(summarize([f"{path}:{line} not readable as a study file: {error.problem}"])) from error
+    except RecursionError as error:
+        raise InputError(f"{path}: not readable as YAML: its lists or keys are nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(summarize([f"{path}: not readable as YAML: {error}"])) from error
+
+
+def _load(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Count the values below a node, an alias as all that it stands for; raise where these are too many."""
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise _refusal(node, "an alias stands inside the value that it repeats")
+        return counts[id(node)]
+    counts[id(node)] = 0  # while its children are counted
+    children = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in children for child in pair]
+    count = 1 + sum(_count_nodes(child, counts) for child in children)
+    if count > NODES:
+        raise _refusal(node, f"with its aliases written out this has more than {NODES:,} values")
+    counts[id(node)] = count
+    return count

@@ -1,24 +1,34 @@
 """What a search begins with: known configurations, and studies to learn from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forcetune.names import suggestion
-from forcetune.spec.domains import Fixed, Problem, check_within
+from forcetune.spec.domains import Fixed, check_within
+from forcetune.spec.problems import Problem
 
 if TYPE_CHECKING:
     from forcetune.spec.study import Study
 
 
 def parse_start(study: "Study") -> list[dict[str, Any]]:
-    """The values that each of `search.start` gives, in the order of the study's space. Raises Problem."""
-    found: list[dict[str, Any]] = []
+    """Return the values that each of `search.start` gives, in the order of the study's space. Raise Problem."""
+    for problem in start_problems(study):
+        raise problem
+    return [_values(study, f"search.start.{i}", written) for i, written in enumerate(study.search.start)]
+
+
+def start_problems(study: "Study") -> Iterator[Problem]:
+    """Yield a problem for each of `search.start` that the study would never propose, or that stands there twice."""
+    first: dict[tuple[tuple[str, Any], ...], int] = {}
     for i, written in enumerate(study.search.start):
-        values = _values(study, f"search.start.{i}", written)
-        if values in found:
-            raise Problem(f"search.start.{i}", f"is the same as search.start.{found.index(values)}")
-        found.append(values)
-    return found
+        try:
+            values = tuple(_values(study, f"search.start.{i}", written).items())
+        except Problem as problem:
+            yield problem
+            continue
+        if first.setdefault(values, i) != i:
+            yield Problem(f"search.start.{i}", f"is the same as search.start.{first[values]}")
 
 
 def _values(study: "Study", place: str, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,13 +57,13 @@ def _values(study: "Study", place: str, written: Mapping[str, Any]) -> dict[str,
     return given
 
 
-def check_warm_start(study: "Study") -> None:
-    """Raise Problem where `search.warm_start` names what no sampler can learn from."""
+def warm_start_problems(study: "Study") -> Iterator[Problem]:
+    """Yield a problem for each name in `search.warm_start` that no sampler can learn from."""
     names, sampler = study.search.warm_start, study.search.sampler
     if names and sampler in ("grid", "random"):
-        raise Problem("search.warm_start", f"`sampler: {sampler}` learns from no study; allowed: tpe, nsga2")
+        yield Problem("search.warm_start", f"`sampler: {sampler}` learns from no study; allowed: tpe, nsga2")
     for i, name in enumerate(names):
         if name == study.study:
-            raise Problem(f"search.warm_start.{i}", f"{name!r} is this study, which goes on from its own trials anyway")
+            yield Problem(f"search.warm_start.{i}", f"{name!r} is this study, which goes on from its own trials anyway")
         if name in names[:i]:
-            raise Problem(f"search.warm_start.{i}", f"{name!r} stands there twice")
+            yield Problem(f"search.warm_start.{i}", f"{name!r} stands there twice")

@@ -1,8 +1,9 @@
 """A study: one file, one Optuna study, one MLflow experiment."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,18 +11,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, resolve, suggestion
-from forcetune.spec.domains import Domain, Fixed, Problem, Range, describe, parse_domain
+from forcetune.spec.domains import Domain, Fixed, Range, describe, parse_domain
+from forcetune.spec.problems import Problem, collect, show_value, summarize
 from forcetune.spec.reading import read_yaml
-from forcetune.spec.start import check_warm_start, parse_start
-from forcetune.spec.task import Bound, Direction, Objective, Task, check_task, make_task
+from forcetune.spec.start import parse_start, start_problems, warm_start_problems
+from forcetune.spec.task import Bound, Direction, Objective, Task, make_task, task_problems
 from forcetune.spec.trial import CONDITIONAL, Trial, applies
 
 REQUIRED = [name for name, info in Trial.model_fields.items() if info.is_required()]
 DEFAULT_TRIALS = 32
+GRID_TRIALS = 100_000  # of one study, which lists them all before it starts
+NAME_CHARACTERS = 200  # a file system takes 255, what forcetune adds to the name included
+LAST_SEED = 2**62  # fresh seeds follow it, below 2^63
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Seeds(_Section):
@@ -53,7 +58,7 @@ class Search(_Section):
         description=f"trials in all, collapsed and failed ones included ({DEFAULT_TRIALS}; grid: all)",
     )
     sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
-    seed: int = Field(0, ge=0, description="of the sampler")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
     stopping: Literal["pareto", "safe", "none"] | None = Field(
         None, description="which trials end early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
     )
@@ -80,7 +85,7 @@ Priority = Literal["normal", "low"]  # of a study among those of its cluster
 
 def _number_or_auto(written: Any) -> Any:
     number = isinstance(written, int | float) and not isinstance(written, bool)
-    if written != AUTO and not (number and written >= 0):
+    if written != AUTO and not (number and 0 <= written < float("inf")):
         raise ValueError("should be a number, at least 0, or auto")  # else pydantic says it once a form
     return written
 
@@ -125,7 +130,9 @@ _BY_FORM = Discriminator(lambda written: LONG if isinstance(written, dict | Base
 class Study(_Section):
     """A whole study file; make one with `load(path)` or `Study.from_dict(...)`, which validate it."""
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the study's name")
+    study: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="the study's name"
+    )
     objectives: dict[str, Annotated[_Short[Direction] | _Long[Objective], _BY_FORM]] = Field(
         default={"val_accuracy": "max", "density": "min"},
         min_length=1,
@@ -164,11 +171,13 @@ class Study(_Section):
         try:
             study = cls.model_validate(dict(written))
         except ValidationError as error:
-            raise InputError("; ".join(_explain(e) for e in error.errors())) from None
-        try:
-            study._check()
-        except Problem as problem:
-            raise InputError(str(problem)) from None
+            messages = [_explain(e) for e in error.errors(include_url=False)]
+            trial = written.get("trial")
+            if isinstance(trial, Mapping) and all(isinstance(name, str) for name in trial):
+                messages += _trial_problems(trial)
+            raise InputError(summarize(messages)) from None
+        if messages := study._problems():
+            raise InputError(summarize(messages))
         return study
 
     @cached_property
@@ -310,39 +319,53 @@ class Study(_Section):
         written = {**self.model_dump(exclude={"search"}), **changed}
         return Study.model_validate({**written, "study": self.study + COMPANION, "search": search.model_dump()})
 
-    def _check(self) -> None:
-        if self.study.endswith(COMPANION):
-            raise Problem("study", f"{self.study!r}: names that end in {COMPANION} are kept for forcetune's re-runs")
-        self._check_keys()
-        for name in self.space:
-            self._check_when(name)
-        self._check_names()
-        check_task(self)
-        if self.search.sampler == "grid" and (ranges := self.ranges()):
-            raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
-        if len(self.start) > self.trials:
-            raise Problem("search.start", f"has {len(self.start)} configurations, more than trials, {self.trials}")
-        check_warm_start(self)
-        unknown = [name for name in self.objectives if name not in self.references(0)]
-        if self.search.patience and unknown:
-            raise Problem(
-                f"objectives.{unknown[0]}",
-                "`patience` asks for the hypervolume, which needs the worst value that counts: write "
-                f"{unknown[0]}: {{direction: {self.directions[unknown[0]]}, reference: ...}}",
-            )
-        if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
-            raise Problem("search.budget", "is empty; allowed: hours, device_hours, or both")
+    def _problems(self) -> list[str]:
+        """Return what is wrong: all that can be told before what it depends on is mended."""
+        stages: list[Iterable[Callable[[], object]]] = [
+            [lambda: self.space],
+            (partial(self._check_when, name) for name in self.trial),
+            self._name_checks(),
+            [self._check_size],
+        ]
+        messages = [*map(str, self._section_problems()), *_trial_problems(self.trial)]
+        for stage in stages:
+            if messages:
+                return messages
+            messages = collect(stage)
+        return messages or [*map(str, self._search_problems())]
 
-    def _check_keys(self) -> None:
-        for name in self.trial:
-            if name not in Trial.model_fields:
-                raise Problem(
-                    f"trial.{name}",
-                    f"unknown key{suggestion(str(name), Trial.model_fields)}; allowed: {', '.join(Trial.model_fields)}",
-                )
-        for name in REQUIRED:
-            if name not in self.trial:
-                raise Problem(f"trial.{name}", "is missing; required: " + ", ".join(REQUIRED))
+    def _section_problems(self) -> Iterator[Problem]:
+        """Yield what is wrong outside of `trial:`, whatever stands there."""
+        if self.study.endswith(COMPANION):
+            yield Problem("study", f"{self.study!r}: names that end in {COMPANION} are kept for forcetune's re-runs")
+        if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
+            yield Problem("search.budget", "is empty; allowed: hours, device_hours, or both")
+
+    def _check_size(self) -> None:
+        if self.first_fresh_seed > LAST_SEED:
+            raise Problem("trial.seed", "is beyond 2^62; allowed: less, since fresh seeds follow it")
+        if self.search.sampler != "grid":
+            return
+        if ranges := self.ranges():
+            raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
+        if sum(1 for _ in islice(self.combinations(list(self.space)), GRID_TRIALS + 1)) > GRID_TRIALS:
+            raise Problem("trial", f"the grid has more than {GRID_TRIALS:,} trials; list fewer choices, or use `tpe`")
+
+    def _search_problems(self) -> Iterator[Problem]:
+        """Yield what objectives, constraints and `search:` ask for that the trials do not have."""
+        yield from task_problems(self)
+        yield from start_problems(self)
+        if len(self.search.start) > self.trials:
+            count = len(self.search.start)
+            yield Problem("search.start", f"has {count} configurations, more than trials, {self.trials}")
+        yield from warm_start_problems(self)
+        unknown = [name for name in self.objectives if name not in self.references(0)]
+        for name in unknown if self.search.patience else []:
+            yield Problem(
+                f"objectives.{name}",
+                "`patience` asks for the hypervolume, which needs the worst value that counts: write "
+                f"{name}: {{direction: {self.directions[name]}, reference: ...}}",
+            )
 
     def _check_when(self, name: str) -> None:
         when = self.space[name].when
@@ -363,10 +386,11 @@ class Study(_Section):
                 if value not in domain.values:
                     raise Problem(
                         f"{place}.{parent}",
-                        f"{value!r} is never chosen; allowed: {', '.join(map(str, domain.values))}",
+                        f"{show_value(value)} is never chosen; allowed: {', '.join(map(str, domain.values))}",
                     )
 
-    def _check_names(self) -> None:
+    def _name_checks(self) -> Iterator[Callable[[], object]]:
+        """Yield a check for each name of a table's row, or of a function of the user's own."""
         from forcetune.data import DATASETS
         from forcetune.models import find_builder
         from forcetune.pruning import LOSSES, SCHEDULES, method_row
@@ -381,12 +405,26 @@ class Study(_Section):
         }
         for name, find in resolvers.items():
             for value in self.space[name].values if name in self.space else []:
-                _find(f"trial.{name}", find, value)
-        _find("loss", find_loss, self.task.loss)
-        own = {"measure": self.task.measure, "train": self.task.train}
-        for place, value in [*own.items(), *(("metrics", metric) for metric in self.task.metrics)]:
-            if value is not None:
-                _find(place, partial(resolve, table={}, kind=place), value)
+                yield partial(_find, f"trial.{name}", find, value)
+        yield partial(_find, "loss", find_loss, self.task.loss)
+        functions = {"measure": self.task.measure, "train": self.task.train}
+        for key, function in [*functions.items(), *(("metrics", metric) for metric in self.task.metrics)]:
+            if function is not None:
+                yield partial(_find, key, partial(resolve, table={}, kind=key), function)
+
+
+def _trial_problems(trial: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the keys under `trial:`, and with each domain by itself."""
+    messages = []
+    for name in trial:
+        if name not in Trial.model_fields:
+            allowed = ", ".join(Trial.model_fields)
+            near = suggestion(str(name), Trial.model_fields)
+            messages.append(f"trial.{name}: unknown key{near}; allowed: {allowed}")
+    missing = [name for name in REQUIRED if name not in trial]
+    messages += [f"trial.{name}: is missing; required: {', '.join(REQUIRED)}" for name in missing]
+    fields = (name for name in trial if name in Trial.model_fields)
+    return messages + collect(partial(parse_domain, name, trial[name]) for name in fields)
 
 
 def _find(place: str, find: Callable[[str], Any], name: str) -> None:
@@ -422,5 +460,7 @@ def _explain(error: Any) -> str:
     parts = [str(part) for part in error["loc"] if part not in (SHORT, LONG)]
     place, owner = ".".join(parts), _owner(parts)
     if error["type"] == "string_pattern_mismatch":
-        return f"{place}: {error['input']!r} is no name; allowed: letters, digits, _ . - after a letter or digit"
+        return (
+            f"{place}: {show_value(error['input'])} is no name; allowed: letters, digits, _ . - after a letter or digit"
+        )
     return f"{place}: {describe(error, owner)}"

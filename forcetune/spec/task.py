@@ -1,6 +1,6 @@
 """What a study asks of every trial beside its fields: objectives, constraints, and functions of the user's own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
-from forcetune.spec.domains import Problem
+from forcetune.spec.problems import Problem, summarize
 
 if TYPE_CHECKING:
     from forcetune.spec.study import Study
@@ -51,7 +51,7 @@ class Objective(BaseModel):
 class Bound(BaseModel):
     """What a metric known before training may be, both ends included."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     min: float | None = None
     max: float | None = None
@@ -100,21 +100,21 @@ def make_task(study: "Study") -> Task:
     )
 
 
-def check_task(study: "Study") -> None:
-    """Raise Problem where an objective or a constraint is a metric that no trial can report, or `train` is compiled.
+def task_problems(study: "Study") -> Iterator[Problem]:
+    """Yield a problem for each objective or constraint that no trial can report, and where `train` is compiled.
 
     What the user's own functions report is not known before they are called.
     """
     if study.train and study.resources.compile:
-        raise Problem("resources.compile", f"compiles forcetune's training loop, and this study has {study.train}")
+        yield Problem("resources.compile", f"compiles forcetune's training loop, and this study has {study.train}")
     own = "measure" if study.measure else None
-    _check_metrics("constraints", study.constraints, BEFORE, own)
+    yield from _metric_problems("constraints", study.constraints, BEFORE, own)
     if study.metrics or study.train:
         own = "metrics" if study.metrics else "train"
-    _check_metrics("objectives", study.objectives, METRICS, own)
+    yield from _metric_problems("objectives", study.objectives, METRICS, own)
     for name, bound in study.constraints.items():
         if isinstance(bound, Bound) and bound.min is None and bound.max is None:
-            raise Problem(f"constraints.{name}", "bounds nothing; allowed: a number (at most), or {min: , max: }")
+            yield Problem(f"constraints.{name}", "bounds nothing; allowed: a number (at most), or {min: , max: }")
 
 
 def check_reported(study: "Study", before: Iterable[str], after: Iterable[str]) -> None:
@@ -122,22 +122,23 @@ def check_reported(study: "Study", before: Iterable[str], after: Iterable[str]) 
 
     before, after: those before training, and in all. What a `train` loop reports is known only when it runs.
     """
-    try:
-        _check_metrics("constraints", study.constraints, before, None)
-        _check_metrics("objectives", study.objectives, after, study.train)
-    except Problem as problem:
-        raise InputError(str(problem)) from None
+    problems = [
+        *_metric_problems("constraints", study.constraints, before, None),
+        *_metric_problems("objectives", study.objectives, after, study.train),
+    ]
+    if problems:
+        raise InputError(summarize(map(str, problems)))
 
 
-def _check_metrics(section: str, names: Iterable[str], known: Iterable[str], own: str | None) -> None:
+def _metric_problems(section: str, names: Iterable[str], known: Iterable[str], own: str | None) -> Iterator[Problem]:
     for name in names:
         if name in known or own:
             continue
         if name in METRICS:
-            raise Problem(
+            yield Problem(
                 f"{section}.{name}",
                 f"is not known before training; allowed: {', '.join(known)}, and what `measure` returns",
             )
-        raise Problem(
-            f"{section}.{name}", f"no trial reports this metric{suggestion(name, known)}; allowed: {', '.join(known)}"
-        )
+        else:
+            message = f"no trial reports this metric{suggestion(name, known)}; allowed: {', '.join(known)}"
+            yield Problem(f"{section}.{name}", message)

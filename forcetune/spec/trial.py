@@ -24,7 +24,7 @@ CONDITIONAL = {*ONLY_FOR, *OPTIONS}
 class Trial(BaseModel):
     """One configuration; a field's name is the YAML key, the Optuna parameter, the MLflow param and the column."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     dataset: str = Field(description="a row of DATASETS, or `package.module:function`")
     data_root: str | None = Field(None, description="folder of the data set's files, where it needs one")
@@ -70,11 +70,11 @@ class Trial(BaseModel):
     screen: bool = Field(True, description="do not train a network without a path from input to output")
     epochs: int = Field(20, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=2, description="images in a training step")
-    lr: float = Field(0.1, gt=0, allow_inf_nan=False, description="learning rate at the first step")
+    lr: float = Field(0.1, gt=0, description="learning rate at the first step")
     lr_schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="`cosine`, `step` or `constant`")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="`sgd` or `adamw`")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; of AdamW, its first beta")
-    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="of the optimizer")
+    weight_decay: float = Field(5e-4, ge=0, description="of the optimizer")
     clip_norm: float | None = Field(None, gt=0, description="bound on the gradient's 2-norm (none)")
     precision: Literal["bf16", "float32"] | None = Field(
         None, description="of training: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
