@@ -2,16 +2,19 @@
 
 import logging
 import os
+import pickle
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
+from ray._private import state as _ray_state  # the public API for actors asks the dashboard, which a Ray may lack
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -41,6 +44,8 @@ START_TRIES = 3  # of a Ray of this process
 HEARTBEAT_S = 2.0  # between two questions to Ray's head, and for its answer
 OWN_HEAD_PATIENCE_S = 3.0  # the head of a Ray of this process does not come back
 CLUSTER_HEAD_PATIENCE_S = 40.0  # that of a cluster may; Ray gives up after 60 s
+NODE_DEATH_PATIENCE_S = 2.0  # of a worker that is lost: its node may be lost a moment later, as a machine shuts down
+NODE_ANSWER_S = 1.0  # for a node's own process to take a connection
 TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
@@ -513,14 +518,50 @@ class Watch(tune.Callback):
         self._yielding.discard(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._started.pop(trial.trial_id, None)
+        _, actor = self._started.pop(trial.trial_id, (0.0, None))
         if trial.trial_id in self._yielding:
             self._yielding.discard(trial.trial_id)
             self._searcher.give_way(trial.trial_id)
         elif trial.trial_id in self._overdue:
             self._searcher.lost(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
         else:
-            self._searcher.lost(trial.trial_id, *_why(trial.get_pickled_error()))
+            error = _read_error(trial)
+            cause, reason = _why(error)
+            if actor and not isinstance(error, ray.exceptions.RayTaskError) and cause == "lost" and _lost_node(actor):
+                cause, reason = "node", "its node was lost (preempted, switched off or out of reach)"
+            self._searcher.lost(trial.trial_id, cause, reason)
+
+
+def _read_error(trial: Any) -> Exception | None:
+    """Return the error with which Tune lost a trial, None where Tune kept none.
+
+    Tune's own `get_pickled_error` reads it where Tune copies it to, some time later.
+    """
+    path = trial.pickled_error_file
+    return cast(Exception, pickle.loads(Path(path).read_bytes())) if path and Path(path).exists() else None
+
+
+def _lost_node(actor: Any) -> bool:
+    """Return whether an actor that is gone has taken its node with it, or the node the actor."""
+    address = _ray_state.actors(actor._actor_id.hex()).get("Address", {})
+    deadline = time.monotonic() + NODE_DEATH_PATIENCE_S
+    while not (lost := not _is_reachable(address.get("NodeID"))) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return lost
+
+
+def _is_reachable(node_id: str | None) -> bool:
+    """Return whether a node is alive for Ray and takes a connection: Ray itself notices a death up to 15 s later."""
+    if not node_id:  # an actor that was never placed
+        return True
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    if node is None or not node["Alive"]:
+        return False
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _why(error: Exception | None) -> tuple[Cause, str]:
@@ -530,7 +571,7 @@ def _why(error: Exception | None) -> tuple[Cause, str]:
         return found.cause, found.reason
     if isinstance(found, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(found):
         return "memory", "Ray ended its worker, since the node was out of memory"
-    if isinstance(found, ray.exceptions.RayActorError):
+    if found is None or isinstance(found, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
         return "lost", "its worker ended without a word (killed, out of memory, or its node is gone)"
     return "lost", f"its worker failed: {type(found).__name__}: {found}".splitlines()[0]
 

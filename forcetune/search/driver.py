@@ -36,6 +36,7 @@ from forcetune.tracking import Epoch, Tracker
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
 QUIET_S = 5.0  # that MLflow may be waited for without a word
 PATIENCE = 300.0  # seconds that MLflow may be away once all trials have ended
+FREE_NODE_LOSSES = 10  # lost nodes of a trial that do not count towards `retries`; a trial may be what kills them
 
 
 @dataclass
@@ -185,10 +186,17 @@ class Driver:
         self._end(number, self._outcome(report))
 
     def lost(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
-        """An attempt that ended without its trial's end: another follows while the trial has retries left."""
+        """An attempt that ended without its trial's end: another follows while the trial has retries left.
+
+        An attempt whose node was lost is no retry, the first ten times.
+        """
         if not self._in_force(number, attempt):
             return
         running = self._running[number]
+        if cause == "node" and running.issued.lost_nodes < FREE_NODE_LOSSES:
+            running.issued = replace(running.issued, lost_nodes=running.issued.lost_nodes + 1)
+            self._hand_back(number)
+            return
         lost = running.issued.lost + 1
         before = running.issued.room
         room = min(2 * before, max(self.most_room, before)) if cause == "memory" else before

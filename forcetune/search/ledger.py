@@ -56,11 +56,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class Issued:
-    """The attempts at a trial so far: how many, how many of them were lost, and how much room the next one gets."""
+    """The attempts at a trial so far: how many, how many of them were lost, and how much room the next one gets.
+
+    lost: the attempts that count towards `retries`; lost_nodes: the attempts that do not, since their node was lost.
+    """
 
     attempt: int = 1
     lost: int = 0
     room: int = 1
+    lost_nodes: int = 0
 
 
 class Ledger:

@@ -23,7 +23,7 @@ from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
 
-Cause = Literal["lost", "memory", "time"]
+Cause = Literal["lost", "node", "memory", "time"]  # why an attempt ended: a worker alone lost, or its whole node, ...
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 

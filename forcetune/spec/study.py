@@ -103,7 +103,9 @@ class Resources(_Section):
     compile: bool = Field(False, description="train through torch.compile, which takes time before the first step")
     max_seconds: float | None = Field(None, gt=0, description="an attempt at a trial that takes longer fails it (none)")
     retries: int = Field(
-        3, ge=0, description="further attempts at a trial whose worker or node was lost, or had too little memory"
+        3,
+        ge=0,
+        description="further attempts at a trial whose worker was lost or short of memory (a lost node is free)",
     )
 
 

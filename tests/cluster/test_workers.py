@@ -51,6 +51,42 @@ def test_one_node_of_two_is_killed(search, cluster):
     until(lambda: cluster.nodes() == 2, "the second node")
 
 
+def test_a_lost_node_costs_no_retry(search, cluster):
+    study = search(
+        {"RAY_ADDRESS": cluster.address},
+        pause=0.1,
+        trial={"epochs": 30},
+        search={"trials": 2},
+        resources={"retries": 0},
+    )
+    driver = study.start()
+    study.at_work()
+    node = set(descendants(cluster.second.pid))
+    until(lambda: any(int(process) in node for (process,) in study.noted("steps")), "a worker on the second node")
+    cluster.lose()
+    study.hurry()
+    assert driver.wait() == 0, driver.said
+    rows = study.check_promise()
+    assert set(rows["outcome"]) == {"trained"}, list(rows["reason"])
+    assert "2" in study.attempts()
+    trials = optuna.load_study(study_name="s", storage=study.ledger).trials
+    issued = [trial.user_attrs.get("issued", {}) for trial in trials]
+    assert sum(attempts.get("lost_nodes", 0) for attempts in issued) == 1
+    cluster.add()
+    until(lambda: cluster.nodes() == 2, "the second node")
+
+
+def test_a_worker_that_dies_alone_costs_a_retry(search):
+    study = search(pause=0.1, trial={"epochs": 30}, search={"trials": 2}, resources={"retries": 0})
+    driver = study.start()
+    os.kill(study.at_work(), signal.SIGKILL)
+    study.hurry()
+    assert driver.wait() == 0, driver.said
+    reasons = study.check_promise().set_index("outcome")["reason"]
+    assert sorted(reasons.index) == ["failed", "trained"]
+    assert reasons["failed"].startswith("its worker ended without a word")
+
+
 def test_a_second_driver_is_refused_until_the_first_dies(search):
     study = search(pause=0.1, trial={"epochs": 40}, search={"trials": 2})
     first = study.start()

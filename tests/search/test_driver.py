@@ -551,3 +551,30 @@ def test_a_trial_that_gives_way_to_another_study_has_lost_nothing(folder, make_s
     driver.close()
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"]
     assert driver.wanted == 0
+
+
+def test_a_lost_node_is_no_retry_ten_times(folder, make_study):
+    study = make_study(search={"trials": 1}, resources={"retries": 1})
+    driver = driver_of(study)
+    for loss in range(10):
+        assignment = driver.issue()
+        if loss == 5:  # a restart in the middle of an attempt: the count stands in the ledger
+            driver = driver_of(study)
+            assignment = driver.issue()
+        driver.lost(assignment.number, assignment.attempt, "node", "its node was lost")
+    assert not driver.finished
+    for _ in range(2):  # the eleventh counts, and there is one retry
+        assignment = driver.issue()
+        driver.lost(assignment.number, assignment.attempt, "node", "its node was lost")
+    driver.close()
+    assert table("s").loc[0, "reason"] == "its node was lost; given up after 13 attempts"
+
+
+def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 1}, resources={"retries": 0}))
+    first = driver.issue()
+    driver.lost(first.number, first.attempt, "node", "its node was lost")
+    again = driver.issue()
+    driver.lost(again.number, again.attempt, "lost", "its worker ended")
+    driver.close()
+    assert table("s").loc[0, "reason"] == "its worker ended; given up after 2 attempts"
