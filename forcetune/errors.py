@@ -13,4 +13,4 @@ class HeldError(Exception):
 
 
 class StoppedError(Exception):
-    """The search cannot go on (a full disk, a store that is gone); nothing is lost, exit code 1."""
+    """The search cannot go on (a full disk, a store that is gone, too many failures); nothing is lost, exit code 1."""

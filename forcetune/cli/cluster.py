@@ -148,7 +148,7 @@ def supervise(file: str, client: str, restarts: int, priority: Priority, fresh: 
 
         if companions:
             return search.has_run(spec.load_errand(file))
-        return search.is_complete(spec.load(file))
+        return search.is_over(spec.load(file))
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
     sys.exit(supervisor.supervise(command, client, restarts, complete, once=["--fresh"] if fresh else []))

@@ -76,7 +76,8 @@ def run(study: Study, console: Console, fresh: bool = False, priority: Priority 
     of low priority get what the others leave. Nothing is written before the study is
     checked, or started before a trial's resources are known to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
-    is gone; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was done is lost.
+    is gone or too many trials fail; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was
+    done is lost.
     """
     environment.prepare()
     with _Cluster(study, console, priority) as cluster:
@@ -115,6 +116,8 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
         driver = open_driver(study, held.check, console, references=references, propose=propose)
         searching = not driver.finished
         cluster.drive(driver)
+        if driver.hopeless:
+            raise StoppedError(_explain_failures(study, driver.hopeless))
         if driver.ending:
             return f"the search ended by its {driver.ending}"
         if searching:
@@ -123,6 +126,14 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
             return None
         with hold(study.study + COMPANION, uri) as companions:
             return rerun(study, companions.check, console, cluster.drive)
+
+
+def _explain_failures(study: Study, reason: str) -> str:
+    return (
+        f"the search was given up: {reason}. Where it happened is in the artifact error.json of the failed runs. Once "
+        "the cause is mended, the same command goes on with the trials that are left, and counts failures anew; "
+        f"`search.max_failures` in the study file bears more of them ({study.trials}: all)"
+    )
 
 
 def _check_new(study: Study, lessons: "list[Lesson]") -> None:
@@ -192,6 +203,14 @@ def is_complete(study: Study) -> bool:
 
     told = [trial for trial in counted(trials_of(study.study, optuna_uri())) if trial.state.is_finished()]
     return len(told) >= study.trials
+
+
+def is_over(study: Study) -> bool:
+    """Return whether nothing is left for another driver: the study is complete, or was given up after failures."""
+    from forcetune.search.ending import is_hopeless
+    from forcetune.search.ledger import trials_of
+
+    return is_complete(study) or is_hopeless(study, trials_of(study.study, optuna_uri()))
 
 
 def importance(table: "pd.DataFrame") -> "pd.DataFrame":

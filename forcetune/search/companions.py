@@ -33,7 +33,9 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
             return None
         budget = left_of(study.search.budget, spent_by(ends(theirs)))
         total = len(counted(reruns)) + len(proposals)
-        companion = study.companion(Search(trials=total, sampler="random", stopping="none", budget=budget))
+        companion = study.companion(
+            Search(trials=total, sampler="random", stopping="none", budget=budget, max_failures=total)
+        )
         if proposals:
             told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
             console.print(told, soft_wrap=True)
@@ -61,6 +63,7 @@ def run_errand(
             sampler="random",
             stopping="none",
             budget=_budget(errand, known),
+            max_failures=len(counted(known)) + len(proposals),  # a night says itself what failures mean
         ),
         constraints={},
     )

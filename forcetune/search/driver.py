@@ -18,10 +18,10 @@ from rich.console import Console
 from forcetune import __version__
 from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
-from forcetune.search.ending import Ending, spent_by
+from forcetune.search.ending import Ending, by_time, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.ledger import Ended, Issued, Ledger, ends
+from forcetune.search.ledger import Ended, Issued, Ledger
 from forcetune.search.meter import Meter
 from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
@@ -123,6 +123,11 @@ class Driver:
     def ending(self) -> str | None:
         """Why the search has ended before it had all its trials; None where it has not."""
         return self._ending.reason
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the search was given up, since too many trials failed; None where it was not, or had all its trials."""
+        return self._ending.failures if self._count < self._study.trials and not self._used_up else None
 
     @property
     def hours(self) -> float:
@@ -368,9 +373,8 @@ class Driver:
             seen.add(key)
             self._count += 1
             self._take_up_one(trial)
-        earlier = sorted(ends(history), key=lambda ended: ended.time or 0)
-        for ended in earlier:
-            self._ending.ended(ended)
+        earlier = by_time(history)
+        self._ending.take_up(earlier)
         self._spent = spent_by(earlier)
         told = {f"{trial.number:04d}" for trial in history if trial.state.is_finished()}
         for folder in self._folder.iterdir():
@@ -404,7 +408,8 @@ class Driver:
     @property
     def _exhausted(self) -> bool:
         self._ending.spent(self.hours, self._spent["device_hours"])
-        return self._used_up or self._count >= self._study.trials or self._ending.reason is not None
+        ending = self._ending.reason or self._ending.failures
+        return self._used_up or self._count >= self._study.trials or ending is not None
 
     def _propose(self) -> Proposal | None:
         for _ in range(REPEATS):

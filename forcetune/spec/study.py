@@ -49,6 +49,13 @@ class Patience(_Section):
     gain: float = Field(gt=0, description="by this share of its hypervolume")
 
 
+def _number_or_share(written: Any) -> Any:
+    is_number = isinstance(written, int) and not isinstance(written, bool) and written >= 0
+    if written is not None and not is_number and not (isinstance(written, float) and 0 < written < 1):
+        raise ValueError("should be a number of trials (0 or more), or a share of them (between 0 and 1)")
+    return written
+
+
 class Search(_Section):
     """How configurations are proposed."""
 
@@ -70,6 +77,11 @@ class Search(_Section):
     )
     patience: Patience | None = Field(
         None, description="`{trials: , gain: }`: ends where the hypervolume grew by less than that share"
+    )
+    max_failures: Annotated[int | float | None, BeforeValidator(_number_or_share)] = Field(
+        None,
+        description="failed trials that are borne: a number, or a share once ten trials have ended; one more ends the "
+        "search (it ends when five in a row fail for the same reason)",
     )
     start: list[dict[str, Any]] = Field(
         default=[], description="known configurations to run first; a field left out of one is sampled"

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
+from click.testing import CliRunner
 from rich.console import Console
 
+from forcetune import search
+from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
-from forcetune.search import examine
+from forcetune.search import examine, is_over
 from forcetune.search.driver import Driver
 from forcetune.search.ledger import Ledger, refuse_changes, taught
 from forcetune.search.meter import Meter
@@ -578,3 +582,94 @@ def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
     driver.lost(again.number, again.attempt, "lost", "its worker ended")
     driver.close()
     assert table("s").loc[0, "reason"] == "its worker ended; given up after 2 attempts"
+
+
+def fail(driver, count):
+    for _ in range(count):
+        end(driver, driver.issue(), "failed", reason="RuntimeError: mine")
+
+
+def test_five_equal_failures_end_a_search_that_goes_on_when_it_is_asked_again(folder, make_study):
+    study = make_study(search={"trials": 12})
+    driver = driver_of(study)
+    fail(driver, 3)
+    driver.close()
+    assert driver.hopeless is None
+    driver = driver_of(study)  # a restart in between changes nothing
+    fail(driver, 1)
+    running = driver.issue()
+    fail(driver, 1)
+    assert driver.hopeless == "the last 5 trials failed for the same reason: RuntimeError: mine"
+    assert driver.issue() is None
+    assert not driver.finished, "what runs may end"
+    end(driver, running)
+    assert driver.finished
+    driver.close()
+    assert is_over(study), "no supervisor starts it again"
+
+    mended = driver_of(study)
+    assert mended.hopeless is None
+    assert not mended.finished
+    end(mended, mended.issue())
+    assert not is_over(study)
+    drain(mended)
+    assert len(optuna_trials()) == 12
+    assert mended.hopeless is None
+    assert is_over(study)
+
+
+def test_a_search_whose_last_trials_fail_has_not_been_given_up(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 5}))
+    fail(driver, 5)
+    driver.close()
+    assert driver.finished
+    assert driver.hopeless is None
+
+
+def test_more_failures_may_be_borne(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 12, "max_failures": 7}))
+    fail(driver, 8)
+    assert driver.issue() is None
+    assert driver.hopeless.startswith("8 of 8 trials failed, and `search.max_failures: 7` bears no more; the last one:")
+    driver.close()
+
+
+class FailingCluster:
+    """A cluster on which each trial fails."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def begin(self):
+        pass
+
+    def start(self):
+        pass
+
+    def drive(self, driver):
+        while assignment := driver.issue():
+            end(driver, assignment, "failed", reason="RuntimeError: mine")
+        driver.close()
+
+
+def test_a_hopeless_study_ends_with_its_reason_and_exit_code_1(folder, make_study, monkeypatch):
+    monkeypatch.setattr(search, "_Cluster", FailingCluster)
+    written = make_study(search={"trials": 12}).model_dump(include={"study", "trial"})
+    (folder / "s.yaml").write_text(yaml.safe_dump({**written, "search": {"trials": 12}}))
+    for trials in (5, 10):  # asked again the study goes on
+        done = CliRunner().invoke(main, ["search", "s.yaml"])
+        assert done.exit_code == 1
+        reason = "the last 5 trials failed for the same reason: RuntimeError: mine."
+        assert f"forcetune: the search was given up: {reason}" in done.stderr
+        assert "the same command goes on with the trials that are left" in done.stderr
+        assert len(optuna_trials()) == trials
+    done = CliRunner().invoke(main, ["search", "s.yaml"])
+    assert (done.exit_code, len(optuna_trials())) == (1, 12), "the last two are no five in a row"
+    assert isinstance(done.exception, SystemExit)
+    assert "12 failed" in done.output

@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcetune.search.ending import Ending, left_of, spent_by
+from forcetune.search.ending import Ending, FailureLimit, left_of, spent_by
 from forcetune.search.ledger import Ended
 from forcetune.spec import Budget
 
@@ -63,3 +63,57 @@ def test_what_is_left_of_a_budget():
     assert left_of(Budget(device_hours=2.0), spent).device_hours == pytest.approx(0, abs=1e-6)
     assert left_of(None, spent) is None
     assert spent_by([]) == {"hours": 0, "device_hours": 0}
+
+
+def failed(reason="RuntimeError: mine"):
+    return Ended("failed", reason)
+
+
+def judge(limit, trials):
+    """What a limit says after each trial."""
+    found = FailureLimit(limit)
+    return [found.ended(ended) for ended in trials]
+
+
+def test_five_failures_in_a_row_with_the_same_reason_end_a_search():
+    assert judge(None, [failed()] * 4) == [None] * 4
+    last = judge(None, [failed()] * 5)[-1]
+    assert last == "the last 5 trials failed for the same reason: RuntimeError: mine"
+    shapes = [failed(f"RuntimeError: shapes {n}x{2 * n} and {n + 1.5}") for n in range(1, 6)]
+    assert judge(None, shapes)[-1], "numbers may differ"
+    others = [failed(), failed(), failed("ValueError: other"), failed(), failed()]
+    assert not any(judge(None, others))
+    assert not any(judge(None, [*[failed()] * 4, trained(0.5, 0.1)] * 3)), "not in a row"
+
+
+def test_a_number_of_failures_is_borne():
+    told = judge(2, [failed("a"), trained(0.5, 0.1), failed("b"), failed("c")])
+    assert told == [None] * 3 + ["3 of 4 trials failed, and `search.max_failures: 2` bears no more; the last one: c"]
+    assert judge(0, [failed("a")])[0]
+    assert not any(judge(100, [failed()] * 50)), "in place of the five in a row"
+
+
+def test_a_share_of_failures_is_borne_once_ten_trials_have_ended():
+    assert judge(0.2, [failed()] * 10)[8:] == [
+        None,
+        "10 of 10 trials failed, and `search.max_failures: 0.2` bears no more; the last one: RuntimeError: mine",
+    ]
+    trials = [*[trained(0.5, 0.1)] * 8, failed(), failed()]
+    assert not any(judge(0.2, trials)), "a fifth is not more than a fifth"
+    assert judge(0.2, [*trials, failed()])[-1]
+
+
+def test_the_count_begins_anew_once_it_has_ended_a_search():
+    told = judge(None, [failed()] * 14)
+    assert [number for number, reason in enumerate(told, 1) if reason] == [5, 10]
+
+
+def test_failures_of_earlier_drivers_count_but_end_no_later_search(ending):
+    for before, more in [(3, 2), (5, 5), (7, 3)]:
+        found = ending()
+        found.take_up([failed()] * before)
+        assert found.failures is None
+        for _ in range(more):
+            assert found.failures is None
+            found.ended(failed())
+        assert found.failures

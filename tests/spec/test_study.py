@@ -276,6 +276,18 @@ def test_gpus_re_key_no_study():
     assert study(resources={"gpus": "auto"}).identity == study().identity
 
 
+@pytest.mark.parametrize("written", [-1, 1.0, 1.5, 0.0, True, "many", [1], float("nan")])
+def test_max_failures_is_a_number_or_a_share(written):
+    for allowed in (0, 3, 0.2, None):
+        assert study(search={"max_failures": allowed}).search.max_failures == allowed
+    with pytest.raises(InputError, match=r"^search.max_failures: .* should be a number of trials \(0 or more\), or a"):
+        study(search={"max_failures": written})
+
+
+def test_max_failures_re_keys_no_study():
+    assert study(search={"max_failures": 3}).identity == study().identity
+
+
 def test_code_in_both_forms_changes_nothing_of_what_a_study_is():
     written = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
     plain = Study.from_dict(written)
