@@ -1,12 +1,12 @@
-"""What forcetune does on a GPU: its tests there, the training step, masks of large networks, and a whole study.
+"""forcetune on a GPU: its tests there, the training step, masks of large networks, and a whole study.
 
     make gpu                          # on a machine with a GPU
     make gpu ARGS=--device=cpu        # the same way in a small size; the figures of a CPU mean nothing
 
-Runs the parts in turn, each as a process of its own with a time limit, so that one that fails or hangs costs only its
+Runs its stages in turn, each as a process of its own with a time limit, so that one that fails or hangs costs only its
 own figures. Needs no installed forcetune: torch, torchvision, Ray, Optuna, MLflow and pydantic have to be importable.
-Every figure is printed with the device's name and kept in one JSON file, which is written anew after each part. A
-figure that was not measured says so. Exit code 1 where a test or a part failed.
+Every figure is printed with the device's name and kept in one JSON file, which is written anew after each stage. A
+figure that was not measured says so. Exit code 1 where a test or a stage failed.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FIGURE = "figure:"  # begins a line with which a part shows a figure
-SMALL_FACTOR = 4  # times a part's limit where it runs on a CPU
+FIGURE = "figure:"  # begins a line with which a stage shows a figure
+SMALL_FACTOR = 4  # times a stage's limit where it runs on a CPU
 
-# each part's seconds on a GPU: six minutes in all
+# each stage's seconds on a GPU: six minutes in all
 LIMITS_S = {"tests": 140, "steps": 80, "masks": 30, "study": 110}
-INTERRUPT_S = 10  # that a part gets to end by itself once its time is up
+INTERRUPT_S = 10  # that a stage gets to end by itself once its time is up
 TESTS = ("data", "masks", "training", "search")  # files of tests/gpu; those that start Ray are last
 
 FIGURES = {
@@ -65,19 +65,19 @@ FIGURES = {
 
 
 def main() -> None:
-    """Run the parts, print each figure and keep all of them."""
+    """Run the stages, print each figure and keep all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in a small size")
-    parser.add_argument("--parts", nargs="+", choices=LIMITS_S, default=list(LIMITS_S), help="those to run")
+    parser.add_argument("--stages", nargs="+", choices=LIMITS_S, default=list(LIMITS_S), help="those to run")
     parser.add_argument("--json", default="gpu.json", help="the file of all figures")
     arguments = parser.parse_args()
     record = describe(arguments.device)
     failed = False
-    for part in arguments.parts:
-        limit = LIMITS_S[part] * (1 if arguments.device == "cuda" else SMALL_FACTOR)
+    for stage in arguments.stages:
+        limit = LIMITS_S[stage] * (1 if arguments.device == "cuda" else SMALL_FACTOR)
         started = time.monotonic()
-        failed |= not run(part, arguments.device, limit, record)
-        record["seconds"][part] = round(time.monotonic() - started, 1)
+        failed |= not run(stage, arguments.device, limit, record)
+        record["seconds"][stage] = round(time.monotonic() - started, 1)
         Path(arguments.json).write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
     print(f"\nkept in {arguments.json}")
@@ -104,13 +104,13 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
-def run(part: str, device: str, limit: float, record: dict[str, Any]) -> bool:
-    """Run a part for at most `limit` seconds, pass on what it prints and record its figures; whether it succeeded."""
-    print(f"\n# {part} (at most {limit:g} s)", flush=True)
+def run(stage: str, device: str, limit: float, record: dict[str, Any]) -> bool:
+    """Run a stage for at most `limit` seconds, pass on what it prints and record its figures; whether it succeeded."""
+    print(f"\n# {stage} (at most {limit:g} s)", flush=True)
     report = ROOT / f".gpu-tests-{os.getpid()}.xml"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-u", *command(part, device, report)],
+        [sys.executable, "-u", *command(stage, device, report)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
@@ -131,18 +131,18 @@ def run(part: str, device: str, limit: float, record: dict[str, Any]) -> bool:
         print(line, end="", flush=True)
     code = process.wait()
     timer.cancel()
-    if part == "tests" and report.exists():
+    if stage == "tests" and report.exists():
         record["tests"] = outcomes(report)
         report.unlink()
     if overdue.is_set():
-        print(f"# {part} was ended after {limit:g} s", flush=True)
+        print(f"# {stage} was ended after {limit:g} s", flush=True)
     return code == 0
 
 
-def command(part: str, device: str, report: Path) -> list[str]:
-    """Return the arguments of Python that run a part."""
-    if part != "tests":
-        return [f"benchmarks/gpu_{part}.py", "--device", device, *([] if device == "cuda" else ["--small"])]
+def command(stage: str, device: str, report: Path) -> list[str]:
+    """Return the arguments of Python that run a stage."""
+    if stage != "tests":
+        return [f"benchmarks/gpu_{stage}.py", "--device", device, *([] if device == "cuda" else ["--small"])]
     files = [f"tests/gpu/test_gpu_{name}.py" for name in TESTS]
     # warnings of a Python and of packages that were never tried together must not fail tests
     options = ["-W", "default", "--tb=short", "-rfE", "--durations=10", f"--junitxml={report}"]
@@ -150,7 +150,7 @@ def command(part: str, device: str, report: Path) -> list[str]:
 
 
 def end(process: "subprocess.Popen[str]", overdue: threading.Event) -> None:
-    """End a part whose time is up: by an interrupt, so that pytest says what it has, then with all that it started."""
+    """End a stage whose time is up: by an interrupt, so that pytest says what it has, then with all that it started."""
     overdue.set()
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -192,8 +192,8 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def part_arguments(description: str | None) -> argparse.Namespace:
-    """Return the arguments of a part: `device`, and `small` where its figures mean nothing."""
+def stage_arguments(description: str | None) -> argparse.Namespace:
+    """Return the arguments of a stage: `device`, and `small` where its figures mean nothing."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="to see that it runs")
@@ -206,7 +206,7 @@ def part_arguments(description: str | None) -> argparse.Namespace:
 
 
 def show(name: str, value: float) -> None:
-    """Show a figure of FIGURES to whoever runs the part."""
+    """Show a figure of FIGURES to whoever runs the stage."""
     if name not in FIGURES:
         raise ValueError(f"{name} is no figure of gpu.py")
     print(f"{FIGURE}{name} {value:.6g}", flush=True)

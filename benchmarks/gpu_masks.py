@@ -1,6 +1,6 @@
 """Masks of ResNet-50 and VGG-19 by FORCE in 60 steps on a device, against the published procedure.
 
-A part of gpu.py, which says how to run it. Images of 32x32, one batch of 128 a step, density 0.05. The published
+A stage of gpu.py, which says how to run it. Images of 32x32, one batch of 128 a step, density 0.05. The published
 procedure (naive.py) takes fewer steps, and its seconds a step are compared.
 """
 
@@ -8,7 +8,7 @@ from functools import partial
 
 import naive
 import torch
-from gpu import part_arguments, show
+from gpu import show, stage_arguments
 from gpu_steps import CLASSES, SHAPE, pictures, seconds
 
 from forcetune import models
@@ -23,7 +23,7 @@ SMALL_NETWORKS = {"resnet50": "resnet8", "vgg19": "vgg_small"}
 
 def main() -> None:
     """Measure and show each figure."""
-    arguments = part_arguments(__doc__)
+    arguments = stage_arguments(__doc__)
     device = torch.device(arguments.device)
     steps, published_steps = (SMALL_STEPS, SMALL_STEPS) if arguments.small else (STEPS, PUBLISHED_STEPS)
     batch = SMALL_BATCH if arguments.small else BATCH

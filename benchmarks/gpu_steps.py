@@ -1,6 +1,6 @@
 """ResNet-20's and ResNet-18's training steps on a device: images a second, time in kernels, and the roofline.
 
-A part of gpu.py, which says how to run it. Images a second are medians of whole passes taken in turn. The roofline
+A stage of gpu.py, which says how to run it. Images a second are medians of whole passes taken in turn. The roofline
 is the sum over the operations of one step's forward and backward pass run eagerly, each of which at least reads its
 inputs and writes its outputs once and does its multiply-adds: the larger of bytes over the measured bandwidth and of
 FLOPs over the measured rate of a matrix product. The step that is held against it also moves images and weights;
@@ -16,7 +16,7 @@ from typing import Any
 
 import naive
 import torch
-from gpu import part_arguments, show
+from gpu import show, stage_arguments
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -33,7 +33,7 @@ DENSITY, SHAPE, CLASSES = 0.1, (3, 32, 32), 10
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: networks, images in a batch and in a pass, and passes of each arm."""
+    """The size of what is measured: networks, images in a batch and in a pass, and passes of each arm."""
 
     network: str = "resnet20"
     larger_network: str = "resnet18"
@@ -42,13 +42,13 @@ class Size:
     passes: int = 5
 
 
-SMALL = Size("convnet", "resnet8", batch=16, images=32, passes=1)
+SMALL_STEP = Size("convnet", "resnet8", batch=16, images=32, passes=1)
 
 
 def main() -> None:
     """Measure and show each figure."""
-    arguments = part_arguments(__doc__)
-    device, size = torch.device(arguments.device), SMALL if arguments.small else Size()
+    arguments = stage_arguments(__doc__)
+    device, size = torch.device(arguments.device), SMALL_STEP if arguments.small else Size()
     dataset = pictures(size.images, size.batch)
     on_device = dataset.to(device)
     passes: dict[str, Callable[[], object]] = {
@@ -244,10 +244,10 @@ def bandwidth(device: torch.device) -> float:
 
 def arithmetic(device: torch.device) -> float:
     """Return the FLOPs a second of a product of bf16 matrices."""
-    side = 8192 if device.type == "cuda" else 512
-    matrix = torch.randn(side, side, dtype=torch.bfloat16, device=device)
+    rows = 8192 if device.type == "cuda" else 512
+    matrix = torch.randn(rows, rows, dtype=torch.bfloat16, device=device)
     taken = min(seconds(lambda: matrix @ matrix, device) for _ in range(5))
-    return 2 * side**3 / taken
+    return 2 * rows**3 / taken
 
 
 if __name__ == "__main__":

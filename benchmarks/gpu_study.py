@@ -1,6 +1,6 @@
 """A whole study on a device, as a user runs it, against loops that run one trial after another; and sharing a GPU.
 
-A part of gpu.py, which says how to run it. search_spaces/gpu.yaml is searched by `forcetune search` in an empty
+A stage of gpu.py, which says how to run it. search_spaces/gpu.yaml is searched by `forcetune search` in an empty
 folder. The eager loop is what a careful user writes: data on the device, bf16, forcetune's masks, a trial of each
 method of the study; its process and its data are there already. The baseline (naive.py) starts a process for each
 trial; two are timed.
@@ -22,9 +22,8 @@ from typing import Any
 import naive
 import torch
 import yaml
-from gpu import part_arguments, show
-from gpu_steps import CLASSES, DENSITY, SHAPE, Size, forcetune_pass, pictures, seconds
-from gpu_steps import SMALL as SMALL_STEP
+from gpu import show, stage_arguments
+from gpu_steps import CLASSES, DENSITY, SHAPE, SMALL_STEP, Size, forcetune_pass, pictures, seconds
 from torch.nn import functional
 
 from forcetune import data, models
@@ -42,7 +41,7 @@ STEP = Size()
 
 @dataclass(frozen=True)
 class StudySize:
-    """What is run: changes to the study file, the trials of both loops, and trainings that share the device."""
+    """The size of what is run: the study, the trials of both loops, and the trainings that share the device."""
 
     changes: Any = None  # sections of the study file
     epochs: int = 5
@@ -55,7 +54,7 @@ class StudySize:
 
 
 _SMALL_TRIAL = {"train_samples": 200, "width": 4, "epochs": 1, "method": ["snip", "force"], "iterations": 2}
-SMALL = StudySize(
+SMALL_STUDY = StudySize(
     changes={
         "trial": _SMALL_TRIAL,
         "search": {"trials": 4, "seed": 0},
@@ -75,19 +74,19 @@ def main() -> None:
     """Measure and show each figure; with a first argument `baseline`, train a trial as the baseline does."""
     if sys.argv[1:2] == ["baseline"]:
         device, method, *small = sys.argv[2:]
-        baseline_trial(torch.device(device), method, SMALL if small else StudySize())
+        baseline_trial(torch.device(device), method, SMALL_STUDY if small else StudySize())
         return
-    arguments = part_arguments(__doc__)
-    device, size = torch.device(arguments.device), SMALL if arguments.small else StudySize()
+    arguments = stage_arguments(__doc__)
+    device, size = torch.device(arguments.device), SMALL_STUDY if arguments.small else StudySize()
     rates: dict[str, float] = {}
-    parts: list[Callable[[], None]] = [
+    measurements: list[Callable[[], None]] = [
         lambda: measure_search(size, rates),
         lambda: measure_eager(size, device, rates),
         lambda: measure_baseline(size, device, rates),
         lambda: measure_sharing(size, device),
     ]
     failed = False
-    for measure in parts:
+    for measure in measurements:
         try:
             measure()
         except Exception:  # the other figures do not need it
@@ -167,7 +166,7 @@ def eager_accuracy(model: torch.nn.Module, batches: Any, device: torch.device) -
 
 def measure_baseline(size: StudySize, device: torch.device, rates: dict[str, float]) -> None:
     """Show the trials an hour of the baseline, its processes included."""
-    small = ["small"] if size is SMALL else []
+    small = ["small"] if size is SMALL_STUDY else []
     commands = [[sys.executable, __file__, "baseline", device.type, method, *small] for method in BASELINE_METHODS]
     taken = [seconds(lambda command=command: subprocess.run(command, check=True), device) for command in commands]
     rates["baseline_trials_h"] = 3600 / mean(taken)
@@ -179,8 +178,8 @@ def baseline_trial(device: torch.device, method: str, size: StudySize) -> None:
     dataset, training, validation = textures(size, torch.device("cpu"))
     model = models.build("resnet20", SHAPE, CLASSES, size.width).to(device)
     batches, held_out = (
-        Moved(naive.loader(dataset, part, BATCH, training=train), device)
-        for part, train in ((training, True), (validation, False))
+        Moved(naive.loader(dataset, images, BATCH, training=train), device)
+        for images, train in ((training, True), (validation, False))
     )
     feed = naive.forever(batches)  # type: ignore[arg-type]
     naive.hook_masks(model, naive.find_masks(model, feed, SHAPE, method, DENSITY, size.iterations))

@@ -1,4 +1,4 @@
-"""What the tests on a device share: which device it is, and one line on the tests that only a GPU can run."""
+"""Fixtures of the tests on a device, and one line on the tests that only a GPU can run."""
 
 import pytest
 import torch

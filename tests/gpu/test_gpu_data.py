@@ -16,10 +16,10 @@ def dataset():
 
 
 def test_splits_are_those_of_the_cpu(dataset, device):
-    for part, same in zip(dataset.split(3, 600), dataset.to(device).split(3, 600), strict=True):
+    for images, same in zip(dataset.split(3, 600), dataset.to(device).split(3, 600), strict=True):
         assert same.inputs.device.type == same.targets.device.type == device.type
-        assert torch.equal(part.inputs, same.inputs.cpu())
-        assert torch.equal(part.targets, same.targets.cpu())
+        assert torch.equal(images.inputs, same.inputs.cpu())
+        assert torch.equal(images.targets, same.targets.cpu())
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (0, True)])
@@ -59,7 +59,7 @@ def test_an_augmentation_of_the_users_runs_on_the_device(dataset, device):
         seen.append(images.device.type)
         return images.flip(-1)
 
-    own = replace(dataset, augment=augment).to(device)
-    inputs, _ = next(iter(own.batches(own.split(0, 200)[0], 64, seed=5)))
+    augmented = replace(dataset, augment=augment).to(device)
+    inputs, _ = next(iter(augmented.batches(augmented.split(0, 200)[0], 64, seed=5)))
     assert seen == [device.type]
     assert inputs.device.type == device.type

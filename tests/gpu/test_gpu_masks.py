@@ -43,7 +43,7 @@ def batches(device):
 def record(monkeypatch):
     """Return a function that finds masks and returns each pruning step's scores and kept weights, on the CPU."""
 
-    def found(method, device):
+    def find(method, device):
         steps = []
         keep = methods._keep
 
@@ -57,7 +57,7 @@ def record(monkeypatch):
             find_masks(network().to(device), batches(device), method, 0.1, 5, seed=3)
         return steps
 
-    return found
+    return find
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,5 +81,5 @@ def test_the_model_stays_as_it_was(device):
     find_masks(model, batches(device), "force", 0.1, 3)
     after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(torch.equal(one, other) for one, other in zip(state, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(state, after, strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())

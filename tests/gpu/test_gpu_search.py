@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
 # Each network does to its first attempt what the name says: the file that it leaves tells the second attempt.
-NETWORKS = """
+NETWORKS_SOURCE = """
 import os
 
 import torch
@@ -82,7 +82,7 @@ def folder(tmp_path, empty_mlflow):
 
 
 def search(folder, environment, study):
-    (folder / "networks.py").write_text(NETWORKS)
+    (folder / "networks.py").write_text(NETWORKS_SOURCE)
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     done = subprocess.run(
         [*FORCETUNE, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True, timeout=120,

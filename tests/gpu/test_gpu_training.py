@@ -45,8 +45,8 @@ def make(device, model=None, density=0.3, method="random", mask_seed=0, samples=
     masks = find_masks(model, [(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.long))], method, density, 5,
                        seed=mask_seed)  # fmt: skip
     dataset = IMAGES.to(device)
-    part, held_out = dataset.split(0, samples)
-    batches = dataset.batches(part, batch_size, seed=1), dataset.batches(held_out, 128)
+    images, held_out = dataset.split(0, samples)
+    batches = dataset.batches(images, batch_size, seed=1), dataset.batches(held_out, 128)
     options = {"epochs": 2, "lr": 0.01, "precision": "float32", "input_shape": SHAPE, **options}
     return model, masks, Training(model, masks, *batches, **options)
 
@@ -59,8 +59,8 @@ def weights(model):
     return [tensor.detach().cpu().clone() for tensor in model.state_dict().values()]
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("precision", NEAR)
@@ -140,11 +140,11 @@ def test_the_same_seed_gives_the_same_training(device):
 
 def test_evaluation_is_that_of_the_cpu(device):
     model = resnet()
-    part, _ = IMAGES.split(0, 500)
-    wanted = evaluate(model, IMAGES.batches(part, 128))
+    images, _ = IMAGES.split(0, 500)
+    wanted = evaluate(model, IMAGES.batches(images, 128))
     dataset = IMAGES.to(device)
-    part, _ = dataset.split(0, 500)
-    got = evaluate(model.to(device), dataset.batches(part, 128), metrics={"rank": lambda logits, _: logits.shape[1]})
+    images, _ = dataset.split(0, 500)
+    got = evaluate(model.to(device), dataset.batches(images, 128), metrics={"rank": lambda logits, _: logits.shape[1]})
     assert got["val_loss"] == pytest.approx(wanted["val_loss"], rel=NEAR["float32"])
     assert got["val_accuracy"] == pytest.approx(wanted["val_accuracy"], abs=0.01)
     assert got["val_rank"] == CLASSES
@@ -155,16 +155,16 @@ def test_averaged_weights_are_those_of_the_cpu_and_leave_no_trace(device):
     averages = Average(model, 5), Average(other, 5)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        for one, two in zip(model.parameters(), other.parameters(), strict=True):
-            step = 0.1 * torch.randn(one.shape, generator=generator)
-            one.data.add_(step)
-            two.data.add_(step.to(device))
+        for weight, copied in zip(model.parameters(), other.parameters(), strict=True):
+            step = 0.1 * torch.randn(weight.shape, generator=generator)
+            weight.data.add_(step)
+            copied.data.add_(step.to(device))
         for average in averages:
             average.update()
     before = weights(other)
     with averages[0].in_force(), averages[1].in_force():
-        for one, two in zip(weights(model), weights(other), strict=True):
-            assert torch.allclose(one.float(), two.float(), rtol=1e-5, atol=1e-6)
+        for wanted, averaged in zip(weights(model), weights(other), strict=True):
+            assert torch.allclose(wanted.float(), averaged.float(), rtol=1e-5, atol=1e-6)
     assert same(before, weights(other))
 
 
@@ -187,7 +187,7 @@ def no_steps_kept(monkeypatch):
 
 @pytest.mark.usefixtures("no_steps_kept")
 class TestCapturedSteps:
-    """What only a CUDA graph shows; tests/training/test_captured.py has the rest."""
+    """Tests that need a CUDA graph; tests/training/test_captured.py has the others."""
 
     @pytest.mark.parametrize(
         "options",
