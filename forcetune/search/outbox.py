@@ -208,7 +208,7 @@ class Outbox:
             failed = None
         except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
             failed = error
-            self._restore_deleted(record)
+            self._restore_deleted(record, error)
         with self._change:
             self.trouble = failed
             self._due.remove(number)
@@ -221,10 +221,10 @@ class Outbox:
                 log.debug("trial %d is not in MLflow yet: %s", number, failed)
                 self._change.wait_for(lambda: self._closing, timeout=AGAIN)
 
-    def _restore_deleted(self, record: Record) -> None:
+    def _restore_deleted(self, record: Record, error: Exception) -> None:
         """Restore a run that somebody has deleted in MLflow: nothing more could be written about its trial."""
         with suppress(Exception):  # MLflow does not answer, which is what failed then
-            if self._tracker.restore_deleted(record.run):
+            if self._tracker.restore_deleted(record.run, error):
                 self.warn(
                     f"the run of trial {record.number}, or the study's experiment, was deleted in MLflow while the "
                     "study runs; it is restored, since the trial could not be written otherwise"

@@ -122,8 +122,15 @@ class Tracker:
         self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
         return str(run.info.run_id)
 
-    def restore_deleted(self, run: str | None) -> bool:
-        """Restore the experiment and the run where they were deleted in MLflow meanwhile; whether one was."""
+    def restore_deleted(self, run: str | None, error: Exception) -> bool:
+        """Restore the experiment and the run where they were deleted in MLflow meanwhile; whether one was.
+
+        Args:
+            run: The id of the run; None where it was still to be made.
+            error: What MLflow raised. Where it did not answer at all it is not asked again.
+        """
+        if getattr(error, "error_code", None) not in REFUSED_FOR_GOOD:
+            return False
         experiment_deleted = self.client.get_experiment(self._experiment).lifecycle_stage == DELETED
         if experiment_deleted:
             self.client.restore_experiment(self._experiment)
