@@ -294,9 +294,9 @@ class _Cluster:
         return self._room
 
     def _connect(self) -> None:
-        from forcetune.search import cluster
+        from forcetune.search.connection import connected
 
-        self._stack.enter_context(cluster.connected())
+        self._stack.enter_context(connected())
         self._stack.enter_context(_interruptible())
 
     def drive(self, driver: "Driver") -> None:

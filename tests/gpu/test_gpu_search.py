@@ -3,6 +3,7 @@
 Two searches in all, since each starts Ray and its workers; a search's own end is tested once for all that it shows.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,10 +19,12 @@ pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).parents[2]
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
-# Each network does to its first attempt what the name says: the file that it leaves tells the second attempt.
+# Each network does to its first attempt what the name says. A line in a file with that name has the resources of each.
 NETWORKS_SOURCE = """
+import json
 import os
 
+import ray
 import torch
 from torch import nn
 
@@ -30,11 +33,16 @@ class Fault(nn.Module):
     def __init__(self, strike):
         super().__init__()
         self.strike = strike
+        self.noted = False
 
     def forward(self, x):
-        if self.training and not os.path.exists(self.strike.__name__):
-            open(self.strike.__name__, "w").close()
-            self.strike(x)
+        if self.training and not self.noted:
+            self.noted = True
+            first = not os.path.exists(self.strike.__name__)
+            with open(self.strike.__name__, "a") as file:
+                file.write(json.dumps(ray.get_runtime_context().get_assigned_resources()) + "\\n")
+            if first:
+                self.strike(x)
         return x
 
 
@@ -110,6 +118,12 @@ def study(name, resources, **fields):
     return {"study": name, "trial": trial, "search": {"sampler": "grid", "stopping": "none"}, "resources": resources}
 
 
+def resources(path, on_gpu):
+    """How many times what a trial asks for each attempt had."""
+    attempts = [json.loads(line) for line in path.read_text().splitlines()]
+    return [attempt["GPU"] / 0.25 if on_gpu else attempt["CPU"] for attempt in attempts]
+
+
 def test_four_trials_share_the_device_and_two_of_them_fail_there(folder, environment, device):
     on_gpu = device.type == "cuda"
     models = ["networks:good", "networks:too_large", "networks:breaks"]
@@ -120,8 +134,8 @@ def test_four_trials_share_the_device_and_two_of_them_fail_there(folder, environ
     )
     assert len(table) == 12
     assert set(table["outcome"]) == {"trained"}, shown
-    assert (folder / "hungry").exists()
-    assert (folder / "poisonous").exists()
+    assert set(resources(folder / "poisonous", on_gpu)) == {1}, "the next attempt has as much as the first"
+    assert set(resources(folder / "hungry", on_gpu)) == {1, 2}, "the next attempt has twice as much"
     attempts = sorted(int(tag["forcetune.attempt"]) for tag in tags)
     assert attempts[-2:] == [2, 2], "of the network that was too large and of the one that broke the GPU"
     assert sum(attempts) < 24, "most of the others were not run again"

@@ -11,7 +11,7 @@ environment.prepare()  # what Ray reads while it is imported
 
 import ray  # noqa: E402
 
-from forcetune.search import cluster  # noqa: E402
+from forcetune.search import connection  # noqa: E402
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def starts(monkeypatch):
 
 
 def test_ray_gets_another_try_on_a_loaded_machine(starts):
-    calls = starts(failures=cluster.START_TRIES - 1)
-    cluster._start_own_ray()
-    assert calls == [("local",)] * cluster.START_TRIES
+    calls = starts(failures=connection.START_TRIES - 1)
+    connection._start_own_ray()
+    assert calls == [("local",)] * connection.START_TRIES
 
 
 def test_a_ray_that_never_starts_is_told_in_a_sentence(starts):
     starts(failures=100)
     with pytest.raises(StoppedError, match="did not start on this machine in 3 tries .The current node timed out"):
-        cluster._start_own_ray()
+        connection._start_own_ray()
 
 
 class Exited(BaseException):
@@ -57,10 +57,10 @@ def heartbeat(monkeypatch):
         codes.append(code)
         raise Exited
 
-    monkeypatch.setattr(cluster, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(cluster.os, "_exit", end)
+    monkeypatch.setattr(connection, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(connection.os, "_exit", end)
     with socket.create_server(("127.0.0.1", 0)) as head:
-        yield cluster.RayHeartbeat(f"127.0.0.1:{head.getsockname()[1]}", patience_s=0.2), head, codes
+        yield connection.RayHeartbeat(f"127.0.0.1:{head.getsockname()[1]}", patience_s=0.2), head, codes
 
 
 def test_a_head_that_answers_is_left_alone(heartbeat):
