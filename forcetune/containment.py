@@ -35,8 +35,9 @@ def contained(module: str | None = None) -> Iterator[None]:
     Raises:
         ProcessEndError: SystemExit or another exception that no handler of errors sees, or `os._exit`.
     """
-    if module:
-        _modules.add(module.partition(".")[0])
+    first_name = (module or "").partition(".")[0]
+    if first_name not in ("", "forcetune"):  # a study may name a function of forcetune's; this module is none of them
+        _modules.add(first_name)
     os._exit = _raise_exit
     thread = os.getpid(), threading.get_ident()
     outer = thread in _contained

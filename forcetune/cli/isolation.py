@@ -57,13 +57,13 @@ def run_isolated(arguments: Sequence[str], timeout_s: float) -> int:
         process.wait()
         watcher.kill()  # before its pipe is closed: the number may be another group's by now
         watcher.communicate()
-    told = _read(reader)
-    function = _function(told)
+    report = _read(reader)
+    function = _function(report)
     if late:
         raise InputError(
             f"{function or 'the check'} has not ended within {timeout_s:g} s; `--timeout SECONDS` lets it take longer"
         )
-    if not told.endswith(DONE):
+    if not report.endswith(DONE):
         code = process.returncode
         end = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         raise InputError(f"{function or 'code that the check called'} ended the process with {end}")
@@ -94,9 +94,9 @@ def _read(reader: int) -> bytes:
         return pipe.read(2**20) or b""
 
 
-def _function(told: bytes) -> str | None:
+def _function(report: bytes) -> str | None:
     """Return the first of the user's functions in a trace of faulthandler's, which has the newest call first."""
-    for file, line, name in re.findall(r'File "(.+)", line (\d+) in (.+)', told.decode(errors="replace")):
+    for file, line, name in re.findall(r'File "(.+)", line (\d+) in (.+)', report.decode(errors="replace")):
         if not is_installed(file):
             return f"{Path(file).stem}:{name} ({Path(file).name}, line {line})"
     return None

@@ -87,7 +87,7 @@ def _migrate(path: Path, artifacts: str | None) -> None:
 
 
 def _statements(template: Path) -> Iterator[str]:
-    """The statements that make a database like the template, but for those of its transaction."""
+    """Yield the statements that make a database like the template, but for those of its transaction."""
     with closing(sqlite3.connect(template)) as connection:
         for statement in connection.iterdump():
             if statement not in ("BEGIN TRANSACTION;", "COMMIT;"):
@@ -99,7 +99,7 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _count_runs(path: Path) -> int | None:
-    """How many runs the file has; None where it is no database of MLflow's."""
+    """Return the number of runs in the file, None where it is no database of MLflow's."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}

@@ -211,3 +211,14 @@ def _wait(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_study_that_names_functions_of_forcetune_too(own):
+    """They are not taken for the user's own: the one that ended the process is named."""
+    from forcetune.names import resolve
+
+    own("os._exit(0)")
+    with contained("forcetune.pruning"):
+        pass
+    with pytest.raises(InputError, match=r"my_end:end .my_end.py, line 10. called os._exit.0."), contained("my_end"):
+        resolve("my_end:end", {}, "metrics")()

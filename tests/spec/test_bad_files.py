@@ -59,16 +59,6 @@ def refusal(path, read=load):
     return None
 
 
-@pytest.fixture
-def write(tmp_path):
-    def to_file(content):
-        path = tmp_path / "study.yaml"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to_file
-
-
 def bomb(levels, entry="*l{}"):
     lines = ["l0: &l0 [a, a, a, a, a, a, a, a, a]"]
     for level in range(1, levels):

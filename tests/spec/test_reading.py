@@ -11,16 +11,6 @@ from forcetune.spec.reading import read_yaml
 SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def to_file(content):
-        path = tmp_path / "study.yaml"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to_file
-
-
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_search_space_loads(path):
     assert load(path).study == path.stem
