@@ -1,8 +1,9 @@
 """Cutting a pruned network down to the channels that matter: the same function, physically smaller.
 
-A channel is cut out where it can never count: all weights that read it are pruned; or all that write it are, with no
-bias and a BatchNorm whose beta is 0 and a ReLU straight after, so that it stays 0 in training too. Channels that are
-added, normalized or multiplied together form one space and are kept or cut together.
+A channel is cut out where it counts for no layer that reads it: all weights by which the layer reads it are pruned, or
+the channel is 0 there and stays 0 in training. The latter needs more than pruned weights in front of it: every bias and
+every shift of a norm on its way is 0, and no gradient reaches one of them (`_find_zeros`). Channels that are added,
+normalized or multiplied together form one space and are kept or cut together.
 """
 
 import copy
@@ -21,6 +22,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 log = logging.getLogger(__name__)
 
+SAMPLES = 8  # on which a network and what is left of it are compared
+LARGEST_ERROR = 1e-4  # of the distances between the outputs for different samples; deep networks lose ten digits
+ROUNDING, DEAD = 1e-13, 1e-14  # of the outputs' size: errors of float64, and distances that are nothing else
 RELUS = (nn.ReLU, nn.ReLU6)
 PASSING = (
     *RELUS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
@@ -32,6 +36,8 @@ PASSING_CALLS: set[Any] = {
     functional.adaptive_avg_pool2d, functional.silu, functional.gelu, functional.sigmoid, torch.relu, torch.sigmoid,
     "relu", "relu_", "mean", torch.mean, "contiguous",
 }  # fmt: skip
+NOT_ZERO_AT_ZERO = (nn.Sigmoid, nn.Hardsigmoid)  # of those that pass channels on
+NOT_ZERO_AT_ZERO_CALLS: set[Any] = {functional.sigmoid, torch.sigmoid}
 RELU_CALLS: set[Any] = {functional.relu, functional.relu6, torch.relu, "relu", "relu_"}
 JOINING: set[Any] = {operator.add, operator.iadd, operator.mul, torch.add, torch.mul, "add", "add_", "mul"}
 FLATTENING: set[Any] = {torch.flatten, "flatten", "view", "reshape", nn.Flatten}
@@ -95,18 +101,74 @@ def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tup
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
         raise Obstacle(f"layers of {kind} share their weights")
     like = next(model.parameters())
-    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
+    example = torch.randn((SAMPLES, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
     try:
         masked, small = _masked(model, masks).eval(), _masked(model, masks).eval()
         with torch.no_grad():
             network = _Network(small, example)
             kept = _cut(network, masks)
-            same = torch.allclose(small(example), masked(example), rtol=1e-3, atol=1e-4)
+            found = Compaction(small, kept, network.macs() / network.dense_macs, network.draws)
+            difference = _find_difference(masked, found, example)
     except Exception as error:  # copying and tracing run the user's code, which may do anything
         raise Obstacle(f"{kind} cannot be traced ({error})") from error
-    if not same:
-        raise Obstacle(f"what is left of {kind} does not compute the same")
-    return Compaction(small.train(model.training), kept, network.macs() / network.dense_macs, network.draws)
+    if difference:
+        raise Obstacle(f"{kind} {difference}")
+    found.network.train(model.training)
+    return found
+
+
+def _find_difference(masked: nn.Module, small: Compaction, example: Tensor) -> str | None:
+    """What speaks against a small network: that it has or computes something else, or that nobody can say so.
+
+    A freshly pruned network is so close to a constant that hardly a change of a layer can be seen in its outputs. So
+    they are compared with the rows of all weights scaled alike, in both networks, which changes nothing in what may be
+    cut; in float64, with the norms' statistics of the samples themselves, and then with these as running statistics.
+    An error is measured by how far the outputs lie apart, not by how large they are.
+    """
+    tensors = masked.state_dict()
+    for name, tensor in small.network.state_dict().items():
+        if not torch.equal(tensor, small.shrink(name, tensors[name])):
+            return f"cannot be cut: what is left of {name} is not a part of it"
+    scaled = {name: _scale_rows(tensors[name]) for name in _weights(masked)}
+    whole = _with_weights(masked, scaled)
+    part = _with_weights(small.network, {name: small.shrink(name, weight) for name, weight in scaled.items()})
+    for by_samples in (True, False):
+        expected, found = (_run(network, example.double(), by_samples) for network in (whole, part))
+        spread, size = (expected - expected.mean(0)).abs().max(), expected.abs().max()
+        if spread <= DEAD * size:
+            return "is dead: what it computes does not depend on the input, so that nothing can be compared"
+        if not (expected - found).abs().max() <= LARGEST_ERROR * spread + ROUNDING * size:
+            return "cannot be cut: what is left of it does not compute the same"
+    return None
+
+
+def _weights(network: nn.Module) -> list[str]:
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [f"{name}.weight" if name else "weight" for name in layers]
+
+
+def _scale_rows(weight: Tensor) -> Tensor:
+    """The weights of each output scaled so that a ReLU hands on as much as comes in; none where none is kept."""
+    norms = weight.double().flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
+    return weight.double() * torch.where(norms > 0, 2**0.5 / norms, 0)
+
+
+def _with_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    copied = copy.deepcopy(network).double()
+    parameters = dict(copied.named_parameters())
+    for name, weight in weights.items():
+        parameters[name].data = weight
+    return copied
+
+
+def _run(network: nn.Module, samples: Tensor, by_samples: bool) -> Tensor:
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            module.train(by_samples)
+            module.momentum = 1.0
+    result: Tensor = network(samples)
+    return result
 
 
 def _masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
@@ -168,9 +230,17 @@ class _Network:
     def spaces(self) -> list[_Space]:
         return list({id(space): space for space in self._of.values()}.values())
 
+    def space_of(self, node: fx.Node) -> _Space | None:
+        """The channels that a node's tensor has; None where it has none."""
+        return self._of.get(node)
+
+    def kind_of(self, node: fx.Node) -> Any:
+        """The module that a node calls, or else the function or the name of the method."""
+        return self.modules[str(node.target)] if node.op == "call_module" else node.target
+
     def _walk(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self._of]
-        kind = self.modules[str(node.target)] if node.op == "call_module" else node.target
+        kind = self.kind_of(node)
         if node.op == "call_module":
             self.outlets[str(node.target)] = node
         self.draws |= kind is functional.dropout or (isinstance(kind, _DropoutNd) and kind.p > 0)
@@ -259,9 +329,7 @@ def _cut(network: "_Network", masks: dict[str, Tensor]) -> dict[str, dict[int, T
         before = sum(int(keep.sum()) for keep in kept.values())
         for space in spaces:
             if not space.fixed:
-                read = sum(weight(name).sum((0, 2)) for name, _ in space.readers)
-                dead = torch.as_tensor(read == 0).expand(space.size) | _never_written(network, space, weight, mask)
-                keep = kept[id(space)] & ~dead
+                keep = kept[id(space)] & ~_find_dead(network, space, weight, mask)
                 keep[0] |= not keep.any()  # a layer of no channels is none
                 kept[id(space)] = keep
         if sum(int(keep.sum()) for keep in kept.values()) == before:
@@ -273,39 +341,106 @@ def _cut(network: "_Network", masks: dict[str, Tensor]) -> dict[str, dict[int, T
     return dict(found)
 
 
-def _never_written(
+def _find_dead(
     network: _Network, space: _Space, weight: Callable[[str], Tensor], mask: Callable[[str], Tensor]
 ) -> Tensor:
-    """The channels of a chain that are 0 somewhere on their way, and stay so."""
-    dead = torch.zeros(space.size, dtype=torch.bool)
-    if space.joined:
-        return dead
-    for name in [*space.writers, *space.passers]:
-        own = weight(name).sum((1, 2)) if name in space.writers else mask(name).flatten(1).sum(1)
-        dead |= (own == 0) & _stays_zero(network, network.outlets[name], space.size)
+    """The channels that no layer reads but by pruned weights, or where they are 0 for ever."""
+    unread = {name: weight(name).sum((0, 2)) == 0 for name, _ in space.readers}
+    zeros = {} if space.joined else _find_zeros(network, space, unread, weight, mask)
+    dead = torch.ones(space.size, dtype=torch.bool)
+    for name, is_unread in unread.items():
+        source = network.outlets[name].all_input_nodes[0]
+        dead &= is_unread | zeros[source] if zeros else is_unread
     return dead
 
 
-def _stays_zero(network: _Network, node: fx.Node, size: int) -> Tensor:
-    """Which channels after this layer are 0 if its weights are: no bias, no shift of a norm, a ReLU straight after."""
-    zero = torch.ones(size, dtype=torch.bool)
-    module = network.modules[str(node.target)]
-    if module.bias is not None:
-        zero &= module.bias.detach().cpu() == 0
-    after = next(iter(node.users))
-    norm = network.modules.get(str(after.target)) if after.op == "call_module" else None
-    if isinstance(norm, NORMS) and len(node.users) == 1:
-        if norm.bias is None or norm.running_mean is None:
-            return torch.zeros(size, dtype=torch.bool)
-        zero &= (norm.bias.detach().cpu() == 0) & (norm.running_mean.cpu() == 0)
-        node = after
-    return zero & all(_is_relu(network, user) for user in node.users)
+def _find_zeros(
+    network: _Network,
+    space: _Space,
+    unread: dict[str, Tensor],
+    weight: Callable[[str], Tensor],
+    mask: Callable[[str], Tensor],
+) -> dict[fx.Node, Tensor]:
+    """For each node of a space without joins, the channels that are 0 behind it and stay so in training.
+
+    A shift (the bias of a layer, the beta of a norm) that is 0 stays 0 where no gradient reaches it: all that is
+    computed from it goes through a ReLU whose input is 0, or through pruned weights. So every shift that is 0 is taken
+    for lasting at first; those that a gradient reaches under this assumption are not, and the rest is looked at again.
+    What is left holds by induction over the steps of training: each of these shifts is 0, so that the channels are, so
+    that none of these shifts gets a gradient.
+    """
+    nodes = [node for node in network.graph.graph.nodes if network.space_of(node) is space]
+    pruned = {name: weight(name).sum((1, 2)) == 0 for name in space.writers}
+    pruned |= {name: mask(name).flatten(1).sum(1) == 0 for name in space.passers}
+    lasting = {node: _has_no_shift(network, node, space.size) for node in nodes}
+    while True:
+        zeros: dict[fx.Node, Tensor] = {}
+        for node in nodes:
+            zeros[node] = lasting[node] & _is_zero(network, node, zeros, pruned)
+        blocked: dict[fx.Node, Tensor] = {}
+        for node in reversed(nodes):
+            blocked[node] = torch.ones(space.size, dtype=torch.bool)
+            for user in node.users:
+                blocked[node] &= _blocks(network, node, user, zeros, blocked, pruned, unread)
+        reached = {node: lasting[node] & ~blocked[node] for node in nodes if _is_shifting(network, node)}
+        if not any(channels.any() for channels in reached.values()):
+            return zeros
+        for node, channels in reached.items():
+            lasting[node] = lasting[node] & ~channels
+
+
+def _is_zero(
+    network: _Network, node: fx.Node, zeros: dict[fx.Node, Tensor], pruned: dict[str, Tensor]
+) -> Tensor | bool:
+    """Which channels are 0 behind a node, but for its own shift."""
+    kind = network.kind_of(node)
+    before = next((zeros[source] for source in node.all_input_nodes if source in zeros), None)
+    if isinstance(kind, nn.Conv2d | nn.Linear):
+        without_weights = pruned[str(node.target)]
+        return without_weights if before is None else without_weights | before
+    if before is None or isinstance(kind, NOT_ZERO_AT_ZERO) or _in(kind, NOT_ZERO_AT_ZERO_CALLS):
+        return False
+    return before
+
+
+def _blocks(
+    network: _Network,
+    node: fx.Node,
+    user: fx.Node,
+    zeros: dict[fx.Node, Tensor],
+    blocked: dict[fx.Node, Tensor],
+    pruned: dict[str, Tensor],
+    unread: dict[str, Tensor],
+) -> Tensor | bool:
+    """For which channels no gradient comes back to a node from one that uses it."""
+    name = str(user.target)
+    if user not in zeros:  # of another space: a layer that reads this one, or what asks for the size of the batch
+        return unread[name] if name in unread else _shape(user) is None and user.op != "output"
+    if _is_relu(network, user):
+        return zeros[node] | blocked[user]
+    return pruned[name] | blocked[user] if name in pruned else blocked[user]
+
+
+def _has_no_shift(network: _Network, node: fx.Node, size: int) -> Tensor:
+    """For which channels a node adds nothing: no bias, no beta, no running mean."""
+    kind = network.kind_of(node)
+    nothing = torch.ones(size, dtype=torch.bool)
+    for part in ("bias", "running_mean"):
+        shift = getattr(kind, part, None) if isinstance(kind, (nn.Conv2d, nn.Linear, *NORMS)) else None
+        if shift is not None:
+            nothing &= shift.detach().cpu() == 0
+    return nothing
+
+
+def _is_shifting(network: _Network, node: fx.Node) -> bool:
+    """Whether a node has a shift that is trained."""
+    kind = network.kind_of(node)
+    return isinstance(kind, (nn.Conv2d, nn.Linear, *NORMS)) and kind.bias is not None
 
 
 def _is_relu(network: _Network, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(network.modules[str(node.target)], RELUS)
-    return node.op != "output" and _in(node.target, RELU_CALLS)
+    kind = network.kind_of(node)
+    return isinstance(kind, RELUS) or _in(kind, RELU_CALLS)
 
 
 def _resize(network: _Network, space: _Space, keep: Tensor, found: dict[str, dict[int, Tensor]]) -> None:

@@ -1,0 +1,338 @@
+"""Training what is left of a pruned network is training the masked network, for networks and masks drawn at random."""
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from forcetune.models import build
+from forcetune.pruning import find_masks, prunable
+from forcetune.training import Masked, Obstacle, find_compaction
+from forcetune.training.compaction import _find_difference
+
+SHAPE = (3, 6, 6)
+CLASSES = 4
+STEPS = 5
+ACTIVATIONS = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
+    "hardswish": nn.Hardswish, "hardsigmoid": nn.Hardsigmoid,
+}  # fmt: skip
+
+
+class Chain(nn.Module):
+    """Layers one behind the other, as a plan has them; `channels` come in, `self.channels` go out."""
+
+    def __init__(self, plan, channels):
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.channels = channels
+        for kind, *how in plan:
+            self.layers.append(getattr(self, f"make_{kind}")(*how))
+
+    def make_conv(self, channels, kernel, bias):
+        before, self.channels = self.channels, channels
+        return nn.Conv2d(before, channels, kernel, padding=kernel // 2, bias=bias)
+
+    def make_depthwise(self, bias):
+        return nn.Conv2d(self.channels, self.channels, 3, padding=1, groups=self.channels, bias=bias)
+
+    def make_norm(self):
+        return nn.BatchNorm2d(self.channels)
+
+    def make_act(self, name):
+        return ACTIVATIONS[name]()
+
+    def make_pool(self):
+        return nn.MaxPool2d(3, stride=1, padding=1)
+
+    def make_residual(self, plan):
+        return Joined(plan, self.channels, torch.add)
+
+    def make_gate(self, plan):
+        return Joined(plan, self.channels, torch.mul)
+
+    def make_concat(self, one, other):
+        made = Concatenated(one, other, self.channels)
+        self.channels = made.channels
+        return made
+
+    def make_branch(self, plan):
+        made = Branched(plan, self.channels)
+        self.channels = made.channels
+        return made
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Joined(nn.Module):
+    """A side way of as many channels, added or multiplied."""
+
+    def __init__(self, plan, channels, join):
+        super().__init__()
+        way = Chain(plan, channels)
+        self.way = nn.Sequential(way, nn.Conv2d(way.channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        self.join = join
+
+    def forward(self, x):
+        return self.join(x, self.way(x))
+
+
+class Concatenated(nn.Module):
+    def __init__(self, one, other, channels):
+        super().__init__()
+        self.one, self.other = Chain(one, channels), Chain(other, channels)
+        self.channels = self.one.channels + self.other.channels
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.other(x)], 1)
+
+
+class Branched(nn.Module):
+    """Two layers read the same channels, one of them behind layers of its own."""
+
+    def __init__(self, plan, channels):
+        super().__init__()
+        self.way = Chain(plan, channels)
+        self.one, self.other = nn.Conv2d(channels, 3, 1), nn.Conv2d(self.way.channels, 3, 1)
+        self.channels = 3
+
+    def forward(self, x):
+        return self.one(x) + self.other(self.way(x))
+
+
+class Network(nn.Module):
+    def __init__(self, plan):
+        super().__init__()
+        self.chain = Chain(plan, SHAPE[0])
+        self.last = nn.Linear(self.chain.channels, CLASSES)
+
+    def forward(self, x):
+        return self.last(functional.adaptive_avg_pool2d(self.chain(x), 1).flatten(1))
+
+
+SIMPLE = st.one_of(
+    st.tuples(st.just("conv"), st.integers(2, 6), st.sampled_from([1, 3]), st.booleans()),
+    st.tuples(st.just("depthwise"), st.booleans()),
+    st.tuples(st.just("norm")),
+    st.tuples(st.just("act"), st.sampled_from(["relu", "relu", "relu", *ACTIVATIONS])),
+    st.tuples(st.just("pool")),
+)
+WAY = st.lists(SIMPLE, min_size=1, max_size=4)
+LAYER = st.one_of(
+    SIMPLE,
+    SIMPLE,
+    st.tuples(st.just("residual"), WAY),
+    st.tuples(st.just("gate"), WAY),
+    st.tuples(st.just("concat"), WAY, WAY),
+    st.tuples(st.just("branch"), WAY),
+)
+PLAN = st.lists(LAYER, min_size=3, max_size=8).map(lambda layers: [("conv", 6, 3, False), *layers])
+
+
+def draw_masks(model, generator):
+    """Masks with empty rows and columns, so that channels are without a writer or a reader, and gaps between."""
+    masks = {}
+    for name, weight in prunable(model).items():
+        mask = torch.rand(weight.shape, generator=generator) < 0.8
+        mask &= (torch.rand(len(mask), generator=generator) < 0.6).reshape(-1, *[1] * (weight.dim() - 1))
+        mask &= (torch.rand(mask.shape[1], generator=generator) < 0.9).reshape(1, -1, *[1] * (weight.dim() - 2))
+        mask.view(-1)[0] = True
+        masks[name] = mask
+    return masks
+
+
+def make(plan, seed):
+    """A network of the plan in float64, some of its shifts 0, and masks."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = Network(plan).double()
+    for module in model.modules():
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            bias.data *= (torch.rand(bias.shape, generator=generator) < 0.3) & (module is not model.last)
+    return model, draw_masks(model, generator)
+
+
+def train(model, masks, steps=STEPS):
+    """The losses of some steps, and at last the outputs in eval mode."""
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    hold = Masked(model, masks)
+    told = []
+    model.train()
+    for _ in range(steps):
+        samples = torch.randn((16, *SHAPE), generator=generator, dtype=torch.float64)
+        classes = torch.randint(CLASSES, (16,), generator=generator)
+        loss = functional.cross_entropy(model(samples), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        hold.gradients()
+        optimizer.step()
+        hold.weights()
+        told.append(loss.item())
+    with torch.no_grad():
+        return told, model.eval()(torch.randn((16, *SHAPE), generator=generator, dtype=torch.float64))
+
+
+def check(model, masks):
+    """Assert that both are trained alike; how many channels were cut."""
+    found = find_compaction(model, masks, SHAPE)
+    small_masks = {name: found.shrink(name, mask) for name, mask in masks.items()}
+    losses, outputs = train(copy.deepcopy(model), masks)
+    small_losses, small_outputs = train(found.network, small_masks)
+    assert small_losses == pytest.approx(losses, rel=1e-8, abs=1e-10)
+    spread = (outputs - outputs.mean(0)).abs().max()
+    assert (outputs - small_outputs).abs().max() <= 1e-7 * spread + 1e-10 * outputs.abs().max()
+    return sum(len(sides) for sides in found.kept.values())
+
+
+@pytest.fixture(scope="module")
+def counts():
+    counts = Counter()
+    yield counts
+    assert counts["cut"] >= counts["networks"] // 4 > 0, f"the networks hardly have a channel to cut: {counts}"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=PLAN, seed=st.integers(0, 10**6))
+def test_random_networks_with_random_masks(counts, plan, seed):
+    model, masks = make(plan, seed)
+    try:
+        cut = check(model, masks)
+    except Obstacle as obstacle:
+        assume("is dead" not in str(obstacle))
+        raise
+    counts["networks"] += 1
+    counts["cut"] += cut > 0
+
+
+LIVE_SHIFTS = {
+    "a norm further on": [
+        ("conv", 8, 1, False), ("norm",), ("act", "relu"), ("depthwise", False), ("norm",), ("conv", 4, 1, False),
+        ("act", "relu"),
+    ],
+    "a norm behind the ReLU": [("conv", 8, 1, False), ("act", "relu"), ("norm",), ("conv", 4, 1, False)],
+    "a biased depthwise layer": [("conv", 8, 1, False), ("act", "relu"), ("depthwise", True), ("conv", 4, 1, False)],
+    "a sigmoid behind the ReLU": [("conv", 8, 1, False), ("act", "relu"), ("act", "sigmoid"), ("conv", 4, 1, False)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", LIVE_SHIFTS.values(), ids=LIVE_SHIFTS)
+def test_a_channel_with_a_live_shift_stays(plan):
+    """Its shift is 0 at first, and moves at the first step."""
+    torch.manual_seed(0)
+    model = Network(plan).double()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks["chain.layers.0.weight"][:4] = False
+    assert check(model, masks) == 0
+
+
+def test_a_dead_channel_behind_which_all_is_zero_goes():
+    torch.manual_seed(0)
+    plan = [("conv", 8, 1, False), ("norm",), ("act", "relu"), ("depthwise", False), ("norm",), ("act", "relu")]
+    model = Network([*plan, ("conv", 4, 1, False)]).double()
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks["chain.layers.0.weight"][:4] = False
+    assert check(model, masks) > 0
+    assert find_compaction(model, masks, SHAPE).network.chain.layers[0].out_channels == 4
+
+
+@pytest.mark.parametrize("part", ["bias", "running_mean"])
+def test_a_norm_that_moves_a_zero_keeps_its_channel(part):
+    torch.manual_seed(0)
+    model = Network([("conv", 8, 1, False), ("norm",), ("act", "relu"), ("conv", 4, 1, False)]).double()
+    getattr(model.chain.layers[1], part).data[:2] = -0.5
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks["chain.layers.0.weight"][:4] = False
+    found = find_compaction(model, masks, SHAPE)
+    assert found.network.chain.layers[0].out_channels == 6, (
+        "two of four channels without a weight are 0 behind the norm"
+    )
+
+
+class TwoReaders(nn.Module):
+    """Channels that one layer reads at once, and another behind a depthwise layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.depthwise = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.one, self.other = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.last = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        x = functional.relu(self.first(x))
+        x = self.one(x) + self.other(functional.relu(self.depthwise(x)))
+        return self.last(x.mean((2, 3)))
+
+
+def test_a_channel_that_is_zero_for_one_of_two_readers_stays():
+    torch.manual_seed(0)
+    model = TwoReaders().double()
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks["depthwise.weight"][:4] = False
+    assert check(model, masks) == 0
+
+
+PRUNED = pytest.mark.parametrize(
+    ("name", "method", "density", "shape"),
+    [
+        ("resnet20", "synflow", 0.01, (3, 16, 16)),
+        ("vgg16_bn", "synflow", 0.1, (3, 32, 32)),
+        ("torchvision:mobilenet_v2", "random_uniform", 0.1, (3, 32, 32)),
+    ],
+)
+
+
+def pruned(name, method, density, shape):
+    """A network just after pruning, its masks, what is left of it, and samples."""
+    torch.manual_seed(0)
+    model = build(name, shape, 10, None if ":" in name else 16)
+    sample = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
+    masks = find_masks(model, [sample], method, density, 20)
+    Masked(model, masks)
+    samples = torch.randn((8, *shape), generator=torch.Generator().manual_seed(0))
+    return model, masks, find_compaction(model, masks, shape), samples
+
+
+@PRUNED
+@torch.no_grad()
+def test_a_negated_layer_is_seen_just_after_pruning(name, method, density, shape):
+    model, _, found, samples = pruned(name, method, density, shape)
+    assert _find_difference(model, found, samples) is None
+    layers = [module for module in found.network.modules() if isinstance(module, nn.Conv2d)]
+    layers[len(layers) // 2].weight.data.neg_()
+    assert "is not a part of it" in _find_difference(model, found, samples)
+
+
+@PRUNED
+@torch.no_grad()
+def test_a_missing_channel_is_seen_just_after_pruning(name, method, density, shape):
+    model, masks, found, samples = pruned(name, method, density, shape)
+    kept = {layer: sides[0] for layer, sides in found.kept.items() if 0 in sides and layer in masks}
+    layer, channels = next((layer, channels) for layer, channels in kept.items() if len(channels) > 1)
+    fewer = {other: mask.clone() for other, mask in masks.items()}
+    fewer[layer][channels[0]] = False
+    wrong = find_compaction(model, fewer, shape)
+    assert wrong.share < found.share
+    for part, tensor in wrong.network.state_dict().items():
+        tensor.copy_(wrong.shrink(part, model.state_dict()[part]))
+    assert "does not compute the same" in _find_difference(model, wrong, samples)
+
+
+def test_a_dead_network_is_not_cut():
+    model = Network([("conv", 4, 1, False), ("norm",), ("act", "relu")])
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks["chain.layers.0.weight"][:] = False
+    with pytest.raises(Obstacle, match="is dead"):
+        find_compaction(model, masks, SHAPE)
