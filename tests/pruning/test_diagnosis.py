@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from forcetune.models import build
 from forcetune.pruning import dense_macs, diagnose, prunable
@@ -286,3 +287,99 @@ def test_torchvisions_networks_are_alive_unpruned(name):
 def test_dense_macs_by_layer():
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     assert dense_macs(model, (2, 4, 4)) == {"0.weight": 2 * 3 * 9 * 16, "3.weight": 48 * 5}
+
+
+def test_macs_of_groups_that_are_dead_in_part():
+    # One filter of the first group reads one input; both of the second read both: 1 + 4, not 3 rows times 2 columns
+    grouped = nn.Conv2d(4, 4, 1, groups=2)
+    model = nn.Sequential(grouped, nn.Flatten(), nn.Linear(4 * 4, 2))
+    masks = dense(model)
+    masks["0.weight"][1] = False
+    masks["0.weight"][0, 1] = False
+    assert diagnose(model, masks, (4, 2, 2))["macs"] == 4 * (1 + 4) + 12 * 2
+
+
+def influence(model, masks, shape):
+    """The share of the weights whose change changes an output, with the model's own values, in eval mode."""
+    torch.manual_seed(1)
+    model = model.double().eval()
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)
+        samples = torch.randn(4, *shape, dtype=torch.float64)
+        before, count = model(samples), 0
+        for name, mask in masks.items():
+            for place in mask.flatten().nonzero().flatten():
+                weight = parameters[name].view(-1)
+                weight[place] += 0.5
+                count += not torch.allclose(model(samples), before, rtol=0, atol=1e-12)
+                weight[place] -= 0.5
+    return count / sum(mask.numel() for mask in masks.values())
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.GroupNorm(2, 6), nn.Softmax(1)])
+def test_a_norm_over_channels_is_a_path_from_each_to_all(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.Linear(6, 3))
+    for _ in range(5):
+        masks = {name: torch.rand(weight.shape) < 0.4 for name, weight in prunable(model).items()}
+        masks["2.weight"][:, 3:] = False  # nothing reads the second half but the norm
+        assert diagnose(model, masks, (4,))["effective_density"] == pytest.approx(influence(model, masks, (4,)))
+
+
+def test_a_root_mean_square_reaches_what_is_not_zero():
+    # Hidden unit 0 is read, 1 is not, 2 is read and has no weights: 1 moves what is read of 0, and 2 stays zero
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.RMSNorm(3), nn.Linear(3, 1))
+    masks = {"0.weight": torch.tensor([[1, 0], [1, 1], [0, 0]]).bool(), "2.weight": torch.tensor([[1, 0, 1]]).bool()}
+    assert diagnose(model, masks, (2,))["effective_density"] == pytest.approx(4 / 9) == influence(model, masks, (2,))
+
+
+class Attending(nn.Module):
+    """An embedding of patches, a learned class token and positions, attention, and a head that reads the token."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 8, 2, stride=2)
+        self.token, self.position = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 5, 8))
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        y = self.norm(x)
+        return self.head((x + self.attention(y, y, y, need_weights=False)[0])[:, 0])
+
+
+def test_a_learned_constant_is_no_path():
+    model = Attending()
+    assert diagnose(model, dense(model), (1, 4, 4))["effective_density"] == 1
+    masks = dense(model)
+    masks["patches.weight"][:] = False
+    found = diagnose(model, masks, (1, 4, 4))
+    assert (found["collapsed"], found["effective_density"], found["macs"]) == (1, 0, 0)
+
+
+def test_macs_of_attention():
+    model = Attending()
+    assert dense_macs(model, (1, 4, 4)) == {
+        "patches.weight": 8 * 4 * 4,
+        "attention.out_proj.weight": 5 * 8 * 8,
+        "head.weight": 8 * 3,
+        "attention's projections": 5 * 3 * 8 * 8,
+    }
+    masks = dense(model)
+    masks["attention.out_proj.weight"][:4] = False
+    found = diagnose(model, masks, (1, 4, 4))
+    # beside the first four outputs of the attention the head reads the token alone, a constant
+    assert found["macs"] == 8 * 4 * 4 + 5 * 4 * 8 + 4 * 3 + 5 * 3 * 8 * 8
+
+
+def test_torchvisions_transformer():
+    sizes = {"image_size": 16, "patch_size": 4, "num_layers": 3, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12}
+    model = VisionTransformer(**sizes, num_classes=3)
+    assert diagnose(model, dense(model), (3, 16, 16))["effective_density"] == 1
+    masks = dense(model)
+    masks["conv_proj.weight"][:] = False
+    assert diagnose(model, masks, (3, 16, 16))["collapsed"] == 1
