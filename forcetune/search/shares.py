@@ -131,6 +131,7 @@ class Shared(Alone):
 
     def __enter__(self) -> Self:
         self._left.clear()
+        self._wants = self._most or 10**6  # the driver before this one, of the study or its companions, wanted no more
         self._looked = time.time()
         self._look()
         self._thread = threading.Thread(target=self._follow, name="shares", daemon=True)

@@ -124,6 +124,16 @@ def test_concurrent_bounds_what_a_study_wants(told):
         assert (mine.slots, told["a"].wants) == (3, 3)
 
 
+def test_companions_have_slots_after_the_study_wants_no_more(told):
+    share = shares.Shared("a", "normal", None, lambda: 4)
+    with share:
+        share.want(0)
+        share._look()
+        assert share.slots == 0
+    with share:
+        assert share.slots == 4
+
+
 def test_a_study_takes_the_room_of_nodes_that_come_and_waits_where_there_is_none(told):
     room = [0]
     with shares.Shared("a", "normal", None, lambda: room[0]) as mine:
