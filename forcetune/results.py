@@ -11,7 +11,23 @@ from forcetune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from forcetune.spec import Trial
+
 DENSE = "dense"  # the arm of companions of which nothing is pruned
+
+
+@dataclass(frozen=True)
+class LoadedTrial:
+    """A trial that was run: its run in MLflow, its fields, and the threads that torch had.
+
+    On the same machine and build, training it with as many threads gives the run's numbers to the last digit:
+    `torch.set_num_threads(loaded.threads)`, then `forcetune.trial.run(loaded.trial)`. Runs of versions that did not
+    note the threads have None; a trial has as many as `resources.cpus` says, one by default.
+    """
+
+    run_id: str
+    trial: Trial
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,23 @@ def load(*studies: str) -> pd.DataFrame:
     studies. Raises InputError where there is no such study, or their objectives differ.
     """
     return read(*studies).trials
+
+
+def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
+    """Return the trial of a run.
+
+    Args:
+        run: The id of the run, or its study and its name, as in `digits/trial-0036`.
+        uri: Of the MLflow store; MLFLOW_TRACKING_URI, or mlflow.db in the current folder, where it is not given.
+
+    Raises:
+        InputError: There is no such trial, or the store does not answer.
+    """
+    from forcetune.spec import Trial
+
+    run_id = tracking.find_run(run, uri)
+    threads = tracking.run_tags(run_id, uri).get("forcetune.threads")
+    return LoadedTrial(run_id, Trial(**tracking.trial_fields(run_id, uri)), int(threads) if threads else None)
 
 
 def dense(*studies: str) -> pd.DataFrame:

@@ -3,23 +3,53 @@
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from forcetune.errors import InputError
 
+ODD_SIGNS = "?#%"  # mean something else in an address
 PASSWORD = r"://([^:/@]*):[^@/]*@"  # of an address, and what stands before it
 
 
 def mlflow_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere."""
-    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    """`MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere.
+
+    Raises:
+        InputError: It is no address of a server or a database.
+    """
+    # MLflow's client knows other databases and services too; a folder of files takes no queries
+    return _checked("MLFLOW_TRACKING_URI", "mlflow.db", lambda uri: "://" in uri and not uri.startswith("file:"))
 
 
 def optuna_uri() -> str:
-    """`FORCETUNE_STORAGE`, or optuna.db in the current folder."""
-    return absolute(os.environ.get("FORCETUNE_STORAGE") or "sqlite:///optuna.db")
+    """`FORCETUNE_STORAGE`, or optuna.db in the current folder.
+
+    Raises:
+        InputError: It is no address of a database.
+    """
+    return _checked("FORCETUNE_STORAGE", "optuna.db", is_postgresql)
+
+
+def _checked(variable: str, file: str, is_server: Callable[[str], bool]) -> str:
+    """The address that a variable has, or that of a file in the current folder."""
+    written = os.environ.get(variable, "").strip()
+    uri = absolute(written or f"sqlite:///{file}")
+    path = sqlite_path(uri)
+    if path is None and not is_server(uri):
+        server = "http://HOST:PORT" if file == "mlflow.db" else "postgresql://HOST/DATABASE"
+        raise InputError(
+            f"{variable}={shown(written)}: this is no address of a store that forcetune can use; allowed: "
+            f"sqlite:///FILE, as sqlite:///{file}, and {server}"
+        )
+    if path and (sign := next((sign for sign in ODD_SIGNS if sign in str(path)), None)):
+        raise InputError(
+            f"{variable}: the path {path} has a {sign!r}, which means something else in the address of a SQLite file; "
+            "allowed: a folder without it, or the address of a server"
+        )
+    return uri
 
 
 def ray_address() -> str:

@@ -38,9 +38,12 @@ def check_promise(
 
 
 def _trials(study: str, uri: str) -> dict[str, FrozenTrial]:
-    """Optuna's trials by their keys, repeated proposals left out."""
+    """Optuna's trials by their keys, repeated proposals and superseded trials left out."""
     found = optuna.load_study(study_name=study, storage=uri).get_trials(deepcopy=False)
     kept = [trial for trial in found if trial.state.name != "PRUNED"]
+    superseded = {trial.user_attrs["supersedes"] for trial in kept if "supersedes" in trial.user_attrs}
+    assert {trial.state.name for trial in kept if trial.number in superseded} <= {"FAIL"}
+    kept = [trial for trial in kept if trial.number not in superseded]
     keys = Counter(trial.user_attrs["key"] for trial in kept)
     assert not [key for key, count in keys.items() if count > 1], "no configuration is a trial twice"
     return {trial.user_attrs["key"]: trial for trial in kept}

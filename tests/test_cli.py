@@ -15,7 +15,12 @@ import optuna
 import pytest
 import yaml
 
+import forcetune
+from forcetune import trial
+from forcetune.errors import InputError
 from forcetune.pruning import load_masks
+from forcetune.spec import Trial
+from forcetune.tracking import table
 
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
 STUDY = {
@@ -105,6 +110,22 @@ def test_every_method_was_tried(searched):
     assert {trial.params["method"] for trial in trials} == set(STUDY["trial"]["method"])
 
 
+def test_a_run_is_trained_again_to_the_same_numbers(searched):
+    folder, _ = searched
+    store = f"sqlite:///{folder}/mlflow.db"
+    trials = table("small", store)
+    row = trials[trials["outcome"] == "trained"].iloc[0]
+    loaded = forcetune.load_trial(f"small/{row['name']}", store)
+    assert (loaded.run_id, loaded.threads) == (row["run_id"], 1)
+    assert loaded == forcetune.load_trial(row["run_id"], store)
+    fields = {name: row[name] for name in Trial.model_fields if name in row}
+    assert loaded.trial == Trial(**{**fields, "density": loaded.trial.density}), "in a row density is the measured one"
+    *_, metrics = trial.run(loaded.trial)
+    assert [metrics[name] for name in ("val_accuracy", "val_loss")] == [row["val_accuracy"], row["val_loss"]]
+    with pytest.raises(InputError, match=r"the study 'small' has no run 'trial-9999' \(did you mean"):
+        forcetune.load_trial("small/trial-9999", store)
+
+
 def test_best_as_json(searched, environment):
     folder, _ = searched
     front = json.loads(run(folder, environment, "best", "small", "--json").stdout)
@@ -123,7 +144,7 @@ def test_best_filters(searched, environment):
     assert sparse
     assert all(row["sparsity"] >= 0.9 for row in sparse)
     forced = json.loads(run(folder, environment, "best", "small", "--json", "--method", "force").stdout)
-    assert {row["method"] for row in forced} <= {"force"}
+    assert {row["method"] for row in forced} == {"force"}
     none = run(folder, environment, "best", "small", "--min-accuracy", "1", "--min-sparsity", "0.9999")
     assert (none.returncode, none.stdout.split(";")[0]) == (0, "no trained trial meets this")
 

@@ -16,7 +16,7 @@ BELOW = {
     "service": ["tracking", "stores", "temporary"],
     "ui": ["service", "tracking", "stores"],
     "report": ["results", "tracking", "analysis", "pages", "times", "spec"],
-    "results": ["tracking", "analysis"],
+    "results": ["tracking", "analysis", "spec"],
     "pages": [],
     "times": [],
     "comparison": ["spec"],

@@ -33,6 +33,16 @@ def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
         resolve("mine_here:value", TABLE, "method")
 
 
+def test_a_module_of_the_current_folder_goes_before_an_installed_one(tmp_path, monkeypatch):
+    installed, here = tmp_path / "installed", tmp_path / "here"
+    for folder, value in ((installed, 1), (here, 2)):
+        folder.mkdir()
+        (folder / "twice_here.py").write_text(f"def score(net): return {value}\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(installed), *sys.path])
+    assert resolve("twice_here:score", TABLE, "method")(None) == 2
+
+
 def test_a_module_that_raises_while_it_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import INTERRUPTED, address_option, main, priority_option
-from forcetune.cli.running import outcomes
+from forcetune.cli.running import outcomes, say_failed
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def best(
         _plain(question.answer(known), as_csv)
     else:
         _print(known, question)
+        if said := say_failed(known.trials):
+            click.echo(said)
 
 
 @main.command()
@@ -189,7 +191,11 @@ def _summary(table: pd.DataFrame, question: Question) -> str:
 
 def _plain(found: pd.DataFrame, as_csv: bool) -> None:
     from forcetune import show
+    from forcetune.times import iso
 
+    found = found.copy()
+    for name in found.columns.intersection(["started", "ended"]):
+        found[name] = [None if ms is None or ms != ms else iso(ms / 1000) for ms in found[name]]
     if as_csv:
         click.echo(found.to_csv(index=False), nl=False)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from forcetune.cli.group import (
     json_option,
     main,
     priority_option,
+    retry_option,
     start_limit_option,
     until_interrupted,
 )
@@ -58,6 +59,7 @@ def down(as_json: bool) -> None:
 @priority_option
 @click.option("--restarts", type=click.IntRange(0), default=3, show_default=True, help="of a driver that dies")
 @click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@retry_option
 @click.option("--wait", is_flag=True, help="follow the job's log, and exit with its exit code")
 @click.option("--dry-run", is_flag=True, help="list the files that would be sent and those left out; send nothing")
 @json_option
@@ -67,6 +69,7 @@ def submit(
     priority: Priority,
     restarts: int,
     fresh: bool,
+    retry_failed: bool,
     wait: bool,
     dry_run: bool,
     as_json: bool,
@@ -77,7 +80,9 @@ def submit(
     if dry_run:
         _print_package(jobs.preview(file), as_json)
         return
-    job = jobs.submit(file, address, priority, restarts, fresh, say=lambda line: click.echo(line, err=True))
+    job = jobs.submit(
+        file, address, priority, restarts, fresh, retry_failed, say=lambda line: click.echo(line, err=True)
+    )
     _print_job(job, as_json)
     if wait:
         _follow(job.id, address)
@@ -92,7 +97,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
 
     found = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
     if as_json:
-        click.echo(json.dumps([vars(job) for job in found], indent=1))
+        click.echo(json.dumps([_plain(job) for job in found], indent=1))
     else:
         show.jobs(found)
 
@@ -138,8 +143,11 @@ def resume(job: str, address: str | None, as_json: bool) -> None:
 @click.option("--restarts", type=click.IntRange(0), required=True)
 @priority_option
 @click.option("--fresh", is_flag=True)
+@click.option("--retry-failed", is_flag=True)
 @click.option("--companions", is_flag=True)
-def supervise(file: str, client: str, restarts: int, priority: Priority, fresh: bool, companions: bool) -> None:
+def supervise(
+    file: str, client: str, restarts: int, priority: Priority, fresh: bool, retry_failed: bool, companions: bool
+) -> None:
     """What a job runs: `search`, or companions that were sent as a list, started again where it dies."""
     from forcetune.jobs import supervisor
 
@@ -151,7 +159,8 @@ def supervise(file: str, client: str, restarts: int, priority: Priority, fresh: 
         return search.is_over(spec.load(file))
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
-    sys.exit(supervisor.supervise(command, client, restarts, complete, once=["--fresh"] if fresh else []))
+    once = [option for option, wanted in (("--fresh", fresh), ("--retry-failed", retry_failed)) if wanted]
+    sys.exit(supervisor.supervise(command, client, restarts, complete, once))
 
 
 @main.command(hidden=True)
@@ -179,9 +188,17 @@ def _print_package(package: Package, as_json: bool) -> None:
 
 def _print_job(job: Job, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(vars(job), indent=1))
+        click.echo(json.dumps(_plain(job), indent=1))
     else:
         click.echo(job.id if job.state in ("pending", "running") else f"{job.id} {job.state}")
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    """A job as JSON has it, its times in ISO 8601."""
+    from forcetune.times import iso
+
+    moments = {name: getattr(job, name) for name in ("started", "ended")}
+    return {**vars(job), **{name: None if at is None else iso(at) for name, at in moments.items()}}
 
 
 def _follow(job: str, address: str | None) -> None:

@@ -36,6 +36,17 @@ class _Commands(click.Group):
             with suppress(OSError):  # standard error may lie on that disk
                 click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
             sys.exit(FAILED)
+        except Exception as error:
+            if not _is_of_mlflow(error):
+                raise
+            text = f"MLflow refused a request or did not answer: {error}. Once it does, the same command goes on"
+            click.echo(f"forcetune: {_printable(text)}", err=True)
+            sys.exit(FAILED)
+
+
+def _is_of_mlflow(error: Exception) -> bool:
+    """Return whether it is a MlflowException, without importing MLflow."""
+    return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
 
 
 def _printable(message: str) -> str:
@@ -55,6 +66,11 @@ priority_option = click.option(
     default="normal",
     show_default=True,
     help="among the studies of a cluster; low: what the others leave",
+)
+
+
+retry_option = click.option(
+    "--retry-failed", is_flag=True, help="run the trials that failed once more, once what they failed of is mended"
 )
 
 

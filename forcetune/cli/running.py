@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def searched(
-    study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal"
+    study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal", retry_failed: bool = False
 ) -> tuple[Results, str | None]:
     """The study once it has run, and why it ended early; an interrupt says how to go on."""
     from forcetune import results, search, show
 
     try:
         with place(file):
-            ending = search.run(study, show.console(), fresh, priority)
+            ending = search.run(study, show.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
         sys.exit(INTERRUPTED)
@@ -39,12 +39,34 @@ def end(study: Study, found: pd.DataFrame, ending: str | None) -> None:
     if ending:
         click.echo(f"{ending} ({len(found)} of {study.trials} trials)")
     elif len(found) < study.trials:
-        click.echo(f"{study.trials} trials were asked for, and the study's space has no more than {len(found)}")
-    failed = int((found["outcome"] == "failed").sum())
-    if failed:
-        click.echo(f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json")
-    if failed == len(found):
+        click.echo(_say_fewer(study, len(found)))
+    if said := say_failed(found):
+        click.echo(said)
+    if (found["outcome"] == "failed").all():
         sys.exit(FAILED)
+
+
+def _say_fewer(study: Study, count: int) -> str:
+    """Why MLflow has fewer trials than were asked for, once the search has ended."""
+    from forcetune import search
+
+    if search.is_complete(study):
+        return (
+            f"{study.trials - count} of {study.trials} trials have no run in MLflow any more; `forcetune doctor "
+            f"{study.study}` names them, and --repair writes them anew from the ledger"
+        )
+    return f"{study.trials} trials were asked for, and the study's space has no more than {count}"
+
+
+def say_failed(table: pd.DataFrame) -> str | None:
+    """How many trials failed, where the reason is and how they are run again; None where none failed."""
+    failed = int((table["outcome"] == "failed").sum())
+    if not failed:
+        return None
+    return (
+        f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json; once it is "
+        "mended, `forcetune search FILE --retry-failed` runs them again"
+    )
 
 
 def outcomes(table: pd.DataFrame) -> str:

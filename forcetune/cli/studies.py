@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.asking import print_front
-from forcetune.cli.group import FAILED, main, options_of, place, priority_option
+from forcetune.cli.group import FAILED, main, options_of, place, priority_option, retry_option
 from forcetune.cli.running import end, searched
 from forcetune.containment import contained
 from forcetune.errors import InputError
@@ -94,13 +94,15 @@ def _check(
 @main.command("search")
 @click.argument("file")
 @click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@retry_option
 @priority_option
-def search_command(file: str, fresh: bool, priority: Priority) -> None:
+def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priority) -> None:
     """Run the study in FILE here, or go on where it was, and print its front."""
     from forcetune import spec
 
     study = spec.load(file)
-    found, ending = searched(study, file, fresh, again=f"`forcetune search {file}`", priority=priority)
+    again = f"`forcetune search {file}`"
+    found, ending = searched(study, file, fresh, again, priority, retry_failed)
     print_front(found)
     end(study, found.trials, ending)
 
@@ -118,6 +120,23 @@ def doctor(study: str, repair: bool) -> None:
     show.findings(mended, left)
     if left:
         sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("study")
+@click.option("--yes", is_flag=True, help="do not ask")
+def delete(study: str, yes: bool) -> None:
+    """Delete STUDY with its companions from both stores; MLflow keeps its runs in the trash until `mlflow gc`."""
+    from forcetune import search
+
+    found = search.find_contents(study)
+    what = f"{found.trials} trials of {study}, {found.companions} companions and {found.runs} runs in MLflow"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"{what} would be deleted; give --yes where nobody can be asked")
+        click.confirm(f"Delete {what}?", abort=True)
+    search.delete(study)
+    click.echo(f"deleted: {what}; `mlflow gc` removes the runs for good")
 
 
 def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:

@@ -34,7 +34,7 @@ WAITING = 2.0  # seconds between two looks at a job that is waited for
 GRACE = 60  # seconds that a job gets to hand back its trials when it is stopped; Ray's own are 3
 ACCEPTING = 20.0  # seconds within which a cluster that has the client's versions says so
 ENTRY = "exec python -m forcetune "  # how a job that was submitted here begins
-ONCE = ["--fresh"]  # options of a job that are not those of the one that resumes it
+ONCE = ["--fresh", "--retry-failed"]  # options of a job that are not those of the one that resumes it
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,22 @@ def submit(
     priority: Priority = "normal",
     restarts: int = 3,
     fresh: bool = False,
+    retry_failed: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Job:
     """Send a study to a cluster, which goes on where the study was; returns once the cluster has accepted it.
 
     address: of the dashboard, http://HOST:8265; RAY_ADDRESS or the service of the current folder where it is not
-    given. restarts: of a driver that dies. say: is told what is sent, and as what.
+    given. restarts: of a driver that dies. retry_failed: run the trials that failed once more. say: is told what is
+    sent, and as what.
     Raises InputError where the file, what it ships or the stores' addresses cannot be used, where no cluster answers
     and where the cluster has other versions; HeldError where a job runs the study already. Nothing has run then.
     """
     if priority not in get_args(Priority):
         raise InputError(f"priority {priority!r}; allowed: {', '.join(get_args(Priority))}")
     study = load(file)
-    return _send(
-        str(file), Path(file), study, _metadata(study, priority), address, ONCE if fresh else [], restarts, say
-    )
+    options = [option for option, wanted in zip(ONCE, (fresh, retry_failed), strict=True) if wanted]
+    return _send(str(file), Path(file), study, _metadata(study, priority), address, options, restarts, say)
 
 
 def preview(file: str | Path) -> Package:

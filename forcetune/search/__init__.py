@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.search.cost import Cost
+    from forcetune.search.deletion import Contents
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
     from forcetune.search.proposals import Lesson
@@ -66,15 +67,18 @@ def _candidates(study: Study, names: list[str]) -> Iterator[Trial]:
         yield Trial(**{**required, **{name: fields[name] for name in names if name in fields}})
 
 
-def run(study: Study, console: Console, fresh: bool = False, priority: Priority = "normal") -> str | None:
+def run(
+    study: Study, console: Console, fresh: bool = False, priority: Priority = "normal", retry_failed: bool = False
+) -> str | None:
     """Search until the study has all its trials or its space is used up; go on where an earlier driver was.
 
     Then run the front again with fresh seeds, where the study asks for it. Returns why the search, or its re-runs,
     ended before they were through, None where they are.
 
     fresh: archive first what the stores have under the study's name; priority: among the studies of a cluster, those
-    of low priority get what the others leave. Nothing is written before the study is
-    checked, or started before a trial's resources are known to be there.
+    of low priority get what the others leave; retry_failed: run once more the trials that failed, re-runs with fresh
+    seeds among them. Nothing is written before the study is checked, or started before a trial's resources are known
+    to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone or too many trials fail; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was
     done is lost.
@@ -82,10 +86,10 @@ def run(study: Study, console: Console, fresh: bool = False, priority: Priority 
     environment.prepare()
     with _Cluster(study, console, priority) as cluster:
         cluster.begin()
-        return _run(study, console, fresh, cluster)
+        return _run(study, console, fresh, retry_failed, cluster)
 
 
-def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> str | None:
+def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluster: "_Cluster") -> str | None:
     facts = check(study)
     from forcetune.search import cost
     from forcetune.search.archive import archive
@@ -113,7 +117,9 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
             cluster.start()  # where a trial finds no room nothing is written
         references = study.references(1 / max(fact["classes"] for fact in facts))
         propose = partial(make_proposals, study, lessons=lessons)
-        driver = open_driver(study, held.check, console, references=references, propose=propose)
+        driver = open_driver(
+            study, held.check, console, references=references, propose=propose, retry_failed=retry_failed
+        )
         searching = not driver.finished
         cluster.drive(driver)
         if driver.hopeless:
@@ -125,13 +131,14 @@ def _run(study: Study, console: Console, fresh: bool, cluster: "_Cluster") -> st
         if study.search.seeds is None:
             return None
         with hold(study.study + COMPANION, uri) as companions:
-            return rerun(study, companions.check, console, cluster.drive)
+            return rerun(study, companions.check, console, cluster.drive, retry_failed)
 
 
 def _explain_failures(study: Study, reason: str) -> str:
     return (
         f"the search was given up: {reason}. Where it happened is in the artifact error.json of the failed runs. Once "
-        "the cause is mended, the same command goes on with the trials that are left, and counts failures anew; "
+        "the cause is mended, the same command goes on with the trials that are left, and counts failures anew; with "
+        "--retry-failed it also runs those that failed once more; "
         f"`search.max_failures` in the study file bears more of them ({study.trials}: all)"
     )
 
@@ -178,9 +185,9 @@ def _refuse_archived(study: str) -> None:
 
 def has_run(errand: Errand) -> bool:
     """Whether the ledger has each companion, and what became of it."""
-    from forcetune.search.ledger import trials_of
+    from forcetune.search.ledger import current, trials_of
 
-    told = trials_of(errand.study.study + COMPANION, optuna_uri())
+    told = current(trials_of(errand.study.study + COMPANION, optuna_uri()))
     return {one.key for one in errand.companions} <= {t.user_attrs.get("key") for t in told if t.state.is_finished()}
 
 
@@ -251,6 +258,22 @@ def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Findi
         if mend:
             raise
         return [], doctor.examine(name, live=True), str(error)
+
+
+def find_contents(name: str) -> "Contents":
+    """What `delete` would delete. Raises InputError where neither store has the study."""
+    environment.prepare()
+    from forcetune.search import deletion
+
+    return deletion.find(name)
+
+
+def delete(name: str) -> None:
+    """Delete a study and its companion from both stores. Raises HeldError where a driver runs one of them."""
+    environment.prepare()
+    from forcetune.search import deletion
+
+    deletion.delete(name)
 
 
 class _Cluster:

@@ -1,6 +1,7 @@
 """What a search will cost, predicted from a few measured seconds of its slowest and its fastest trial."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from forcetune.search.stopping import share_trained
 from forcetune.spec import Placed, Study, Task, Trial
 from forcetune.stores import optuna_uri, ray_address, state_folder
 from forcetune.times import duration
+
+log = logging.getLogger(__name__)
 
 DRAWS = 256  # configurations that stand for the whole space
 STEPS = 8  # of training that are measured
@@ -66,10 +69,17 @@ def predict(study: Study) -> Cost:
         (START + seconds / at_once) / 3600,
         (resources.gpus or resources.cpus) * seconds / 3600,
     )
-    path = _place(study)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(cost)))
+    _keep(study, cost)
     return cost
+
+
+def _keep(study: Study, cost: Cost) -> None:
+    path = _place(study)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(cost)))
+    except OSError as error:
+        log.warning("the search will not be held against this cost: %s cannot be written (%s)", path, error.strerror)
 
 
 def report(study: Study, hours: float, console: Console) -> None:

@@ -16,10 +16,11 @@ from forcetune import tracking
 from forcetune.search.archive import archive
 from forcetune.search.checkpoints import read
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import Ended, Ledger, pending_archive, recorded
+from forcetune.search.ledger import Ended, Ledger, counted, is_retry, pending_archive, recorded
+from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.spec import Study
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import REFUSED, Epoch, Tracker
+from forcetune.tracking import REFUSED, Tracker
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
 
@@ -80,7 +81,9 @@ class _Case:
         self._tracker = Tracker(name, mlflow_uri())
         self._folder = ledger.folder
         runs = tracking.runs(name, mlflow_uri())
+        children = Counter(run["tags"].get("mlflow.parentRunId") for run in runs)
         self._parents = [run for run in runs if run["tags"].get("forcetune.kind") == "search"]
+        self._parents.sort(key=lambda parent: -children[parent["id"]])  # the oldest first of those with equally many
         self._runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for run in runs:
             if run["tags"].get("forcetune.kind") == "trial":
@@ -88,7 +91,7 @@ class _Case:
 
     def findings(self) -> Iterator[Finding]:
         """In the order in which they are mended: what later ones build on first."""
-        trials = [t for t in self._ledger.trials() if t.state != TrialState.PRUNED and "fields" in t.user_attrs]
+        trials = [trial for trial in counted(self._ledger.trials()) if "fields" in trial.user_attrs]
         keys = Counter(trial.user_attrs["key"] for trial in trials)
         yield from self._of_parents()
         for key in self._runs.keys() - keys.keys():
@@ -116,6 +119,11 @@ class _Case:
 
     def _of_told(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
         own = self._runs[trial.user_attrs["key"]]
+        if len(own) > 1 and (right := [run for run in own if not self._disagreement(trial, [run])]):
+            for run in own:
+                if run is not right[0]:
+                    yield self._surplus(run, f"is a second one of {where}")
+            own = right[:1]
         wrong = self._disagreement(trial, own)
         if wrong:
             record = Ended(**trial.user_attrs["ended"]).record if "ended" in trial.user_attrs else {}
@@ -164,7 +172,7 @@ class _Case:
         for name, value in zip(self._study.objectives, trial.values or [], strict=False):
             if name not in refused and not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
                 return f"has {name} {value:g}, and its run {run['metrics'].get(name)}"
-        steps = self._tracker.steps(run["id"])
+        steps = self._tracker.steps(run["id"], trial.datetime_start if is_retry(trial) else None)
         if twice := [name for name, at in steps.items() if len(set(at)) < len(at)]:
             return f"its run has {', '.join(twice)} twice at a step"
         curve = {step for step, *_ in ended.get("record", {}).get("curve", [])}
@@ -173,22 +181,11 @@ class _Case:
         return None
 
     def _rebuild(self, trial: FrozenTrial, own: list[dict[str, Any]]) -> None:
-        """A new run from the ledger's record, with the files and tags of the old ones; those go last."""
+        """A new run from the ledger's record in place of the old ones."""
         ended = Ended(**trial.user_attrs["ended"])
-        curve = [Epoch(*told) for told in ended.record["curve"]]
-        started = min([epoch.time for epoch in curve], default=ended.time or 0)
-        tags = {name: text for run in own for name, text in run["tags"].items() if name.startswith("forcetune.")}
-        reason = {"forcetune.reason": ended.reason} if ended.reason else {}
+        content = RunContent(trial.number, trial.user_attrs["key"], trial.user_attrs["fields"], ended)
         parent = self._tracker.open_study(self._study.directions, {})
-        run = self._tracker.open_trial(parent, trial.number, trial.user_attrs["key"], tags, started)
-        told = [Epoch(0, started, dict(ended.record["facts"])), *curve]
-        self._tracker.log(run, told, trial.user_attrs["fields"], {"forcetune.outcome": ended.outcome, **reason})
-        for old in own:
-            for name in self._tracker.files(old["id"]):
-                self._tracker.copy_file(name, old["id"], run)
-        self._tracker.close(run, ended.outcome == "failed", ended.time)
-        for old in own:
-            self._tracker.remove(old["id"])
+        write_anew(self._tracker, parent, content, [run["id"] for run in own])
         if self._parents and self._parents[0]["status"] != "RUNNING":
             self._tracker.close(parent)
 

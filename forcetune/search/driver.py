@@ -21,7 +21,7 @@ from forcetune.errors import StoppedError
 from forcetune.search.ending import Ending, by_time, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.ledger import Ended, Issued, Ledger
+from forcetune.search.ledger import Ended, Issued, Ledger, current, is_retry
 from forcetune.search.meter import Meter
 from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
@@ -46,7 +46,7 @@ class Running:
     proposal: Proposal
     issued: Issued
     facts: Mapping[str, float] = field(default_factory=dict)  # known before training, once the worker has told
-    since: float = 0.0  # of this attempt, on the monotonic clock
+    since: float | None = None  # of this attempt, on the monotonic clock; None while no worker has it
 
 
 class Driver:
@@ -82,7 +82,8 @@ class Driver:
         with durable("parent"):
             self.parent = tracker.open_study(study.directions, provenance)
         folder.mkdir(parents=True, exist_ok=True)
-        history = ledger.trials()
+        rows = ledger.trials()
+        history = current(rows)
         self._proposals = propose(history) if propose else make_proposals(study, history)
         self._known: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
         self._running: dict[int, Running] = {}
@@ -98,6 +99,13 @@ class Driver:
         self._outbox.warn = progress.warn
         self._outbox.logged = lambda seconds: self.meter.logged(seconds)
         self._take_up(history)
+        self._spent = spent_by(by_time(rows))
+        self._clear({f"{trial.number:04d}" for trial in rows if trial.state.is_finished()})
+
+    @property
+    def _threads(self) -> int:
+        """Of torch's, in each trial: its losses depend on it in their last digits."""
+        return max(1, int(self._study.resources.cpus))
 
     @property
     def name(self) -> str:
@@ -161,7 +169,7 @@ class Driver:
             mlflow_uri=self._mlflow_uri,
             folder=str(Path.cwd()),
             checkpoints=str(self._place(number)),
-            threads=max(1, int(self._study.resources.cpus)),
+            threads=self._threads,
             room=running.issued.room,
         )
 
@@ -261,6 +269,9 @@ class Driver:
             )
         if self.finished and not left:
             with durable("close"):
+                self.ledger.confirm()  # what runs may be another driver's by now
+                self.tracker.remove_doubles("trial")
+                self.tracker.remove_doubles("search", keep=self.parent)
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
@@ -283,8 +294,12 @@ class Driver:
             self._outbox.attach(number, "masks.npz", opening.masks, folder)
             self._outbox.attach(number, "layers.json", json.dumps(opening.layers, indent=1).encode(), folder)
             attempt = self._running[number].issued.attempt
-            device = {"forcetune.device": opening.device, "forcetune.devices": f"{self.devices:g}"}
-            tags = {**device, "forcetune.attempt": str(attempt)}
+            tags = {
+                "forcetune.device": opening.device,
+                "forcetune.devices": f"{self.devices:g}",
+                "forcetune.threads": str(self._threads),
+                "forcetune.attempt": str(attempt),
+            }
             self._outbox.add(number, opening.facts, opening.curve, tags)
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
@@ -331,6 +346,17 @@ class Driver:
         self._ending.ended(ended)
         self.progress.ended(number, running.proposal.trial, ended)
         self._show(ended)
+        if self._ending.failures:
+            self._give_up_retries()
+
+    def _give_up_retries(self) -> None:
+        """End the failed trials that were still to be run again as failed, since it was asked for in vain."""
+        retried = [number for number, running in self._waiting if not running.issued.attempt]
+        left = dict(self._waiting)
+        self._waiting = deque((number, running) for number, running in self._waiting if number not in retried)
+        for number in retried:
+            self._running[number] = left[number]
+            self._end(number, Ended("failed", "it was not run again, since too many trials failed before it"))
 
     def _show(self, ended: Ended) -> None:
         """How far the study is after a trial, to MLflow and to whoever watches."""
@@ -350,7 +376,9 @@ class Driver:
 
     def _count_time(self, running: Running) -> None:
         """Add an attempt that is over to what the study has cost."""
-        self._spent["device_hours"] += self.devices * (time.monotonic() - running.since) / 3600
+        if running.since is not None:
+            self._spent["device_hours"] += self.devices * (time.monotonic() - running.since) / 3600
+            running.since = None
 
     def _tell(self, number: int, ended: Ended) -> None:
         """The outbox's last call for a trial: MLflow has it all."""
@@ -373,12 +401,12 @@ class Driver:
             seen.add(key)
             self._count += 1
             self._take_up_one(trial)
-        earlier = by_time(history)
-        self._ending.take_up(earlier)
-        self._spent = spent_by(earlier)
-        told = {f"{trial.number:04d}" for trial in history if trial.state.is_finished()}
+        self._ending.take_up(by_time(history))
+
+    def _clear(self, finished: set[str]) -> None:
+        """Remove the folders of trials that an earlier driver finished, and was killed before it removed them."""
         for folder in self._folder.iterdir():
-            if folder.name in told:
+            if folder.name in finished:
                 remove(folder)
 
     def _take_up_one(self, trial: FrozenTrial) -> None:
@@ -392,7 +420,8 @@ class Driver:
         )
         ended = Ended(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
-            self._outbox.open(trial.number, proposal, self._place(trial.number), adopt=True)
+            retried = trial.datetime_start if is_retry(trial) else None
+            self._outbox.open(trial.number, proposal, self._place(trial.number), adopt=True, retried=retried)
             if ended:
                 curve = [Epoch(*told) for told in ended.record["curve"]]
                 self._outbox.add(trial.number, ended.record["facts"], curve)
@@ -432,17 +461,20 @@ def open_driver(
     experiment: str | None = None,
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
+    retry_failed: bool = False,
 ) -> Driver:
     """The driver of a study on the stores of the environment; its MLflow experiment may go by another name.
 
     references: of the hypervolume, by objective; propose: from the trials that are there to what proposes the next,
-    the study's own sampler where it is not given.
+    the study's own sampler where it is not given; retry_failed: run those that failed once more.
     """
     uri = optuna_uri()
     with hold(SCHEMAS, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
     with durable("ledger"):
         ledger = Ledger(study, uri, check)
+    if retry_failed and (count := ledger.retry_failed()):
+        console.print(f"{count} failed trials are run again", soft_wrap=True, highlight=False)
     progress = Progress(study, console)
     return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)
 

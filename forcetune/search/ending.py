@@ -2,13 +2,13 @@
 trials that fail."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from forcetune.analysis import hypervolume
-from forcetune.search.ledger import Ended, ends
+from forcetune.search.ledger import Ended, counted, ends
 from forcetune.spec import Budget, Study
 
 EQUAL_FAILURES = 5  # failed trials in a row, with the same reason, that end a search without `max_failures`
@@ -116,12 +116,12 @@ class Ending:
                 self.reason = self.reason or f"budget: {name} {allowed:g} are used up"
 
 
-def is_hopeless(study: Study, trials: Iterable[FrozenTrial]) -> bool:
+def is_hopeless(study: Study, trials: Sequence[FrozenTrial]) -> bool:
     """Return whether too many trials have failed, and no trial was started since that came out."""
-    counted = [trial for trial in trials if trial.state != TrialState.PRUNED]
+    in_force = counted(trials)
     limit = FailureLimit(study.search.max_failures)
-    reached = [ended.time or 0 for ended in by_time(counted) if limit.ended(ended)]
-    starts = [trial.datetime_start.timestamp() * 1000 for trial in counted if trial.datetime_start]
+    reached = [ended.time or 0 for ended in by_time(in_force) if limit.ended(ended)]
+    starts = [trial.datetime_start.timestamp() * 1000 for trial in in_force if trial.datetime_start]
     return bool(reached) and max(starts, default=0) <= reached[-1]
 
 

@@ -11,6 +11,7 @@ WRITES = {
     "ledger": "driver, ledger: the tables and the study, where they are new",
     "parent": "driver, MLflow: the study's own run",
     "ask": "driver, ledger: a new trial, RUNNING",
+    "retry": "driver, ledger: a new trial in place of a failed one, RUNNING",
     "issue": "driver, ledger: a further attempt at a trial",
     "claim": "worker, files: its attempt is the one in force",
     "checkpoint": "worker, files: the trial after an epoch",

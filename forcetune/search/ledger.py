@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,6 +33,8 @@ ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it 
 NOTE, PIECE = "dashboard:note", 2045  # Optuna Dashboard's: what a note's attributes begin with, characters in one
 WRITER = "forcetune.writer"  # and the one that names its last driver, where a hold can be lost
 STATE = "forcetune.state"  # and the one that tells the study's folder of checkpoints from those of other ledgers
+SUPERSEDES = "supersedes"  # a trial's attribute: the number of the failed one in whose place it runs
+REPEATED = ("key", "start", "of", "marks", "fields")  # the attributes that it takes over
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -96,19 +99,8 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """The study's folder on disk while trials run.
-
-        Two ledgers may have a study of one name and share a state folder, so that an identifier follows the name; of
-        a SQLite ledger its file counts too, since a copy has the same identifier. Studies of earlier versions have
-        none, and keep the folder with their name.
-        """
-        name, identifier = self._study.study_name, self._study.user_attrs.get(STATE)
-        states = state_folder(self._uri)
-        if identifier is None:
-            return states / name
-        path = sqlite_path(self._uri)
-        file = "" if path is None else path.name if path.parent / states.name == states else str(path)
-        return states / f"{name}-{hashlib.sha256(f'{identifier} {file}'.encode()).hexdigest()[:8]}"
+        """The study's folder on disk while trials run."""
+        return _folder(self._study, self._uri)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""
@@ -150,15 +142,29 @@ class Ledger:
         """Record a trial and its first attempt as RUNNING in one write; its number."""
         attrs = {**_names(proposal), "fields": proposal.trial.fields()}
         with durable("ask"):
-            return self._add(proposal, TrialState.RUNNING, attrs)
+            return self._add(proposal.params, proposal.distributions, TrialState.RUNNING, attrs)
 
     def add_known(self, proposal: Proposal) -> None:
         """Record a proposal that the study already has as PRUNED: it is asked anew and does not count."""
-        self._add(proposal, TrialState.PRUNED, _names(proposal))
+        self._add(proposal.params, proposal.distributions, TrialState.PRUNED, _names(proposal))
 
     def drop(self, number: int) -> None:
         """Take back a trial that another one repeats."""
         self._finish(number, TrialState.PRUNED)
+
+    def retry_failed(self) -> int:
+        """Record each failed trial once more as RUNNING, in place of the failed one; return how many those are.
+
+        A write for each: one that is recorded is run whatever is killed, one that is not is failed as before. That a
+        trial stands in place of another is written with it, since Optuna takes no attribute of a finished trial.
+        """
+        failed = [trial for trial in current(self.trials()) if is_failed(trial)]
+        for trial in failed:
+            attrs = {name: trial.user_attrs[name] for name in REPEATED if name in trial.user_attrs}
+            attrs |= {SUPERSEDES: trial.number, "issued": asdict(Issued(attempt=0))}
+            with durable("retry"):
+                self._add(trial.params, trial.distributions, TrialState.RUNNING, attrs)
+        return len(failed)
 
     def issue(self, number: int, issued: Issued) -> None:
         """A further attempt at a trial."""
@@ -200,11 +206,15 @@ class Ledger:
     def _finish(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._persist(lambda: self._storage.set_trial_state_values(self._ids[number], state, values))
 
-    def _add(self, proposal: Proposal, state: TrialState, attrs: Mapping[str, Any]) -> int:
+    def _add(
+        self,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        state: TrialState,
+        attrs: Mapping[str, Any],
+    ) -> int:
         # study.ask() commits the row, each parameter and each attribute apart: a kill leaves a torn trial
-        template = create_trial(
-            state=state, params=proposal.params, distributions=proposal.distributions, user_attrs=dict(attrs)
-        )
+        template = create_trial(state=state, params=params, distributions=distributions, user_attrs=dict(attrs))
 
         def create() -> tuple[int, int]:
             trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
@@ -250,6 +260,34 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
 def known(name: str, uri: str) -> bool:
     """Whether the store has a study of this name; opens none that is not there yet."""
     return _load(name, uri) is not None
+
+
+def folder_of(name: str, uri: str) -> Path:
+    """The folder of a study that the store has."""
+    found = _load(name, uri)
+    assert found is not None
+    return _folder(found, uri)
+
+
+def delete_study(name: str, uri: str) -> None:
+    """Delete a study with all of its trials."""
+    optuna.delete_study(study_name=name, storage=open_storage(uri))
+
+
+def _folder(study: optuna.Study, uri: str) -> Path:
+    """The folder of a study's running trials.
+
+    Two ledgers may have a study of one name and share a state folder, so that an identifier follows the name; of a
+    SQLite ledger its file counts too, since a copy has the same identifier. Studies of earlier versions have none, and
+    keep the folder with their name.
+    """
+    name, identifier = study.study_name, study.user_attrs.get(STATE)
+    states = state_folder(uri)
+    if identifier is None:
+        return states / name
+    path = sqlite_path(uri)
+    file = "" if path is None else path.name if path.parent / states.name == states else str(path)
+    return states / f"{name}-{hashlib.sha256(f'{identifier} {file}'.encode()).hexdigest()[:8]}"
 
 
 def refuse_changes(study: Study, uri: str) -> None:
@@ -328,9 +366,25 @@ def trials_of(name: str, uri: str) -> list[FrozenTrial]:
     return found.get_trials(deepcopy=False) if found else []
 
 
-def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that count towards `trials`: not what was proposed again though known."""
-    return [trial for trial in trials if trial.state != TrialState.PRUNED]
+def current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that are in force: not a failed trial in whose place another one runs, or has run."""
+    superseded = {trial.user_attrs[SUPERSEDES] for trial in trials if is_retry(trial)}
+    return [trial for trial in trials if trial.number not in superseded]
+
+
+def is_retry(trial: FrozenTrial) -> bool:
+    """Whether a trial runs, or has run, in place of one that failed; of two such the later one was dropped."""
+    return SUPERSEDES in trial.user_attrs and trial.state != TrialState.PRUNED
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that count towards `trials`: neither superseded, nor proposed again though known."""
+    return [trial for trial in current(trials) if trial.state != TrialState.PRUNED]
+
+
+def is_failed(trial: FrozenTrial) -> bool:
+    """Whether a trial of forcetune's failed after its retries."""
+    return trial.state == TrialState.FAIL and "fields" in trial.user_attrs
 
 
 def is_on_front(trial: FrozenTrial) -> bool:

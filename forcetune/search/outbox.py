@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from forcetune.search.faults import durable
 from forcetune.search.ledger import Ended
 from forcetune.search.proposals import Proposal
+from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.tracking import Epoch, Logged, Tracker
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class Record:
     proposal: Proposal
     started: int  # ms since 1970
     adopt: bool  # whether an earlier driver may have made its run
+    retried: datetime | None = None  # since when it runs in place of one that failed, whose run goes on
     facts: dict[str, float] = field(default_factory=dict)
     curve: dict[int, Epoch] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -77,9 +80,12 @@ class Outbox:
         self.trouble: Exception | None = None  # why the last delivery failed
         self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
 
-    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool) -> None:
-        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow."""
-        record = Record(number, proposal, int(time.time() * 1000), adopt)
+    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool, retried: datetime | None = None) -> None:
+        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
+
+        retried: since when it runs in place of one that failed; None where it is the first with its configuration.
+        """
+        record = Record(number, proposal, int(time.time() * 1000), adopt, retried)
         marks = {**({"of": proposal.of} if proposal.of else {}), **proposal.marks}
         record.tags = {f"forcetune.{name}": text for name, text in marks.items()}
         record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
@@ -246,7 +252,9 @@ class Outbox:
         found = self._tracker.find_trial(key) if record.adopt else None
         record.adopt = True  # should this fail, the run may have been made all the same
         if found:
-            record.before = self._tracker.logged(found)
+            if record.retried:
+                self._tracker.reopen_failed(found)
+            record.before = self._tracker.logged(found, record.retried)
             record.has_params = bool(record.before.params)
             record.sent_facts = {name for name, _ in record.before.points}
         else:
@@ -292,6 +300,9 @@ class Outbox:
             )
 
     def _end(self, record: Record, ended: Ended) -> None:
+        if max(record.curve, default=0) < record.before.overtaken:
+            content = RunContent(record.number, record.proposal.key, record.proposal.trial.fields(), ended)
+            record.run = write_anew(self._tracker, self._parent, content, [self._run(record)])
         with durable("end"):
             self._tracker.close(self._run(record), ended.outcome == "failed", ended.time)
         self._tell(record.number, ended)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Fields that only some methods have, by the column of METHODS that says so; the scores' own options are such too.
 ONLY_FOR = {
@@ -81,6 +81,14 @@ class Trial(BaseModel):
     )
     seed: int = Field(0, ge=0, description="draws the split, the initial weights, the order and the saliency data")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_numpy(cls, values: Any) -> Any:
+        """Numbers of numpy as Python's, and nothing where a value is missing: a row of a table makes a trial."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: _to_python(value) for name, value in values.items() if not _is_missing(value)}
+
     def fields(self) -> dict[str, Any]:
         """The fields that apply: set, and of a kind that the method has. Equal trials have equal fields."""
         values = self.model_dump()
@@ -103,6 +111,15 @@ class Trial(BaseModel):
     def balanced(self) -> int:
         """Images of each class in a saliency batch; 0 where it is drawn from all images."""
         return _balanced(self.method, self.samples_per_class)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is pandas' NA or NaN."""
+    return type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+
+
+def _to_python(value: Any) -> Any:
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def method_label(fields: Mapping[str, Any]) -> str:

@@ -1,16 +1,18 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
-from forcetune.tracking.client import check_answers, exists, is_deleted, restore
+from forcetune.tracking.client import check_answers, delete_experiment, exists, is_deleted, restore
 from forcetune.tracking.curves import curves
 from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.records import Record, log_page, read_json, records
-from forcetune.tracking.runs import UnknownError, params, runs
+from forcetune.tracking.runs import UnknownError, count_runs, params, runs
 from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
     companions,
     fetch_masks,
+    find_run,
     progress,
     reruns,
+    run_tags,
     study_file,
     table,
     trial_fields,
@@ -28,10 +30,13 @@ __all__ = [
     "UnknownError",
     "check_answers",
     "companions",
+    "count_runs",
     "curves",
+    "delete_experiment",
     "exists",
     "experiments",
     "fetch_masks",
+    "find_run",
     "is_deleted",
     "log_page",
     "make_tables",
@@ -41,6 +46,7 @@ __all__ = [
     "records",
     "reruns",
     "restore",
+    "run_tags",
     "runs",
     "study_file",
     "table",

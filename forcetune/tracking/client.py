@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from forcetune.errors import InputError
 from forcetune.stores import shown, sqlite_path, without_login
+from forcetune.tracking.requests import patient
 from forcetune.tracking.schema import make_tables, refuse_torn
 
 if TYPE_CHECKING:
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 DELETED = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
 
 ANSWER = 5  # seconds that a server gets to say that it is there
+HEALTH_TRIES = 3  # where the connection breaks; one that is refused, or not answered, is tried once
 
 
 def client_of(uri: str) -> MlflowClient:
-    """MLflow's own would try for minutes where a server is gone; whoever logs here tries again by himself."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    """Return a client of a store, which repeats itself what can be repeated.
+
+    MLflow's own would repeat every request, also one that creates a run, and would try for minutes where a server is
+    gone.
+    """
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
@@ -30,7 +36,8 @@ def client_of(uri: str) -> MlflowClient:
     if path is None:
         from mlflow import MlflowClient
 
-        return MlflowClient(uri)
+        client = MlflowClient(uri)
+        return patient(client) if uri.startswith(("http://", "https://")) else client
     return _client_of_file(uri, path)
 
 
@@ -49,13 +56,17 @@ def check_answers(uri: str) -> None:
     """Raise InputError where a server of MLflow does not answer within seconds."""
     if not uri.startswith(("http://", "https://")):
         return
-    try:
-        urllib.request.urlopen(f"{without_login(uri)}/health", timeout=ANSWER).close()
-    except urllib.error.HTTPError:
-        return  # somebody is there, and says more when asked for runs
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+    for tries_left in reversed(range(HEALTH_TRIES)):
+        try:
+            urllib.request.urlopen(f"{without_login(uri)}/health", timeout=ANSWER).close()
+        except urllib.error.HTTPError:
+            return  # somebody is there, and says more when asked for runs
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if not (tries_left and isinstance(reason, ConnectionResetError)):
+                raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+        else:
+            return
 
 
 def is_deleted(study: str, uri: str) -> bool:
@@ -79,6 +90,21 @@ def restore(study: str, uri: str) -> None:
     client = client_of(uri)
     if experiment := client.get_experiment_by_name(study):
         client.restore_experiment(experiment.experiment_id)
+
+
+def delete_experiment(study: str, uri: str) -> None:
+    """Delete an experiment with its runs, and leave its name free; MLflow keeps them until `mlflow gc`.
+
+    Nothing happens where there is no such experiment. One that was deleted before under its own name gives it free.
+    """
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return
+    if experiment.lifecycle_stage == DELETED:
+        client.restore_experiment(experiment.experiment_id)  # MLflow renames none that is deleted
+    client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
+    client.delete_experiment(experiment.experiment_id)
 
 
 def say_deleted(study: str) -> str:

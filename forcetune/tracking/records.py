@@ -22,9 +22,8 @@ class Record:
     def __init__(self, experiment: str, kind: str, name: str, tags: Mapping[str, str] | None = None) -> None:
         self._tracker = Tracker(experiment, mlflow_uri())
         self._client = self._tracker.client
-        found = self._tracker.named(kind, name)
-        own = {"forcetune.kind": kind, **(tags or {})}
-        self.run = found or self._tracker.open_record(name, own)
+        self._kind, self._name = kind, name
+        self.run = self._tracker.open_record(kind, name, tags or {})
 
     @property
     def finished(self) -> bool:
@@ -46,6 +45,7 @@ class Record:
     def close(self) -> None:
         """It is whole."""
         self._tracker.close(self.run)
+        self._tracker.remove_doubles(self._kind, name=self._name)
 
 
 def records(experiment: str, kind: str) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +36,14 @@ def runs(study: str, uri: str) -> list[dict[str, Any]]:
     return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
 
 
+def count_runs(study: str, uri: str) -> int:
+    """How many runs a study's experiment has; 0 where there is no such experiment."""
+    try:
+        return len(runs(study, uri))
+    except UnknownError:
+        return 0
+
+
 def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
     """Straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
     if not path.is_file():
@@ -57,10 +67,13 @@ def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
                     f"select run_uuid, name, status, start_time, end_time {active} order by start_time", wanted
                 )
             }
-            for kind, rows in (("params", "params"), ("metrics", "latest_metrics"), ("tags", "tags")):
-                query = f"select run_uuid, key, value from {rows} where run_uuid in (select run_uuid {active})"
-                for run, key, value in connection.execute(query, wanted):
+            chosen = f"where run_uuid in (select run_uuid {active})"
+            for kind in ("params", "tags"):
+                for run, key, value in connection.execute(f"select run_uuid, key, value from {kind} {chosen}", wanted):
                     runs[run][kind][key] = value
+            query = f"select run_uuid, key, value, is_nan from latest_metrics {chosen}"
+            for run, key, value, is_nan in connection.execute(query, wanted):
+                runs[run]["metrics"][key] = measured(value, is_nan)
     except sqlite3.Error as error:
         raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
     return list(runs.values())
@@ -95,7 +108,7 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
             "started": run.info.start_time,
             "ended": run.info.end_time,
             "params": run.data.params,
-            "metrics": run.data.metrics,
+            "metrics": {name: measured(value) for name, value in run.data.metrics.items()},
             "tags": run.data.tags,
         }
         for run in reversed(runs)
@@ -121,6 +134,13 @@ def _run_of(run: str, experiment: str) -> UnknownError:
 def _unknown(study: str, known: Iterable[str]) -> UnknownError:
     names = ", ".join(sorted(set(known) - {"Default"})) or "none yet"
     return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
+
+
+def measured(value: float, is_nan: bool = False) -> float:
+    """The number that was logged: MLflow keeps NaN as 0 with a mark, and infinity as the largest number."""
+    if is_nan:
+        return math.nan
+    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
 def params(fields: Mapping[str, Any]) -> dict[str, str]:

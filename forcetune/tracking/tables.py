@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from forcetune.errors import InputError
-from forcetune.names import COMPANION
+from forcetune.names import COMPANION, suggestion
 from forcetune.stores import mlflow_uri, shown
 from forcetune.tracking.client import check_answers, client_of
 from forcetune.tracking.runs import UnknownError, runs, value_of
@@ -119,6 +119,31 @@ def trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
     if found.data.tags.get("forcetune.kind") != "trial":
         raise InputError(f"the run {run} in {shown(store)} is no trial of forcetune")
     return {name: value_of(text) for name, text in found.data.params.items()}
+
+
+def find_run(run: str, uri: str | None = None) -> str:
+    """The id of the run that is meant: an id as it is, or that of a study's run by its name, `digits/trial-0036`.
+
+    Raises InputError where the study, or the run in it, is not there.
+    """
+    study, slash, name = run.rpartition("/")
+    if not slash:
+        return run
+    known = {found["name"]: found["id"] for found in runs(study, uri or mlflow_uri())}
+    if name not in known:
+        raise InputError(f"the study {study!r} has no run {name!r}{suggestion(name, known)}")
+    return str(known[name])
+
+
+def run_tags(run: str, uri: str | None = None) -> dict[str, str]:
+    """The tags of the run with this id. Raises InputError where the store has no such run."""
+    from mlflow.exceptions import MlflowException
+
+    store = uri or mlflow_uri()
+    try:
+        return dict(client_of(store).get_run(run).data.tags)
+    except MlflowException as error:
+        raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
 
 
 def progress(uri: str) -> dict[str, dict[str, float]]:

@@ -6,9 +6,10 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,7 +17,11 @@ from forcetune.errors import InputError
 from forcetune.stores import quicken_sqlite, shown
 from forcetune.tracking.client import DELETED, check_answers, client_of, say_deleted
 from forcetune.tracking.experiments import VIEW_TAG, view
+from forcetune.tracking.requests import create_once
 from forcetune.tracking.runs import params
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
 NOTE = "mlflow.note.content"  # shown as the description
@@ -42,10 +47,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Logged:
-    """What a run has: the names of its params, and of its metrics each name with a step at which it was logged."""
+    """What a run has: the names of its params, and of its metrics each name with a step at which it was logged.
+
+    overtaken: the last step of any attempt, where the points are those of later attempts alone; else 0.
+    """
 
     params: frozenset[str] = frozenset()
     points: frozenset[tuple[str, int]] = frozenset()
+    overtaken: int = 0
 
     def lacks(self, epoch: Epoch) -> Epoch:
         """Return the part of an epoch that the run does not have."""
@@ -65,27 +74,28 @@ class Tracker:
         check_answers(uri)
         try:
             self.client = client_of(uri)
-            experiment = self.client.get_experiment_by_name(study)
-            self._experiment = (
-                experiment.experiment_id if experiment else self.client.create_experiment(study, tags=KIND)
+            experiment = create_once(
+                lambda: self.client.get_experiment_by_name(study),
+                lambda: self.client.get_experiment(self.client.create_experiment(study, tags=KIND)),
             )
         except MlflowException as error:
             raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
-        if experiment and experiment.lifecycle_stage == DELETED:
+        if experiment.lifecycle_stage == DELETED:
             raise InputError(say_deleted(study))
+        self._experiment = experiment.experiment_id
         self._study = study
         self._uri = uri
         self._artifacts: dict[str, Any] = {}  # where the files of the runs go that were opened here
 
     def open_study(self, objectives: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The id of the study's parent run, made where there is none, in state RUNNING."""
-        found = self._find("search")
-        if found is None:
-            own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
-            run = self.client.create_run(self._experiment, tags=_tags({**tags, **own}), run_name=self._study)
-            found = str(run.info.run_id)
-        self.client.update_run(found, status="RUNNING")
-        return found
+        own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
+        run = create_once(
+            lambda: next(iter(self._find("search")), None),
+            lambda: self._create(self._study, {**tags, **own}).info.run_id,
+        )
+        self.client.update_run(run, status="RUNNING")
+        return run
 
     def describe(
         self,
@@ -108,17 +118,32 @@ class Tracker:
         self.client.set_experiment_tag(self._experiment, VIEW_TAG, json.dumps(view([*study["objectives"]], fields)))
 
     def find_trial(self, key: str) -> str | None:
-        """The id of the run of the trial with this key; None where there is none."""
-        return self._find("trial", key)
+        """The id of the run of the trial with this key; None where there is none.
+
+        A request to create it that came late has made another run, of which nobody has heard: that is deleted.
+        """
+        runs = self._find("trial", f"tags.`forcetune.trial` = '{key}'")
+        for double in runs[1:]:
+            self.remove(double)
+        return runs[0] if runs else None
+
+    def remove_doubles(self, kind: str, keep: str | None = None, name: str | None = None) -> None:
+        """Delete the runs of a kind, and of a name where one is given, that are in state RUNNING, but for one.
+
+        Called once all of them have ended: what still seems to run was created by a request that came late, and
+        nobody has heard of it.
+        """
+        named = f" and tags.`mlflow.runName` = '{name}'" if name else ""
+        for run in self._find(kind, f"attributes.status = 'RUNNING'{named}"):
+            if run != keep:
+                self.remove(run)
 
     def open_trial(self, parent: str, number: int, key: str, tags: Mapping[str, str], started: int) -> str:
         """The id of a new run for a trial, under the parent run, in state RUNNING; started: ms since 1970."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         own = {"forcetune.kind": "trial", "forcetune.trial": key, "mlflow.parentRunId": parent}
-        run = self.client.create_run(
-            self._experiment, start_time=started, tags=_tags({**tags, **own}), run_name=f"trial-{number:04d}"
-        )
+        run = self._create(f"trial-{number:04d}", {**tags, **own}, started)
         self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
         return str(run.info.run_id)
 
@@ -139,10 +164,12 @@ class Tracker:
         self.client.restore_run(run)
         return True
 
-    def logged(self, run: str) -> Logged:
-        """What a run has already."""
-        points = ((name, step) for name, steps in self.steps(run).items() for step in steps)
-        return Logged(frozenset(self.client.get_run(run).data.params), frozenset(points))
+    def logged(self, run: str, since: datetime | None = None) -> Logged:
+        """What a run has already; of the metrics those that were measured since then."""
+        history = self._history(run)
+        points = frozenset((point.key, point.step) for point in _since(history, since))
+        last = max((point.step for point in history), default=0) if since else 0
+        return Logged(frozenset(self.client.get_run(run).data.params), points, last)
 
     def log(
         self,
@@ -218,6 +245,19 @@ class Tracker:
         """Put a run back in state RUNNING."""
         self.client.update_run(run, status="RUNNING")
 
+    def reopen_failed(self, run: str) -> None:
+        """Put the run of a failed trial back in state RUNNING; the reason is kept as `forcetune.failed_before`."""
+        tags = self.client.get_run(run).data.tags
+        if tags.get("forcetune.outcome") == "failed":
+            self.client.set_tag(run, "forcetune.failed_before", tags.get("forcetune.reason", ""))
+            for name in {"forcetune.reason", "forcetune.outcome"} & tags.keys():
+                self.client.delete_tag(run, name)
+        self.reopen(run)
+
+    def tags(self, run: str) -> dict[str, str]:
+        """The tags of a run."""
+        return dict(self.client.get_run(run).data.tags)
+
     def remove(self, run: str) -> None:
         """Take a run out of every table; MLflow keeps it among its deleted runs."""
         self.client.delete_run(run)
@@ -231,29 +271,49 @@ class Tracker:
         with TemporaryDirectory() as folder:
             self.client.log_artifact(run, self.client.download_artifacts(source, name, folder))
 
-    def steps(self, run: str) -> dict[str, list[int]]:
-        """The steps at which each metric of a run was logged, one entry for each time."""
+    def steps(self, run: str, since: datetime | None = None) -> dict[str, list[int]]:
+        """The steps at which each metric of a run was logged, one entry for each time; those since a time, if given."""
+        steps: dict[str, list[int]] = {}
+        for point in _since(self._history(run), since):
+            steps.setdefault(point.key, []).append(point.step)
+        return steps
+
+    def _history(self, run: str) -> list[Metric]:
         metrics = self.client.get_run(run).data.metrics
-        return {name: [entry.step for entry in self.client.get_metric_history(run, name)] for name in metrics}
+        return [point for name in metrics for point in self.client.get_metric_history(run, name)]
 
-    def named(self, kind: str, name: str) -> str | None:
-        """The id of the run of that kind and name; None where there is none."""
-        wanted = f"tags.`forcetune.kind` = '{kind}' and tags.`mlflow.runName` = '{name}'"
-        runs = self.client.search_runs([self._experiment], wanted, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
-
-    def open_record(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of a new run that is no trial's, in state RUNNING."""
-        return str(self.client.create_run(self._experiment, tags=_tags(tags), run_name=name).info.run_id)
+    def open_record(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
+        """The id of the run of that kind and name, which is no trial's; made where there is none, in state RUNNING."""
+        return create_once(
+            lambda: next(iter(self._find(kind, f"tags.`mlflow.runName` = '{name}'")), None),
+            lambda: self._create(name, {"forcetune.kind": kind, **tags}).info.run_id,
+        )
 
     def rename(self, name: str) -> None:
         """Give the experiment another name, under which `table` finds it."""
         self.client.rename_experiment(self._experiment, name)
 
-    def _find(self, kind: str, key: str | None = None) -> str | None:
-        wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and tags.`forcetune.trial` = '{key}'" if key else "")
-        runs = self.client.search_runs([self._experiment], wanted, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+    def _create(self, name: str, tags: Mapping[str, str], started: int | None = None) -> Run:
+        return self.client.create_run(self._experiment, start_time=started, tags=_tags(tags), run_name=name)
+
+    def _find(self, kind: str, condition: str | None = None) -> list[str]:
+        """The ids of the runs of a kind: that with the most content first, of equal ones the oldest.
+
+        Of two runs of one trial one is as it was created, since whoever logs has heard of one.
+        """
+        wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and {condition}" if condition else "")
+        runs = list(self.client.search_runs([self._experiment], wanted))
+        runs.sort(key=lambda run: (-_content(run), run.info.start_time, run.info.run_id))
+        return [run.info.run_id for run in runs]
+
+
+def _since(history: Iterable[Metric], since: datetime | None) -> list[Metric]:
+    first = since.timestamp() * 1000 if since else 0
+    return [point for point in history if point.timestamp >= first]
+
+
+def _content(run: Run) -> int:
+    return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:

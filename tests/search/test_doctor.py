@@ -71,7 +71,7 @@ def take_another_parent():
 
 DAMAGES = {
     "its run is gone": (lambda: client().delete_run(row()["run_id"]), "has no run"),
-    "a second run": (lambda: make_run(kind="trial", trial=row()["trial"]), "has 2 runs"),
+    "a second run": (lambda: make_run(kind="trial", trial=row()["trial"]), "is a second one of trial 0"),
     "a run of nothing": (lambda: make_run(kind="trial", trial="stranger"), "is of no trial in the ledger"),
     "another status": (lambda: client().set_terminated(row()["run_id"], "KILLED"), "its run KILLED"),
     "still running": (lambda: client().update_run(row()["run_id"], "RUNNING"), "its run RUNNING"),

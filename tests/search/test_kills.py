@@ -43,12 +43,13 @@ STUDY = {
     "search": {"trials": 3},
 }
 DENSE = 0.2  # above it a trial is stopped at its only rung, after the first epoch
+MENDED = "def score(net):\n    return {name: weight.abs() for name, weight in net.weights.items()}\n"
 BROKEN = "def score(net):\n    raise RuntimeError('mine')\n"
 ARCHIVING = ("archive begun", "experiment archived", "archived")
 FIRST_KILL = "checkpoint after 1"  # of those that kill a run that goes on: one trial is half trained then
 
 
-def drive(folder, fault, fresh):
+def drive(folder, fault, fresh, retry_failed):
     """One run of the study, as the command does it, that may end in the middle; what it reached is in writes.json."""
     from forcetune.search import checkpoints, stopping
     from forcetune.search.archive import archive
@@ -80,7 +81,7 @@ def drive(folder, fault, fresh):
     with hold(study.study, optuna_uri()) as held:
         archive("s", held.check, Console(quiet=True), fresh)
         refuse_changes(study, optuna_uri())
-        driver = open_driver(study, held.check, Console(quiet=True))
+        driver = open_driver(study, held.check, Console(quiet=True), retry_failed=retry_failed)
         working = []
         while not driver.finished:
             while len(working) < SLOTS and (assignment := driver.issue()):
@@ -102,8 +103,8 @@ def deliver_all(outbox, seconds=None):
     return 0
 
 
-def run(folder, fault="", fresh=False):
-    child = FORK.Process(target=drive, args=(folder, fault, fresh))
+def run(folder, fault="", fresh=False, retry_failed=False):
+    child = FORK.Process(target=drive, args=(folder, fault, fresh, retry_failed))
     with ONE_AT_A_TIME:
         child.start()
     assert wait([child.sentinel], 120), "it does not end"
@@ -154,7 +155,7 @@ def test_a_kill_at_every_write(places):
     assert run(whole) == 0
     assert set(check(whole, kills=0)["outcome"]) == {"trained", "stopped", "failed"}
     points = reached(whole)
-    assert {point.rsplit(" ", 2)[0] for point in points} == {*faults.WRITES} - {"issue", *ARCHIVING}
+    assert {point.rsplit(" ", 2)[0] for point in points} == {*faults.WRITES} - {"issue", "retry", *ARCHIVING}
 
     def case(point):
         folder = places()
@@ -179,6 +180,31 @@ def test_a_kill_at_every_write_of_a_run_that_goes_on(places):
         assert run(folder, point) == -signal.SIGKILL, point
         assert run(folder) == 0, point
         check(folder, kills=2)
+
+    all_of(case, points)
+
+
+@pytest.mark.long
+def test_a_kill_at_every_write_of_a_run_that_retries(places):
+    def mended():
+        folder = places()
+        assert run(folder) == 0
+        (folder / "broken.py").write_text(MENDED)
+        return folder
+
+    whole = mended()
+    assert run(whole, retry_failed=True) == 0
+    assert set(check_promise("s", 3, *stores(whole))["outcome"]) == {"trained", "stopped"}
+    points = reached(whole)
+    assert {"retry before 1", "retry after 1"} <= {*points}
+
+    def case(point):
+        folder = mended()
+        assert run(folder, point, retry_failed=True) == -signal.SIGKILL, point
+        assert run(folder, retry_failed=True) == 0, point
+        check_promise("s", 3, *stores(folder))
+        trials = optuna.load_study(study_name="s", storage=stores(folder)[0]).trials
+        assert sum("supersedes" in trial.user_attrs for trial in trials) == 1, f"{point}: it is run again once"
 
     all_of(case, points)
 

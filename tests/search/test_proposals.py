@@ -44,6 +44,14 @@ def test_each_choice_comes_up_equally_often_at_the_start(make_study):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
 
+def test_the_sampler_is_free_after_the_start(make_study):
+    study = make_study(SPACE, search={"sampler": "random"})
+    start = startup_trials(study)
+    asked = [proposal.trial.method for proposal in drive(Sampled(study, []), start + 40)][start:]
+    laps = [asked[place : place + 4] for place in range(0, 40, 4)]
+    assert any(len(set(lap)) < 4 for lap in laps), "else choices would be dealt out for ever"
+
+
 def test_the_sampler_learns(make_study):
     """With accuracy alone as the objective and a peak at lr 0.1, later proposals come closer than the first."""
     study = make_study({"method": "snip", "density": 0.1, "lr": SPACE["lr"]}, objectives={"val_accuracy": "max"})

@@ -1,0 +1,43 @@
+"""`forcetune delete`: a study with its companions leaves both stores and the disk."""
+
+import shutil
+from dataclasses import dataclass
+
+from forcetune import tracking
+from forcetune.errors import InputError
+from forcetune.names import COMPANION
+from forcetune.search.hold import hold
+from forcetune.search.ledger import counted, delete_study, folder_of, known, trials_of
+from forcetune.stores import mlflow_uri, optuna_uri, shown
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the stores have of a study and of its companion, in trials and in runs."""
+
+    trials: int
+    companions: int
+    runs: int
+
+
+def find(study: str) -> Contents:
+    """Return what `delete` would delete. Raises InputError where neither store has the study."""
+    names = (study, study + COMPANION)
+    if not any(known(name, optuna_uri()) or tracking.exists(name, mlflow_uri()) for name in names):
+        raise InputError(f"neither {shown(optuna_uri())} nor {shown(mlflow_uri())} has a study {study!r}")
+    trials, companions = (len(counted(trials_of(name, optuna_uri()))) for name in names)
+    return Contents(trials, companions, sum(tracking.count_runs(name, mlflow_uri()) for name in names))
+
+
+def delete(study: str) -> None:
+    """Delete a study and its companion; a kill in between leaves less, and the same command deletes the rest.
+
+    Raises:
+        HeldError: A driver runs the study or its companions; nothing is deleted then.
+    """
+    with hold(study, optuna_uri()), hold(study + COMPANION, optuna_uri()):
+        for name in (study + COMPANION, study):
+            tracking.delete_experiment(name, mlflow_uri())
+            if known(name, optuna_uri()):
+                shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                delete_study(name, optuna_uri())

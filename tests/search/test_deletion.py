@@ -1,0 +1,77 @@
+"""A study deleted with its companions: from both stores and the disk, its name free again."""
+
+import optuna
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from forcetune import tracking
+from forcetune.cli import main
+from forcetune.errors import HeldError, InputError
+from forcetune.search import delete, find_contents
+from forcetune.search.driver import open_driver
+from forcetune.search.hold import hold
+from forcetune.search.worker import Report
+from forcetune.spec import Search
+from forcetune.stores import mlflow_uri, optuna_uri
+
+
+def run_one(study):
+    """A trial that is trained and one that is left in the middle; the folder of the latter."""
+    driver = open_driver(study, lambda: None, Console(quiet=True))
+    assignment = driver.issue()
+    metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"]}
+    driver.end(assignment.number, assignment.attempt, Report(metrics, outcome="trained"))
+    left = driver._place(driver.issue().number)
+    driver.close(2.0)
+    left.mkdir(parents=True, exist_ok=True)
+    return left
+
+
+def names():
+    return [found.study_name for found in optuna.storages.RDBStorage(optuna_uri()).get_all_studies()]
+
+
+def test_everything_goes_and_the_name_is_free(folder, make_study):
+    study = make_study(search={"trials": 2})
+    left = [run_one(study), run_one(study.companion(Search(trials=2)))]
+    run_one(make_study(study="other", search={"trials": 2}))
+    found = find_contents("s")
+    assert (found.trials, found.companions, found.runs) == (2, 2, 6)
+    done = CliRunner().invoke(main, ["delete", "s", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "deleted: 2 trials of s, 2 companions and 6 runs" in done.output
+    assert names() == ["other"]
+    assert not any(folder.exists() for folder in left)
+    assert not tracking.exists("s", mlflow_uri())
+    assert len(tracking.table("other")) == 2
+    with pytest.raises(InputError, match="has a study 's'"):
+        find_contents("s")
+    run_one(study)
+    assert len(tracking.table("s")) == 2, "the name is free"
+
+
+def test_it_asks_first(folder, make_study):
+    run_one(make_study(search={"trials": 2}))
+    done = CliRunner().invoke(main, ["delete", "s"], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert "give --yes" in done.output
+    assert names() == ["s"]
+
+
+def test_a_study_that_runs_is_kept(folder, make_study):
+    run_one(make_study(search={"trials": 2}))
+    for name in ("s", "s.companion"):
+        with hold(name, optuna_uri()), pytest.raises(HeldError):
+            delete("s")
+    assert names() == ["s"]
+    assert len(tracking.table("s")) == 2
+
+
+def test_what_was_deleted_in_mlflow_alone_is_deleted_too(folder, make_study):
+    run_one(make_study(search={"trials": 2}))
+    client = tracking.Tracker("s", mlflow_uri()).client
+    client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
+    delete("s")
+    assert names() == []
+    assert not tracking.exists("s", mlflow_uri())

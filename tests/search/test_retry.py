@@ -1,0 +1,157 @@
+"""Failed trials that are run again by request: in both stores, counted once, whatever the failed attempt has left."""
+
+import time
+
+import optuna
+import pytest
+from rich.console import Console
+
+from forcetune.cli.running import say_failed
+from forcetune.search import examine, is_complete
+from forcetune.search.driver import open_driver
+from forcetune.search.worker import Opening, Report
+from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.tracking import Epoch, Tracker, curves, table
+
+
+def driver_of(study, retry_failed=False):
+    return open_driver(
+        study, lambda: None, Console(quiet=True), references=study.references(0.25), retry_failed=retry_failed
+    )
+
+
+def now():
+    return int(time.time() * 1000)
+
+
+def train(driver, assignment, epochs, accuracy):
+    """Report so many epochs, of an accuracy that grows to `accuracy`."""
+    for step in range(1, epochs + 1):
+        opening = Opening({"density": assignment.fields["density"], "macs": accuracy}, "cpu", b"masks", [], [])
+        epoch = Epoch(step, now(), {"val_accuracy": accuracy * step / epochs})
+        report = Report({"train_seconds": 1.0, **epoch.metrics}, epoch, opening if step == 1 else None)
+        assert not driver.report(assignment.number, assignment.attempt, report)
+
+
+def end(driver, assignment, outcome, accuracy=0.0, reason=None):
+    metrics = {"val_accuracy": accuracy, "density": assignment.fields["density"]}
+    driver.end(assignment.number, assignment.attempt, Report(metrics, outcome=outcome, reason=reason))
+
+
+def fail(study, epochs):
+    """Search the study; its first trial is trained, its second fails after so many epochs, of accuracy .3."""
+    driver = driver_of(study)
+    good, bad = driver.issue(), driver.issue()
+    train(driver, good, 2, 0.5)
+    end(driver, good, "trained", 0.5)
+    train(driver, bad, epochs, 0.3)
+    end(driver, bad, "failed", reason="RuntimeError: mine")
+    driver.close()
+
+
+def rows():
+    return optuna.load_study(study_name="s", storage=optuna_uri()).trials
+
+
+@pytest.fixture
+def study(folder, make_study):
+    return make_study(search={"trials": 2})
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
+    fail(study, epochs)
+    before = table("s").set_index("name")
+    driver = driver_of(study, retry_failed=True)
+    assert not is_complete(study)
+    again = driver.issue()
+    assert driver.issue() is None, "the two count once"
+    assert (again.number, again.attempt) == (2, 1)
+    assert again.fields == rows()[1].user_attrs["fields"]
+    train(driver, again, 2, 0.8)
+    end(driver, again, "trained", 0.8)
+    driver.close()
+
+    assert [trial.state.name for trial in rows()] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert rows()[2].user_attrs["supersedes"] == 1
+    found = table("s").set_index("name")
+    assert list(found["run_id"]) == list(before["run_id"]), "the same run goes on"
+    row = found.loc["trial-0001"]
+    assert (row["outcome"], row["reason"], row["status"]) == ("trained", None, "FINISHED")
+    assert (row["val_accuracy"], row["macs"]) == (0.8, 0.8)
+    assert Tracker("s", mlflow_uri()).tags(row["run_id"])["forcetune.failed_before"] == "RuntimeError: mine"
+    assert list(curves([row["run_id"]], "val_accuracy")["value"]) == [0.4, 0.8]
+    assert examine("s")[1] == []
+    assert is_complete(study)
+    assert say_failed(table("s")) is None
+
+
+def test_what_ends_sooner_than_its_failed_attempt_keeps_none_of_its_epochs(study):
+    fail(study, 2)
+    driver = driver_of(study, retry_failed=True)
+    again = driver.issue()
+    train(driver, again, 1, 0.4)
+    end(driver, again, "stopped", 0.4, reason="at rung 1")
+    driver.close()
+    found = table("s").set_index("name")
+    assert len(found) == 2
+    assert found.loc["trial-0002", "val_accuracy"] == 0.4
+    assert list(curves([found.loc["trial-0002", "run_id"]], "val_accuracy")["step"]) == [1]
+    assert examine("s")[1] == []
+
+
+def test_only_a_request_runs_it_again(study):
+    fail(study, 1)
+    driver = driver_of(study)
+    assert driver.finished
+    driver.close()
+    assert len(rows()) == 2
+    assert "`forcetune search FILE --retry-failed`" in say_failed(table("s"))
+
+
+def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
+    fail(study, 1)
+    driver = driver_of(study, retry_failed=True)
+    train(driver, driver.issue(), 1, 0.4)
+    driver.close(1.0)
+    driver = driver_of(study)
+    again = driver.issue()
+    assert (again.number, again.attempt) == (2, 2)
+    train(driver, again, 2, 0.9)
+    end(driver, again, "trained", 0.9)
+    driver.close()
+    assert table("s").set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
+    assert examine("s")[1] == []
+
+
+def test_what_fails_again_can_be_run_again(study):
+    fail(study, 1)
+    for outcome in ("failed", "trained"):
+        driver = driver_of(study, retry_failed=True)
+        again = driver.issue()
+        train(driver, again, 2, 0.7)
+        end(driver, again, outcome, 0.7, reason="RuntimeError: yours" if outcome == "failed" else None)
+        driver.close()
+        assert list(table("s")["outcome"]) == ["trained", outcome]
+        assert examine("s")[1] == []
+    assert [trial.user_attrs.get("supersedes") for trial in rows()] == [None, None, 1, 2]
+    assert driver_of(study, retry_failed=True).finished, "nothing is failed any more"
+
+
+def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_study):
+    driver = driver_of(make_study(search={"trials": 10, "max_failures": 10}))
+    while assignment := driver.issue():
+        end(driver, assignment, "failed", reason="RuntimeError: mine")
+    driver.close()
+    study = make_study(search={"trials": 10})
+    driver = driver_of(study, retry_failed=True)
+    for _ in range(5):
+        end(driver, driver.issue(), "failed", reason="RuntimeError: mine")
+    assert driver.finished
+    driver.close()
+    found = table("s")
+    assert list(found["outcome"]) == ["failed"] * 10
+    assert (found["reason"] == "RuntimeError: mine").sum() == 5
+    assert found["reason"].str.startswith("it was not run again").sum() == 5
+    assert found.attrs["device_hours"] < 0.1
+    assert driver_of(study, retry_failed=True).wanted == 10
