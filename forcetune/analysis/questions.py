@@ -13,7 +13,7 @@ from forcetune.analysis.paired import interval
 from forcetune.errors import InputError
 from forcetune.names import suggestion
 
-CONDITION = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
+CONDITION = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|!=|==|=|<|>)\s*([^<>=!\s].*?)\s*")
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "%": 1e-2}
 ROUNDING = 1e-12  # 1 - density is not exact in floating point: a density of 0.05 is a sparsity of at least 0.95
 NETWORK = ("study", "dataset", "train_samples", "model", "width")  # trials that share these prune the same network
@@ -139,7 +139,7 @@ def _filled(column: pd.Series) -> pd.Series:
 def _meeting(found: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows found so far that meet a condition; table: all, by which it makes sense."""
     written = CONDITION.fullmatch(condition)
-    if not written or not written[3]:
+    if not written:
         raise InputError(
             f"{condition!r} is no condition; allowed: NAME<NUMBER, also <= > >= = !=, or NAME=WORD, as macs<10M, "
             "effective_density<=0.5%, method=force,snip"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from forcetune.errors import InputError
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
@@ -83,13 +84,25 @@ def initialize(model: nn.Module) -> None:
 
 
 def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """One pass in eval mode, which writes nothing to batch norm's statistics."""
+    """One pass in eval mode and one in train mode, on copies of the buffers: batch norm's statistics stay."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
     modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        outputs = model.eval()(torch.zeros(2, *input_shape))
-    for module, training in modes:
-        module.training = training
-    if tuple(outputs.shape) != (2, classes):
-        raise ValueError(f"two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})")
+    try:
+        for training in (False, True):
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            with torch.no_grad():
+                outputs = functional_call(model.train(training), buffers, (torch.zeros(2, *input_shape),))
+            mode = "train" if training else "eval"
+            if not isinstance(outputs, Tensor):
+                raise TypeError(
+                    f"in {mode} mode it returns a {type(outputs).__name__}, not the logits alone, a tensor (batch, "
+                    "classes); switch its auxiliary outputs off, or return the logits from a module around it"
+                )
+            if tuple(outputs.shape) != (2, classes):
+                raise ValueError(
+                    f"in {mode} mode two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})"
+                )
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -56,9 +56,11 @@ def _obstacles(model: nn.Module, input_shape: tuple[int, ...], classes: int, mac
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted < total / 2:
         yield f"{total - counted} of {total} parameters are in no Conv2d or Linear and stay as they are"
-    modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) and not _is_frozen(m)]
     if len(modules) > len(weights):
         yield f"{len(modules) - len(weights)} layers share a weight with another: it is pruned once, for all of them"
+    if frozen := [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and _is_frozen(m)]:
+        yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:
         yield f"one sample does not pass through {', '.join(unused)} as layers: their multiply-adds are not counted"
     on_path = diagnose(model, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, input_shape)
@@ -69,6 +71,10 @@ def _obstacles(model: nn.Module, input_shape: tuple[int, ...], classes: int, mac
             "effective_density and macs as lower bounds"
         )
     yield from _failing(model, input_shape, classes)
+
+
+def _is_frozen(module: nn.Conv2d | nn.Linear) -> bool:
+    return not module.weight.requires_grad
 
 
 def _failing(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> Iterator[str]:

@@ -19,16 +19,29 @@ Masks = dict[str, Tensor]
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """The weights that may be pruned, in module order: those of every Conv2d and Linear, never biases or norms.
 
-    A weight that two modules share is listed once. Raises InputError where there is none.
+    A weight that two modules share is listed once, and one that is frozen (`requires_grad` is False) not at all.
+
+    Raises:
+        InputError: There is none, or a layer computes its weight from other parameters, of which a mask means nothing.
     """
     found: dict[str, Tensor] = {}
+    frozen = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and all(module.weight is not known for known in found.values()):
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if "weight" not in module._parameters:
+            raise InputError(
+                f"the layer {name or type(model).__name__} computes its weight from other parameters (weight_norm, "
+                "spectral_norm, torch.nn.utils.prune or another parametrization), and such a weight has no mask of "
+                "its own; remove that first: torch.nn.utils.parametrize.remove_parametrizations, "
+                "torch.nn.utils.prune.remove"
+            )
+        frozen += not module.weight.requires_grad
+        if module.weight.requires_grad and all(module.weight is not known for known in found.values()):
             found[f"{name}.weight" if name else "weight"] = module.weight
     if not found:
-        raise InputError(
-            f"the model {type(model).__name__} has no prunable layer; the weights of Conv2d and Linear are pruned"
-        )
+        why = f"its {frozen} layers are frozen" if frozen else "the weights of Conv2d and Linear are pruned"
+        raise InputError(f"the model {type(model).__name__} has no prunable layer; {why}")
     return found
 
 

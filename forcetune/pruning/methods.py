@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
 from forcetune.names import resolve
@@ -209,7 +210,8 @@ def mask_steps(
             scores = scores.masked_fill(~_flat_masks(net.masks), -torch.inf)
         return _keep(scores, net, rule, row.resurrect)
 
-    with untouched(model), torch.enable_grad():
+    # torch's quick kernels of attention have no second derivative, and on a GPU add up in any order
+    with untouched(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         feed = _Feed(batches)
         if not row.data:
             net.input_shape = feed.input_shape()

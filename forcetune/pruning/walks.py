@@ -138,9 +138,10 @@ def _read_by(net: Network, source: str) -> dict[str, list[int]]:
         additive_pass(net.model, weights, inputs)
     found = {name: values.amax(1) * 2 ** units.bit_length() for name, values in read.items()}
     for name, values in found.items():
-        if (values - values.round()).abs().max() > 1e-6:
+        if (values - values.round()).abs().max() > 1e-6 or values.max() > units + 0.5:
             raise InputError(
                 f"method 'phew' walks from channel to channel, and what lies between {source or 'the input'} and "
-                f"{name} mixes or gates them; allowed there: ReLU, norms, pooling, sums, concatenation, flattening"
+                f"{name} mixes or gates them, or adds values of its own; allowed there: ReLU, norms, pooling, sums, "
+                "concatenation, flattening"
             )
     return {name: (values.round().long() - 1).tolist() for name, values in found.items()}

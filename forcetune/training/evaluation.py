@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from forcetune.data import AnyBatches
+from forcetune.errors import InputError
 from forcetune.names import check_metric_name
 from forcetune.training.step import Loss
 
+MEASURED = ("val_loss", "val_accuracy")
 Metric = Callable[[Tensor, Tensor], float | Mapping[str, float]]  # of logits (N, classes) and classes (N,)
 
 
@@ -52,5 +54,13 @@ def _measured(metrics: Mapping[str, Metric], seen: list[tuple[Tensor, Tensor]]) 
     for name, metric in metrics.items():
         value = metric(logits, targets)
         several = value if isinstance(value, Mapping) else {name: value}
-        found |= {f"val_{check_metric_name(own)}": float(number) for own, number in several.items()}
+        for own, number in several.items():
+            shown = f"val_{check_metric_name(own)}"
+            if shown in MEASURED:
+                raise InputError(
+                    f"metrics: {name} returns {own!r}, and forcetune itself measures {shown}; rename yours"
+                )
+            if shown in found:
+                raise InputError(f"metrics: {name} returns {own!r}, and another function of the study does so too")
+            found[shown] = float(number)
     return found

@@ -13,9 +13,17 @@ def lay_out(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     """
     like = next(network.parameters())
     sample = torch.zeros((2, *input_shape), dtype=like.dtype, device=like.device)
-    network.train().to(memory_format=torch.channels_last)
+    network.train()
+    _order_weights(network, torch.channels_last)
     if not _runs(network, sample):
-        network.to(memory_format=torch.contiguous_format)
+        _order_weights(network, torch.contiguous_format)
+
+
+def _order_weights(network: nn.Module, order: torch.memory_format) -> None:
+    """Put the weights of two-dimensional convolutions in this order; others know no channels last."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=order)
 
 
 def _runs(network: nn.Module, sample: Tensor) -> bool:
