@@ -22,7 +22,7 @@ test-bare: .venv-bare/installed   # the rooms that need torch alone, with the ol
 gpu:   # tests, figures and a study on a GPU, in six minutes; no .venv: PYTHON has torch, and all else can be imported
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(ARGS)
 
-chaos: .venv/installed   # ROUNDS kills of drivers, workers and nodes, drawn from SEED
+chaos: .venv/installed   # ROUNDS kills, and a SHARE of the requests to MLflow that is lost or late, drawn from SEED
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py
 
 lint: .venv/installed

@@ -2,8 +2,9 @@
 
 import pytest
 
+from forcetune.errors import InputError
 from forcetune.search import environment
-from forcetune.stores import has_password, password_apart, ray_address, shown
+from forcetune.stores import has_password, mlflow_uri, optuna_uri, password_apart, ray_address, shown
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,32 @@ from forcetune.stores import has_password, password_apart, ray_address, shown
 def test_an_address_with_a_password_is_known(uri, has):
     assert has_password(uri) is has
     assert not has or "secret" not in shown(uri)
+
+
+@pytest.mark.parametrize("address", ["mlruns", "./mlruns", "mlflow.db", "file:///tmp/mlruns", "file:mlruns"])
+def test_mlflows_folders_of_files_are_refused(monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI=\S+: this is no address .* sqlite:///FILE.* http://"):
+        mlflow_uri()
+
+
+@pytest.mark.parametrize("address", ["optuna.db", "journal.log", "redis://host", "mysql://me:secret@host/db"])
+def test_optunas_other_storages_are_refused(monkeypatch, address):
+    monkeypatch.setenv("FORCETUNE_STORAGE", address)
+    with pytest.raises(InputError, match=r"FORCETUNE_STORAGE=\S+: this is no address .* postgresql://") as refused:
+        optuna_uri()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("sign", ["?", "%", "#"])
+def test_a_folder_whose_name_means_something_else_in_an_address(monkeypatch, tmp_path, sign):
+    folder = tmp_path / f"a{sign}20b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for variable, asked in (("MLFLOW_TRACKING_URI", mlflow_uri), ("FORCETUNE_STORAGE", optuna_uri)):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(InputError, match=f"{variable}: the path .* has a '[{sign}]'"):
+            asked()
 
 
 def test_a_password_goes_to_a_line_of_its_own():

@@ -1,13 +1,14 @@
 """What MLflow is told of a study for its own UI, and what is read back: through a file, and through its client."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from forcetune import results, tracking
+from forcetune import analysis, results, tracking
 from forcetune.stores import mlflow_uri
 
 POINTS = [("snip", 0.3, 0.97), ("force", 0.1, 0.95), ("random", 0.05, 0.4)]
@@ -52,6 +53,25 @@ def test_curves(study):
     assert found["value"].tolist() == pytest.approx([0.3, 0.4, 0.97])
     assert tracking.curves([], "val_accuracy").empty
     assert tracking.curves([last], "no_such").empty
+
+
+def test_what_is_no_number_is_read_back_as_such(study):
+    client, first = MlflowClient(mlflow_uri()), tracking.table("s")["run_id"][0]
+    for name, value in (("broken", math.nan), ("most", math.inf), ("least", -math.inf)):
+        client.log_metric(first, name, value, step=1)
+    row = tracking.table("s").iloc[0]
+    assert math.isnan(row["broken"])
+    assert (row["most"], row["least"]) == (math.inf, -math.inf)
+    assert math.isnan(tracking.curves([first], "broken")["value"][0])
+    assert tracking.curves([first], "most")["value"][0] == math.inf
+    assert len(analysis.where(tracking.table("s"), ["broken<=0.01"])) == 0
+    assert len(analysis.where(tracking.table("s"), ["broken!=0.01"])) == 0
+
+
+def test_of_two_values_at_a_step_the_later_one_counts(study):
+    client, last = MlflowClient(mlflow_uri()), tracking.table("s")["run_id"][2]
+    client.log_metric(last, "val_accuracy", 0.7, step=2, timestamp=2_000_000_000_000)
+    assert tracking.curves([last], "val_accuracy")["value"].tolist() == [0.7]
 
 
 def test_the_ui_opens_on_a_table_of_trials(study):

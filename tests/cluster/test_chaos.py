@@ -1,6 +1,6 @@
 """Processes killed and requests lost at random while a search goes on, which must lose nothing and do nothing twice.
 
-`make chaos ROUNDS=200 SEED=1` runs as many rounds as one likes; a round is one kill. Studies take turns: the first has
+`make chaos ROUNDS=200 SEED=1 SHARE=0.2` runs as many rounds as one likes; a round is one kill. Studies take turns: the first has
 MLflow's server behind a network that loses, delays, repeats and reorders requests, the second begins in an empty folder
 and is killed in its first seconds, the third has its stores in files. Each has re-runs with fresh seeds. At the end the
 faults are told, and written to the file that CHAOS_JSON names.
@@ -28,7 +28,7 @@ ROUNDS_A_STUDY = 10
 LONGEST_WAIT_S = 6.0  # between two kills
 FIRST_SECONDS = 5.0  # of a driver in an empty folder: its stores are made then
 EARLY_KILLS = 4
-SHARE = 0.08  # of the requests to MLflow, to which something happens
+SHARE = float(os.environ.get("SHARE", "0.08"))  # of the requests to MLflow, to which something happens
 VARIANTS = ("network", "empty folder", "files")
 
 

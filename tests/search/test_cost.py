@@ -66,6 +66,12 @@ def test_the_search_says_what_it_took_beside_it(folder, timed):
     assert "predicted" not in out.getvalue(), "of another number of trials"
 
 
+def test_a_cost_that_cannot_be_kept_is_still_told(folder, timed, caplog):
+    (folder / ".forcetune").touch()  # where a folder would be made
+    assert cost.predict(study({"trials": 10}, iterations=5, epochs=2)).mean == pytest.approx(16)
+    assert "s.cost.json cannot be written" in caplog.text
+
+
 def test_real_trials_are_measured(folder):
     found = cost.predict(study({"trials": 4}, epochs=2, iterations=2, method=["random", "force"]))
     shortest, longest = sorted([found.fastest, found.slowest])  # either way round, where they differ by noise alone

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from test_training import VALIDATION, batches, dense, make, sparse
+from torch import nn
 from torch.nn import functional
 
 from forcetune.data import Batches
 from forcetune.data.readers import synthetic
+from forcetune.errors import InputError
 from forcetune.training import OwnTraining, Training, evaluate, hold
 
 DATA = synthetic(None)
@@ -28,6 +30,22 @@ def loop(model, masks, epochs, held=True, clip=None):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
         yield {"val_accuracy": evaluate(model, validation())["val_accuracy"]}
+
+
+TAKEN = {
+    "its own loss": ({"loss": lambda logits, targets: 0.1}, "forcetune itself measures val_loss"),
+    "an accuracy": ({"mine": lambda logits, targets: {"accuracy": 0.1}}, "forcetune itself measures val_accuracy"),
+    "a name twice": (
+        {"f1": lambda logits, targets: 0.1, "mine": lambda logits, targets: {"f1": 0.2}},
+        "another function of the study does so too",
+    ),
+}
+
+
+@pytest.mark.parametrize(("metrics", "said"), TAKEN.values(), ids=TAKEN)
+def test_a_metric_takes_no_name_that_is_taken(metrics, said):
+    with pytest.raises(InputError, match=said):
+        evaluate(nn.Linear(3, 2), [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))], metrics=metrics)
 
 
 def test_a_loop_that_holds_its_masks():

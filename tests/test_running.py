@@ -1,0 +1,34 @@
+"""What the last lines of a search say."""
+
+import pandas as pd
+import pytest
+
+from forcetune import search
+from forcetune.cli import running
+
+
+def table(*outcomes):
+    return pd.DataFrame({"outcome": outcomes})
+
+
+@pytest.mark.parametrize(
+    ("complete", "said"),
+    [
+        (False, "4 trials were asked for, and the study's space has no more than 2\n"),
+        (True, "2 of 4 trials have no run in MLflow any more; `forcetune doctor s` names them, and --repair writes"),
+    ],
+)
+def test_why_there_are_fewer_trials_than_were_asked_for(make_study, monkeypatch, capsys, complete, said):
+    monkeypatch.setattr(search, "is_complete", lambda study: complete)
+    running.end(make_study(search={"trials": 4}), table("trained", "trained"), None)
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_failed_trials_are_counted_and_how_to_run_them_again(make_study, capsys):
+    running.end(make_study(search={"trials": 2}), table("trained", "failed"), None)
+    said = capsys.readouterr().out
+    assert said.startswith("1 failed: the reason is in their runs")
+    assert "`forcetune search FILE --retry-failed` runs them again" in said
+    with pytest.raises(SystemExit) as ended:
+        running.end(make_study(search={"trials": 1}), table("failed"), None)
+    assert ended.value.code == 1
