@@ -1,9 +1,9 @@
 """Processes killed and requests lost at random while a search goes on, which must lose nothing and do nothing twice.
 
-`make chaos ROUNDS=200 SEED=1 SHARE=0.2` runs as many rounds as one likes; a round is one kill. Studies take turns: the first has
-MLflow's server behind a network that loses, delays, repeats and reorders requests, the second begins in an empty folder
-and is killed in its first seconds, the third has its stores in files. Each has re-runs with fresh seeds. At the end the
-faults are told, and written to the file that CHAOS_JSON names.
+`make chaos ROUNDS=200 SEED=1 SHARE=0.2` runs as many rounds as one likes; a round is one kill. Studies take turns: the
+first has MLflow's server behind a network that loses, delays, repeats and reorders a share of the requests, the second
+begins in an empty folder and is killed in its first seconds, the third has its stores in files. Each has re-runs with
+fresh seeds. At the end the faults are told, and written to the file that CHAOS_JSON names.
 """
 
 import json
