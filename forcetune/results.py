@@ -21,7 +21,8 @@ class LoadedTrial:
     """A trial that was run: its run in MLflow, its fields, and the threads that torch had.
 
     On the same machine and build, training it with as many threads gives the run's numbers to the last digit:
-    `torch.set_num_threads(loaded.threads)`, then `forcetune.trial.run(loaded.trial)`. Runs of versions that did not
+    `torch.set_num_threads(loaded.threads)`, then `forcetune.trial.run(loaded.trial)`. A study with functions of its own
+    (`loss`, `metrics`, `train`, ...) has them in its task, the second argument of `run`. Runs of versions that did not
     note the threads have None; a trial has as many as `resources.cpus` says, one by default.
     """
 

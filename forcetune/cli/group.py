@@ -39,7 +39,9 @@ class _Commands(click.Group):
         except Exception as error:
             if not _is_of_mlflow(error):
                 raise
-            text = f"MLflow refused a request or did not answer: {error}. Once it does, the same command goes on"
+            text = (
+                f"MLflow did not answer, or refused a request: {error}. Once MLflow answers, run the same command again"
+            )
             click.echo(f"forcetune: {_printable(text)}", err=True)
             sys.exit(FAILED)
 
@@ -70,7 +72,7 @@ priority_option = click.option(
 
 
 retry_option = click.option(
-    "--retry-failed", is_flag=True, help="run the trials that failed once more, once what they failed of is mended"
+    "--retry-failed", is_flag=True, help="run failed trials again, after you have fixed the cause"
 )
 
 

@@ -64,8 +64,8 @@ def say_failed(table: pd.DataFrame) -> str | None:
     if not failed:
         return None
     return (
-        f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json; once it is "
-        "mended, `forcetune search FILE --retry-failed` runs them again"
+        f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json; after you have "
+        "fixed it, `forcetune search FILE --retry-failed` runs them again"
     )
 
 

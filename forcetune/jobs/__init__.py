@@ -73,7 +73,7 @@ def submit(
     """Send a study to a cluster, which goes on where the study was; returns once the cluster has accepted it.
 
     address: of the dashboard, http://HOST:8265; RAY_ADDRESS or the service of the current folder where it is not
-    given. restarts: of a driver that dies. retry_failed: run the trials that failed once more. say: is told what is
+    given. restarts: of a driver that dies. retry_failed: run the failed trials again. say: is told what is
     sent, and as what.
     Raises InputError where the file, what it ships or the stores' addresses cannot be used, where no cluster answers
     and where the cluster has other versions; HeldError where a job runs the study already. Nothing has run then.

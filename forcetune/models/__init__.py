@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from forcetune.errors import InputError
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
@@ -89,6 +90,9 @@ def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int)
         raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
     modes = [(module, module.training) for module in model.modules()]
     try:
+        if any(is_lazy(buffer) for buffer in model.buffers()):
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, *input_shape))  # gives lazy layers their sizes
         for training in (False, True):
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             with torch.no_grad():

@@ -76,8 +76,8 @@ def run(
     ended before they were through, None where they are.
 
     fresh: archive first what the stores have under the study's name; priority: among the studies of a cluster, those
-    of low priority get what the others leave; retry_failed: run once more the trials that failed, re-runs with fresh
-    seeds among them. Nothing is written before the study is checked, or started before a trial's resources are known
+    of low priority get what the others leave; retry_failed: run the failed trials again, re-runs with fresh seeds
+    among them. Nothing is written before the study is checked, or started before a trial's resources are known
     to be there.
     Raises InputError where they are not, HeldError where another driver has the study, StoppedError where a store
     is gone or too many trials fail; KeyboardInterrupt on SIGINT and SIGTERM. Whatever it raises, nothing that was
@@ -96,7 +96,7 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
     from forcetune.search.companions import rerun
     from forcetune.search.driver import open_driver
     from forcetune.search.hold import hold
-    from forcetune.search.ledger import known, pending_archive, refuse_changes, taught
+    from forcetune.search.ledger import known, pending_archive, refuse_changes, request_retry, taught
     from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
@@ -117,9 +117,10 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
             cluster.start()  # where a trial finds no room nothing is written
         references = study.references(1 / max(fact["classes"] for fact in facts))
         propose = partial(make_proposals, study, lessons=lessons)
-        driver = open_driver(
-            study, held.check, console, references=references, propose=propose, retry_failed=retry_failed
-        )
+        if retry_failed:  # noted before anything is run, so that a kill does not lose it
+            for name in (study.study, study.study + COMPANION):
+                request_retry(name, uri)
+        driver = open_driver(study, held.check, console, references=references, propose=propose)
         searching = not driver.finished
         cluster.drive(driver)
         if driver.hopeless:
@@ -131,14 +132,14 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
         if study.search.seeds is None:
             return None
         with hold(study.study + COMPANION, uri) as companions:
-            return rerun(study, companions.check, console, cluster.drive, retry_failed)
+            return rerun(study, companions.check, console, cluster.drive)
 
 
 def _explain_failures(study: Study, reason: str) -> str:
     return (
         f"the search was given up: {reason}. Where it happened is in the artifact error.json of the failed runs. Once "
         "the cause is mended, the same command goes on with the trials that are left, and counts failures anew; with "
-        "--retry-failed it also runs those that failed once more; "
+        "--retry-failed it also runs the failed ones again; "
         f"`search.max_failures` in the study file bears more of them ({study.trials}: all)"
     )
 

@@ -11,7 +11,7 @@ from forcetune.analysis import believe, non_dominated
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import left_of, spent_by
-from forcetune.search.ledger import counted, current, ends, is_failed, is_on_front, trials_of
+from forcetune.search.ledger import counted, current, ends, has_retries, is_on_front, trials_of
 from forcetune.search.proposals import Listed, Proposal
 from forcetune.spec import Budget, Errand, Search, Study, Trial
 from forcetune.stores import optuna_uri
@@ -20,24 +20,17 @@ FIRST = 2  # fresh seeds of a front point before anything is said of it
 CLEAR = 0.05  # of a probability to stand on the front, or not to
 
 
-def rerun(
-    study: Study,
-    check: Callable[[], None],
-    console: Console,
-    drive: Callable[[Driver], None],
-    retry_failed: bool = False,
-) -> str | None:
+def rerun(study: Study, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]) -> str | None:
     """Run the companions round by round, a seed more for each point that is in doubt; why they ended early, if so.
 
-    drive: runs a driver to its end; retry_failed: run those that failed once more. What is there already counts, so
-    that a restart goes on.
+    drive: runs a driver to its end. What is there already counts, so that a restart goes on.
     """
     while True:
         companion = study.companion(Search())
         theirs, reruns = trials_of(study.study, optuna_uri()), current(trials_of(companion.study, optuna_uri()))
         proposals = wanted(study, theirs, reruns)
-        left = [trial for trial in reruns if not trial.state.is_finished() or (retry_failed and is_failed(trial))]
-        if not (proposals or left):
+        all_ended = all(trial.state.is_finished() for trial in reruns)
+        if not proposals and all_ended and not has_retries(companion.study, optuna_uri()):
             return None
         budget = left_of(study.search.budget, spent_by(ends(theirs)))
         total = len(counted(reruns)) + len(proposals)
@@ -47,15 +40,8 @@ def rerun(
         if proposals:
             told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
             console.print(told, soft_wrap=True)
-        driver = open_driver(
-            companion,
-            check,
-            console,
-            propose=lambda history: Listed(proposals),  # noqa: B023
-            retry_failed=retry_failed,
-        )
+        driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))  # noqa: B023
         drive(driver)
-        retry_failed = False
         if driver.ending:
             return f"the re-runs with fresh seeds ended by the {driver.ending}"
 
@@ -70,7 +56,8 @@ def run_errand(
     known = trials_of(errand.study.study + COMPANION, optuna_uri())
     keys = {trial.user_attrs.get("key") for trial in known}
     proposals = [Proposal(one.trial, of=one.of, marks=one.marks) for one in errand.companions if one.key not in keys]
-    if not proposals and all(trial.state.is_finished() for trial in known):
+    all_ended = all(trial.state.is_finished() for trial in known)
+    if not proposals and all_ended and not has_retries(errand.study.study + COMPANION, optuna_uri()):
         return None
     companion = errand.study.companion(
         Search(

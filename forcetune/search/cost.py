@@ -74,7 +74,7 @@ def predict(study: Study) -> Cost:
 
 
 def _keep(study: Study, cost: Cost) -> None:
-    path = _place(study)
+    path = cost_file(study.study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(cost)))
@@ -84,7 +84,7 @@ def _keep(study: Study, cost: Cost) -> None:
 
 def report(study: Study, hours: float, console: Console) -> None:
     """Print what the search took beside what was predicted, where it was."""
-    path = _place(study)
+    path = cost_file(study.study)
     if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
         off = cost.hours / hours - 1
         took, predicted = (duration(3600 * each) for each in (hours, cost.hours))
@@ -92,8 +92,9 @@ def report(study: Study, hours: float, console: Console) -> None:
         console.print(told, soft_wrap=True, highlight=False)
 
 
-def _place(study: Study) -> Path:
-    return state_folder(optuna_uri()) / f"{study.study}.cost.json"
+def cost_file(study: str) -> Path:
+    """Where the prediction of a study is kept."""
+    return state_folder(optuna_uri()) / f"{study}.cost.json"
 
 
 def _configurations(study: Study) -> Iterator[Trial]:

@@ -16,7 +16,7 @@ from forcetune import tracking
 from forcetune.search.archive import archive
 from forcetune.search.checkpoints import read
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import Ended, Ledger, counted, is_retry, pending_archive, recorded
+from forcetune.search.ledger import Ended, Ledger, counted, pending_archive, recorded, retried_at
 from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.spec import Study
 from forcetune.stores import mlflow_uri, optuna_uri
@@ -172,7 +172,7 @@ class _Case:
         for name, value in zip(self._study.objectives, trial.values or [], strict=False):
             if name not in refused and not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
                 return f"has {name} {value:g}, and its run {run['metrics'].get(name)}"
-        steps = self._tracker.steps(run["id"], trial.datetime_start if is_retry(trial) else None)
+        steps = self._tracker.steps(run["id"], retried_at(trial))
         if twice := [name for name, at in steps.items() if len(set(at)) < len(at)]:
             return f"its run has {', '.join(twice)} twice at a step"
         curve = {step for step, *_ in ended.get("record", {}).get("curve", [])}

@@ -21,7 +21,7 @@ from forcetune.errors import StoppedError
 from forcetune.search.ending import Ending, by_time, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.ledger import Ended, Issued, Ledger, current, is_retry
+from forcetune.search.ledger import Ended, Issued, Ledger, current, is_failed, retried_at
 from forcetune.search.meter import Meter
 from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
@@ -89,6 +89,7 @@ class Driver:
         self._running: dict[int, Running] = {}
         self._waiting: deque[tuple[int, Running]] = deque()
         self._used_up = False
+        self._retries_given_up = False
         self._count = 0
         self._stopping = Stopping(RULES.get(study.stopping), study.directions)
         self._references = references
@@ -135,7 +136,8 @@ class Driver:
     @property
     def hopeless(self) -> str | None:
         """Why the search was given up, since too many trials failed; None where it was not, or had all its trials."""
-        return self._ending.failures if self._count < self._study.trials and not self._used_up else None
+        is_short = self._retries_given_up or (self._count < self._study.trials and not self._used_up)
+        return self._ending.failures if is_short else None
 
     @property
     def hours(self) -> float:
@@ -144,6 +146,7 @@ class Driver:
 
     def issue(self) -> Assignment | None:
         """The next trial to run: one that was interrupted, else a new one; None where there is none to start."""
+        self._give_up_retries()
         if self._waiting:
             number, running = self._waiting.popleft()
             running.issued = replace(running.issued, attempt=running.issued.attempt + 1)
@@ -269,9 +272,8 @@ class Driver:
             )
         if self.finished and not left:
             with durable("close"):
-                self.ledger.confirm()  # what runs may be another driver's by now
-                self.tracker.remove_doubles("trial")
-                self.tracker.remove_doubles("search", keep=self.parent)
+                self.ledger.confirm()  # the study may be another driver's by now
+                self.tracker.settle(self.parent, self._failed)
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
@@ -346,17 +348,26 @@ class Driver:
         self._ending.ended(ended)
         self.progress.ended(number, running.proposal.trial, ended)
         self._show(ended)
-        if self._ending.failures:
-            self._give_up_retries()
+        self._give_up_retries()
 
     def _give_up_retries(self) -> None:
-        """End the failed trials that were still to be run again as failed, since it was asked for in vain."""
-        retried = [number for number, running in self._waiting if not running.issued.attempt]
-        left = dict(self._waiting)
-        self._waiting = deque((number, running) for number, running in self._waiting if number not in retried)
-        for number in retried:
-            self._running[number] = left[number]
-            self._end(number, Ended("failed", "it was not run again, since too many trials failed before it"))
+        """End the failed trials that were still to be run again as failed, where no further trial is started."""
+        reason = self._why_over
+        retried = {number for number, running in self._waiting if not running.issued.attempt}
+        if reason is None or not retried:
+            return
+        waiting = list(self._waiting)
+        self._waiting = deque((number, running) for number, running in waiting if number not in retried)
+        self._retries_given_up = True
+        for number, running in waiting:
+            if number in retried:
+                self._running[number] = running
+                self._end(number, Ended("failed", f"it was not run again, since the search ended before: {reason}"))
+
+    def _failed(self) -> dict[str, bool]:
+        """Whether each trial that has ended has failed, by its key."""
+        ended = [trial for trial in current(self.ledger.trials()) if trial.state.is_finished()]
+        return {trial.user_attrs["key"]: is_failed(trial) for trial in ended if "fields" in trial.user_attrs}
 
     def _show(self, ended: Ended) -> None:
         """How far the study is after a trial, to MLflow and to whoever watches."""
@@ -420,8 +431,8 @@ class Driver:
         )
         ended = Ended(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
-            retried = trial.datetime_start if is_retry(trial) else None
-            self._outbox.open(trial.number, proposal, self._place(trial.number), adopt=True, retried=retried)
+            place = self._place(trial.number)
+            self._outbox.open(trial.number, proposal, place, adopt=True, retried=retried_at(trial))
             if ended:
                 curve = [Epoch(*told) for told in ended.record["curve"]]
                 self._outbox.add(trial.number, ended.record["facts"], curve)
@@ -436,9 +447,13 @@ class Driver:
 
     @property
     def _exhausted(self) -> bool:
+        return self._used_up or self._count >= self._study.trials or self._why_over is not None
+
+    @property
+    def _why_over(self) -> str | None:
+        """Why no further trial is started though the study has not all of them: its budget, patience, or failures."""
         self._ending.spent(self.hours, self._spent["device_hours"])
-        ending = self._ending.reason or self._ending.failures
-        return self._used_up or self._count >= self._study.trials or ending is not None
+        return self._ending.reason or self._ending.failures
 
     def _propose(self) -> Proposal | None:
         for _ in range(REPEATS):
@@ -461,19 +476,18 @@ def open_driver(
     experiment: str | None = None,
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
-    retry_failed: bool = False,
 ) -> Driver:
     """The driver of a study on the stores of the environment; its MLflow experiment may go by another name.
 
     references: of the hypervolume, by objective; propose: from the trials that are there to what proposes the next,
-    the study's own sampler where it is not given; retry_failed: run those that failed once more.
+    the study's own sampler where it is not given.
     """
     uri = optuna_uri()
     with hold(SCHEMAS, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
     with durable("ledger"):
         ledger = Ledger(study, uri, check)
-    if retry_failed and (count := ledger.retry_failed()):
+    if count := ledger.retry():
         console.print(f"{count} failed trials are run again", soft_wrap=True, highlight=False)
     progress = Progress(study, console)
     return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)

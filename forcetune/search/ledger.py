@@ -33,7 +33,9 @@ ARCHIVE = "forcetune.archive"  # and the one that holds the name under which it 
 NOTE, PIECE = "dashboard:note", 2045  # Optuna Dashboard's: what a note's attributes begin with, characters in one
 WRITER = "forcetune.writer"  # and the one that names its last driver, where a hold can be lost
 STATE = "forcetune.state"  # and the one that tells the study's folder of checkpoints from those of other ledgers
+RETRY = "forcetune.retry"  # and the one that holds the numbers of the failed trials that are to be run again
 SUPERSEDES = "supersedes"  # a trial's attribute: the number of the failed one in whose place it runs
+RETRIED = "retried"  # and the one that says since when, in ms since 1970
 REPEATED = ("key", "start", "of", "marks", "fields")  # the attributes that it takes over
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
@@ -152,18 +154,21 @@ class Ledger:
         """Take back a trial that another one repeats."""
         self._finish(number, TrialState.PRUNED)
 
-    def retry_failed(self) -> int:
-        """Record each failed trial once more as RUNNING, in place of the failed one; return how many those are.
+    def retry(self) -> int:
+        """Record the failed trials that `request_retry` was asked for once more, as RUNNING; return how many those are.
 
-        A write for each: one that is recorded is run whatever is killed, one that is not is failed as before. That a
-        trial stands in place of another is written with it, since Optuna takes no attribute of a finished trial.
+        That a trial stands in place of another is written with it, in one write, since Optuna takes no attribute of a
+        finished trial. The request is taken back last: after a kill the next driver does what is left of it.
         """
-        failed = [trial for trial in current(self.trials()) if is_failed(trial)]
+        numbers = pending_retries(self._study)
+        failed = [trial for trial in current(self.trials()) if is_failed(trial) and trial.number in numbers]
         for trial in failed:
             attrs = {name: trial.user_attrs[name] for name in REPEATED if name in trial.user_attrs}
-            attrs |= {SUPERSEDES: trial.number, "issued": asdict(Issued(attempt=0))}
+            attrs |= {SUPERSEDES: trial.number, RETRIED: int(time.time() * 1000), "issued": asdict(Issued(attempt=0))}
             with durable("retry"):
                 self._add(trial.params, trial.distributions, TrialState.RUNNING, attrs)
+        if numbers:
+            self._persist(lambda: self._storage.set_study_user_attr(self._study._study_id, RETRY, []))
         return len(failed)
 
     def issue(self, number: int, issued: Issued) -> None:
@@ -260,6 +265,12 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
 def known(name: str, uri: str) -> bool:
     """Whether the store has a study of this name; opens none that is not there yet."""
     return _load(name, uri) is not None
+
+
+def is_foreign(name: str, uri: str) -> bool:
+    """Whether the store has an Optuna study of this name that another program has made."""
+    found = _load(name, uri)
+    return found is not None and STUDY not in found.user_attrs
 
 
 def folder_of(name: str, uri: str) -> Path:
@@ -380,6 +391,34 @@ def is_retry(trial: FrozenTrial) -> bool:
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that count towards `trials`: neither superseded, nor proposed again though known."""
     return [trial for trial in current(trials) if trial.state != TrialState.PRUNED]
+
+
+def retried_at(trial: FrozenTrial) -> int | None:
+    """Since when a trial runs in place of one that failed, in ms since 1970; None where it does not."""
+    return trial.user_attrs.get(RETRIED) if is_retry(trial) else None
+
+
+def request_retry(name: str, uri: str) -> int:
+    """Note that the failed trials of a study are to be run again, by the next driver; return how many those are.
+
+    A study that the store does not have has none.
+    """
+    found = _load(name, uri)
+    failed = [trial.number for trial in current(found.get_trials(deepcopy=False)) if is_failed(trial)] if found else []
+    if found and failed:
+        found.set_user_attr(RETRY, failed)
+    return len(failed)
+
+
+def has_retries(name: str, uri: str) -> bool:
+    """Whether failed trials of the study are still to be run again."""
+    found = _load(name, uri)
+    return found is not None and bool(pending_retries(found))
+
+
+def pending_retries(study: optuna.Study) -> set[int]:
+    """The numbers of the failed trials that are still to be run again."""
+    return set(study.user_attrs.get(RETRY, []))
 
 
 def is_failed(trial: FrozenTrial) -> bool:

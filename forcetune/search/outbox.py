@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class Record:
     proposal: Proposal
     started: int  # ms since 1970
     adopt: bool  # whether an earlier driver may have made its run
-    retried: datetime | None = None  # since when it runs in place of one that failed, whose run goes on
+    retried: int | None = None  # since when it runs in place of one that failed, whose run goes on; ms since 1970
     facts: dict[str, float] = field(default_factory=dict)
     curve: dict[int, Epoch] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -80,10 +79,10 @@ class Outbox:
         self.trouble: Exception | None = None  # why the last delivery failed
         self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
 
-    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool, retried: datetime | None = None) -> None:
+    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool, retried: int | None = None) -> None:
         """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
 
-        retried: since when it runs in place of one that failed; None where it is the first with its configuration.
+        retried: since when it runs in place of one that failed, in ms since 1970; None where no other one did.
         """
         record = Record(number, proposal, int(time.time() * 1000), adopt, retried)
         marks = {**({"of": proposal.of} if proposal.of else {}), **proposal.marks}
@@ -300,7 +299,7 @@ class Outbox:
             )
 
     def _end(self, record: Record, ended: Ended) -> None:
-        if max(record.curve, default=0) < record.before.overtaken:
+        if ended.outcome != "failed" and max(record.curve, default=0) < record.before.overtaken:
             content = RunContent(record.number, record.proposal.key, record.proposal.trial.fields(), ended)
             record.run = write_anew(self._tracker, self._parent, content, [self._run(record)])
         with durable("end"):

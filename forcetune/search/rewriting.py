@@ -21,8 +21,11 @@ class RunContent:
 def write_anew(tracker: Tracker, parent: str, content: RunContent, old: Sequence[str]) -> str:
     """Return the id of a new run with the ledger's record, and the files and tags of the old runs, which are deleted.
 
-    A kill in between leaves both, of which the next driver keeps one.
+    What fails in between leaves both, and is done again from the old ones.
     """
+    for begun in tracker.find_runs(content.key):
+        if begun not in old:
+            tracker.remove(begun)
     ended = content.ended
     curve = [Epoch(*told) for told in ended.record["curve"]]
     started = min([epoch.time for epoch in curve], default=ended.time or 0)

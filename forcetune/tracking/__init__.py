@@ -4,7 +4,7 @@ from forcetune.tracking.client import check_answers, delete_experiment, exists, 
 from forcetune.tracking.curves import curves
 from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.records import Record, log_page, read_json, records
-from forcetune.tracking.runs import UnknownError, count_runs, params, runs
+from forcetune.tracking.runs import UnknownError, count_runs, is_foreign, params, runs
 from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
     companions,
@@ -38,6 +38,7 @@ __all__ = [
     "fetch_masks",
     "find_run",
     "is_deleted",
+    "is_foreign",
     "log_page",
     "make_tables",
     "params",

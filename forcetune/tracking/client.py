@@ -99,12 +99,13 @@ def delete_experiment(study: str, uri: str) -> None:
     """
     client = client_of(uri)
     experiment = client.get_experiment_by_name(study)
-    if experiment is None:
-        return
-    if experiment.lifecycle_stage == DELETED:
-        client.restore_experiment(experiment.experiment_id)  # MLflow renames none that is deleted
-    client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
-    client.delete_experiment(experiment.experiment_id)
+    if experiment is not None:
+        if experiment.lifecycle_stage == DELETED:
+            client.restore_experiment(experiment.experiment_id)  # MLflow renames none that is deleted
+        client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
+    for renamed in client.search_experiments(filter_string=f"name LIKE '{study}.deleted.%'"):  # also by an earlier try
+        if renamed.name == f"{study}.deleted.{renamed.experiment_id}":
+            client.delete_experiment(renamed.experiment_id)
 
 
 def say_deleted(study: str) -> str:

@@ -45,7 +45,7 @@ class Record:
     def close(self) -> None:
         """It is whole."""
         self._tracker.close(self.run)
-        self._tracker.remove_doubles(self._kind, name=self._name)
+        self._tracker.remove_doubles(self._kind, self._name)
 
 
 def records(experiment: str, kind: str) -> list[dict[str, Any]]:

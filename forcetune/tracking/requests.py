@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-REPEAT_WITHIN_S = 10.0  # since the first try; a request that MLflow's own time limit ends is repeated once
+REPEAT_WITHIN_S = 15.0  # since the first try: a request that MLflow's own limit of 10 s ends is repeated once
 FIRST_PAUSE_S = 0.2  # before a request is repeated; doubled each time
 PASSING_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 SENT_ONCE = ("create_", "restore_")  # what these methods' names begin with

@@ -36,6 +36,15 @@ def runs(study: str, uri: str) -> list[dict[str, Any]]:
     return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
 
 
+def is_foreign(study: str, uri: str) -> bool:
+    """Whether an experiment of this name is another program's: MLflow's own, or one with runs and without a search."""
+    try:
+        kinds = [run["tags"].get("forcetune.kind") for run in runs(study, uri)]
+    except InputError:
+        return False
+    return study == "Default" or (bool(kinds) and "search" not in kinds)
+
+
 def count_runs(study: str, uri: str) -> int:
     """How many runs a study's experiment has; 0 where there is no such experiment."""
     try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces of language models
+RUNNING = "attributes.status = 'RUNNING'"  # a condition of MLflow's search
 NOTE = "mlflow.note.content"  # shown as the description
 STUDY_FILE = "study.yaml"  # among the artifacts of a parent run
 REFUSED = "forcetune.refused"  # the tag of a run with the names that MLflow does not take
@@ -91,7 +91,7 @@ class Tracker:
         """The id of the study's parent run, made where there is none, in state RUNNING."""
         own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
         run = create_once(
-            lambda: next(iter(self._find("search")), None),
+            lambda: _first_id(self._find("search")),
             lambda: self._create(self._study, {**tags, **own}).info.run_id,
         )
         self.client.update_run(run, status="RUNNING")
@@ -122,21 +122,42 @@ class Tracker:
 
         A request to create it that came late has made another run, of which nobody has heard: that is deleted.
         """
-        runs = self._find("trial", f"tags.`forcetune.trial` = '{key}'")
+        runs = self.find_runs(key)
         for double in runs[1:]:
             self.remove(double)
         return runs[0] if runs else None
 
-    def remove_doubles(self, kind: str, keep: str | None = None, name: str | None = None) -> None:
-        """Delete the runs of a kind, and of a name where one is given, that are in state RUNNING, but for one.
+    def find_runs(self, key: str) -> list[str]:
+        """The ids of all runs of the trial with this key."""
+        return [run.info.run_id for run in self._find("trial", f"tags.`forcetune.trial` = '{key}'")]
 
-        Called once all of them have ended: what still seems to run was created by a request that came late, and
-        nobody has heard of it.
+    def settle(self, parent: str, ended: Callable[[], Mapping[str, bool]]) -> None:
+        """End what seems to run though the study is over, since a request came late.
+
+        A run that was only created, of which nobody has heard, is deleted; one that was closed before it was put in
+        state RUNNING once more is closed again. Runs of trials that are not the ledger's are left alone.
+
+        Args:
+            parent: The study's parent run.
+            ended: Asked for the keys of the ledger's trials, and whether each has failed, if anything seems to run.
         """
-        named = f" and tags.`mlflow.runName` = '{name}'" if name else ""
-        for run in self._find(kind, f"attributes.status = 'RUNNING'{named}"):
-            if run != keep:
-                self.remove(run)
+        for run in self._find("search", RUNNING):
+            if run.info.run_id != parent and _is_bare(run):
+                self.remove(run.info.run_id)
+        running = self._find("trial", RUNNING)
+        failed = ended() if running else {}
+        for run in running:
+            key = run.data.tags.get("forcetune.trial", "")
+            if key in failed and _is_bare(run):
+                self.remove(run.info.run_id)
+            elif key in failed:
+                self.close(run.info.run_id, failed[key], run.info.end_time)
+
+    def remove_doubles(self, kind: str, name: str) -> None:
+        """Delete the runs of a kind and a name that were only created, by requests that came late."""
+        for run in self._find(kind, f"{RUNNING} and tags.`mlflow.runName` = '{name}'"):
+            if _is_bare(run):
+                self.remove(run.info.run_id)
 
     def open_trial(self, parent: str, number: int, key: str, tags: Mapping[str, str], started: int) -> str:
         """The id of a new run for a trial, under the parent run, in state RUNNING; started: ms since 1970."""
@@ -164,8 +185,8 @@ class Tracker:
         self.client.restore_run(run)
         return True
 
-    def logged(self, run: str, since: datetime | None = None) -> Logged:
-        """What a run has already; of the metrics those that were measured since then."""
+    def logged(self, run: str, since: int | None = None) -> Logged:
+        """What a run has already; of the metrics those that were measured since then, in ms since 1970."""
         history = self._history(run)
         points = frozenset((point.key, point.step) for point in _since(history, since))
         last = max((point.step for point in history), default=0) if since else 0
@@ -246,12 +267,22 @@ class Tracker:
         self.client.update_run(run, status="RUNNING")
 
     def reopen_failed(self, run: str) -> None:
-        """Put the run of a failed trial back in state RUNNING; the reason is kept as `forcetune.failed_before`."""
-        tags = self.client.get_run(run).data.tags
+        """Put the run of a failed trial back in state RUNNING; the reason is kept as `forcetune.failed_before`.
+
+        The outcome goes last: until then a kill, or an answer that is lost, has all of this done again.
+        """
+        from mlflow.exceptions import MlflowException
+
+        tags = self.tags(run)
         if tags.get("forcetune.outcome") == "failed":
-            self.client.set_tag(run, "forcetune.failed_before", tags.get("forcetune.reason", ""))
-            for name in {"forcetune.reason", "forcetune.outcome"} & tags.keys():
-                self.client.delete_tag(run, name)
+            if reason := tags.get("forcetune.reason"):
+                self.client.set_tag(run, "forcetune.failed_before", reason)
+            for name in ("forcetune.reason", "forcetune.outcome"):
+                try:
+                    self.client.delete_tag(run, name)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
         self.reopen(run)
 
     def tags(self, run: str) -> dict[str, str]:
@@ -271,8 +302,11 @@ class Tracker:
         with TemporaryDirectory() as folder:
             self.client.log_artifact(run, self.client.download_artifacts(source, name, folder))
 
-    def steps(self, run: str, since: datetime | None = None) -> dict[str, list[int]]:
-        """The steps at which each metric of a run was logged, one entry for each time; those since a time, if given."""
+    def steps(self, run: str, since: int | None = None) -> dict[str, list[int]]:
+        """The steps at which each metric of a run was logged, one entry for each time.
+
+        since: in ms since 1970; what was measured before does not count.
+        """
         steps: dict[str, list[int]] = {}
         for point in _since(self._history(run), since):
             steps.setdefault(point.key, []).append(point.step)
@@ -285,7 +319,7 @@ class Tracker:
     def open_record(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """The id of the run of that kind and name, which is no trial's; made where there is none, in state RUNNING."""
         return create_once(
-            lambda: next(iter(self._find(kind, f"tags.`mlflow.runName` = '{name}'")), None),
+            lambda: _first_id(self._find(kind, f"tags.`mlflow.runName` = '{name}'")),
             lambda: self._create(name, {"forcetune.kind": kind, **tags}).info.run_id,
         )
 
@@ -296,20 +330,28 @@ class Tracker:
     def _create(self, name: str, tags: Mapping[str, str], started: int | None = None) -> Run:
         return self.client.create_run(self._experiment, start_time=started, tags=_tags(tags), run_name=name)
 
-    def _find(self, kind: str, condition: str | None = None) -> list[str]:
-        """The ids of the runs of a kind: that with the most content first, of equal ones the oldest.
+    def _find(self, kind: str, condition: str | None = None) -> list[Run]:
+        """The runs of a kind: that with the most content first, of equal ones the oldest.
 
         Of two runs of one trial one is as it was created, since whoever logs has heard of one.
         """
         wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and {condition}" if condition else "")
         runs = list(self.client.search_runs([self._experiment], wanted))
         runs.sort(key=lambda run: (-_content(run), run.info.start_time, run.info.run_id))
-        return [run.info.run_id for run in runs]
+        return runs
 
 
-def _since(history: Iterable[Metric], since: datetime | None) -> list[Metric]:
-    first = since.timestamp() * 1000 if since else 0
-    return [point for point in history if point.timestamp >= first]
+def _since(history: Iterable[Metric], since: int | None) -> list[Metric]:
+    return [point for point in history if point.timestamp >= (since or 0)]
+
+
+def _first_id(runs: Sequence[Run]) -> str | None:
+    return runs[0].info.run_id if runs else None
+
+
+def _is_bare(run: Run) -> bool:
+    """Whether nothing was logged to a run since it was created."""
+    return not (run.data.metrics or run.data.params or "forcetune.references" in run.data.tags)
 
 
 def _content(run: Run) -> int:

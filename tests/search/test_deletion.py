@@ -51,6 +51,24 @@ def test_everything_goes_and_the_name_is_free(folder, make_study):
     assert len(tracking.table("s")) == 2, "the name is free"
 
 
+def test_what_is_another_programs_is_kept(folder):
+    optuna.create_study(study_name="theirs", storage=optuna_uri())
+    client = tracking.Tracker("mine", mlflow_uri()).client
+    client.create_run(client.create_experiment("runs"))
+    for name in ("theirs", "runs", "Default"):
+        with pytest.raises(InputError, match="is no study of forcetune"):
+            find_contents(name)
+
+
+def test_a_kill_between_renaming_and_deleting_is_made_good(folder, make_study, monkeypatch):
+    run_one(make_study(search={"trials": 2}))
+    client = tracking.Tracker("s", mlflow_uri()).client
+    number = client.get_experiment_by_name("s").experiment_id
+    client.rename_experiment(number, f"s.deleted.{number}")
+    delete("s")
+    assert client.get_experiment(number).lifecycle_stage == "deleted"
+
+
 def test_it_asks_first(folder, make_study):
     run_one(make_study(search={"trials": 2}))
     done = CliRunner().invoke(main, ["delete", "s"], catch_exceptions=False)

@@ -9,15 +9,16 @@ from rich.console import Console
 from forcetune.cli.running import say_failed
 from forcetune.search import examine, is_complete
 from forcetune.search.driver import open_driver
+from forcetune.search.ledger import request_retry
 from forcetune.search.worker import Opening, Report
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, curves, table
 
 
 def driver_of(study, retry_failed=False):
-    return open_driver(
-        study, lambda: None, Console(quiet=True), references=study.references(0.25), retry_failed=retry_failed
-    )
+    if retry_failed:
+        request_retry(study.study, optuna_uri())
+    return open_driver(study, lambda: None, Console(quiet=True))
 
 
 def now():
@@ -152,6 +153,46 @@ def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_stud
     found = table("s")
     assert list(found["outcome"]) == ["failed"] * 10
     assert (found["reason"] == "RuntimeError: mine").sum() == 5
-    assert found["reason"].str.startswith("it was not run again").sum() == 5
+    assert found["reason"].str.startswith("it was not run again, since the search ended before: the last 5").sum() == 5
     assert found.attrs["device_hours"] < 0.1
+    assert "for the same reason" in driver.hopeless
     assert driver_of(study, retry_failed=True).wanted == 10
+
+
+def test_no_failed_trial_is_run_again_once_the_budget_is_used_up(study, make_study):
+    fail(study, 1)
+    spent = make_study(search={"trials": 2, "budget": {"device_hours": 1e-9}})
+    driver = driver_of(spent, retry_failed=True)
+    assert driver.issue() is None
+    assert driver.finished
+    driver.close()
+    assert table("s").set_index("name").loc["trial-0001", "reason"].endswith("budget: device_hours 1e-09 are used up")
+
+
+def test_a_request_outlives_a_driver_that_is_killed_before_it_has_begun(study):
+    fail(study, 1)
+    request_retry("s", optuna_uri())
+    driver = driver_of(study)
+    assert driver.issue().number == 2
+    driver.hand_back()
+    driver.close(1.0)
+    assert driver_of(study).wanted == 1, "and is taken back once it has"
+    assert len(rows()) == 3
+
+
+def test_a_run_that_is_written_anew_twice_stands_there_once(study, monkeypatch):
+    fail(study, 2)
+    driver = driver_of(study, retry_failed=True)
+    train(driver, again := driver.issue(), 1, 0.4)
+    remove, failures = Tracker.remove, [RuntimeError("MLflow is away")]
+
+    def failing(tracker, run):
+        if failures:
+            raise failures.pop()
+        remove(tracker, run)
+
+    monkeypatch.setattr(Tracker, "remove", failing)
+    end(driver, again, "stopped", 0.4, reason="at rung 1")
+    driver.close()
+    assert len(table("s")) == 2
+    assert examine("s")[1] == []
