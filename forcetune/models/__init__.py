@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import is_lazy
 
 from forcetune.errors import InputError
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
@@ -84,29 +83,43 @@ def initialize(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """One pass in eval mode and one in train mode, on copies of the buffers: batch norm's statistics stay."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """Raise InputError where a network fails in train mode, or returns more than logits there.
+
+    `build` looks at it in eval mode alone, and is called in each trial; this is for once before a search. The buffers
+    stay as they are, and so does torch's random state.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        if any(is_lazy(buffer) for buffer in model.buffers()):
-            with torch.no_grad():
-                model.eval()(torch.zeros(2, *input_shape))  # gives lazy layers their sizes
-        for training in (False, True):
-            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            with torch.no_grad():
-                outputs = functional_call(model.train(training), buffers, (torch.zeros(2, *input_shape),))
-            mode = "train" if training else "eval"
-            if not isinstance(outputs, Tensor):
-                raise TypeError(
-                    f"in {mode} mode it returns a {type(outputs).__name__}, not the logits alone, a tensor (batch, "
-                    "classes); switch its auxiliary outputs off, or return the logits from a module around it"
-                )
-            if tuple(outputs.shape) != (2, classes):
-                raise ValueError(
-                    f"in {mode} mode two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})"
-                )
+        with torch.no_grad(), torch.random.fork_rng([]):
+            outputs = functional_call(model.train(), buffers, (torch.zeros(2, *input_shape),))
+        _check_logits(outputs, "train", classes)
+    except Exception as error:  # the user's network may raise anything
+        raise InputError(f"the model cannot be trained on samples of shape {tuple(input_shape)}: {error}") from error
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """One pass in eval mode, which writes nothing to batch norm's statistics."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.no_grad():
+        outputs = model.eval()(torch.zeros(2, *input_shape))
+    for module, training in modes:
+        module.training = training
+    _check_logits(outputs, "eval", classes)
+
+
+def _check_logits(outputs: object, mode: str, classes: int) -> None:
+    """Raise TypeError or ValueError where the outputs of two samples are no logits."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"in {mode} mode it returns a {type(outputs).__name__}, not the logits alone, a tensor (batch, classes); "
+            "switch its auxiliary outputs off, or return the logits from a module around it"
+        )
+    if tuple(outputs.shape) != (2, classes):
+        raise ValueError(f"in {mode} mode two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})")

@@ -25,6 +25,7 @@ def check(trial: Trial) -> dict[str, Any]:
             f"train_samples {trial.train_samples}: leaves {len(train_part)} to train on; allowed: 3 or more"
         )
     model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
+    models.check_training(model, dataset.input_shape, dataset.classes)
     prunable = pruning.prunable(model)
     weights = sum(weight.numel() for weight in prunable.values())
     if int(weights * trial.density) < 1:

@@ -138,7 +138,7 @@ class Fault(nn.Module):
         self.strike = strike
 
     def forward(self, x):
-        return self.strike(x) if self.training else x
+        return self.strike(x) if self.training and torch.is_grad_enabled() else x
 
 
 def build(strike):

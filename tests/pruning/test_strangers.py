@@ -7,7 +7,7 @@ from torch.nn.utils import prune
 from torchvision.models import VisionTransformer
 
 from forcetune.errors import InputError
-from forcetune.models import build
+from forcetune.models import build, check_training
 from forcetune.pruning import find_masks, inspect, prunable
 from forcetune.training import Training
 
@@ -117,4 +117,14 @@ def test_what_returns_more_than_logits_is_refused(tmp_path, monkeypatch, name, s
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stranger_nets.py").write_text(NETS)
     with pytest.raises(InputError, match=f"{said}, not the logits alone"):
-        build(f"stranger_nets:{name}", (4,), 3)
+        check_training(build(f"stranger_nets:{name}", (4,), 3), (4,), 3)
+
+
+def test_a_look_at_a_network_in_training_leaves_no_trace():
+    model = build("resnet8", (1, 8, 8), 10, 8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_training(model.eval(), (1, 8, 8), 10)
+    assert not model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
