@@ -95,11 +95,11 @@ def check_late(study, proxy):
 
 
 def check_companions(study):
-    """The re-runs with fresh seeds are trained once each; how many they are."""
+    """The re-runs with fresh seeds have one end each, which with other weights may be a collapse; how many they are."""
     mlflow = study.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{study.folder}/mlflow.db")
     trials = optuna.load_study(study_name="s.companion", storage=study.ledger).trials
     count = sum(trial.state.name != "PRUNED" for trial in trials)
-    assert set(check_promise("s.companion", count, study.ledger, mlflow)["outcome"]) == {"trained"}
+    assert set(check_promise("s.companion", count, study.ledger, mlflow)["outcome"]) <= {"trained", "collapsed"}
     return count
 
 
