@@ -171,13 +171,19 @@ def test_a_late_request_while_its_trial_runs(folder, make_study, network, killed
     check_once()
 
 
-def test_what_comes_after_the_search_is_removed_by_the_next_command(folder, make_study, network):
+@pytest.fixture
+def over(folder, make_study, network):
+    """A study that is over, while a request for its parent run and one for a trial's run are still on their way."""
     study = make_study(search={"trials": 2})
     network.faults = [None, "late", None, "late"]  # the experiment, its parent run twice, a trial's run
     driver = driver_of(study)
     for _ in range(2):
         end(driver, driver.issue())
     driver.close()
+    return study
+
+
+def test_what_comes_after_the_search_is_removed_by_the_next_command(over, network):
     network.deliver()
     assert len(everything("search")) == 2
     found = examine("s")[1]
@@ -185,17 +191,11 @@ def test_what_comes_after_the_search_is_removed_by_the_next_command(folder, make
         "is a second one",
         "is a second parent run",
     ]
-    driver_of(study).close()
+    driver_of(over).close()
     check_once()
 
 
-def test_doctor_deletes_what_came_late(folder, make_study, network):
-    study = make_study(search={"trials": 2})
-    network.faults = [None, "late", None, "late"]  # the experiment, its parent run twice, a trial's run
-    driver = driver_of(study)
-    for _ in range(2):
-        end(driver, driver.issue())
-    driver.close()
+def test_doctor_deletes_what_came_late(over, network):
     kept = {*everything("trial"), *everything("search")}
     network.deliver()
     assert examine("s", mend=True)[1] == []

@@ -120,7 +120,7 @@ class Tracker:
     def find_trial(self, key: str) -> str | None:
         """The id of the run of the trial with this key; None where there is none.
 
-        A request to create it that came late has made another run, of which nobody has heard: that is deleted.
+        A request to create it that came late has made another run, to which nothing was logged: that is deleted.
         """
         runs = self.find_runs(key)
         for double in runs[1:]:
@@ -134,8 +134,8 @@ class Tracker:
     def settle(self, parent: str, ended: Callable[[], Mapping[str, bool]]) -> None:
         """End what seems to run though the study is over, since a request came late.
 
-        A run that was only created, of which nobody has heard, is deleted; one that was closed before it was put in
-        state RUNNING once more is closed again. Runs of trials that are not the ledger's are left alone.
+        A run that was created and to which nothing was logged is deleted. One that was closed and then put in state
+        RUNNING by a late request is closed again. Runs of trials that are not the ledger's are left alone.
 
         Args:
             parent: The study's parent run.
@@ -333,7 +333,7 @@ class Tracker:
     def _find(self, kind: str, condition: str | None = None) -> list[Run]:
         """The runs of a kind: that with the most content first, of equal ones the oldest.
 
-        Of two runs of one trial one is as it was created, since whoever logs has heard of one.
+        Of two runs of one trial, one has nothing but its first tags: the driver logs to the other one alone.
         """
         wanted = f"tags.`forcetune.kind` = '{kind}'" + (f" and {condition}" if condition else "")
         runs = list(self.client.search_runs([self._experiment], wanted))
