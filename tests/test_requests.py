@@ -202,6 +202,22 @@ def test_doctor_deletes_what_came_late(over, network):
     assert {*everything("trial"), *everything("search")} == kept, "what came first, with all that is in it"
 
 
+def test_what_a_late_request_puts_back_to_running_is_closed_again(over):
+    run = next(iter(everything("trial")))
+    client_of(mlflow_uri()).update_run(run, status="RUNNING")
+    driver_of(over).close()
+    check_once()
+
+
+def test_runs_of_another_ledger_are_left_alone(over):
+    client = client_of(mlflow_uri())
+    experiment = client.get_experiment_by_name("s").experiment_id
+    tags = {"forcetune.kind": "trial", "forcetune.trial": "a key of another ledger"}
+    theirs = client.create_run(experiment, tags=tags).info.run_id
+    driver_of(over).close()
+    assert everything("trial")[theirs] == "RUNNING"
+
+
 def test_a_record_is_one(folder, network):
     Tracker("s", mlflow_uri())
     network.faults = ["late"]
