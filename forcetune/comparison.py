@@ -9,12 +9,13 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from forcetune.analysis import RANDOM_METHODS
 from forcetune.errors import InputError
 from forcetune.spec import Study, Trial
 from forcetune.spec.reading import read_yaml
 
-CONTROLS = ("random", "random_uniform", "random_erk")
 CONFIDENCE = 0.95
+FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "Counted at chance: †n where n of the seeds collapsed, ‡n where n failed."
 
 
@@ -31,7 +32,7 @@ def grid_study(
         "study": name,
         "trial": {
             **fields,
-            "method": list(dict.fromkeys([*methods, *CONTROLS])),
+            "method": list(dict.fromkeys([*methods, *RANDOM_METHODS])),
             "seed": list(range(seeds)),
             "density": list(dict.fromkeys(densities)),  # last, so that its trials, which share pruning steps, are near
         },
@@ -105,6 +106,17 @@ def caption(study: Study, seeds: int) -> str:
     return (
         f"Validation accuracy of {trial['model']} on {trial['dataset']} by sparsity, in percent: "
         f"mean and 95 % interval over {seeds} seeds."
+    )
+
+
+def doubt(seeds: int) -> str | None:
+    """Return what to say of intervals over so few seeds; None where they are enough."""
+    if not 1 < seeds <= FEW_SEEDS:
+        return None
+    factor = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
+    return (
+        f"An interval over {seeds} seeds is {factor:.1f} standard deviations to each side, so that it says little of "
+        "the methods; five seeds have 1.2, ten 0.7."
     )
 
 

@@ -99,6 +99,7 @@ def _table(study: str, companions: pd.DataFrame | None) -> pd.DataFrame:
     attrs = found.attrs
     found = found.assign(study=study)
     found.attrs = {**attrs, "studies": [study]}
+    found.attrs["varied"] = analysis.by_spread(found)
     return found
 
 
@@ -121,4 +122,5 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
         "fields": list(dict.fromkeys(name for each in attrs for name in each["fields"])),
         "state": "RUNNING" if any(each["state"] == "RUNNING" for each in attrs) else "FINISHED",
     }
+    found.attrs["varied"] = analysis.by_spread(found)
     return found

@@ -23,11 +23,11 @@ TRIALS = [
 ]
 
 
-def end(driver, assignment, val=0.5, test=None, outcome="trained", seconds=36.0):
+def end(driver, assignment, val=0.5, test=None, outcome="trained", seconds=36.0, reason="it broke"):
     density = assignment.fields["density"]
     metrics = {"val_accuracy": val, "density": density, "sparsity": 1 - density, "prune_seconds": 0.0}
     metrics |= {"train_seconds": seconds, **({} if test is None else {"test_accuracy": test})}
-    told = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason="it broke" if outcome == "failed" else None)
+    told = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason=reason if outcome == "failed" else None)
     driver.end(assignment.number, assignment.attempt, told)
 
 
@@ -58,6 +58,7 @@ class Lab:
         self.accuracy = lambda fields: 0.5
         self.validation = lambda fields: 0.4
         self.outcome = lambda fields: "trained"
+        self.reason = "it broke"
         self.dies_after = None
         self.ran = []
 
@@ -77,5 +78,6 @@ class Lab:
                 self.validation(assignment.fields),
                 self.accuracy(assignment.fields),
                 self.outcome(assignment.fields),
+                reason=self.reason,
             )
         driver.close()

@@ -72,7 +72,7 @@ def test_questions(study, options, found):
 def test_what_is_shown(study):
     told = said("s", "--where", "epochs=2")
     lines = told.splitlines()
-    header = ["sparsity", "accuracy", "method", "iterations", "schedule", "epochs", "device", "time", "run", "id"]
+    header = ["sparsity", "accuracy", "method", "epochs", "device", "time", "trial", "run", "id"]
     assert lines[0].split() == header
     assert lines[-2:] == [
         "front of 5 trials: 5 trained",

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from forcetune import comparison
+from forcetune import analysis, comparison
 from forcetune.errors import InputError
 from forcetune.spec import Study
 
@@ -75,12 +75,19 @@ def test_by_hand(study):
     assert (both["mean"], both["std"], both["collapsed"], both["failed"]) == (pytest.approx(0.1), 0, 1, 1)
 
 
+@pytest.mark.parametrize(("seeds", "factor"), [(1, None), (2, "9.0"), (3, "2.5"), (5, None)])
+def test_intervals_over_few_seeds_are_doubted(seeds, factor):
+    said = comparison.doubt(seeds)
+    assert (said is None) == (factor is None)
+    assert factor is None or f"is {factor} standard deviations" in said
+
+
 def test_one_seed_has_no_interval():
     study = Study.from_dict(comparison.grid_study("x", [], [0.1], 1, {"model": "mlp", "dataset": "digits"}, {}))
     fates = {(trial.method, 0.1): [0.5] for trial in study.grid()}
     found = comparison.compare(table(study, fates), study.grid(), chance=0.1)
     assert found["half_width"].isna().all()
-    assert comparison.side_by_side(found)[1] == [[method, "50.0"] for method in comparison.CONTROLS]
+    assert comparison.side_by_side(found)[1] == [[method, "50.0"] for method in analysis.RANDOM_METHODS]
 
 
 def test_a_study_of_which_all_failed_has_a_table(study):

@@ -21,7 +21,7 @@ def test_fashion_is_searched_whole(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
-    assert "front of 12 trials" in done.stdout
+    assert "front of 15 trials" in done.stdout
     asked = [*FORCETUNE, "best", "fashion", "--json"]
     found = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     front = json.loads(found.stdout)

@@ -19,9 +19,9 @@ BELOW = {
     "results": ["tracking", "analysis", "spec"],
     "pages": [],
     "times": [],
-    "comparison": ["spec"],
+    "comparison": ["analysis", "spec"],
     "schedule": ["stores"],
-    "show": ["times", "baseline", "jobs", "service", "search", "trial", "stores", "spec"],
+    "show": ["times", "baseline", "jobs", "service", "search", "trial", "analysis", "stores", "spec"],
     "search": ["temporary", "times", "trial", "tracking", "analysis", "spec"],
     "trial": ["training", "pruning", "models", "data", "spec"],
     "tracking": ["stores", "temporary"],
@@ -60,6 +60,7 @@ VENDORS = {
     "psutil": ["service", "temporary", "ui"],
     "torch": [*FOUNDATION, "trial", "search"],
     "torchvision": ["models", "data"],
+    "safetensors": ["pruning"],
     "sklearn": ["data"],
 }
 

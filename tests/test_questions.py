@@ -138,6 +138,11 @@ def test_the_sparsest_within_a_point_of_dense():
     assert analysis.near_dense(trials, dense(("k", 1.0)), 0.5).empty
 
 
+def test_without_dense_runs_nothing_is_near_them():
+    with pytest.raises(InputError, match=r"no dense runs .* `forcetune best STUDY --dense 3`"):
+        analysis.near_dense(FRONT.assign(study="s", model="cnn"), pd.DataFrame(), 1)
+
+
 def test_the_best_settings_of_dense_runs_count():
     trials = FRONT.assign(study="s", model="cnn")
     found = analysis.near_dense(trials, dense(("k", 0.90), ("k", 0.91), ("j", 0.99)), 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from forcetune import analysis, results, tracking
 from forcetune.stores import mlflow_uri
@@ -40,6 +41,27 @@ def test_devices_count(study):
     run = tracking.table("s")["run_id"][0]
     client.set_tag(run, "forcetune.devices", "0.5")
     assert tracking.table("s")["device_seconds"][0] == 18.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_table_of_many_metrics(study):
+    client, first = MlflowClient(mlflow_uri()), tracking.table("s")["run_id"][0]
+    client.log_batch(first, metrics=[Metric(f"own_{n}", n, 1000, 0) for n in range(990)])
+    table = results.load("s")
+    assert table["own_7"].tolist()[0] == 7
+
+
+def test_a_run_names_its_data(study):
+    tracker, first = tracking.Tracker("s", mlflow_uri()), tracking.table("s")["run_id"][0]
+    dataset = {"name": "digits", "root": None, "digest": "0" * 16, "train_samples": 9, "test_samples": 3, "classes": 2}
+    for _ in range(2):  # a request whose answer is lost is sent again
+        tracker.log_dataset(first, dataset)
+    client = MlflowClient(mlflow_uri())
+    (logged,) = client.get_run(first).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("digits", "0" * 16)
+    experiment = client.get_experiment_by_name("s").experiment_id
+    (run,) = client.search_runs([experiment], "dataset.name = 'digits' and dataset.context = 'training'")
+    assert run.info.run_id == first
 
 
 def test_curves(study):

@@ -1,5 +1,6 @@
 """Questions to a study's table."""
 
+from forcetune.analysis.controls import RANDOM_METHODS, beaten, best_controls, is_control
 from forcetune.analysis.effects import at_equal_density, effects, losses
 from forcetune.analysis.fronts import (
     COUNTED,
@@ -11,31 +12,38 @@ from forcetune.analysis.fronts import (
     non_dominated,
     pareto_ranks,
 )
-from forcetune.analysis.paired import Verdict, interval, judge, pooled
+from forcetune.analysis.paired import Verdict, fewest_pairs, interval, judge, pooled, shown_effect
 from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, unpruned, where
 from forcetune.analysis.seeds import Belief, believe, with_seeds
 from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_cost
+from forcetune.analysis.variation import by_spread, varied
 
 __all__ = [
     "CONDITION",
     "COUNTED",
     "NETWORK",
+    "RANDOM_METHODS",
     "Belief",
     "Drift",
     "Standing",
     "Verdict",
     "at_equal_density",
+    "beaten",
     "believe",
     "believed",
     "best",
+    "best_controls",
+    "by_spread",
     "dominates",
     "drift",
     "each",
     "effects",
+    "fewest_pairs",
     "follow",
     "front",
     "hypervolume",
     "interval",
+    "is_control",
     "judge",
     "knee",
     "look_cost",
@@ -45,8 +53,10 @@ __all__ = [
     "pareto_ranks",
     "pooled",
     "quality",
+    "shown_effect",
     "top",
     "unpruned",
+    "varied",
     "where",
     "with_seeds",
 ]

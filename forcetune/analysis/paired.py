@@ -72,6 +72,27 @@ def judge(
     return verdicts
 
 
+def fewest_pairs(comparisons: int, alpha: float = 0.05) -> int:
+    """Return the fewest pairs with which each of so many comparisons, judged together, can have a verdict.
+
+    The smallest two-sided p of n pairs is 2 / 2**n, which Holm's correction multiplies by the number of comparisons.
+    """
+    return next(pairs for pairs in range(1, MOST) if 2 * least(pairs) * comparisons <= alpha)
+
+
+def shown_effect(pairs: int, comparisons: int, alpha: float = 0.05) -> float:
+    """Return the mean difference that pairs show in four of five cases, in standard deviations of their differences.
+
+    It is that of Student's test at the level of Holm's first step; infinite where so many pairs allow no verdict.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    level = alpha / max(1, comparisons)
+    if pairs < 2 or 2 * least(pairs) > level:
+        return float("inf")
+    return float(TTestPower().solve_power(nobs=pairs, alpha=level, power=POWER, alternative="two-sided"))
+
+
 def paired(sample: np.ndarray) -> tuple[float, float, float, float]:
     """Of differences (pairs,): the mean, Student's 95 % interval of it, the exact p by sign flips that it is 0."""
     return (*interval(sample), float(_tests([sample], 0.0)[0][0]))

@@ -95,11 +95,16 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
 
     dense: dense runs, as `results.dense` gives them. Columns besides: dense_accuracy, dense_low, dense_high,
     dense_seeds (what `unpruned` says), and below (how many points it lies below). Networks without dense runs are left
-    out.
+    out. Raises InputError where there are no dense runs at all.
     """
     accuracy = believed(table, "val_accuracy")
     known = unpruned(dense, "val_accuracy")
-    if not len(known) or accuracy not in table:
+    if not len(known):
+        raise InputError(
+            "no dense runs tell their val_accuracy, so that nothing can be said to be near them; `forcetune best STUDY "
+            "--dense 3` runs the networks of a study with nothing pruned"
+        )
+    if accuracy not in table:
         return table.iloc[:0]
     network = [name for name in NETWORK if name in table and name in known]
     found = []

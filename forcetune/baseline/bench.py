@@ -24,12 +24,19 @@ class Bench:
         self.table = results.load(name)
         self._edges = edges
         self.champions = champions(name, self.table, top, edges)
+        self.left_out = 0
         self.refresh()
+
+    def keep(self, champions: Sequence[Champion]) -> None:
+        """Compare these champions alone; `left_out` counts the others of which something could be said."""
+        comparable = [champion for champion in self.champions if not champion.by_chance]
+        self.left_out = len(comparable) - len(champions)
+        self.champions = [*champions, *(champion for champion in self.champions if champion.by_chance)]
 
     def refresh(self) -> None:
         """Read anew what has been run beside the study."""
         self.beside = tracking.companions(self.name)
-        self.companions = Companions(self.study, self.beside)
+        self.companions = Companions(self.study, self.beside, self.table.attrs["references"].get("val_accuracy"))
 
     def seed(self, place: int) -> int:
         """Of the pair at this place."""

@@ -16,16 +16,24 @@ from forcetune.baseline.twins import COMPARED, Comparison
 from forcetune.spec import Companion, Study
 
 POINTS = 100.0  # of accuracy
+DIVERGED = (
+    "Diverged: ",
+    "the objective ",
+)  # what the reasons begin with of trials whose loss or objective is no number
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed of a comparison: test accuracies from 0 to 1; night: on which the later one was asked for, or ""."""
+    """One seed of a comparison: test accuracies from 0 to 1; night: on which the later one was asked for, or "".
+
+    diverged: whether one of the two did, and counts at chance.
+    """
 
     seed: int
     night: str
     champion: float
     twin: float
+    diverged: bool = False
 
     @property
     def difference(self) -> float:
@@ -34,9 +42,13 @@ class Pair:
 
 
 class Companions:
-    """The companions of a study that have ended, by their keys."""
+    """The companions of a study that have ended, by their keys.
 
-    def __init__(self, study: Study, table: pd.DataFrame | None) -> None:
+    chance: the accuracy of guessing, at which a training that diverged counts; None where it is not known.
+    """
+
+    def __init__(self, study: Study, table: pd.DataFrame | None, chance: float | None = None) -> None:
+        self._chance = chance
         found = [] if table is None or table.empty else table.dropna(subset="outcome").to_dict("records")
         self._rows = {row["trial"]: row for row in found}
         first = study.first_fresh_seed + COMPARED
@@ -50,11 +62,10 @@ class Companions:
         """Of these seeds, or all, those of which both sides count."""
         found = []
         for seed in self._seeds if seeds is None else seeds:
-            sides = [self._rows.get(side.key) for side in comparison.sides(seed)]
-            if all(row is not None and _counts(row) for row in sides):
-                champion, twin = (row for row in sides if row is not None)
-                night = max(_night(champion), _night(twin))
-                found.append(Pair(seed, night, champion["test_accuracy"], twin["test_accuracy"]))
+            sides = [self._rows.get(side.key, {}) for side in comparison.sides(seed)]
+            champion, twin = map(self._accuracy, sides)
+            if champion is not None and twin is not None:
+                found.append(Pair(seed, max(map(_night, sides)), champion, twin, any(map(_diverged, sides))))
         return found
 
     def lost(self, comparison: Comparison, seeds: Iterable[int]) -> int:
@@ -63,7 +74,13 @@ class Companions:
 
     def _failed(self, side: Companion) -> bool:
         row = self._rows.get(side.key)
-        return row is not None and not _counts(row)
+        return row is not None and self._accuracy(row) is None
+
+    def _accuracy(self, row: Mapping[Any, Any]) -> float | None:
+        """What a run counts with; None where it says nothing, or has not ended."""
+        if _counts(row):
+            return float(row["test_accuracy"])
+        return self._chance if _diverged(row) else None
 
 
 def verdicts(
@@ -72,13 +89,13 @@ def verdicts(
     """One row a comparison, all judged together by these seeds.
 
     Its columns: study, champion, trial (the key), method, sparsity, band, kind, against, accuracy and twin_accuracy
-    (means, from 0 to 1), lost (pairs that say nothing, since a run failed), and those of `analysis.Verdict`, mean and
-    interval in points.
+    (means, from 0 to 1), lost (pairs that say nothing, since a run failed), diverged (pairs with a run that diverged,
+    which counts at chance), and those of `analysis.Verdict`, mean and interval in points.
     """
     pairs = [companions.pairs(one, seeds) for one in comparisons]
     judged = analysis.judge([np.array([pair.difference for pair in each]) for each in pairs], margin)
     rows = [
-        {**described(one), **_accuracies(each), "lost": companions.lost(one, seeds), **asdict(verdict)}
+        {**described(one), **_accuracies(each), **_faults(each, companions.lost(one, seeds)), **asdict(verdict)}
         for one, each, verdict in zip(comparisons, pairs, judged, strict=True)
     ]
     return _whole(pd.DataFrame(rows))
@@ -99,7 +116,13 @@ def pooled(
     differences = [analysis.pooled([_aligned(each, seeds) for each in group]) for group in pairs]
     judged = analysis.judge(differences, margin)
     rows = [
-        {**described(group[0]), **_several(group), **_accuracies(list(chain(*each))), **asdict(verdict)}
+        {
+            **described(group[0]),
+            **_several(group),
+            **_accuracies(list(chain(*each))),
+            **_faults([], 0),  # they are counted in the rows of the champions
+            **asdict(verdict),
+        }
         for group, each, verdict in zip(several, pairs, judged, strict=True)
     ]
     return _whole(pd.DataFrame(rows))
@@ -131,7 +154,11 @@ def _whole(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _several(group: Sequence[Comparison]) -> dict[str, object]:
-    return {"champion": f"{len(group)} champions", "trial": None, "sparsity": np.nan, "lost": 0}
+    return {"champion": f"{len(group)} champions", "trial": None, "sparsity": np.nan}
+
+
+def _faults(pairs: Sequence[Pair], lost: int) -> dict[str, int]:
+    return {"lost": lost, "diverged": sum(pair.diverged for pair in pairs)}
 
 
 def _accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -142,7 +169,13 @@ def _accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _counts(row: Mapping[Any, Any]) -> bool:
-    return row["outcome"] in analysis.COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
+    return row.get("outcome") in analysis.COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
+
+
+def _diverged(row: Mapping[Any, Any]) -> bool:
+    """Whether a training ended with numbers that are not finite: no accident, but what this mask leads to."""
+    reason = row.get("reason")
+    return row.get("outcome") == "failed" and isinstance(reason, str) and reason.startswith(DIVERGED)
 
 
 def _night(row: Mapping[Any, Any]) -> str:

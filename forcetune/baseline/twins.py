@@ -10,8 +10,8 @@ import pandas as pd
 
 from forcetune import analysis, search
 from forcetune.baseline.champions import Champion, in_band
-from forcetune.pruning import METHODS, method_row
-from forcetune.spec import Companion, Study, Trial
+from forcetune.pruning import METHODS
+from forcetune.spec import CONTROLS, Companion, Study, Trial
 
 ITSELF = "champion"  # the arm that a champion is itself
 TUNING = "tuning"  # the runs among which the tuned twin is chosen; on no side of any comparison
@@ -23,12 +23,13 @@ FIXED: dict[str, Mapping[str, Any]] = {
     "small_dense": {"small_dense": "macs"},
 }
 TUNED = "tuned_random"
+STRONGEST = "random_erk"  # of the rows of random pruning, in what is published and in forcetune's own nights
 ASKED: dict[str, str] = {
     "random_uniform": "as dense in every layer, weights at random",
     "random_erk": "denser where layers are small (ERK), weights at random",
     "shuffled": "the champion's layer densities, weights at random: does it choose weights, or only layers?",
     "small_dense": "an unpruned network with as many multiply-adds",
-    TUNED: "the best random trial of the band, given as many tries as the champion's method had there",
+    TUNED: "the best random trial of the band, ERK given as many tries as the champion's method had there",
 }
 _FREE = {"shuffle": False, "invert": False, "layers_from": None}
 
@@ -86,12 +87,15 @@ def changed(trial: Trial, fields: Mapping[str, Any]) -> Trial:
 
 
 def tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | None = None) -> list[Companion]:
-    """The random trials that the study lacks for random pruning to have been tried as often as the champion's method.
+    """The trials of random pruning that the study lacks for it to have been tried as often as the champion's method.
 
-    table: the study's. They are drawn from the study's space, as dense as the champion.
+    table: the study's. They are drawn from the study's space, as dense as the champion, with the strongest row of
+    random pruning: that of the weaker ones has been tried as often says little.
     """
     band = in_band(table, champion.band)
-    missing = int((band["method"] == champion.trial.method).sum()) - len(_random(band))
+    strongest = _random(band)
+    strongest = strongest[strongest["method"] == STRONGEST]
+    missing = int((band["method"] == champion.trial.method).sum()) - len(strongest)
     if missing <= 0:
         return []
     marks = {"arm": TUNING, **({"night": night} if night else {})}
@@ -112,12 +116,11 @@ def best_random(champion: Champion, table: pd.DataFrame, tried: pd.DataFrame) ->
 
 
 def _random_search(study: Study, champion: Champion) -> Study:
-    """The study with random methods alone, at the champion's density."""
-    methods = [name for name in study.space["method"].values if method_row(name).is_random]
-    fields = {**study.trial, "method": methods or ["random_uniform", "random_erk"], "density": champion.trial.density}
-    seed = int(champion.key[:8], 16)
-    sampled = {"sampler": "random", "seed": seed}
-    return Study.model_validate({**study.model_dump(), "trial": fields, "search": sampled})
+    """The study with random pruning alone, at the champion's density and without controls."""
+    sampled = {name: domain for name, domain in study.trial.items() if name not in CONTROLS}
+    fields = {**sampled, "method": STRONGEST, "density": champion.trial.density}
+    search = {"sampler": "random", "seed": int(champion.key[:8], 16)}
+    return Study.model_validate({**study.model_dump(), "trial": fields, "search": search})
 
 
 def _random(table: pd.DataFrame) -> pd.DataFrame:

@@ -36,6 +36,11 @@ class Question:
     top: int | None
 
     @property
+    def asks_for_front(self) -> bool:
+        """Whether the whole front of a study is asked for."""
+        return not (self.conditions or self.by or self.knee or self.top) and self.within is None
+
+    @property
     def shown(self) -> list[str]:
         """Fields that the question names."""
         from forcetune.analysis import CONDITION
@@ -44,7 +49,10 @@ class Question:
         return [*([self.by] if self.by else []), *named]
 
     def answer(self, known: Results) -> pd.DataFrame:
-        """The rows that answer it. Raises InputError where dense runs are asked for and missing."""
+        """The rows that answer it, with the controls that beat them, as `analysis.beaten` says.
+
+        Raises InputError where dense runs are asked for and missing.
+        """
         from forcetune import analysis
 
         chosen = analysis.where(known.trials, self.conditions)
@@ -53,7 +61,10 @@ class Question:
         def pick(rows: pd.DataFrame) -> pd.DataFrame:
             return self._pick(rows, known)
 
-        return analysis.each(chosen, self.by, pick) if self.by else pick(chosen)
+        rows = analysis.each(chosen, self.by, pick) if self.by else pick(chosen)
+        answer = rows.join(analysis.beaten(rows, known.trials))
+        answer.attrs = known.trials.attrs
+        return answer
 
     def _pick(self, chosen: pd.DataFrame, known: Results) -> pd.DataFrame:
         from forcetune import analysis
@@ -164,6 +175,8 @@ def _print(known: Results, question: Question) -> None:
         return
     show.front(found, question.shown)
     click.echo(_summary(table, question))
+    if question.asks_for_front:
+        show.controls(analysis.best_controls(table), found)
     reached = analysis.unpruned(known.dense, "val_accuracy")
     if question.within is None and len(reached):
         click.echo(show.dense(reached))

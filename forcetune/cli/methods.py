@@ -83,6 +83,8 @@ def compare(
     click.echo(caption)
     show.comparison(*comparison.side_by_side(compared))
     click.echo(comparison.LEGEND)
+    if doubt := comparison.doubt(seeds):
+        click.echo(doubt)
     click.echo("written: " + ", ".join(map(str, [file, *comparison.export(compared, caption, out / name)])))
     end(study, found.trials, ending)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("study")
 @click.option("--top", type=click.IntRange(1), help="champions of each band of sparsity (the front)")
 @click.option("--bands", help="edges of the bands, rising, with commas between, as 0.9,0.98,1")
-@click.option("--seeds", type=click.IntRange(1), default=12, show_default=True, help="pairs of a comparison")
+@click.option("--seeds", type=click.IntRange(1), help="pairs of a comparison (12)")
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
@@ -40,7 +40,7 @@ def baseline(
     study: str,
     top: int | None,
     bands: str | None,
-    seeds: int,
+    seeds: int | None,
     margin: float,
     pool: bool,
     dry_run: bool,
@@ -52,22 +52,21 @@ def baseline(
 
     Runs what is missing, here or as a job where an address of a cluster's dashboard is given, and prints a verdict for
     each comparison: the champion beats its twin, ties with it, loses to it, or that is undecided.
+
+    Without --top, --bands and --seeds it compares as many champions, in as many pairs, as an hour on a device has room
+    for.
     """
     from forcetune import baseline as room
     from forcetune import show
-    from forcetune.spec import BANDS
 
-    bench = room.check(study, top, numbers("--bands", bands) if bands else BANDS, seeds)
+    bench, seeds = room.check(study, top, numbers("--bands", bands) if bands else None, seeds)
     planned = room.plan(bench, seeds)
     out = click.echo if not as_json else lambda line: click.echo(line, err=True)
-    for why in planned.by_chance:
-        out(why)
-    if planned.missing or dry_run:
-        out(
-            show.cost_of_comparisons(
-                len(planned.comparisons), len(planned.missing) + planned.later, planned.device_hours
-            )
-        )
+    if dry_run and as_json:
+        click.echo(json.dumps(planned.plain(), indent=1))
+        return
+    for line in show.plan_of_comparisons(planned, bench.left_out, room.RIVALS):
+        out(line)
     if dry_run:
         return
     try:

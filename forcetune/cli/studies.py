@@ -139,6 +139,33 @@ def delete(study: str, yes: bool) -> None:
     click.echo(f"deleted: {what}; `mlflow gc` removes the runs for good")
 
 
+@main.command()
+@click.argument("study")
+@click.option("--to", "ledger", metavar="STORAGE", help="the Optuna storage that shall have its trials")
+@click.option("--mlflow", "runs", metavar="URI", help="the MLflow server or store that shall have its runs")
+@click.option("--yes", is_flag=True, help="do not ask")
+def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
+    """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, as they are.
+
+    Run again after a kill it goes on. Here they are deleted once all of it is there; runs get new ids, and are found by
+    their old ones too.
+    """
+    from forcetune import search
+    from forcetune.stores import shown
+
+    found = search.find_contents(study)
+    what = f"{found.trials} trials of {study}, {found.companions} companions and {found.runs} runs in MLflow"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"{what} would be moved; give --yes where nobody can be asked")
+        click.confirm(f"Move {what}?", abort=True)
+    search.move(study, ledger, runs, click.echo)
+    click.echo(f"moved: {what}")
+    for variable, uri in (("FORCETUNE_STORAGE", ledger), ("MLFLOW_TRACKING_URI", runs)):
+        if uri:
+            click.echo(f"from now on: {variable}={shown(uri)}")
+
+
 def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:
     from forcetune import models, pruning, show
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from forcetune.data.checks import check
 from forcetune.data.dataset import Batches, Dataset, Images
+from forcetune.data.identity import DataIdentity, digest_of
 from forcetune.data.interface import AnyBatches, AnyDataset
 from forcetune.data.readers import (
     cifar10,
@@ -22,7 +23,18 @@ from forcetune.data.streamed import Streamed
 from forcetune.errors import InputError
 from forcetune.names import resolve
 
-__all__ = ["DATASETS", "AnyBatches", "AnyDataset", "Batches", "Dataset", "Images", "Streamed", "load"]
+__all__ = [
+    "DATASETS",
+    "AnyBatches",
+    "AnyDataset",
+    "Batches",
+    "DataIdentity",
+    "Dataset",
+    "Images",
+    "Streamed",
+    "identify",
+    "load",
+]
 
 Loader = Callable[[str | None], AnyDataset]
 
@@ -58,3 +70,14 @@ def load(name: str, root: str | None = None) -> AnyDataset:
     except InputError as error:
         raise InputError(f"data set {name!r}: {error}") from error
     return dataset
+
+
+@lru_cache(maxsize=4)
+def identify(name: str, root: str | None = None) -> DataIdentity:
+    """Return which data the data set called `name` has; computed once a process.
+
+    Raises InputError as `load` does.
+    """
+    dataset = load(name, root)
+    assert isinstance(dataset, Dataset | Streamed)  # `check` lets nothing else pass
+    return DataIdentity(name, root, digest_of(dataset), len(dataset.train), len(dataset.test), dataset.classes)

@@ -134,7 +134,7 @@ def _send(
             say(f"{metadata['forcetune.study']}: {_counted(package.files)}, {told(package.size)}")
             environment: dict[str, Any] = {
                 "working_dir": str(package.path),
-                "env_vars": {**stores, "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE)},
+                "env_vars": {**stores, **_origin(), "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE)},
                 **({"pip": list(study.shipped.pip)} if study.shipped.pip else {}),
             }
             place = placed(file, Path.cwd().resolve()).as_posix()
@@ -271,6 +271,13 @@ def _metadata(study: Study, priority: Priority) -> dict[str, str]:
         "forcetune.priority": priority,
         "forcetune.owner": f"{getpass.getuser()}@{socket.gethostname()}",
     }
+
+
+def _origin() -> dict[str, str]:
+    """Return the variable by which the job's runs in MLflow have the owner's name and commit, not the cluster's."""
+    from forcetune import tracking
+
+    return {tracking.CONTEXT: json.dumps(tracking.origin_tags("JOB"))}
 
 
 def _counted(files: Sequence[Path]) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from forcetune.errors import InputError
 
 Masks = dict[str, Tensor]
+SAFETENSORS, ORDER = ".safetensors", "order"  # the end of a file's name, and where it keeps the order of the layers
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
@@ -129,15 +131,30 @@ def pack_masks(masks: Masks) -> bytes:
 
 
 def save_masks(path: str | Path, masks: Masks) -> None:
-    """Write masks as `pack_masks` packs them. Raises InputError where the file cannot be written."""
+    """Write masks to a file: an .npz as `pack_masks` packs it, or bool tensors where its name ends in .safetensors.
+
+    Raises:
+        InputError: The file cannot be written, or the package safetensors is missing.
+    """
+    content = _save_safetensors(path, masks) if Path(path).suffix == SAFETENSORS else pack_masks(masks)
     try:
-        Path(path).write_bytes(pack_masks(masks))
+        Path(path).write_bytes(content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def load_masks(path: str | Path) -> Masks:
-    """Read what `save_masks` wrote, in the same order. Raises InputError where it is no such file."""
+    """Return the masks of a file that `save_masks` wrote, or of any .safetensors with one bool tensor a parameter.
+
+    Returns:
+        Parameter name to bool tensor of the parameter's shape, in the order of the network's modules; of a .safetensors
+        of another program, in the order of the file.
+
+    Raises:
+        InputError: It is no such file, or the package safetensors is missing.
+    """
+    if Path(path).suffix == SAFETENSORS:
+        return _load_safetensors(path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             shapes: dict[str, list[int]] = json.loads(str(stored["shapes"]))
@@ -146,6 +163,35 @@ def load_masks(path: str | Path) -> Masks:
         raise InputError(
             f"{path} is no readable file of masks ({error}); `forcetune prune` and trials write them"
         ) from error
+
+
+def _save_safetensors(path: str | Path, masks: Masks) -> bytes:
+    safetensors = _safetensors(path)
+    kept = {name: mask.cpu().contiguous() for name, mask in masks.items()}
+    content: bytes = safetensors.torch.save(kept, {ORDER: json.dumps(list(masks))})
+    return content
+
+
+def _load_safetensors(path: str | Path) -> Masks:
+    safetensors = _safetensors(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            order = (stored.metadata() or {}).get(ORDER)
+            masks: Masks = {name: stored.get_tensor(name) for name in (json.loads(order) if order else stored.keys())}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is no readable file of masks ({error})") from error
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise InputError(f"{path}: {name} is {mask.dtype}; a mask is bool, True where a weight is kept")
+    return masks
+
+
+def _safetensors(path: str | Path) -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise InputError(f"{path}: this takes the package safetensors: `pip install safetensors`") from None
+    return safetensors
 
 
 def _unpack(bits: np.ndarray, shape: list[int]) -> Tensor:

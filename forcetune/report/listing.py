@@ -6,6 +6,7 @@ from collections.abc import Set
 
 import pandas as pd
 
+from forcetune import analysis
 from forcetune.report.columns import is_share
 
 LEAD = ("on_front", "name", "label", "sparsity")
@@ -13,6 +14,7 @@ TAIL = ("outcome", "reason", "run_id", "trial")
 LEFT_OUT = ("study", "started", "ended", "method", "low", "high", "reached", "device_hours")
 COSTS = ("macs", "effective_density")
 MOST = 6  # fields that a hover tells
+FEW = ("model", "dataset", "iterations", "schedule", "seed", "lr")  # fields that are listed at first
 LABELS = {
     "name": "trial",
     "label": "method",
@@ -35,7 +37,7 @@ def listing(trials: pd.DataFrame) -> pd.DataFrame:
         if f"{name}_mean" in trials and name != quality:
             told[name] = trials[f"{name}_mean"].fillna(trials[name])
     again = [name for name in ("seeds", "front_probability") if name in told]
-    first = [*LEAD, quality, *again, *others(trials), *varied(trials)]
+    first = [*LEAD, quality, *again, *others(trials), *analysis.varied(trials)]
     hidden = {*LEFT_OUT, *(f"{name}_{part}" for name in trials.attrs["objectives"] for part in ("mean", "low", "high"))}
     rest = [name for name in told if name not in {*first, *TAIL, *hidden}]
     tail = [name for name in TAIL if name in told]
@@ -50,17 +52,10 @@ def others(trials: pd.DataFrame) -> list[str]:
     return [name for name in trials.attrs["objectives"] if name not in known and name in trials]
 
 
-def varied(trials: pd.DataFrame) -> list[str]:
-    """Fields that differ between trials, but for those that the label and the sparsity tell."""
-    fields = [name for name in trials.attrs.get("fields", []) if name in trials]
-    told = ("method", "density", "invert", "shuffle", "reinit", "small_dense")
-    return [name for name in fields if name not in told and trials[name].astype(str).nunique() > 1]
-
-
 def shown(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
     """The columns that are listed at first."""
     again = [name for name in ("seeds", "front_probability") if name in columns]
-    few = [name for name in varied(trials) if name in ("model", "dataset", "iterations", "schedule", "seed", "lr")]
+    few = [name for name in analysis.varied(trials) if name in FEW]
     wanted = [
         "name",
         "label",
@@ -80,7 +75,7 @@ def hovered(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
     """What is told of a point in the main figure."""
     again = [name for name in ("seeds", "front_probability") if name in columns]
     wanted = ["name", "run_id", "label", "sparsity", trials.attrs["quality"], *again, *others(trials)]
-    wanted += [*varied(trials)[:MOST], *COSTS, "outcome"]
+    wanted += [*analysis.varied(trials)[:MOST], *COSTS, "outcome", "beaten_by"]
     return [name for name in dict.fromkeys(wanted) if name in columns]
 
 

@@ -107,7 +107,7 @@ def layout(height: int, **more: Any) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": INK, **FONT},
-        "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+        "margin": {"l": 64, "r": 16, "t": 36, "b": 52},  # above, room for Plotly's bar
         "hoverlabel": {"bgcolor": CARD, "bordercolor": DIM, "font": {"color": INK, **FONT}, "align": "left"},
         "hovermode": "closest",
         "legend": {"orientation": "h", "yanchor": "top", "x": 0, "font": {"size": 12}},

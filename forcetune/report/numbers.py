@@ -24,7 +24,8 @@ def trials(table: pd.DataFrame) -> pd.DataFrame:
     """The table of a study, a row a trial, with what the page calls things by: the front first, by rising sparsity.
 
     Columns besides: label (the method and its controls), reached (what counts of `.attrs["quality"]`: the mean over
-    fresh seeds where there are any), low, high (its 95 % interval, NaN without), on_front. density and sparsity are
+    fresh seeds where there are any), low, high (its 95 % interval, NaN without), on_front, and of points on the front
+    beaten_by and beaten_at, as `analysis.beaten` says. density and sparsity are
     there and positive or NaN; outcome is `running` where a trial has not ended. `.attrs` besides: quality and way.
     """
     attrs = dict(table.attrs)
@@ -41,7 +42,9 @@ def trials(table: pd.DataFrame) -> pd.DataFrame:
     for side in ("low", "high"):
         found[side] = _numbers(found, f"{quality}_{side}")
     found.attrs = attrs
-    found["on_front"] = found.index.isin(analysis.front(found, attrs["objectives"]).index)
+    front = analysis.front(found, attrs["objectives"])
+    found["on_front"] = found.index.isin(front.index)
+    found = found.join(analysis.beaten(front, found))
     found = found.sort_values(["on_front", "sparsity"], ascending=[False, True], kind="stable", ignore_index=True)
     found.attrs = {**attrs, "quality": quality, "way": way}
     return found
@@ -78,10 +81,9 @@ def plotted(trials: pd.DataFrame, x: str = "density", y: str = "reached") -> pd.
     return trials.dropna(subset=[x, y])
 
 
-def random_front(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trained trials of random pruning that no other one is at least as sparse and as good as, by density."""
-    is_random = trials["label"].map(is_random_label)
-    return best_by_density(trials[is_random], trials.attrs["way"])
+def control_front(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trained controls that no other one is at least as sparse and as good as, by density."""
+    return best_by_density(trials[analysis.is_control(trials)], trials.attrs["way"])
 
 
 def twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:

@@ -118,10 +118,20 @@ def networks(front: pd.DataFrame, layers: Mapping[str, list[dict[str, Any]]]) ->
 
 def _layer_rows(row: Mapping[Any, Any], layers: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     found = pd.DataFrame(layers)[["layer", "kept", "weights"]]
-    found["layer"] = found["layer"].str.removesuffix(".weight")
+    found["layer"] = [layer_label(layer) for layer in layers]
     told = {"name": row["name"], "label": row["label"], "sparsity": row["sparsity"]}
     density = found["kept"].to_numpy() / np.maximum(found["weights"].to_numpy(), 1)
     return found.assign(**told, density=density)[["name", "label", "sparsity", "layer", "kept", "weights", "density"]]
+
+
+def layer_label(layer: Mapping[str, Any]) -> str:
+    """A layer's name; of one that its network only counts, as nn.Sequential does, also its kind and shape."""
+    name = str(layer["layer"]).removesuffix(".weight")
+    if not all(part.isdigit() for part in name.split(".")):
+        return name
+    outputs, inputs, *kernel = layer["shape"]
+    kind = f"convolution {'x'.join(map(str, kernel))}" if kernel else "linear"
+    return f"{name}: {kind}, {inputs} to {outputs}"
 
 
 def emptied(network: pd.DataFrame) -> dict[str, list[str]]:

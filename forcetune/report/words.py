@@ -16,6 +16,7 @@ from forcetune.report.looks import percent
 from forcetune.times import duration
 
 OUTCOMES = {"stopped": "stopped early", "running": "running"}
+BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
 WITHIN = 1.0  # points of accuracy
 VERDICTS = (
     "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
@@ -27,7 +28,7 @@ VERDICTS = (
 def lead(evidence: Evidence) -> list[str]:
     """The headline facts, a sentence or two each, as HTML."""
     trials = evidence.trials
-    return [sentence for sentence in (_counted(trials), _answer(evidence)) if sentence]
+    return [sentence for sentence in (_counted(trials), _answer(evidence), _controls(trials)) if sentence]
 
 
 def _counted(trials: pd.DataFrame) -> str:
@@ -64,10 +65,23 @@ def _answer(evidence: Evidence) -> str:
     return " ".join([*said, *_near_dense(evidence)])
 
 
+def _controls(trials: pd.DataFrame) -> str:
+    """How many points of the front are controls, or beaten by one."""
+    front = trials[trials["on_front"]]
+    if not len(front) or not analysis.is_control(trials).any():
+        return ""
+    own, beaten = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
+    return (
+        f"Of the front's {len(front)} points {own} are controls (random pruning or a small dense network), and "
+        f"<strong>{beaten} {'is' if beaten == 1 else 'are'} beaten by a control</strong>, which is as accurate with no "
+        "more of the network's weights, or no more multiply-adds."
+    )
+
+
 def _near_dense(evidence: Evidence) -> list[str]:
     """Of each network the sparsest trial that is as good as unpruned, where accuracy is what counts."""
     trials = evidence.trials
-    if trials.attrs["quality"] != "val_accuracy":
+    if trials.attrs["quality"] != "val_accuracy" or not len(analysis.unpruned(evidence.dense, "val_accuracy")):
         return []
     rows = analysis.near_dense(trials, evidence.dense, WITHIN).to_dict("records")
     several = len(rows) > 1
@@ -122,7 +136,9 @@ def front_table(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[s
     front = trials[trials["on_front"]]
     quality = heading(trials.attrs["quality"])
     extra = [name for name in ("iterations", "schedule", *listing.others(trials), "seeds", "macs") if name in front]
-    header = ["trial", "method", "sparsity", quality.removeprefix("validation "), *map(heading, extra), "run id"]
+    has_beaten = front["beaten_by"].notna().any()
+    told = [*map(heading, extra), *(["beaten by"] if has_beaten else [])]
+    header = ["trial", "method", "sparsity", quality.removeprefix("validation "), *told, "run id"]
     rows = [
         [
             str(row["name"]),
@@ -130,11 +146,17 @@ def front_table(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[s
             percent(round(row["sparsity"], 5)),
             _value(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
             *(_cell(row[name]) for name in extra),
+            *([beaten_by(row)] if has_beaten else []),
             row["run_id"],
         ]
         for row in front.to_dict("records")
     ]
-    return header, rows, {"trial", "method", "schedule", "run id"}
+    return header, rows, {"trial", "method", "schedule", "beaten by", "run id"}
+
+
+def beaten_by(row: Mapping[Any, Any]) -> str:
+    """The control that beats a point of the front, and at what equal cost."""
+    return f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if row["beaten_by"] else "-"
 
 
 def _cell(value: Any) -> str:
@@ -190,8 +212,8 @@ def left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
     said = [reason for name, reason in why.items() if name not in drawn]
     if not len(analysis.unpruned(evidence.dense, trials.attrs["quality"])):
         said.append("the line of unpruned networks, since none was trained beside the study")
-    if len(numbers.random_front(trials)) < 2 and not len(evidence.twins):
-        said.append("the line of random pruning, since fewer than two points make up its front")
+    if len(numbers.control_front(trials)) < 2 and not len(evidence.twins):
+        said.append("the line of the controls, since fewer than two points make up their front")
     if not evidence.verdicts:
         said.append(f"verdicts against random twins, since `forcetune baseline {evidence.study}` has left none")
     return said

@@ -1,7 +1,7 @@
 """Runs a study: proposes (Optuna), executes (Ray Tune), keeps the ledger."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -15,7 +15,7 @@ from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
 from forcetune.spec import Errand, Placed, Priority, Search, Study, Trial, check_reported
-from forcetune.stores import optuna_uri
+from forcetune.stores import absolute, optuna_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,6 +275,16 @@ def delete(name: str) -> None:
     from forcetune.search import deletion
 
     deletion.delete(name)
+
+
+def move(name: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
+    """Move a study and its companion to other stores, as `moving.move` says."""
+    environment.prepare()
+    from forcetune.search import moving
+
+    targets = [None if uri is None else absolute(uri) for uri in (ledger, runs)]
+    moving.check_targets(*targets)
+    moving.move(name, *targets, say)
 
 
 class _Cluster:

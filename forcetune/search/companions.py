@@ -12,9 +12,11 @@ from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import left_of, spent_by
 from forcetune.search.ledger import counted, current, ends, has_retries, is_on_front, trials_of
+from forcetune.search.marking import mark_front
 from forcetune.search.proposals import Listed, Proposal
 from forcetune.spec import Budget, Errand, Search, Study, Trial
-from forcetune.stores import optuna_uri
+from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.tracking import Tracker
 
 FIRST = 2  # fresh seeds of a front point before anything is said of it
 CLEAR = 0.05  # of a probability to stand on the front, or not to
@@ -42,6 +44,7 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
             console.print(told, soft_wrap=True)
         driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))  # noqa: B023
         drive(driver)
+        mark_front(Tracker(study.study, mlflow_uri()))  # by the means over fresh seeds
         if driver.ending:
             return f"the re-runs with fresh seeds ended by the {driver.ending}"
 
@@ -71,6 +74,7 @@ def run_errand(
     )
     driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))
     drive(driver)
+    mark_front(Tracker(errand.study.study, mlflow_uri()))  # re-runs that had failed may be among what was run
     return f"the comparisons ended by their {driver.ending}" if driver.ending else None
 
 

@@ -13,14 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune import tracking
+from forcetune.names import COMPANION
 from forcetune.search.archive import archive
 from forcetune.search.checkpoints import read
 from forcetune.search.driver import open_driver
 from forcetune.search.ledger import Ended, Ledger, counted, pending_archive, recorded, retried_at
+from forcetune.search.marking import mark_front, missing_marks
 from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.spec import Study
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import REFUSED, Tracker
+from forcetune.tracking import FRONT, KNEE, REFUSED, Tracker
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
 
@@ -109,6 +111,8 @@ class _Case:
         for folder in self._folder.iterdir() if self._folder.is_dir() and not self._live else ():
             if not (folder.name.isdigit() and int(folder.name) in numbers):
                 yield self._leftover(folder)
+        if not self._live and self._parents and not self._study.study.endswith(COMPANION):
+            yield from self._of_front()  # last, since it follows from all that is mended before
 
     def _of_parents(self) -> Iterator[Finding]:
         if not self._parents:
@@ -116,6 +120,15 @@ class _Case:
             yield Finding("the study", "has no parent run", "make one", lambda: void(make()))
         for parent in self._parents[1:]:
             yield self._surplus(parent, "is a second parent run")
+
+    def _of_front(self) -> Iterator[Finding]:
+        marks = missing_marks(self._study.study, mlflow_uri())
+        for tag, meaning in ((FRONT, "the front"), (KNEE, "the knee of the front")):
+            lacking = sum(mark.marked for mark in marks if mark.tag == tag)
+            surplus = sum(not mark.marked for mark in marks if mark.tag == tag)
+            if lacking or surplus:
+                what = f"has {lacking} runs on {meaning} without the tag {tag}, and {surplus} others with it"
+                yield Finding("the study", what, "set the tags", partial(mark_front, self._tracker))
 
     def _of_told(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
         own = self._runs[trial.user_attrs["key"]]

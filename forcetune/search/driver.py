@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from forcetune.search.ending import Ending, by_time, spent_by
 from forcetune.search.faults import durable
 from forcetune.search.hold import SCHEMAS, hold
 from forcetune.search.ledger import Ended, Issued, Ledger, current, is_failed, retried_at
+from forcetune.search.marking import mark_front
 from forcetune.search.meter import Meter
 from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
@@ -31,7 +32,7 @@ from forcetune.search.stopping import RULES, Stopping
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Fixed, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Epoch, Tracker
+from forcetune.tracking import Epoch, Tracker, origin_tags
 
 REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
 QUIET_S = 5.0  # that MLflow may be waited for without a word
@@ -274,6 +275,7 @@ class Driver:
             with durable("close"):
                 self.ledger.confirm()  # the study may be another driver's by now
                 self.tracker.settle(self.parent, self._failed)
+                mark_front(self.tracker)
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
@@ -303,6 +305,8 @@ class Driver:
                 "forcetune.attempt": str(attempt),
             }
             self._outbox.add(number, opening.facts, opening.curve, tags)
+            if opening.dataset:
+                self._outbox.add_dataset(number, asdict(opening.dataset))
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:
@@ -347,7 +351,7 @@ class Driver:
         self._proposals.tell(running.proposal, ended.values, ended.on_front)
         self._ending.ended(ended)
         self.progress.ended(number, running.proposal.trial, ended)
-        self._show(ended)
+        self._show(number, ended)
         self._give_up_retries()
 
     def _give_up_retries(self) -> None:
@@ -369,7 +373,7 @@ class Driver:
         ended = [trial for trial in current(self.ledger.trials()) if trial.state.is_finished()]
         return {trial.user_attrs["key"]: is_failed(trial) for trial in ended if "fields" in trial.user_attrs}
 
-    def _show(self, ended: Ended) -> None:
+    def _show(self, number: int, ended: Ended) -> None:
         """How far the study is after a trial, to MLflow and to whoever watches."""
         front, volume = self.progress.front, None
         if set(self._study.objectives) <= self._references.keys():
@@ -382,6 +386,8 @@ class Driver:
         }
         told = {name: float(value) for name, value in known.items() if value is not None}
         self._outbox.show(Epoch(self.progress.done, ended.time or 0, told))
+        if ended.on_front:
+            self._outbox.mark_front(number)
         self.meter.ended(ended.outcome)
         self.meter.stands(self._outbox.waiting, volume)
 
@@ -436,6 +442,7 @@ class Driver:
             if ended:
                 curve = [Epoch(*told) for told in ended.record["curve"]]
                 self._outbox.add(trial.number, ended.record["facts"], curve)
+                self._outbox.add_dataset(trial.number, ended.record.get("dataset"))
                 self._outbox.end(trial.number, ended)
                 self._proposals.tell(proposal, ended.values, ended.on_front)
         if ended:
@@ -501,4 +508,4 @@ def _curve(report: Report) -> list[Epoch]:
 def _provenance(study: Study) -> dict[str, str]:
     digest = hashlib.sha256(json.dumps(study.identity, sort_keys=True).encode()).hexdigest()[:16]
     packages = {f"forcetune.{name}": version(name) for name in ("torch", "ray", "optuna")}
-    return {"forcetune.version": __version__, "forcetune.digest": digest, **packages}
+    return {"forcetune.version": __version__, "forcetune.digest": digest, **packages, **origin_tags()}

@@ -6,6 +6,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -37,6 +38,7 @@ RETRY = "forcetune.retry"  # and the one that holds the numbers of the failed tr
 SUPERSEDES = "supersedes"  # a trial's attribute: the number of the failed one in whose place it runs
 RETRIED = "retried"  # and the one that says since when, in ms since 1970
 REPEATED = ("key", "start", "of", "marks", "fields")  # the attributes that it takes over
+RECORD = "forcetune.ended:"  # before a trial's number: the study's attribute with what became of it and its curve
 OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and collapsed trials off the front
 
 
@@ -105,8 +107,8 @@ class Ledger:
         return _folder(self._study, self._uri)
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in the order of their numbers."""
-        return self._study.get_trials(deepcopy=False)
+        """All trials, in the order of their numbers, each with its record as the attribute `ended`."""
+        return _with_records(self._study)
 
     def describe(self, note: str) -> None:
         """Let Optuna Dashboard show what the study is about, in Markdown, under the keys that it keeps notes by."""
@@ -179,11 +181,15 @@ class Ledger:
     def decide(self, number: int, ended: Ended) -> None:
         """Keep what became of a trial before it is told, so that a restart need not run it again."""
         with durable("decide"):
-            self._note(number, "ended", asdict(ended))
+            study, record = self._study._study_id, asdict(ended)
+            self._persist(lambda: self._storage.set_study_system_attr(study, f"{RECORD}{number}", record))
 
     def tell(self, number: int, ended: Ended) -> None:
         """The commit record: COMPLETE with its values, or FAIL. Twice is once."""
         with durable("tell"):
+            for name in ("outcome", "reason"):  # for those who read the Optuna study; forcetune reads the record
+                if told := getattr(ended, name):
+                    self._note(number, name, told)
             if ended.values is None:
                 self._finish(number, TrialState.FAIL)
                 return
@@ -198,12 +204,9 @@ class Ledger:
             self._persist(lambda: self._storage.set_study_user_attr(self._study._study_id, ARCHIVE, name))
 
     def rename(self, name: str) -> None:
-        """Give the study another name, its trials as they are; Optuna itself can only copy them one by one."""
-        engine = sqlalchemy.create_engine(self._uri)
-        named = sqlalchemy.text("update studies set study_name = :name where study_id = :study")
-        with durable("archived"), engine.begin() as connection:
-            connection.execute(named, {"name": name, "study": self._study._study_id})
-        engine.dispose()
+        """Give the study another name."""
+        with durable("archived"):
+            rename_study(self._study.study_name, name, self._uri)
 
     def _note(self, number: int, name: str, value: Any) -> None:
         self._persist(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
@@ -278,6 +281,15 @@ def folder_of(name: str, uri: str) -> Path:
     found = _load(name, uri)
     assert found is not None
     return _folder(found, uri)
+
+
+def rename_study(name: str, new: str, uri: str) -> None:
+    """Give a study another name, its trials as they are; Optuna itself can only copy them one by one."""
+    engine = sqlalchemy.create_engine(uri)
+    statement = sqlalchemy.text("update studies set study_name = :new where study_name = :name")
+    with engine.begin() as connection:
+        connection.execute(statement, {"name": name, "new": new})
+    engine.dispose()
 
 
 def delete_study(name: str, uri: str) -> None:
@@ -374,7 +386,7 @@ def _names(proposal: Proposal) -> dict[str, Any]:
 def trials_of(name: str, uri: str) -> list[FrozenTrial]:
     """All trials of a study, in the order of their numbers; none of one that the store does not have."""
     found = _load(name, uri)
-    return found.get_trials(deepcopy=False) if found else []
+    return _with_records(found) if found else []
 
 
 def current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -440,6 +452,22 @@ def pending_archive(name: str, uri: str) -> str | None:
     """The name under which a driver that was killed began to archive the study."""
     found = _load(name, uri)
     return found.user_attrs.get(ARCHIVE) if found else None
+
+
+def _with_records(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the study's trials, each with its record as the attribute `ended`.
+
+    A record holds a whole curve. It is kept beside the trials, since what a trial has itself stands in each row of
+    `study.trials_dataframe()`, and in Optuna Dashboard. Trials of earlier versions have it themselves.
+    """
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    trials = []
+    for trial in study.get_trials(deepcopy=False):
+        if record := attrs.get(f"{RECORD}{trial.number}"):
+            trial = copy(trial)  # Optuna's own is shared by all who read it
+            trial.user_attrs = {**trial.user_attrs, "ended": record}
+        trials.append(trial)
+    return trials
 
 
 def _load(name: str, uri: str) -> optuna.Study | None:

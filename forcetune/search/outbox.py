@@ -13,6 +13,7 @@ from typing import Any
 
 from forcetune.search.faults import durable
 from forcetune.search.ledger import Ended
+from forcetune.search.marking import mark_front
 from forcetune.search.proposals import Proposal
 from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.tracking import Epoch, Logged, Tracker
@@ -36,6 +37,8 @@ class Record:
     curve: dict[int, Epoch] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    dataset: Mapping[str, Any] | None = None  # which data it has
+    sent_dataset: Mapping[str, Any] | None = None
     ended: Ended | None = None
     version: int = 0  # of what is known, so that a delivery sees whether there is more by now
     run: str | None = None
@@ -73,6 +76,7 @@ class Outbox:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._standing: Epoch | None = None
+        self._unmarked: set[int] = set()  # trials that may have moved the front since it was marked
         self._shown = -SHOWN
         self._refused: set[str] = set()
         self.warn: Callable[[str], None] = log.warning  # is told what the user should know at once
@@ -111,6 +115,12 @@ class Outbox:
                 record.curve.setdefault(epoch.step, epoch)
         self._put(number)
 
+    def add_dataset(self, number: int, dataset: Mapping[str, Any] | None) -> None:
+        """Take in which data a trial has, as `Tracker.log_dataset` takes it; None where that is not known."""
+        with self._change:
+            self._records[number].dataset = dataset
+        self._put(number)
+
     def attach(self, number: int, name: str, content: bytes, folder: Path) -> None:
         """A file of the trial, kept in its folder until MLflow has it."""
         with durable("files"):
@@ -137,11 +147,21 @@ class Outbox:
             self._start()
             self._change.notify_all()
 
+    def mark_front(self, number: int) -> None:
+        """Mark the study's front anew in MLflow once the trial with this number, which may be on it, is there.
+
+        Done at times, and no promise: the driver does so once more at the end of the study.
+        """
+        with self._change:
+            self._unmarked.add(number)
+
     def measured(self, number: int) -> dict[str, Any]:
         """What was measured of a trial, as data that JSON knows: the facts known before training, and the curve."""
         with self._change:
             record = self._records[number]
-            return {"facts": dict(record.facts), "curve": [e.plain() for _, e in sorted(record.curve.items())]}
+            dataset = {"dataset": dict(record.dataset)} if record.dataset else {}
+            curve = [epoch.plain() for _, epoch in sorted(record.curve.items())]
+            return {"facts": dict(record.facts), "curve": curve, **dataset}
 
     @property
     def waiting(self) -> int:
@@ -196,8 +216,16 @@ class Outbox:
             try:
                 self._guard()
                 self._tracker.log(self._parent, [standing])
+                self._mark_front()
             except Exception as error:  # the next one tells more
                 log.debug("how far the study is, is not in MLflow: %s", error)
+
+    def _mark_front(self) -> None:
+        with self._change:
+            due = self._unmarked if not self._unmarked & self._records.keys() else set()
+            self._unmarked = self._unmarked - due
+        if due:
+            mark_front(self._tracker)
 
     def _deliver_next(self) -> None:
         """Try to bring the first of what is due to where it is known; what fails goes to the end of the line."""
@@ -239,6 +267,9 @@ class Outbox:
         if record.run is None:
             self._open(record)
         self._log(record, ended)
+        if record.dataset and record.dataset is not record.sent_dataset:
+            self._tracker.log_dataset(self._run(record), record.dataset)
+            record.sent_dataset = record.dataset
         for name, path in list(record.files.items()):
             with durable("artifact"):
                 self._tracker.log_file(self._run(record), path)

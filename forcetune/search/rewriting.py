@@ -34,6 +34,8 @@ def write_anew(tracker: Tracker, parent: str, content: RunContent, old: Sequence
     run = tracker.open_trial(parent, content.number, content.key, tags, started)
     told = [Epoch(0, started, dict(ended.record["facts"])), *curve]
     tracker.log(run, told, content.fields, {"forcetune.outcome": ended.outcome, **reason})
+    if dataset := ended.record.get("dataset"):
+        tracker.log_dataset(run, dataset)
     for source in old:
         for name in tracker.files(source):
             tracker.copy_file(name, source, run)

@@ -52,6 +52,7 @@ class Opening:
     masks: bytes  # masks.npz
     layers: list[dict[str, Any]]
     curve: list[Epoch]
+    dataset: data.DataIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _opening(prepared: trial.Prepared, curve: list[Epoch]) -> Opening:
         masks=pruning.pack_masks(prepared.masks),
         layers=pruning.layer_table(prepared.masks),
         curve=list(curve),
+        dataset=data.identify(prepared.trial.dataset, prepared.trial.data_root),
     )
 
 

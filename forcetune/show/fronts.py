@@ -16,26 +16,84 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
-WORDS = ("study", "dataset", "model", "method", "schedule")  # columns that are read, not compared
-ALWAYS = ("method", "sparsity", "density", "val_accuracy", "iterations", "schedule")  # fields that every table shows
+# columns that are read, not compared
+WORDS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
+ALWAYS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
+BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
+ABSENT = "-"  # a field that a trial does not have
+WIDE = 400  # characters of a line in a file
+SHORT_ID = 10  # characters by which a run is still known
 
 
 def front(found: pd.DataFrame, extra: Sequence[str] = ()) -> None:
     """Points in the order that they have, and what is to be said of them; extra: further fields to show."""
-    console().print(points(found, extra), soft_wrap=True)
+    out = console(width=WIDE)
+    out.print(points(found, extra, out.width if out.is_terminal else None), soft_wrap=True)
 
 
-def points(found: pd.DataFrame, extra: Sequence[str] = ()) -> RenderableType:
-    """The same to be printed."""
+def points(found: pd.DataFrame, extra: Sequence[str] = (), width: int | None = None) -> RenderableType:
+    """The same to be printed; where a width is given, without those varied fields that it has no room for."""
     columns = _columns(found, extra)
+    rows = [present(row) for row in found.to_dict("records")]
+    cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    varied = [name for name in found.attrs.get("varied", ()) if name in cells and name not in extra]
+    for name in [name for name in varied if set(cells[name]) <= {ABSENT}]:
+        del cells[name]
+    left_out = [name for name in _beyond(cells, varied, width) if cells.pop(name)]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in columns:
+    for name in cells:
         is_id = name == "run id"  # of which a narrow terminal cuts off an end, before anything else
         left = is_id or name in WORDS
         table.add_column(name, justify="left" if left else "right", no_wrap=not is_id, overflow="ellipsis")
-    for row in map(present, found.to_dict("records")):
-        table.add_row(*(cell(row) for cell in columns.values()))
-    return Group(table, *doubts(found))
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    more = f"- {len(left_out)} more fields vary, for which a wider terminal has room: {', '.join(left_out)}"
+    return Group(table, *doubts(found), *([more] if left_out else []))
+
+
+def controls(front: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Print the front of the controls alone, and how many points of the front of all they are, or beat.
+
+    front: of the controls, as `analysis.best_controls` returns it; points: the front of all, with `analysis.beaten`.
+    """
+    from forcetune import analysis
+    from forcetune.spec import method_label
+
+    out = console()
+    if front.empty:
+        out.print(
+            "no control was searched beside the methods: `method: random_erk`, and `small_dense: macs`, show whether "
+            "pruning was worth it",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return
+    own, beats = int(analysis.is_control(points).sum()), int(points["beaten_by"].notna().sum())
+    told = ", ".join(
+        f"{method_label(row)} {_believed(row, 'val_accuracy', lambda value: f'{value:.2%}')} at {row['sparsity']:.2%}"
+        for row in map(present, front.to_dict("records"))
+    )
+    out.print(
+        f"controls: {own} of these {len(points)} points are controls, and {beats} are beaten by one, which is as "
+        f"accurate with no more weights of that network, or no more multiply-adds. The controls' own front: {told}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _beyond(cells: Mapping[str, Sequence[str]], varied: Sequence[str], width: int | None) -> list[str]:
+    """The varied fields, those of which least hangs first, that have to go for the others to have room."""
+    if width is None:
+        return []
+    widths = {name: max(map(len, [name, *column])) + 2 for name, column in cells.items()}
+    widths["run id"] = SHORT_ID
+    left_out: list[str] = []
+    for name in reversed([name for name in varied if name in cells]):
+        if sum(widths.values()) <= width:
+            break
+        del widths[name]
+        left_out.insert(0, name)
+    return left_out
 
 
 def follow(answers: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = ()) -> None:
@@ -47,7 +105,7 @@ def follow(answers: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = (
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
         for found, told in answers:
-            live.update(Group(points(found, extra), told) if len(found) else told, refresh=True)
+            live.update(Group(points(found, extra, out.width), told) if len(found) else told, refresh=True)
 
 
 def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -58,7 +116,10 @@ def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
     told = known if hours is None else max(known, 3600 * hours)
     names = ", ".join(table.attrs["studies"])
     these = f"these {len(found)} points" if len(found) > 1 else "this point"
-    return f"device time: {own} for {these}, {precise(told)} for {names} in all"
+    return (
+        f"device time: {own} for {these}, {precise(told)} for {names} in all; each core or GPU of a trial counts, so that "
+        "two trials at once take two minutes in one"
+    )
 
 
 def dense(reached: pd.DataFrame) -> str:
@@ -86,7 +147,8 @@ def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[R
 
     attrs = found.attrs
     others = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]
-    more = dict.fromkeys([*others, *(name for name in extra if name not in (*ALWAYS, "study"))])
+    shown = [*attrs.get("varied", ()), *others, *extra]
+    more = dict.fromkeys(name for name in shown if name not in (*ALWAYS, "study"))
     columns: dict[str, Callable[[Row], str]] = {}
     if len(attrs["studies"]) > 1:
         columns["study"] = lambda row: row["study"]
@@ -94,8 +156,6 @@ def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[R
         "sparsity": lambda row: f"{row['sparsity']:.2%}",
         "accuracy": lambda row: _believed(row, "val_accuracy", lambda value: f"{value:.2%}"),
         "method": lambda row: method_label(row),
-        "iterations": lambda row: str(row.get("iterations", "-")),
-        "schedule": lambda row: row.get("schedule", "-"),
     }
     columns |= {name: lambda row, name=name: _believed(row, name, _told) for name in more}
     if "dense_accuracy" in found:
@@ -104,7 +164,12 @@ def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[R
     if "seeds" in found:
         columns["seeds"] = lambda row: str(row["seeds"]) if row.get("seeds") else "-"
         columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
+    if "beaten_by" in found and found["beaten_by"].notna().any():
+        columns["beaten by"] = lambda row: (
+            f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if "beaten_by" in row else ABSENT
+        )
     columns["device time"] = lambda row: precise(row["device_seconds"])
+    columns["trial"] = lambda row: row["name"]
     columns["run id"] = lambda row: row["run_id"]
     return columns
 
@@ -112,7 +177,7 @@ def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[R
 def _believed(row: Row, name: str, words: Callable[[Any], str]) -> str:
     """The mean with half its interval where there are fresh seeds, else the one value that there is."""
     if f"{name}_mean" not in row:
-        return words(row[name]) if name in row else "-"
+        return words(row[name]) if name in row else ABSENT
     if f"{name}_low" not in row:
         return words(row[f"{name}_mean"])
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2

@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-def console(error: bool = False) -> Console:
-    """Standard output (or error) as it is, but never so narrow that a table loses an id where there is no terminal."""
+def console(error: bool = False, width: int = 160) -> Console:
+    """Standard output (or error) as it is, but never so narrow that a table loses an id where there is no terminal.
+
+    width: in characters, where there is no terminal.
+    """
     found = Console(stderr=error)
-    return found if found.is_terminal else Console(width=160, stderr=error)
+    return found if found.is_terminal else Console(width=width, stderr=error)
 
 
 def present(row: dict[Any, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,14 +13,37 @@ from forcetune.show.layout import console, present, ruled
 if TYPE_CHECKING:
     import pandas as pd
 
-    from forcetune.baseline import Findings, Share
+    from forcetune.baseline import Findings, Plan, Share
 
 
-def cost_of_comparisons(comparisons: int, runs: int, device_hours: float) -> str:
-    """What is about to be run, in one line."""
-    if not runs:
-        return f"{comparisons} comparisons, nothing is left to be run"
-    return f"{comparisons} comparisons, {runs} runs, about {device_hours:.2g} device hours"
+def plan_of_comparisons(planned: Plan, left_out: int, rivals: Sequence[str]) -> list[str]:
+    """What is about to be run, what it costs and what it can show, line by line.
+
+    left_out: champions that are not compared, so that it takes an hour at most.
+    """
+    lines = [*planned.by_chance]
+    if not planned.champions:
+        return [*lines, "there is nothing to compare"]
+    names = ", ".join(f"{one.name} ({one.label} at {one.sparsity:.2%})" for one in planned.champions)
+    lines.append(f"champions: {names}")
+    if left_out:
+        lines.append(
+            f"{left_out} more points of the front are left out, so that this takes an hour on a device at most; "
+            "--top, --bands or --seeds compare what they say"
+        )
+    lines.append(
+        f"{planned.comparisons} comparisons, each champion with {', '.join(rivals)}; {planned.seeds} pairs of a "
+        "comparison, each with a seed of its own"
+    )
+    if not planned.runs:
+        return [*lines, "nothing is left to be run"]
+    lines.append(f"{planned.runs} runs, about {planned.device_hours:.2g} device hours")
+    effect, points = planned.shows
+    if not math.isfinite(effect):
+        return [*lines, f"{planned.seeds} pairs are too few for any verdict over {planned.comparisons} comparisons"]
+    what = f"{points:.2g} points" if points is not None else f"{effect:.2g} standard deviations of the differences"
+    lines.append(f"{planned.seeds} pairs show a mean difference of {what} or more in four of five cases")
+    return lines
 
 
 def verdicts(found: pd.DataFrame, margin: float) -> None:
@@ -43,6 +68,8 @@ def verdicts(found: pd.DataFrame, margin: float) -> None:
     )
     if (lost := int(found["lost"].sum())) > 0:
         out.print(f"{lost} pairs say nothing, since a run failed", soft_wrap=True)
+    if (diverged := int(found["diverged"].sum())) > 0:
+        out.print(f"in {diverged} pairs a training diverged; it counts at the accuracy of guessing", soft_wrap=True)
 
 
 def shares(found: list[Share]) -> None:

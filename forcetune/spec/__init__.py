@@ -5,12 +5,13 @@ from forcetune.spec.domains import Choice, Domain, Fixed, Range, within
 from forcetune.spec.nightly import BANDS, Nightly, check_bands, load_nightly
 from forcetune.spec.study import AUTO, Budget, Code, Placed, Priority, Resources, Search, Study, load
 from forcetune.spec.task import BEFORE, METRICS, Task, check_reported
-from forcetune.spec.trial import Trial, method_label
+from forcetune.spec.trial import CONTROLS, Trial, method_label
 
 __all__ = [
     "AUTO",
     "BANDS",
     "BEFORE",
+    "CONTROLS",
     "METRICS",
     "Budget",
     "Choice",

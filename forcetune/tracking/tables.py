@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -14,9 +14,14 @@ from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
 from forcetune.stores import mlflow_uri, shown
 from forcetune.tracking.client import check_answers, client_of
+from forcetune.tracking.copying import find_moved
 from forcetune.tracking.runs import UnknownError, runs, value_of
 from forcetune.tracking.writing import STUDY_FILE
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+FRONT, KNEE = "forcetune.front", "forcetune.knee"  # tags of the runs on a study's front, and of the one at its knee
 MARKS = ("of", "arm", "night", "again")  # tags of companions: what each is there for
 
 
@@ -27,14 +32,17 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
     pruning and training took, times the devices that a trial has (GPUs, or cores where it has no GPU). In `.attrs`:
     study, objectives (metric to `max` or `min`), references (the worst value of each that counts, as far as they are
     known), device_hours (of the study in all, lost attempts included; None where no run says so), fields (those that
-    trials have), state (of the search: RUNNING, FINISHED, ...) and parent (the id of the study's parent run).
+    trials have), state (of the search: RUNNING, FINISHED, ...), parent (the id of the study's parent run) and marked
+    (for the tags FRONT and KNEE the ids of the runs that have them).
     Raises InputError where there is no such study.
     """
     recorded = runs(study, uri or mlflow_uri())
     parent = _parent(study, recorded)
     trials = [run for run in recorded if run["tags"].get("forcetune.kind") == "trial"]
     found = pd.DataFrame([_row(run) for run in trials])
-    found = found.astype(dict.fromkeys(_whole_numbers(trials), "Int64"))
+    found = found.astype(
+        dict.fromkeys(_whole_numbers(trials), "Int64")
+    ).copy()  # else each column is a block of its own
     found.attrs = {
         "study": study,
         "objectives": json.loads(parent["tags"]["forcetune.objectives"]),
@@ -43,6 +51,7 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
         "fields": list(dict.fromkeys(name for run in trials for name in run["params"])),
         "state": parent["status"],
         "parent": parent["id"],
+        "marked": {tag: {run["id"] for run in trials if tag in run["tags"]} for tag in (FRONT, KNEE)},
     }
     return found
 
@@ -102,20 +111,15 @@ def fetch_masks(source: str, uri: str | None = None) -> Path:
         return Path(source)
     store = uri or mlflow_uri()
     try:
-        return Path(client_of(store).download_artifacts(source, "masks.npz"))
+        return Path(client_of(store).download_artifacts(_get_run(source, store).info.run_id, "masks.npz"))
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"the run {source} in {shown(store)} has no masks.npz to read: {error}") from error
 
 
 def trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
     """The fields of the trial whose run has this id. Raises InputError where the store has no such trial."""
-    from mlflow.exceptions import MlflowException
-
     store = uri or mlflow_uri()
-    try:
-        found = client_of(store).get_run(run)
-    except MlflowException as error:
-        raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
+    found = _get_run(run, store)
     if found.data.tags.get("forcetune.kind") != "trial":
         raise InputError(f"the run {run} in {shown(store)} is no trial of forcetune")
     return {name: value_of(text) for name, text in found.data.params.items()}
@@ -137,12 +141,19 @@ def find_run(run: str, uri: str | None = None) -> str:
 
 def run_tags(run: str, uri: str | None = None) -> dict[str, str]:
     """The tags of the run with this id. Raises InputError where the store has no such run."""
+    return dict(_get_run(run, uri or mlflow_uri()).data.tags)
+
+
+def _get_run(run: str, store: str) -> Run:
+    """The run with this id, also the one that it had in the store from which it was moved."""
     from mlflow.exceptions import MlflowException
 
-    store = uri or mlflow_uri()
+    client = client_of(store)
     try:
-        return dict(client_of(store).get_run(run).data.tags)
+        return client.get_run(run)
     except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" and (moved := find_moved(run, store)):
+            return client.get_run(moved)
         raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
 
 

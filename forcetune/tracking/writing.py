@@ -63,7 +63,7 @@ class Logged:
 
 
 class Tracker:
-    """Writes one study's experiment."""
+    """Writes one study's experiment; study: its name in MLflow, uri: of the store."""
 
     def __init__(self, study: str, uri: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -83,8 +83,8 @@ class Tracker:
         if experiment.lifecycle_stage == DELETED:
             raise InputError(say_deleted(study))
         self._experiment = experiment.experiment_id
-        self._study = study
-        self._uri = uri
+        self.study = study
+        self.uri = uri
         self._artifacts: dict[str, Any] = {}  # where the files of the runs go that were opened here
 
     def open_study(self, objectives: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -92,7 +92,7 @@ class Tracker:
         own = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
         run = create_once(
             lambda: _first_id(self._find("search")),
-            lambda: self._create(self._study, {**tags, **own}).info.run_id,
+            lambda: self._create(self.study, {**tags, **own}).info.run_id,
         )
         self.client.update_run(run, status="RUNNING")
         return run
@@ -165,7 +165,7 @@ class Tracker:
 
         own = {"forcetune.kind": "trial", "forcetune.trial": key, "mlflow.parentRunId": parent}
         run = self._create(f"trial-{number:04d}", {**tags, **own}, started)
-        self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
+        self._artifacts[run.info.run_id] = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
         return str(run.info.run_id)
 
     def restore_deleted(self, run: str | None, error: Exception) -> bool:
@@ -250,6 +250,25 @@ class Tracker:
             self.client.set_tag(run, REFUSED, ", ".join(names)[:5000])
         return refused
 
+    def log_dataset(self, run: str, dataset: Mapping[str, Any]) -> None:
+        """Name the run's data set as an input of the run; sent twice it stands there once.
+
+        dataset: as `data.DataIdentity` has it; `dataset.name` and `dataset.digest` find the run in MLflow's search.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"name": dataset["name"], "data_root": dataset["root"]})
+        sizes = {name: dataset[name] for name in ("train_samples", "test_samples", "classes")}
+        logged = Dataset(dataset["name"], dataset["digest"], "forcetune", source, profile=json.dumps(sizes))
+        self.client.log_inputs(run, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+
+    def mark(self, run: str, tag: str, marked: bool) -> None:
+        """Give a run the tag with the value `true`, or take it away."""
+        if marked:
+            self.client.set_tag(run, tag, "true")
+        else:
+            self._delete_tag(run, tag)
+
     def log_file(self, run: str, path: Path) -> None:
         """A file among the run's artifacts."""
         if run in self._artifacts:
@@ -271,18 +290,12 @@ class Tracker:
 
         The outcome goes last: until then a kill, or an answer that is lost, has all of this done again.
         """
-        from mlflow.exceptions import MlflowException
-
         tags = self.tags(run)
         if tags.get("forcetune.outcome") == "failed":
             if reason := tags.get("forcetune.reason"):
                 self.client.set_tag(run, "forcetune.failed_before", reason)
             for name in ("forcetune.reason", "forcetune.outcome"):
-                try:
-                    self.client.delete_tag(run, name)
-                except MlflowException as error:
-                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                        raise
+                self._delete_tag(run, name)
         self.reopen(run)
 
     def tags(self, run: str) -> dict[str, str]:
@@ -326,6 +339,16 @@ class Tracker:
     def rename(self, name: str) -> None:
         """Give the experiment another name, under which `table` finds it."""
         self.client.rename_experiment(self._experiment, name)
+
+    def _delete_tag(self, run: str, name: str) -> None:
+        """Delete a tag; a request whose answer was lost may have done so before."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.delete_tag(run, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def _create(self, name: str, tags: Mapping[str, str], started: int | None = None) -> Run:
         return self.client.create_run(self._experiment, start_time=started, tags=_tags(tags), run_name=name)

@@ -83,6 +83,59 @@ def test_a_seed_whose_run_fails_says_nothing(compared, lab):
     assert (row["pairs"], row["lost"]) == (2, 2)
 
 
+def test_a_training_that_diverges_counts_at_chance(compared, lab):
+    lab.outcome = lambda fields: "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
+    lab.reason = "Diverged: the training loss became nan in epoch 1"
+    row = verdict(compared(4), "snip", "random_erk")
+    assert (row["pairs"], row["lost"], row["diverged"]) == (4, 0, 2)
+    assert row["twin_accuracy"] < 0.45, "half of the twins at 0.25"
+
+
+def test_without_options_it_is_sized_for_an_hour(searched, lab, monkeypatch):
+    searched()
+    bench, seeds = baseline.check("s", None, None, None)
+    planned = baseline.plan(bench, seeds)
+    assert planned.device_hours <= 1
+    assert (len(planned.champions), seeds, bench.left_out) == (1, 12, 1), "36 s a run: 74 runs of one champion fit"
+    ending = baseline.run(bench, lab, seeds)
+    assert ending is None
+    assert planned.runs == len(lab.ran)
+    again, same = baseline.check("s", None, None, None)
+    assert ([one.key for one in again.champions], same) == ([one.key for one in bench.champions], seeds)
+    assert baseline.plan(again, same).runs == 0
+
+
+def test_a_comparison_is_never_smaller_than_a_verdict_takes(searched, monkeypatch):
+    from forcetune.baseline import sizing
+
+    searched()
+    monkeypatch.setattr(sizing, "DEVICE_HOURS", 0.01)
+    bench, seeds = baseline.check("s", None, None, None)
+    assert (len([one for one in bench.champions if not one.by_chance]), seeds) == (1, 8), "2 / 2**8 * 5 < 0.05"
+    monkeypatch.setattr(sizing, "DEVICE_HOURS", 100)
+    bench, seeds = baseline.check("s", None, None, None)
+    assert (len([one for one in bench.champions if not one.by_chance]), seeds, bench.left_out) == (2, 12, 0)
+
+
+def test_what_is_asked_for_is_not_sized(searched):
+    searched()
+    bench, seeds = baseline.check("s", 1, None, None)
+    assert (seeds, bench.left_out) == (12, 0)
+    assert baseline.check("s", None, None, 7)[1] == 7
+
+
+def test_the_plan_says_what_its_pairs_can_show(compared, lab):
+    bench = Bench("s", 1, EDGES)
+    effect, points = baseline.plan(bench, 12).shows
+    assert points is None
+    assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.05 / 10"
+    assert baseline.plan(bench, 8).shows[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
+    lab.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
+    baseline.run(bench, lab, 4)
+    effect, points = baseline.plan(Bench("s", 1, EDGES), 12).shows
+    assert points / effect == pytest.approx(0.52, abs=0.05), "one of five comparisons has a deviation of 1.15 points"
+
+
 def test_champions_of_a_method_and_band_are_judged_together(searched, lab):
     searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8), ("random", 0.25, 0.6), ("random", 0.2, 0.5)])
     lab.accuracy = better
@@ -111,8 +164,9 @@ def test_the_plan_counts_what_follows_the_tuning(searched, lab):
     bench = Bench("s", 1, EDGES)
     planned = baseline.plan(bench, 3)
     baseline.run(bench, lab, 3)
-    assert planned.later == 3
-    assert len(planned.missing) + planned.later == len(lab.ran)
+    assert planned.later == 6, "the tuned twins of both champions"
+    assert planned.runs == len(lab.ran)
+    assert planned.comparisons == 10
     assert planned.device_hours == pytest.approx(len(lab.ran) / 100), "36 s on one core each"
 
 

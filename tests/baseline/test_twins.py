@@ -6,7 +6,6 @@ import pytest
 from forcetune import tracking
 from forcetune.baseline.bench import Bench
 from forcetune.baseline.twins import COMPARED, FIXED, best_random, compared_seed, fixed, tuned, tuning, with_seed
-from forcetune.pruning import METHODS
 
 
 @pytest.fixture
@@ -44,18 +43,30 @@ def test_both_sides_have_a_seed_that_chose_nothing(bench):
 
 def test_random_pruning_is_tried_as_often_as_the_champions_method(bench):
     snip, force = bench.champions
-    assert tuning(bench.study, snip, bench.table) == [], "two of snip, and three random ones, in the band"
-    (extra,) = tuning(bench.study, force, bench.table)
-    assert METHODS[extra.trial.method].is_random
-    assert (extra.trial.density, extra.marks["arm"], extra.of) == (force.trial.density, "tuning", force.key)
-    assert tuning(bench.study, force, bench.table) == [extra], "the same each time it is asked"
+    for champion in (snip, force):
+        tried = tuning(bench.study, champion, bench.table)
+        assert len(tried) == 2, "as many as of the champion's method in its band, whatever weaker rows were tried"
+        assert {one.trial.method for one in tried} == {"random_erk"}
+        assert {one.trial.density for one in tried} == {champion.trial.density}
+        assert {(one.marks["arm"], one.of) for one in tried} == {("tuning", champion.key)}
+        assert tuning(bench.study, champion, bench.table) == tried, "the same each time it is asked"
+    erk = bench.table.assign(method=bench.table["method"].replace("random", "random_erk"))
+    assert tuning(bench.study, snip, erk) == [], "the study itself has tried three"
+    assert len(tuning(bench.study, force, erk)) == 1
 
 
 def test_a_study_without_random_trials_is_given_some(searched):
     study = searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
     bench = Bench("s", 1, (0.7, 0.9))
     found = tuning(study, bench.champions[0], bench.table)
-    assert {one.trial.method for one in found} == {"random_uniform", "random_erk"}
+    assert [one.trial.method for one in found] == ["random_erk", "random_erk"]
+
+
+def test_a_tuned_twin_has_no_controls(searched):
+    small = {"choices": ["macs"], "when": {"method": ["random"]}}
+    study = searched([("snip", 0.3, 0.9), ("random", 0.28, 0.8)], trial={"small_dense": small})
+    (tried,) = tuning(study, Bench("s", 1, (0.7, 0.9)).champions[0], Bench("s", 1, (0.7, 0.9)).table)
+    assert tried.trial.small_dense is None
 
 
 def test_the_best_random_trial_is_taken_to_the_champions_density(bench):

@@ -1,6 +1,7 @@
 """Masks: what is prunable, the largest scores, and masks on disk."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -97,6 +98,30 @@ def test_load_gives_what_was_saved(tmp_path):
     loaded = load_masks(tmp_path / "masks.npz")
     assert [*loaded] == [*MASKS], "in the same order"
     assert all(loaded[n].dtype == torch.bool and torch.equal(loaded[n], mask) for n, mask in MASKS.items())
+
+
+def test_masks_as_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "masks.safetensors"
+    save_masks(path, MASKS)
+    loaded = load_masks(path)
+    assert [*loaded] == [*MASKS], "in the same order"
+    assert all(loaded[n].dtype == torch.bool and torch.equal(loaded[n], mask) for n, mask in MASKS.items())
+    safetensors.save_file(dict(MASKS), path)  # as another program writes it
+    assert {n: mask.tolist() for n, mask in load_masks(path).items()} == {n: m.tolist() for n, m in MASKS.items()}
+    safetensors.save_file({"a.weight": torch.ones(2, 2)}, path)
+    with pytest.raises(InputError, match=r"a\.weight is torch\.float32; a mask is bool"):
+        load_masks(path)
+    path.write_bytes(b"no such file")
+    with pytest.raises(InputError, match="is no readable file of masks"):
+        load_masks(path)
+
+
+def test_without_the_package_a_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(InputError, match="this takes the package safetensors: `pip install safetensors`"):
+        save_masks(tmp_path / "masks.safetensors", MASKS)
 
 
 def test_the_file_holds_packed_bits_and_no_pickle(tmp_path):

@@ -43,8 +43,31 @@ def test_labels_name_the_controls(make_table):
     assert numbers.trials(table).sort_values("name")["label"].tolist() == ["snip+shuffle", "force+small_dense:macs"]
 
 
-def test_the_front_of_random_pruning_alone(trials):
-    assert numbers.random_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
+def test_the_front_of_the_controls_alone(trials):
+    assert numbers.control_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "label"),
+    [
+        ("layer1.0.conv1.weight", [8, 4, 3, 3], "layer1.0.conv1"),
+        ("0.weight", [8, 1, 3, 3], "0: convolution 3x3, 1 to 8"),
+        ("3.1.weight", [10, 8], "3.1: linear, 8 to 10"),
+        ("weight", [10, 8], "weight"),
+    ],
+)
+def test_layers_that_have_numbers_alone_say_what_they_are(name, shape, label):
+    assert paper.layer_label({"layer": name, "shape": shape}) == label
+
+
+def test_points_that_a_control_beats_are_told(make_table):
+    told = numbers.trials(
+        make_table([("force", 0.1, 0.8, "trained"), ("random", 0.2, 0.9, "trained")], macs=[9.0, 7.0])
+    )
+    assert told[["label", "beaten_by", "beaten_at"]].to_numpy().tolist() == [
+        ["random", None, None],
+        ["force", "trial-0001", "macs"],
+    ]
 
 
 @pytest.mark.parametrize(

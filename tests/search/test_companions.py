@@ -4,9 +4,10 @@ from collections import Counter
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
-from forcetune import search
+from forcetune import analysis, results, search
 from forcetune.errors import HeldError, InputError
 from forcetune.names import COMPANION
 from forcetune.search.archive import archive
@@ -17,8 +18,8 @@ from forcetune.search.ledger import Ledger, pending_archive, trials_of
 from forcetune.search.proposals import Listed, Proposal
 from forcetune.search.worker import Report
 from forcetune.spec import Budget, Companion, Errand, Trial
-from forcetune.stores import optuna_uri
-from forcetune.tracking import Epoch, reruns, table
+from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.tracking import FRONT, Epoch, reruns, table
 
 QUIET = Console(quiet=True)
 
@@ -89,6 +90,24 @@ def test_points_in_doubt_are_run_until_the_seeds_are_spent(searched):
     assert seeds[0.21] == 4, "off the front by its first seed alone"
     assert seeds[0.2] == 2, "it stands there whether it is better or not"
     assert len(set(issued)) == len(issued)
+
+
+def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(searched):
+    study, issued = searched(2), []
+    assert "0.3" not in marked()
+    means = {**POINTS, 0.4: 0.3, 0.3: 0.5}  # the densest point was lucky
+    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: means[d], issued))
+    front = analysis.best(results.load("s"))
+    assert marked() == set(front["density"].map(str))
+    assert "0.4" not in marked()
+
+
+def marked():
+    """The densities of the runs that MLflow finds by the tag of the front."""
+    client = MlflowClient(mlflow_uri())
+    experiment = client.get_experiment_by_name("s").experiment_id
+    runs = client.search_runs([experiment], f"tags.`{FRONT}` = 'true'")
+    return {run.data.params["density"] for run in runs}
 
 
 def test_stopped_trials_are_never_run_again(searched):

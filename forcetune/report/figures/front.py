@@ -30,7 +30,8 @@ def main(trials: pd.DataFrame, dense: pd.DataFrame, style: Style, twins: pd.Data
     points = [*_interval_traces(told), *_trial_traces(told, style, "density", "reached")]
     fronts = [
         *_front_traces(told, "density", "reached", numbers.on_main_axes(trials)),
-        *_line_of_random(numbers.random_front(trials)),
+        *_beaten_traces(told),
+        *_line_of_controls(numbers.control_front(trials)),
         *_twin_traces(twins),
     ]
     # a line is read through a few points, but lost below many
@@ -129,12 +130,22 @@ def _front_traces(told: pd.DataFrame, x: str, y: str, line: bool) -> list[dict[s
     return [{"type": "scatter", "name": "front", **look, "hoverinfo": "skip", "meta": of(TRIALS, front.index, x, y)}]
 
 
-def _line_of_random(random: pd.DataFrame) -> list[dict[str, Any]]:
-    if len(random) < 2:
+def _beaten_traces(told: pd.DataFrame) -> list[dict[str, Any]]:
+    """A square around each point of the front that a control beats."""
+    rows = told.index[told["beaten_by"].notna()]
+    if not len(rows):
+        return []
+    square = {"symbol": "square-open", "size": 15, "color": INK, "line": {"width": 1.6}}
+    look = {"mode": "markers", "marker": square, "hoverinfo": "skip"}
+    return [{"type": "scatter", "name": "beaten by a control", **look, "meta": of(TRIALS, rows, "density", "reached")}]
+
+
+def _line_of_controls(front: pd.DataFrame) -> list[dict[str, Any]]:
+    if len(front) < 2:
         return []
     look = {"mode": "lines", "line": {"color": INK, "width": 1.6, "dash": "dash"}, "hoverinfo": "skip"}
-    meta = of(TRIALS, random.index, "density", "reached")
-    return [{"type": "scatter", "name": "front of random pruning alone", **look, "meta": meta}]
+    meta = of(TRIALS, front.index, "density", "reached")
+    return [{"type": "scatter", "name": "front of the controls alone", **look, "meta": meta}]
 
 
 def _twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:

@@ -1,0 +1,124 @@
+"""A study that goes to other stores is there what it was here, whatever is killed in between."""
+
+import pytest
+from click.testing import CliRunner
+
+import forcetune
+from forcetune import results, search, tracking
+from forcetune.cli import main
+from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.names import COMPANION
+from forcetune.search import examine
+from forcetune.search.hold import hold
+from forcetune.search.ledger import known, trials_of
+from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.tracking import BEGUN
+
+IDS = ["run_id", "started", "ended"]
+
+
+@pytest.fixture
+def stores(folder):
+    """The addresses of two other stores."""
+    (folder / "there").mkdir()
+    return f"sqlite:///{folder}/there/optuna.db", f"sqlite:///{folder}/there/mlflow.db"
+
+
+@pytest.fixture
+def study(searched, lab):
+    """A study with twins of its champions beside it."""
+    from forcetune import baseline
+
+    made = searched()
+    baseline.run(baseline.Bench("s", 1, (0.7, 0.9)), lab, 2)
+    return made
+
+
+def use(monkeypatch, stores):
+    monkeypatch.setenv("FORCETUNE_STORAGE", stores[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stores[1])
+
+
+def test_everything_is_there_and_nothing_here(study, stores, monkeypatch):
+    before, companions = results.load("s"), tracking.companions("s")
+    records = [trial.user_attrs for trial in trials_of("s", optuna_uri())]
+    done = CliRunner().invoke(main, ["move", "s", "--to", stores[0], "--mlflow", stores[1], "--yes"])
+    assert done.exit_code == 0, done.output
+    assert f"moved: 8 trials of s, {len(companions)} companions" in done.output
+    assert f"FORCETUNE_STORAGE={stores[0]}" in done.output
+    for name in ("s", "s" + COMPANION):
+        assert not known(name, optuna_uri())
+        assert not tracking.exists(name, mlflow_uri())
+    use(monkeypatch, stores)
+    after = results.load("s")
+    same = [column for column in before if column != "run_id"]
+    assert after[same].equals(before[same])
+    assert [trial.user_attrs for trial in trials_of("s", optuna_uri())] == records
+    assert tracking.companions("s")["trial"].tolist() == companions["trial"].tolist()
+    assert examine("s")[1] == [finding for finding in examine("s")[1] if "masks.npz" in finding.what]
+    assert forcetune.load_trial("s/trial-0001").run_id == after["run_id"][1]
+    assert forcetune.load_trial(before["run_id"][1]).trial == forcetune.load_trial(after["run_id"][1]).trial
+
+
+@pytest.mark.parametrize("broken", ["copy_experiment", "find_difference", "delete_experiment"])
+def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broken):
+    count = {"left": 1}
+    original = getattr(tracking, broken)
+
+    def die(*arguments):
+        if not count["left"]:
+            raise KeyboardInterrupt
+        count["left"] -= 1
+        return original(*arguments)
+
+    table = results.load("s")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, broken, die)
+        with pytest.raises(KeyboardInterrupt):
+            search.move("s", *stores, print)
+    search.move("s", *stores, print)
+    use(monkeypatch, stores)
+    assert results.load("s")["trial"].tolist() == table["trial"].tolist()
+    assert not known("s" + BEGUN, optuna_uri())
+    assert len(tracking.companions("s")) > 0
+
+
+def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
+    monkeypatch.setattr(tracking, "find_difference", lambda *names: "the run x is not there")
+    with pytest.raises(StoppedError, match="the run x is not there; both are kept"):
+        search.move("s", *stores, print)
+    assert len(results.load("s")) == 8
+
+
+def test_one_store_alone(study, stores, monkeypatch):
+    search.move("s", stores[0], None, print)
+    monkeypatch.setenv("FORCETUNE_STORAGE", stores[0])
+    assert len(trials_of("s", optuna_uri())) == 8
+    assert len(results.load("s")) == 8
+
+
+def test_another_study_of_that_name_is_kept(study, stores, searched, monkeypatch):
+    with monkeypatch.context() as patch:
+        use(patch, stores)
+        searched([("snip", 0.3, 0.9)])
+    with pytest.raises(InputError, match="'s' already; nothing is moved"):
+        search.move("s", *stores, print)
+    with pytest.raises(InputError, match="has a study 's' already; nothing is moved"):
+        search.move("s", stores[0], None, print)
+    assert len(results.load("s")) == 8
+
+
+def test_what_makes_no_sense_is_refused(study, stores):
+    for options, message in [
+        ((None, None), "nothing to do: allowed: --to STORAGE"),
+        ((optuna_uri(), None), "the study is there already"),
+        ((None, "mlruns"), "--mlflow mlruns: this is no address of a store"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            search.move("s", *options, print)
+    with pytest.raises(InputError, match="neither .* has a study 'x'"):
+        search.move("x", *stores, print)
+    asked = CliRunner().invoke(main, ["move", "s", "--to", stores[0]])
+    assert asked.exit_code == 2
+    with hold("s", optuna_uri()), pytest.raises(HeldError):
+        search.move("s", *stores, print)
