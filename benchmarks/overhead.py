@@ -34,8 +34,8 @@ from forcetune.search import cluster  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
 from forcetune.search.outbox import Outbox  # noqa: E402
-from forcetune.search.shares import Alone  # noqa: E402
-from forcetune.search.worker import Opening, Report  # noqa: E402
+from forcetune.search.shares import ExclusiveSlots  # noqa: E402
+from forcetune.search.worker import Report, TrialStarted  # noqa: E402
 from forcetune.tracking import Epoch, Tracker  # noqa: E402
 
 PARTS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each part
@@ -153,7 +153,7 @@ def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
         driver = open_driver(study, lambda: None, Console(quiet=True))
         ended: list[float] = []
         driver.progress.ended = lambda *told: ended.append(time.monotonic())  # type: ignore[method-assign]
-        cluster.run(driver, study.resources, Alone(slots), NoOpWorker, reuse_actors)
+        cluster.run(driver, study.resources, ExclusiveSlots(slots), NoOpWorker, reuse_actors)
         driver.close()
         return (time.monotonic() - ended[0]) / (trials - 1)
 
@@ -166,13 +166,13 @@ class NoOpWorker(cluster.Worker):
         super().setup(config)
         example = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
 
-        def prepare(wanted: Trial, *how: object) -> trial.Prepared:
+        def prepare(wanted: Trial, *how: object) -> trial.PreparedTrial:
             return dataclasses.replace(example, trial=wanted, metrics={**example.metrics, "density": wanted.density})
 
-        trial.prepare, trial.Underway = prepare, Idle
+        trial.prepare, trial.TrialRun = prepare, Idle
 
 
-class Idle(trial.Underway):
+class Idle(trial.TrialRun):
     """A trial whose one epoch takes no time."""
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -184,14 +184,14 @@ def grown(count: int) -> dict[str, float]:
     """The seconds of each part of a trial, median, once the study has so many trials."""
     prepared = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
     masks, layers = pruning.pack_masks(prepared.masks), pruning.layer_table(prepared.masks)
-    opening = Opening(prepared.metrics, "cpu", masks, layers, [])
+    opening = TrialStarted(prepared.metrics, "cpu", masks, layers, [])
     with folder():
         drive(make_study(count, "random"), opening)  # whatever is recorded, the stores do not care who proposed it
         each = drive(make_study(count + SAMPLE), opening)
     return {part: median(seconds[part] for seconds in each) for part in PARTS}
 
 
-def drive(study: Study, opening: Opening) -> list[dict[str, float]]:
+def drive(study: Study, opening: TrialStarted) -> list[dict[str, float]]:
     """Let the driver have its trials one by one, MLflow and all; the seconds of the parts of each."""
     driver = open_driver(study, lambda: None, Console(quiet=True))
     found = []

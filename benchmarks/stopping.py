@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from forcetune.analysis import hypervolume, non_dominated, pareto_ranks
-from forcetune.search.stopping import Rule, Stopping, pareto, safe
+from forcetune.search.stopping import EarlyStopping, Rule, pareto, safe
 from forcetune.spec import Trial
 from forcetune.stores import mlflow_uri
 
@@ -155,7 +155,7 @@ def record(study: str) -> None:
 
 def replay(order: list[Curve], rule: Rule | None, averages: bool, budget: float = np.inf) -> Replayed:
     """Train the curves in this order, no further one once the budget of full trainings is spent."""
-    stopping = Stopping(rule, DIRECTIONS)
+    stopping = EarlyStopping(rule, DIRECTIONS)
     found = Replayed([], [], 0.0)
     left, ties = iter(enumerate(order)), count()
     running: list[tuple[int, int, int, int, Curve]] = []

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from forcetune.search.companions import run_errand
+from forcetune.search.companions import run_listed_companions
 from forcetune.search.driver import open_driver
-from forcetune.search.proposals import Listed, Proposal
+from forcetune.search.proposals import FixedProposals, Proposal
 from forcetune.search.worker import Report
 from forcetune.spec import Trial
 from forcetune.tracking import Epoch
@@ -42,7 +42,9 @@ def search(make_study, trials=TRIALS, name="s", trial=None, **top):
     base = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
     listed = [Proposal(Trial(**base, method=method, density=density)) for method, density, _ in trials]
     references = study.references(0.25)
-    driver = open_driver(study, lambda: None, QUIET, references=references, propose=lambda history: Listed(listed))
+    driver = open_driver(
+        study, lambda: None, QUIET, references=references, propose=lambda history: FixedProposals(listed)
+    )
     driver.describe()
     reached = {(method, density): accuracy for method, density, accuracy in trials}
     while assignment := driver.issue():
@@ -62,8 +64,8 @@ class Lab:
         self.dies_after = None
         self.ran = []
 
-    def __call__(self, errand):
-        return run_errand(errand, lambda: None, QUIET, self._drive)
+    def __call__(self, companion_runs):
+        return run_listed_companions(companion_runs, lambda: None, QUIET, self._drive)
 
     def _drive(self, driver):
         while assignment := driver.issue():

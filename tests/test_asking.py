@@ -110,8 +110,8 @@ def test_studies_with_other_objectives_have_no_front_in_common(study, searched):
 def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
     told = said("s", "--within", "2", code=2)
     assert "`forcetune best s --within 2 --dense 3` does so first" in told
-    errand, hours = baseline.dense_errand("s", 2)
-    assert [(run.trial.method, run.trial.density, run.trial.seed) for run in errand.companions] == [
+    companion_runs, hours = baseline.missing_dense_runs("s", 2)
+    assert [(run.trial.method, run.trial.density, run.trial.seed) for run in companion_runs.companions] == [
         ("random", 1.0, 1),
         ("random", 1.0, 2),
     ]
@@ -136,7 +136,7 @@ def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
     from forcetune.stores import optuna_uri
 
     Ledger(study.companion(Search()), optuna_uri())  # as a search with `seeds` makes it, from the file as it is written
-    lab(baseline.dense_errand("s", 1)[0])
+    lab(baseline.missing_dense_runs("s", 1)[0])
     _, found, _ = search.examine("s.companion")
     assert [finding.what for finding in found] == ["its run has lost masks.npz"], "made up, it never had any"
 
@@ -144,9 +144,9 @@ def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
 def test_each_network_has_dense_runs(searched):
     wide = [("snip", 0.3, 0.97), ("force", 0.1, 0.95)]
     searched(wide, name="wide", trial={"width": 16})
-    errand, _ = baseline.dense_errand("wide", 1)
-    assert [run.trial.width for run in errand.companions] == [16]
-    assert {run.marks["arm"] for run in errand.companions} == {results.DENSE}
+    companion_runs, _ = baseline.missing_dense_runs("wide", 1)
+    assert [run.trial.width for run in companion_runs.companions] == [16]
+    assert {run.marks["arm"] for run in companion_runs.companions} == {results.DENSE}
 
 
 def test_effects_and_importance(searched):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from forcetune.search import examine
 from forcetune.search.driver import open_driver
-from forcetune.search.worker import Opening, Report
+from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri
 from forcetune.tracking import Epoch, Record, Tracker, requests, table
 from forcetune.tracking.client import client_of
@@ -118,7 +118,7 @@ def driver_of(study):
 def end(driver, assignment):
     metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"]}
     epoch = Epoch(2, 1000, metrics)
-    opening = Opening({}, "cpu", b"masks", [], [])
+    opening = TrialStarted({}, "cpu", b"masks", [], [])
     driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, opening, outcome="trained"))
 
 

@@ -79,7 +79,7 @@ def test_equal_trials_have_equal_metrics_with_dropout(method, tmp_path, monkeypa
         torch.manual_seed(state)  # whatever ran before in this process has moved torch's random state
         prepared = trial.prepare(make(model="own_dropout:with_dropout", width=None, method=method, epochs=2))
         torch.manual_seed(state)
-        return timeless(trial.Underway(prepared))
+        return timeless(trial.TrialRun(prepared))
 
     assert after(1) == after(2)
 
@@ -210,7 +210,7 @@ def test_every_field_of_training_is_used(field):
 
 def test_pruned_weights_are_zero_after_training():
     prepared = trial.prepare(make(epochs=1))
-    list(trial.Underway(prepared))
+    list(trial.TrialRun(prepared))
     weights = prunable(prepared.model)
     assert all((weights[name][~mask] == 0).all() for name, mask in prepared.masks.items())
 
@@ -490,10 +490,10 @@ def test_a_resumed_trial_goes_on_bit_for_bit(fields, stopped, tmp_path, monkeypa
     (tmp_path / "my_data.py").write_text(OWN_DATA)
     monkeypatch.syspath_prepend(tmp_path)
     wanted = make(epochs=4, batch_size=32, **fields)
-    whole = trial.Underway(trial.prepare(wanted))
+    whole = trial.TrialRun(trial.prepare(wanted))
     curve = timeless(whole)
 
-    cut = trial.Underway(trial.prepare(wanted))
+    cut = trial.TrialRun(trial.prepare(wanted))
     first = [next(iter(cut)) for _ in range(stopped)]
     torch.save(cut.state_dict(), tmp_path / "checkpoint.pt")
     torch.manual_seed(99)  # another process draws from elsewhere
@@ -586,7 +586,7 @@ def test_a_training_loop_of_ones_own(own_task):
     found = list(trial.run(make(epochs=3), Task(train="my_wanted:train")))
     assert [metrics["epochs_so_far"] for metrics in found] == [1, 2, 3]
     assert all({"val_accuracy", "train_seconds", "density"} <= metrics.keys() for metrics in found)
-    assert not trial.Underway(trial.prepare(make(), Task(train="my_wanted:train"))).resumable
+    assert not trial.TrialRun(trial.prepare(make(), Task(train="my_wanted:train"))).resumable
 
 
 def test_what_a_trial_would_report(own_task):

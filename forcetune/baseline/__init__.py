@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from forcetune import analysis, tracking
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.champions import Champion
-from forcetune.baseline.dense import dense_errand
+from forcetune.baseline.dense import missing_dense_runs
 from forcetune.baseline.evidence import pooled, verdicts
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.nightly import EXPERIMENT, Nights, Share, last_nights
@@ -23,7 +23,7 @@ from forcetune.baseline.sizing import MOST_SEEDS, size, spread_of_differences
 from forcetune.baseline.twins import ASKED, Comparison
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
-from forcetune.spec import BANDS, Companion, Errand, check_bands
+from forcetune.spec import BANDS, Companion, CompanionRuns, check_bands
 
 SEEDS, MARGIN = MOST_SEEDS, 0.5
 RIVALS = tuple(ASKED)
@@ -71,7 +71,7 @@ class Plan:
         }
 
 
-def plan(bench: Bench, seeds: int = SEEDS) -> Plan:
+def plan(bench: ChampionStudy, seeds: int = SEEDS) -> Plan:
     """What `run` would do for these champions with so many seeds."""
     comparisons, lacking = _comparisons(bench)
     sides = (side for place in range(seeds) for one in comparisons for side in one.sides(bench.seed(place)))
@@ -93,20 +93,20 @@ def plan(bench: Bench, seeds: int = SEEDS) -> Plan:
     )
 
 
-def _comparisons(bench: Bench) -> tuple[list[Comparison], list[Companion]]:
+def _comparisons(bench: ChampionStudy) -> tuple[list[Comparison], list[Companion]]:
     """The comparisons that have begun or can begin, and the tuning runs that are missing before others can."""
     found = [bench.comparisons(champion) for champion in bench.champions]
     return list(chain.from_iterable(each for each, _ in found)), list(chain.from_iterable(each for _, each in found))
 
 
-def run(bench: Bench, send: Send, seeds: int = SEEDS) -> str | None:
+def run(bench: ChampionStudy, send: Send, seeds: int = SEEDS) -> str | None:
     """Run all pairs that are missing, tuning first; why that ended early, if so.
 
     A tuned twin is known only once its tuning has run, so there may be two rounds.
     """
     done: set[str] = set()
     while missing := [one for one in plan(bench, seeds).missing if one.key not in done]:
-        ending = send(Errand(bench.study, missing))
+        ending = send(CompanionRuns(bench.study, missing))
         bench.refresh()
         if ending:
             return ending
@@ -114,7 +114,7 @@ def run(bench: Bench, send: Send, seeds: int = SEEDS) -> str | None:
     return None
 
 
-def conclude(bench: Bench, seeds: int = SEEDS, margin: float = MARGIN, pool: bool = False) -> pd.DataFrame:
+def conclude(bench: ChampionStudy, seeds: int = SEEDS, margin: float = MARGIN, pool: bool = False) -> pd.DataFrame:
     """The verdicts of a study's comparisons, by the pairs that are there; as `evidence.verdicts` says.
 
     margin: points of accuracy within which two are as good as each other; pool: champions of a method and band taken
@@ -142,7 +142,7 @@ def check_seeds(seeds: int, place: str) -> None:
         )
 
 
-def check(name: str, top: int | None, edges: Sequence[float] | None, seeds: int | None) -> tuple[Bench, int]:
+def check(name: str, top: int | None, edges: Sequence[float] | None, seeds: int | None) -> tuple[ChampionStudy, int]:
     """The bench of a study and the pairs of a comparison, once all that was asked for makes sense.
 
     Where neither champions nor seeds are asked for, they are as many as an hour on a device has room for.
@@ -151,7 +151,7 @@ def check(name: str, top: int | None, edges: Sequence[float] | None, seeds: int 
         check_seeds(seeds, "--seeds")
     if edges is not None:
         check_bands(edges, "--bands")
-    bench = Bench(name, top, edges or BANDS)
+    bench = ChampionStudy(name, top, edges or BANDS)
     if (top, edges, seeds) != (None, None, None):
         return bench, seeds or SEEDS
     sized = size(bench)
@@ -164,8 +164,8 @@ __all__ = [
     "MARGIN",
     "RIVALS",
     "SEEDS",
-    "Bench",
     "Champion",
+    "ChampionStudy",
     "Comparison",
     "Findings",
     "Nights",
@@ -174,8 +174,8 @@ __all__ = [
     "Share",
     "check",
     "conclude",
-    "dense_errand",
     "last_nights",
+    "missing_dense_runs",
     "plan",
     "run",
     "sender",

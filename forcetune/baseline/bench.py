@@ -15,7 +15,7 @@ from forcetune.baseline.twins import ITSELF, TUNING, Comparison, best_random, co
 from forcetune.spec import BANDS, Companion, Study, Trial
 
 
-class Bench:
+class ChampionStudy:
     """A study with its champions, as its stores have it now."""
 
     def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = BANDS) -> None:

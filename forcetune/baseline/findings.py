@@ -13,7 +13,7 @@ import pandas as pd
 from forcetune import analysis
 from forcetune.analysis import Standing
 from forcetune.baseline import sentinels
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.evidence import Pair, described
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import Comparison
@@ -61,7 +61,7 @@ class Findings:
         }
 
 
-def standings(benches: Sequence[Bench], margin: float, until: str = LAST) -> dict[str, list[Standing]]:
+def standings(benches: Sequence[ChampionStudy], margin: float, until: str = LAST) -> dict[str, list[Standing]]:
     """Where each comparison stood after each night that brought it pairs, by its name."""
     evidence = {
         one.name: [(pair.night, pair.difference) for pair in pairs if pair.night <= until]
@@ -77,7 +77,7 @@ def holds(steps: Sequence[Standing] | None) -> str:
 
 
 def conclude(
-    benches: Sequence[Bench], night: str, margin: float, since: str, notes: Sequence[str], run: str
+    benches: Sequence[ChampionStudy], night: str, margin: float, since: str, notes: Sequence[str], run: str
 ) -> Findings:
     """What follows from all that was run up to a night. since: the night at which the sentinels' history begins.
 

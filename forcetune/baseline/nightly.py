@@ -15,14 +15,14 @@ from rich.console import Console
 
 from forcetune import tracking
 from forcetune.baseline import sentinels
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.findings import Findings, conclude, holds, standings
 from forcetune.baseline.page import page
 from forcetune.baseline.sending import Send
 from forcetune.baseline.twins import Comparison
 from forcetune.errors import HeldError
-from forcetune.search.hold import hold
-from forcetune.spec import Companion, Errand, load_nightly
+from forcetune.search.driver_lock import driver_lock
+from forcetune.spec import Companion, CompanionRuns, load_nightly
 from forcetune.stores import optuna_uri
 
 EXPERIMENT = "forcetune-nightly"
@@ -58,7 +58,7 @@ class Nights:
         self.asked = load_nightly(file)
         self._since = self.asked.since.isoformat() if self.asked.since else ""
         self.pages: list[Path] = []  # that were written beside the stores
-        self._benches = [Bench(name, self.asked.top, self.asked.bands) for name in self.asked.studies]
+        self._benches = [ChampionStudy(name, self.asked.top, self.asked.bands) for name in self.asked.studies]
 
     def plan(self, night: str) -> list[Share]:
         """What a night would do that began now."""
@@ -71,7 +71,7 @@ class Nights:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(hold(f"nightly.{self._file.stem}", optuna_uri()))
+                stack.enter_context(driver_lock(f"nightly.{self._file.stem}", optuna_uri()))
             except HeldError as error:
                 raise HeldError(f"a night of {self._file} is not over: {error}") from None
             return [self._run(each, send) for each in [*self._died(night), night]]
@@ -107,7 +107,7 @@ class Nights:
         known = {told["study"]: Share.of_plain(told) for told in written}
         return [known.get(bench.name, Share(bench.name, [], 0.0, [])) for bench in self._benches]
 
-    def _send(self, bench: Bench, share: Share, night: str, send: Send, left: int) -> None:
+    def _send(self, bench: ChampionStudy, share: Share, night: str, send: Send, left: int) -> None:
         """Run what is missing of a study's share, with its part of what the studies before it have left."""
         hours = None
         if self.asked.budget is not None:
@@ -116,10 +116,10 @@ class Nights:
         missing = bench.companions.lacks(share.companions)
         if missing and (hours is None or hours > bench.spent(night)):
             self._console.print(f"{bench.name}: {len(missing)} runs", highlight=False)
-            send(Errand(bench.study, missing, night, hours))
+            send(CompanionRuns(bench.study, missing, night, hours))
             bench.refresh()
 
-    def _share(self, bench: Bench, night: str) -> Share:
+    def _share(self, bench: ChampionStudy, night: str) -> Share:
         """Sentinels, fresh seeds for what is undecided, tuning, and a seed for what is decided."""
         found = [bench.comparisons(champion, night) for champion in bench.champions]
         comparisons = [one for each, _ in found for one in each]
@@ -135,7 +135,7 @@ class Nights:
         chance = [f"{bench.name}: {why}" for champion in bench.champions if (why := champion.by_chance)]
         return Share(bench.name, wanted, bench.device_hours(wanted), chance)
 
-    def _sentinels(self, bench: Bench, comparisons: Sequence[Comparison], night: str) -> list[Companion]:
+    def _sentinels(self, bench: ChampionStudy, comparisons: Sequence[Comparison], night: str) -> list[Companion]:
         """The pair of the first night, or of tonight's first champion where there was none, or it is gone."""
         first = bench.champion(sentinels.chosen(bench.beside, self._since))
         known = [*(bench.comparisons(first)[0] if first else []), *comparisons]
@@ -196,7 +196,7 @@ def last_nights() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _pairs(bench: Bench, comparisons: Sequence[Comparison], count: int, night: str) -> list[Companion]:
+def _pairs(bench: ChampionStudy, comparisons: Sequence[Comparison], count: int, night: str) -> list[Companion]:
     """So many further pairs of each comparison, the first of all before the second of any."""
     places = {one.name: bench.free_places(one, count) for one in comparisons}
     return [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forcetune import analysis, tracking
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.champions import Champion
 from forcetune.baseline.evidence import POINTS
 from forcetune.baseline.twins import FIXED, tuning
@@ -27,7 +27,7 @@ class Size:
     device_hours: float
 
 
-def size(bench: Bench) -> Size:
+def size(bench: ChampionStudy) -> Size:
     """Return as many champions, with as many seeds, as an hour on a device has room for; one champion at least.
 
     Each comparison gets as many pairs as a verdict takes, and then more, up to 12. The knee of the front comes first,
@@ -46,7 +46,7 @@ def size(bench: Bench) -> Size:
     return Size([], MOST_SEEDS, 0.0)
 
 
-def spread_of_differences(bench: Bench) -> float | None:
+def spread_of_differences(bench: ChampionStudy) -> float | None:
     """Return the standard deviation of a comparison's differences, in points; None where nothing tells it yet.
 
     It is that of the pairs that are there, or else of two runs with fresh seeds, the noise of which is known from the
@@ -72,7 +72,7 @@ def _pooled(samples: Sequence[np.ndarray]) -> float | None:
     return float((squares / sum(len(sample) - 1 for sample in several)) ** 0.5)
 
 
-def _in_order(bench: Bench) -> list[Champion]:
+def _in_order(bench: ChampionStudy) -> list[Champion]:
     """Champions that something can be said of: the knee, then each time the one farthest from those before it."""
     left = [champion for champion in bench.champions if not champion.by_chance]
     if not left:
@@ -92,7 +92,7 @@ def _distance(one: Champion, other: Champion) -> float:
     return abs(float(np.log(one.trial.density / other.trial.density)))
 
 
-def _device_hours(bench: Bench, champions: Sequence[Champion], seeds: int) -> float:
+def _device_hours(bench: ChampionStudy, champions: Sequence[Champion], seeds: int) -> float:
     """Of all runs: each side of each pair, and those by which random pruning is tuned."""
     took = bench.table.set_index("trial")["device_seconds"]
     hours = 0.0

@@ -243,12 +243,12 @@ def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority
 
     ran = False
     for study in studies:
-        errand, hours = baseline.dense_errand(study, seeds)
-        if not errand.companions:
+        companion_runs, hours = baseline.missing_dense_runs(study, seeds)
+        if not companion_runs.companions:
             continue
-        click.echo(f"{len(errand.companions)} dense runs of {study}, about {hours:.2g} device hours", err=quiet)
+        click.echo(f"{len(companion_runs.companions)} dense runs of {study}, about {hours:.2g} device hours", err=quiet)
         try:
-            ending = baseline.sender(show.console(error=quiet), priority, address)(errand)
+            ending = baseline.sender(show.console(error=quiet), priority, address)(companion_runs)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; the same command goes on where it was", err=True)
             sys.exit(INTERRUPTED)

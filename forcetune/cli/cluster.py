@@ -155,7 +155,7 @@ def supervise(
         from forcetune import search, spec
 
         if companions:
-            return search.has_run(spec.load_errand(file))
+            return search.has_run(spec.load_companion_runs(file))
         return search.is_over(spec.load(file))
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
@@ -170,7 +170,7 @@ def accompany(file: str, priority: Priority) -> None:
     """Run the companions listed in FILE."""
     from forcetune import search, show, spec
 
-    if ending := search.run_companions(spec.load_errand(file), show.console(), priority):
+    if ending := search.run_companions(spec.load_companion_runs(file), show.console(), priority):
         click.echo(ending)
 
 

@@ -20,7 +20,7 @@ from forcetune.jobs.client import connected
 from forcetune.jobs.package import Package, pack, placed, told
 from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
 from forcetune.names import COMPANION, suggestion
-from forcetune.spec import Errand, Priority, Study, load
+from forcetune.spec import CompanionRuns, Priority, Study, load
 from forcetune.stores import has_password, shown, sqlite_path
 from forcetune.temporary import make_folder
 
@@ -97,7 +97,7 @@ def preview(file: str | Path) -> Package:
 
 
 def submit_companions(
-    errand: Errand,
+    companion_runs: CompanionRuns,
     address: str | None = None,
     priority: Priority = "normal",
     restarts: int = 3,
@@ -107,12 +107,17 @@ def submit_companions(
 
     Raises as `submit` does.
     """
-    metadata = _metadata(errand.study, priority)
-    metadata |= {"forcetune.study": errand.study.study + COMPANION, "forcetune.trials": str(len(errand.companions))}
+    metadata = _metadata(companion_runs.study, priority)
+    metadata |= {
+        "forcetune.study": companion_runs.study.study + COMPANION,
+        "forcetune.trials": str(len(companion_runs.companions)),
+    }
     with make_folder("companions") as folder:
         file = folder.path / "companions.json"
-        file.write_text(json.dumps(errand.plain()))
-        return _send(errand.study.study, file, errand.study, metadata, address, ["--companions"], restarts, say)
+        file.write_text(json.dumps(companion_runs.plain()))
+        return _send(
+            companion_runs.study.study, file, companion_runs.study, metadata, address, ["--companions"], restarts, say
+        )
 
 
 def _send(

@@ -6,7 +6,7 @@ from forcetune.pruning.masks import layer_densities, layer_table, load_masks, pa
 from forcetune.pruning.methods import LOSSES, METHODS, Method, find_masks, mask_steps, method_row
 from forcetune.pruning.network import Batch, Network
 from forcetune.pruning.schedules import SCHEDULES
-from forcetune.pruning.trail import Trail
+from forcetune.pruning.trail import PruningCache
 
 __all__ = [
     "LOSSES",
@@ -16,7 +16,7 @@ __all__ = [
     "Inspection",
     "Method",
     "Network",
-    "Trail",
+    "PruningCache",
     "dense_macs",
     "diagnose",
     "find_masks",

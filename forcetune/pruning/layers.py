@@ -8,53 +8,53 @@ Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Wish:
+class LayerQuota:
     """What a rule asks for: densities in proportion to `shares`, but for the layers whose density it sets outright."""
 
     shares: list[float]
     fixed: dict[int, float] = field(default_factory=dict)
 
 
-Rule = Callable[[Sequence[Shape], float], Wish]  # from the layers' weight shapes and the density of them all
+Rule = Callable[[Sequence[Shape], float], LayerQuota]  # from the layers' weight shapes and the density of them all
 
 
-def uniform(shapes: Sequence[Shape], density: float) -> Wish:
+def uniform(shapes: Sequence[Shape], density: float) -> LayerQuota:
     """The same density in every layer."""
-    return Wish([1.0] * len(shapes))
+    return LayerQuota([1.0] * len(shapes))
 
 
-def erdos_renyi_kernel(shapes: Sequence[Shape], density: float) -> Wish:
+def erdos_renyi_kernel(shapes: Sequence[Shape], density: float) -> LayerQuota:
     """ERK: (in + out + height + width) / (in * out * height * width) [1707.04780, 1911.11134]."""
-    return Wish([sum(shape) / prod(shape) for shape in shapes])
+    return LayerQuota([sum(shape) / prod(shape) for shape in shapes])
 
 
-def balanced(shapes: Sequence[Shape], density: float) -> Wish:
+def balanced(shapes: Sequence[Shape], density: float) -> LayerQuota:
     """The same number of weights in every layer."""
-    return Wish([1 / prod(shape) for shape in shapes])
+    return LayerQuota([1 / prod(shape) for shape in shapes])
 
 
-def uniform_plus(shapes: Sequence[Shape], density: float) -> Wish:
+def uniform_plus(shapes: Sequence[Shape], density: float) -> LayerQuota:
     """Uniform, but the first convolution dense and the last linear layer at 0.2 or more [1902.09574]."""
     first = next((i for i, shape in enumerate(shapes) if len(shape) == 4), None)
     classifier = max((i for i, shape in enumerate(shapes) if len(shape) == 2), default=None)
     fixed = {} if first is None else {first: 1.0}
     if classifier is not None and density < 0.2:
         fixed[classifier] = 0.2
-    return Wish([1.0] * len(shapes), fixed)
+    return LayerQuota([1.0] * len(shapes), fixed)
 
 
-def smart_ratio(shapes: Sequence[Shape], density: float) -> Wish:
+def smart_ratio(shapes: Sequence[Shape], density: float) -> LayerQuota:
     """k^2 + k for the k-th layer from the end, linear layers at 0.3: random tickets [2009.11094].
 
     As the authors' program has it for ResNets (for VGG it divides by the squared place from the front).
     """
     back = range(len(shapes), 0, -1)
-    return Wish([k**2 + k for k in back], {i: 0.3 for i, shape in enumerate(shapes) if len(shape) == 2})
+    return LayerQuota([k**2 + k for k in back], {i: 0.3 for i, shape in enumerate(shapes) if len(shape) == 2})
 
 
 def copied(densities: list[float]) -> Rule:
     """The layers' densities of another mask, scaled to the density asked for."""
-    return lambda shapes, density: Wish(densities)
+    return lambda shapes, density: LayerQuota(densities)
 
 
 def allocate(rule: Rule, shapes: Sequence[Shape], count: int, room: Sequence[int] | None = None) -> list[int]:

@@ -38,7 +38,7 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
-from forcetune.pruning.trail import Trail
+from forcetune.pruning.trail import PruningCache
 from forcetune.pruning.walks import biased_walks
 
 
@@ -134,7 +134,7 @@ def find_masks(
     invert: bool = False,
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
-    trail: Trail | None = None,
+    trail: PruningCache | None = None,
 ) -> Masks:
     """Prune a network at its initial weights: bool tensors by parameter name, in module order, True keeps.
 
@@ -187,7 +187,7 @@ def mask_steps(
     invert: bool = False,
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
-    trail: Trail | None = None,
+    trail: PruningCache | None = None,
 ) -> Iterator[Masks]:
     """The masks after each pruning step; arguments as for `find_masks`, which returns the last of them.
 

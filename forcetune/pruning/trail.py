@@ -19,7 +19,7 @@ class _Done:
     seconds: float
 
 
-class Trail:
+class PruningCache:
     """Steps taken once for all masks of the same weights, batches, method and options.
 
     How many weights the first step keeps plays no part in its scores: they serve every density, schedule and number

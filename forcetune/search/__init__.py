@@ -14,7 +14,7 @@ from forcetune.containment import contained
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import environment
-from forcetune.spec import Errand, Placed, Priority, Search, Study, Trial, check_reported
+from forcetune.spec import CompanionRuns, Priority, ResolvedResources, Search, Study, Trial, check_reported
 from forcetune.stores import absolute, optuna_uri
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from forcetune.search.deletion import Contents
     from forcetune.search.doctor import Finding
     from forcetune.search.driver import Driver
-    from forcetune.search.proposals import Lesson
-    from forcetune.search.shares import Alone
+    from forcetune.search.proposals import PriorTrial
+    from forcetune.search.shares import ExclusiveSlots
 
 REPEATS = 10  # proposals for each that is wanted: some come up twice
 AT_LAST = 2.0  # seconds that MLflow gets when a search is interrupted
@@ -95,14 +95,14 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
     from forcetune.search.archive import archive
     from forcetune.search.companions import rerun
     from forcetune.search.driver import open_driver
-    from forcetune.search.hold import hold
-    from forcetune.search.ledger import known, pending_archive, refuse_changes, request_retry, taught
+    from forcetune.search.driver_lock import driver_lock
+    from forcetune.search.ledger import known, pending_archive, prior_trials, refuse_changes, request_retry
     from forcetune.search.proposals import fitting, make_proposals
 
     uri = optuna_uri()
-    with hold(study.study, uri) as held:
+    with driver_lock(study.study, uri) as held:
         lessons = []
-        for other, theirs in taught(study, uri).items():
+        for other, theirs in prior_trials(study, uri).items():
             fit = fitting(study, theirs)
             told = f"{len(fit)} of {len(theirs)} trials of {other} fit this study, which learns from them"
             console.print(told, soft_wrap=True)
@@ -131,7 +131,7 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
             cost.report(study, driver.hours, console)
         if study.search.seeds is None:
             return None
-        with hold(study.study + COMPANION, uri) as companions:
+        with driver_lock(study.study + COMPANION, uri) as companions:
             return rerun(study, companions.check, console, cluster.drive)
 
 
@@ -144,29 +144,29 @@ def _explain_failures(study: Study, reason: str) -> str:
     )
 
 
-def _check_new(study: Study, lessons: "list[Lesson]") -> None:
+def _check_new(study: Study, lessons: "list[PriorTrial]") -> None:
     """Raise InputError where nothing can be proposed for a study that has no trials."""
     from forcetune.search.proposals import make_proposals
 
     make_proposals(study, [], lessons=lessons)
 
 
-def run_companions(errand: Errand, console: Console, priority: Priority = "normal") -> str | None:
+def run_companions(companion_runs: CompanionRuns, console: Console, priority: Priority = "normal") -> str | None:
     """Run those companions of a study that it lacks, or go on where an earlier driver was.
 
     Returns why that ended before all were run, None where they are. Raises as `run` does, and loses as little.
     """
     environment.prepare()
-    from forcetune.search.companions import run_errand
-    from forcetune.search.hold import hold
+    from forcetune.search.companions import run_listed_companions
+    from forcetune.search.driver_lock import driver_lock
 
-    companion = errand.study.companion(Search())
+    companion = companion_runs.study.companion(Search())
     with _Cluster(companion, console, priority) as cluster:
         cluster.begin()
-        check(errand.study)
-        with hold(companion.study, optuna_uri()) as held:
-            _refuse_archived(errand.study.study)
-            return run_errand(errand, held.check, console, cluster.drive)
+        check(companion_runs.study)
+        with driver_lock(companion.study, optuna_uri()) as held:
+            _refuse_archived(companion_runs.study.study)
+            return run_listed_companions(companion_runs, held.check, console, cluster.drive)
 
 
 def _refuse_archived(study: str) -> None:
@@ -184,12 +184,14 @@ def _refuse_archived(study: str) -> None:
         raise InputError(f"the study {study!r} is no longer in MLflow: it was archived or deleted meanwhile")
 
 
-def has_run(errand: Errand) -> bool:
+def has_run(companion_runs: CompanionRuns) -> bool:
     """Whether the ledger has each companion, and what became of it."""
     from forcetune.search.ledger import current, trials_of
 
-    told = current(trials_of(errand.study.study + COMPANION, optuna_uri()))
-    return {one.key for one in errand.companions} <= {t.user_attrs.get("key") for t in told if t.state.is_finished()}
+    told = current(trials_of(companion_runs.study.study + COMPANION, optuna_uri()))
+    return {one.key for one in companion_runs.companions} <= {
+        t.user_attrs.get("key") for t in told if t.state.is_finished()
+    }
 
 
 def draw(study: Study, count: int) -> list[Trial]:
@@ -250,10 +252,10 @@ def examine(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Findi
     """
     environment.prepare()
     from forcetune.search import doctor
-    from forcetune.search.hold import hold
+    from forcetune.search.driver_lock import driver_lock
 
     try:
-        with hold(name, optuna_uri()) as held:
+        with driver_lock(name, optuna_uri()) as held:
             return (*doctor.repair(name, held.check), None) if mend else ([], doctor.examine(name, held.check), None)
     except HeldError as error:
         if mend:
@@ -296,7 +298,7 @@ class _Cluster:
         self._priority = priority
         self._stack = ExitStack()
         self._asked: list[tuple[str, Any]] = []
-        self._room: tuple[Placed, Alone] | None = None
+        self._room: tuple[ResolvedResources, ExclusiveSlots] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -312,7 +314,7 @@ class _Cluster:
             self._connect()
             self._asked = cluster.ask_nodes(self._study)
 
-    def start(self) -> tuple[Placed, "Alone"]:
+    def start(self) -> tuple[ResolvedResources, "ExclusiveSlots"]:
         """Connect; what a trial occupies, and the study's share of the slots.
 
         Raises InputError where no trial finds room, and where a node of a cluster does not have the data.

@@ -9,8 +9,8 @@ from rich.console import Console
 from forcetune import tracking
 from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.faults import durable
-from forcetune.search.hold import hold
 from forcetune.search.ledger import known, pending_archive, recorded
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
@@ -32,7 +32,7 @@ def archive(study: str, check: Callable[[], None], console: Console, wanted: boo
         return None
     name = begun or _free(study)
     if known(study, optuna_uri()):
-        with hold(study + COMPANION, optuna_uri()) as companions:
+        with driver_lock(study + COMPANION, optuna_uri()) as companions:
             _archive(study, check, companions.check, console, name)
     elif tracking.exists(study, mlflow_uri()):  # its ledger is gone
         Tracker(study, mlflow_uri()).rename(name)

@@ -22,9 +22,9 @@ from forcetune.errors import InputError
 from forcetune.search import environment, placement
 from forcetune.search.driver import Driver
 from forcetune.search.meter import Meter, RayMeter
-from forcetune.search.shares import Alone, Shared
+from forcetune.search.shares import ExclusiveSlots, FairShare
 from forcetune.search.worker import Assignment, Cause, LostError, Report, execute, read_data
-from forcetune.spec import AUTO, Placed, Priority, Study
+from forcetune.spec import AUTO, Priority, ResolvedResources, Study
 from forcetune.temporary import make_folder
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ NODE_ANSWER_S = 1.0  # for a node's own process to take a connection
 TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
 
 
-def place(study: Study, console: Console) -> Placed:
+def place(study: Study, console: Console) -> ResolvedResources:
     """What a trial occupies, in numbers: for `gpus: auto` a probe takes a whole GPU and sees how many may share one.
 
     Where there are several kinds it is whichever Ray gives; a trial that finds too little memory is tried again with
@@ -82,17 +82,17 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def fits(resources: Placed) -> int:
+def fits(resources: ResolvedResources) -> int:
     """Trials for which the nodes that are there have room at once."""
     return sum(_fit_on(node, resources) for node in _nodes())
 
 
-def _fit_on(node: Mapping[str, float], resources: Placed) -> int:
+def _fit_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
     by_gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6
     return min(int(node.get("CPU", 0) / resources.cpus + 1e-9), by_gpus)
 
 
-def slots(resources: Placed) -> int:
+def slots(resources: ResolvedResources) -> int:
     """Trials that fit at once, at most `concurrent`. Raises InputError where not even one fits."""
     have, nodes, fit = ray.cluster_resources(), _nodes(), fits(resources)
     if fit < 1:
@@ -103,7 +103,7 @@ def slots(resources: Placed) -> int:
     return min(fit, resources.concurrent or fit)
 
 
-def most_room(resources: Placed) -> int:
+def most_room(resources: ResolvedResources) -> int:
     """How many times what a trial asks for a node can give it; a trial that shares a GPU gets the whole at most."""
     nodes = [node for node in _nodes() if node.get("GPU", 0) >= resources.gpus]
     by_cores = max((int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes), default=1)
@@ -137,12 +137,12 @@ def hide_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def share(study: Study, resources: Placed, priority: Priority) -> Alone:
+def share(study: Study, resources: ResolvedResources, priority: Priority) -> ExclusiveSlots:
     """Of the slots of this Ray what the study has: all of one of its own, of a cluster what others leave it."""
     most = slots(resources)
     if not environment.is_shared():
-        return Alone(most)
-    return Shared(study.study, priority, resources.concurrent, lambda: fits(resources))
+        return ExclusiveSlots(most)
+    return FairShare(study.study, priority, resources.concurrent, lambda: fits(resources))
 
 
 def ask_nodes(study: Study) -> list[tuple[str, Any]]:
@@ -180,8 +180,8 @@ def _on_node(node: str) -> Any:
 
 def run(
     driver: Driver,
-    resources: Placed,
-    share: Alone,
+    resources: ResolvedResources,
+    share: ExclusiveSlots,
     worker: type[tune.Trainable] = Worker,
     reuse_actors: bool = True,
 ) -> None:
@@ -214,7 +214,7 @@ def run(
         driver.hand_back()
 
 
-def _wait_for_a_slot(driver: Driver, share: Alone) -> None:
+def _wait_for_a_slot(driver: Driver, share: ExclusiveSlots) -> None:
     if not share.slots:
         driver.progress.waits()
     while not share.slots:
@@ -224,7 +224,7 @@ def _wait_for_a_slot(driver: Driver, share: Alone) -> None:
 def _fit(
     searcher: "DriverSearcher",
     watch: "Watch",
-    resources: Placed,
+    resources: ResolvedResources,
     worker: type[tune.Trainable],
     reuse_actors: bool,
 ) -> None:
@@ -254,7 +254,7 @@ class DriverSearcher(Searcher):
     Tune takes what a searcher raises for the trial's fault, so it is kept in `broken` and ends the search.
     """
 
-    def __init__(self, driver: Driver, share: Alone) -> None:
+    def __init__(self, driver: Driver, share: ExclusiveSlots) -> None:
         super().__init__()
         self._driver = driver
         self._share = share
@@ -485,6 +485,6 @@ def _why(error: Exception | None) -> tuple[Cause, str]:
     return "lost", f"its worker failed: {type(found).__name__}: {found}".splitlines()[0]
 
 
-def _request(resources: Placed, room: int) -> tune.PlacementGroupFactory:
+def _request(resources: ResolvedResources, room: int) -> tune.PlacementGroupFactory:
     gpus = min(resources.gpus * room, max(resources.gpus, 1))
     return tune.PlacementGroupFactory([{"CPU": resources.cpus * room, "GPU": gpus}])

@@ -13,8 +13,8 @@ from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import left_of, spent_by
 from forcetune.search.ledger import counted, current, ends, has_retries, is_on_front, trials_of
 from forcetune.search.marking import mark_front
-from forcetune.search.proposals import Listed, Proposal
-from forcetune.spec import Budget, Errand, Search, Study, Trial
+from forcetune.search.proposals import FixedProposals, Proposal
+from forcetune.spec import Budget, CompanionRuns, Search, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
 
@@ -42,48 +42,50 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
         if proposals:
             told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
             console.print(told, soft_wrap=True)
-        driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))  # noqa: B023
+        driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))  # noqa: B023
         drive(driver)
         mark_front(Tracker(study.study, mlflow_uri()))  # by the means over fresh seeds
         if driver.ending:
             return f"the re-runs with fresh seeds ended by the {driver.ending}"
 
 
-def run_errand(
-    errand: Errand, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]
+def run_listed_companions(
+    companion_runs: CompanionRuns, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]
 ) -> str | None:
     """Run the companions that the study lacks; why they ended early, if so.
 
     drive: runs a driver to its end. Twins are no candidates for the user's device: no constraint holds for them.
     """
-    known = trials_of(errand.study.study + COMPANION, optuna_uri())
+    known = trials_of(companion_runs.study.study + COMPANION, optuna_uri())
     keys = {trial.user_attrs.get("key") for trial in known}
-    proposals = [Proposal(one.trial, of=one.of, marks=one.marks) for one in errand.companions if one.key not in keys]
+    proposals = [
+        Proposal(one.trial, of=one.of, marks=one.marks) for one in companion_runs.companions if one.key not in keys
+    ]
     all_ended = all(trial.state.is_finished() for trial in known)
-    if not proposals and all_ended and not has_retries(errand.study.study + COMPANION, optuna_uri()):
+    if not proposals and all_ended and not has_retries(companion_runs.study.study + COMPANION, optuna_uri()):
         return None
-    companion = errand.study.companion(
+    companion = companion_runs.study.companion(
         Search(
             trials=len(counted(known)) + len(proposals),
             sampler="random",
             stopping="none",
-            budget=_budget(errand, known),
+            budget=_budget(companion_runs, known),
             max_failures=len(counted(known)) + len(proposals),  # a night says itself what failures mean
         ),
         constraints={},
     )
-    driver = open_driver(companion, check, console, propose=lambda history: Listed(proposals))
+    driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))
     drive(driver)
-    mark_front(Tracker(errand.study.study, mlflow_uri()))  # re-runs that had failed may be among what was run
+    mark_front(Tracker(companion_runs.study.study, mlflow_uri()))  # re-runs that had failed may be among what was run
     return f"the comparisons ended by their {driver.ending}" if driver.ending else None
 
 
-def _budget(errand: Errand, known: list[FrozenTrial]) -> Budget | None:
+def _budget(companion_runs: CompanionRuns, known: list[FrozenTrial]) -> Budget | None:
     """What may be spent in all: what it was before this night, and what the night may cost."""
-    if errand.device_hours is None:
+    if companion_runs.device_hours is None:
         return None
-    before = [trial for trial in known if trial.user_attrs.get("marks", {}).get("night") != errand.night]
-    return Budget(device_hours=spent_by(ends(before))["device_hours"] + errand.device_hours)
+    before = [trial for trial in known if trial.user_attrs.get("marks", {}).get("night") != companion_runs.night]
+    return Budget(device_hours=spent_by(ends(before))["device_hours"] + companion_runs.device_hours)
 
 
 def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -> list[Proposal]:

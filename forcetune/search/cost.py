@@ -16,7 +16,7 @@ from rich.console import Console
 from forcetune import trial
 from forcetune.search.placement import on_this_machine
 from forcetune.search.stopping import share_trained
-from forcetune.spec import Placed, Study, Task, Trial
+from forcetune.spec import ResolvedResources, Study, Task, Trial
 from forcetune.stores import optuna_uri, ray_address, state_folder
 from forcetune.times import duration
 
@@ -142,7 +142,7 @@ def _pruned_in(one: Trial, iterations: int) -> Trial:
     return one.model_copy(update={"iterations": iterations})
 
 
-def _at_once(resources: Placed) -> int:
+def _at_once(resources: ResolvedResources) -> int:
     """Trials that fit beside one another, of a cluster as many as the study says."""
     fit = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
     if resources.gpus:

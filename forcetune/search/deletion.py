@@ -7,7 +7,7 @@ from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
 from forcetune.search.cost import cost_file
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.ledger import counted, delete_study, folder_of, is_foreign, known, trials_of
 from forcetune.stores import mlflow_uri, optuna_uri, shown
 
@@ -38,7 +38,7 @@ def delete(study: str) -> None:
     Raises:
         HeldError: A driver runs the study or its companions; nothing is deleted then.
     """
-    with hold(study, optuna_uri()), hold(study + COMPANION, optuna_uri()):
+    with driver_lock(study, optuna_uri()), driver_lock(study + COMPANION, optuna_uri()):
         for name in (study + COMPANION, study):
             tracking.delete_experiment(name, mlflow_uri())
             if known(name, optuna_uri()):

@@ -17,7 +17,7 @@ from forcetune.names import COMPANION
 from forcetune.search.archive import archive
 from forcetune.search.checkpoints import read
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import Ended, Ledger, counted, pending_archive, recorded, retried_at
+from forcetune.search.ledger import Ledger, TrialOutcome, counted, pending_archive, recorded, retried_at
 from forcetune.search.marking import mark_front, missing_marks
 from forcetune.search.rewriting import RunContent, write_anew
 from forcetune.spec import Study
@@ -139,7 +139,7 @@ class _Case:
             own = right[:1]
         wrong = self._disagreement(trial, own)
         if wrong:
-            record = Ended(**trial.user_attrs["ended"]).record if "ended" in trial.user_attrs else {}
+            record = TrialOutcome(**trial.user_attrs["ended"]).record if "ended" in trial.user_attrs else {}
             if record:
                 yield Finding(where, wrong, "write its run anew from the ledger", lambda: self._rebuild(trial, own))
             else:
@@ -195,7 +195,7 @@ class _Case:
 
     def _rebuild(self, trial: FrozenTrial, own: list[dict[str, Any]]) -> None:
         """A new run from the ledger's record in place of the old ones."""
-        ended = Ended(**trial.user_attrs["ended"])
+        ended = TrialOutcome(**trial.user_attrs["ended"])
         content = RunContent(trial.number, trial.user_attrs["key"], trial.user_attrs["fields"], ended)
         parent = self._tracker.open_study(self._study.directions, {})
         write_anew(self._tracker, parent, content, [run["id"] for run in own])

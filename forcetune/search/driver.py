@@ -18,17 +18,17 @@ from rich.console import Console
 from forcetune import __version__
 from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
-from forcetune.search.ending import Ending, by_time, spent_by
+from forcetune.search.driver_lock import SCHEMAS, driver_lock
+from forcetune.search.ending import StoppingCriterion, by_time, spent_by
 from forcetune.search.faults import durable
-from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.ledger import Ended, Issued, Ledger, current, is_failed, retried_at
+from forcetune.search.ledger import Attempts, Ledger, TrialOutcome, current, is_failed, retried_at
 from forcetune.search.marking import mark_front
 from forcetune.search.meter import Meter
 from forcetune.search.note import note
 from forcetune.search.outbox import Outbox, remove
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, Proposals, make_proposals
-from forcetune.search.stopping import RULES, Stopping
+from forcetune.search.stopping import RULES, EarlyStopping
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Fixed, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
@@ -45,7 +45,7 @@ class Running:
     """A trial that is with a worker."""
 
     proposal: Proposal
-    issued: Issued
+    issued: Attempts
     facts: Mapping[str, float] = field(default_factory=dict)  # known before training, once the worker has told
     since: float | None = None  # of this attempt, on the monotonic clock; None while no worker has it
 
@@ -92,9 +92,9 @@ class Driver:
         self._used_up = False
         self._retries_given_up = False
         self._count = 0
-        self._stopping = Stopping(RULES.get(study.stopping), study.directions)
+        self._stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
-        self._ending = Ending(study, references)
+        self._ending = StoppingCriterion(study, references)
         self._began = time.monotonic()
         self._spent = spent_by([])  # by earlier drivers; device hours also by this one
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
@@ -157,7 +157,7 @@ class Driver:
             fresh = None if self._exhausted else self._propose()
             if fresh is None:
                 return None
-            running = Running(fresh, Issued())
+            running = Running(fresh, Attempts())
             number = self.ledger.add(fresh)
             self.meter.asked(time.monotonic() - began)
             self._count += 1
@@ -218,11 +218,11 @@ class Driver:
         before = running.issued.room
         room = min(2 * before, max(self.most_room, before)) if cause == "memory" else before
         if cause == "time":
-            self._end(number, Ended("failed", reason))
+            self._end(number, TrialOutcome("failed", reason))
         elif lost > self._study.resources.retries:
-            self._end(number, Ended("failed", f"{reason}; given up after {running.issued.attempt} attempts"))
+            self._end(number, TrialOutcome("failed", f"{reason}; given up after {running.issued.attempt} attempts"))
         elif cause == "memory" and room == before:
-            self._end(number, Ended("failed", f"{reason}; no node has more room for it"))
+            self._end(number, TrialOutcome("failed", f"{reason}; no node has more room for it"))
         else:
             running.issued = replace(running.issued, lost=lost, room=room)
             self._hand_back(number)
@@ -252,7 +252,7 @@ class Driver:
         while self._waiting:
             number, running = self._waiting.popleft()
             self._running[number] = running
-            self._end(number, Ended("failed", reason))
+            self._end(number, TrialOutcome("failed", reason))
 
     def close(self, seconds: float = PATIENCE) -> None:
         """Wait until MLflow has everything; end the parent run if the study is complete.
@@ -325,21 +325,23 @@ class Driver:
             )
         return reason
 
-    def _outcome(self, report: Report) -> Ended:
+    def _outcome(self, report: Report) -> TrialOutcome:
         """What became of a trial by its last report; one whose objectives are not finite numbers has failed."""
         assert report.outcome is not None
         if report.outcome == "failed":
-            return Ended("failed", report.reason)
+            return TrialOutcome("failed", report.reason)
         known = report.metrics
         if missing := [name for name in self._study.objectives if name not in known]:
-            return Ended("failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(known)}")
+            return TrialOutcome(
+                "failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(known)}"
+            )
         values = [float(known[name]) for name in self._study.objectives]
         for name, value in zip(self._study.objectives, values, strict=True):
             if not math.isfinite(value):
-                return Ended("failed", f"the objective {name} became {value}")
-        return Ended(report.outcome, report.reason, values)
+                return TrialOutcome("failed", f"the objective {name} became {value}")
+        return TrialOutcome(report.outcome, report.reason, values)
 
-    def _end(self, number: int, ended: Ended) -> None:
+    def _end(self, number: int, ended: TrialOutcome) -> None:
         running = self._running[number]
         self._count_time(running)
         spent = {"hours": self.hours, "device_hours": self._spent["device_hours"]}
@@ -366,14 +368,16 @@ class Driver:
         for number, running in waiting:
             if number in retried:
                 self._running[number] = running
-                self._end(number, Ended("failed", f"it was not run again, since the search ended before: {reason}"))
+                self._end(
+                    number, TrialOutcome("failed", f"it was not run again, since the search ended before: {reason}")
+                )
 
     def _failed(self) -> dict[str, bool]:
         """Whether each trial that has ended has failed, by its key."""
         ended = [trial for trial in current(self.ledger.trials()) if trial.state.is_finished()]
         return {trial.user_attrs["key"]: is_failed(trial) for trial in ended if "fields" in trial.user_attrs}
 
-    def _show(self, number: int, ended: Ended) -> None:
+    def _show(self, number: int, ended: TrialOutcome) -> None:
         """How far the study is after a trial, to MLflow and to whoever watches."""
         front, volume = self.progress.front, None
         if set(self._study.objectives) <= self._references.keys():
@@ -397,7 +401,7 @@ class Driver:
             self._spent["device_hours"] += self.devices * (time.monotonic() - running.since) / 3600
             running.since = None
 
-    def _tell(self, number: int, ended: Ended) -> None:
+    def _tell(self, number: int, ended: TrialOutcome) -> None:
         """The outbox's last call for a trial: MLflow has it all."""
         self.ledger.tell(number, ended)
         remove(self._place(number))
@@ -435,7 +439,7 @@ class Driver:
             of=attrs.get("of"),
             marks=attrs.get("marks", {}),
         )
-        ended = Ended(**attrs["ended"]) if "ended" in attrs else None
+        ended = TrialOutcome(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
             place = self._place(trial.number)
             self._outbox.open(trial.number, proposal, place, adopt=True, retried=retried_at(trial))
@@ -450,7 +454,7 @@ class Driver:
             for step, _, metrics in ended.record.get("curve", []):
                 self._stopping.see(trial.number, proposal.trial, step, {**ended.record["facts"], **metrics})
         else:
-            self._waiting.append((trial.number, Running(proposal, Issued(**attrs.get("issued", {})))))
+            self._waiting.append((trial.number, Running(proposal, Attempts(**attrs.get("issued", {})))))
 
     @property
     def _exhausted(self) -> bool:
@@ -490,7 +494,7 @@ def open_driver(
     the study's own sampler where it is not given.
     """
     uri = optuna_uri()
-    with hold(SCHEMAS, uri, wait=True), durable("tables"):
+    with driver_lock(SCHEMAS, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
     with durable("ledger"):
         ledger = Ledger(study, uri, check)

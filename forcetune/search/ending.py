@@ -8,7 +8,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from forcetune.analysis import hypervolume
-from forcetune.search.ledger import Ended, counted, ends
+from forcetune.search.ledger import TrialOutcome, counted, ends
 from forcetune.spec import Budget, Study
 
 EQUAL_FAILURES = 5  # failed trials in a row, with the same reason, that end a search without `max_failures`
@@ -28,7 +28,7 @@ class FailureLimit:
         self._trials = self._failed = self._row = 0
         self._reason = ""  # of the last trial that failed
 
-    def ended(self, ended: Ended) -> str | None:
+    def ended(self, ended: TrialOutcome) -> str | None:
         """Count a trial that has ended, in the order of time; return why the search is hopeless, None if it is not."""
         self._trials += 1
         if ended.outcome == "failed":
@@ -60,7 +60,7 @@ class FailureLimit:
         self._trials = self._failed = self._row = 0
 
 
-class Ending:
+class StoppingCriterion:
     """Counts what is spent and what fails, and follows the hypervolume; `reason` says why no further trial is started.
 
     `failures` says the same where too many trials have failed: that reason does not outlive the driver.
@@ -78,13 +78,13 @@ class Ending:
         self.reason: str | None = None
         self.failures: str | None = None
 
-    def take_up(self, trials: Iterable[Ended]) -> None:
+    def take_up(self, trials: Iterable[TrialOutcome]) -> None:
         """Count the trials of earlier drivers, in the order of time; what they failed of is taken for mended."""
         for ended in trials:
             self.ended(ended)
         self.failures = None
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: TrialOutcome) -> None:
         """A trial has ended, in the order of time; once there is a reason to end there is one for ever."""
         failures = self._failure_limit.ended(ended)
         self.failures = self.failures or failures
@@ -129,12 +129,12 @@ def _kind(reason: str) -> str:
     return NUMBER.sub("", reason)
 
 
-def by_time(trials: Iterable[FrozenTrial]) -> list[Ended]:
+def by_time(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
     """Return what became of those trials that have ended, in the order of time."""
     return sorted(ends(trials), key=lambda ended: ended.time or 0)
 
 
-def spent_by(trials: Iterable[Ended]) -> dict[str, float]:
+def spent_by(trials: Iterable[TrialOutcome]) -> dict[str, float]:
     """The hours and device hours that a study had cost when the last of these trials ended."""
     told = [ended.record.get("spent", {}) for ended in trials]
     return {name: max((spent.get(name, 0.0) for spent in told), default=0.0) for name in Budget.model_fields}

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import suggestion
+from forcetune.search.driver_lock import SCHEMAS, driver_lock
 from forcetune.search.faults import durable
-from forcetune.search.hold import SCHEMAS, hold
-from forcetune.search.proposals import Lesson, Proposal, directions
+from forcetune.search.proposals import PriorTrial, Proposal, directions
 from forcetune.spec import Study
 from forcetune.stores import is_postgresql, quicken_sqlite, shown, sqlite_path, state_folder, why
 
@@ -43,7 +43,7 @@ OFF_FRONT = "constraints:off_front"  # the constraint that keeps stopped and col
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialOutcome:
     """What became of a trial: an outcome of DESIGN's table, its reason, and the objectives' values unless it failed.
 
     time: when, in ms since 1970; record: what was measured, the facts known before training and the curve.
@@ -62,7 +62,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Issued:
+class Attempts:
     """The attempts at a trial so far: how many, how many of them were lost, and how much room the next one gets.
 
     lost: the attempts that count towards `retries`; lost_nodes: the attempts that do not, since their node was lost.
@@ -166,25 +166,25 @@ class Ledger:
         failed = [trial for trial in current(self.trials()) if is_failed(trial) and trial.number in numbers]
         for trial in failed:
             attrs = {name: trial.user_attrs[name] for name in REPEATED if name in trial.user_attrs}
-            attrs |= {SUPERSEDES: trial.number, RETRIED: int(time.time() * 1000), "issued": asdict(Issued(attempt=0))}
+            attrs |= {SUPERSEDES: trial.number, RETRIED: int(time.time() * 1000), "issued": asdict(Attempts(attempt=0))}
             with durable("retry"):
                 self._add(trial.params, trial.distributions, TrialState.RUNNING, attrs)
         if numbers:
             self._persist(lambda: self._storage.set_study_user_attr(self._study._study_id, RETRY, []))
         return len(failed)
 
-    def issue(self, number: int, issued: Issued) -> None:
+    def issue(self, number: int, issued: Attempts) -> None:
         """A further attempt at a trial."""
         with durable("issue"):
             self._note(number, "issued", asdict(issued))
 
-    def decide(self, number: int, ended: Ended) -> None:
+    def decide(self, number: int, ended: TrialOutcome) -> None:
         """Keep what became of a trial before it is told, so that a restart need not run it again."""
         with durable("decide"):
             study, record = self._study._study_id, asdict(ended)
             self._persist(lambda: self._storage.set_study_system_attr(study, f"{RECORD}{number}", record))
 
-    def tell(self, number: int, ended: Ended) -> None:
+    def tell(self, number: int, ended: TrialOutcome) -> None:
         """The commit record: COMPLETE with its values, or FAIL. Twice is once."""
         with durable("tell"):
             for name in ("outcome", "reason"):  # for those who read the Optuna study; forcetune reads the record
@@ -261,7 +261,7 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
     """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(f"the Optuna storage {shown(uri)}: allowed: sqlite:///FILE and postgresql://HOST/DATABASE")
-    with hold(SCHEMAS, uri, wait=True):
+    with driver_lock(SCHEMAS, uri, wait=True):
         return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
 
 
@@ -348,12 +348,12 @@ def recorded(name: str, uri: str) -> Study:
     return Study.model_validate(found.user_attrs[STUDY])
 
 
-def taught(study: Study, uri: str) -> dict[str, list[Lesson]]:
+def prior_trials(study: Study, uri: str) -> dict[str, list[PriorTrial]]:
     """What the studies of `search.warm_start` found out, by their names.
 
     Raises InputError where the ledger has no such study, or its objectives are others.
     """
-    found: dict[str, list[Lesson]] = {}
+    found: dict[str, list[PriorTrial]] = {}
     for i, name in enumerate(study.search.warm_start):
         place = f"search.warm_start.{i}"
         try:
@@ -367,7 +367,7 @@ def taught(study: Study, uri: str) -> dict[str, list[Lesson]]:
             )
         order = [theirs.index(objective) for objective in study.directions.items()]
         found[name] = [
-            Lesson(trial.user_attrs["fields"], [trial.values[i] for i in order], is_on_front(trial))
+            PriorTrial(trial.user_attrs["fields"], [trial.values[i] for i in order], is_on_front(trial))
             for trial in optuna.load_study(study_name=name, storage=open_storage(uri)).get_trials(deepcopy=False)
             if trial.state == TrialState.COMPLETE and "fields" in trial.user_attrs
         ]
@@ -443,9 +443,9 @@ def is_on_front(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE and OFF_FRONT not in trial.system_attrs
 
 
-def ends(trials: Iterable[FrozenTrial]) -> list[Ended]:
+def ends(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
     """What became of those of the trials that have ended."""
-    return [Ended(**trial.user_attrs["ended"]) for trial in trials if "ended" in trial.user_attrs]
+    return [TrialOutcome(**trial.user_attrs["ended"]) for trial in trials if "ended" in trial.user_attrs]
 
 
 def pending_archive(name: str, uri: str) -> str | None:

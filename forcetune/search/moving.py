@@ -11,7 +11,7 @@ from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import deletion
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.ledger import delete_study, folder_of, known, open_storage, rename_study
 from forcetune.stores import mlflow_uri, optuna_uri, shown
 from forcetune.tracking import BEGUN, MOVED_FROM
@@ -38,7 +38,7 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
     with ExitStack() as stack:
         for name in (study, study + COMPANION):
             for uri in filter(None, (optuna_uri(), ledger)):
-                stack.enter_context(hold(name, uri))
+                stack.enter_context(driver_lock(name, uri))
         for name in names:
             if runs:
                 tracking.copy_experiment(name, mlflow_uri(), runs, say)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from forcetune.search.faults import durable
-from forcetune.search.ledger import Ended
+from forcetune.search.ledger import TrialOutcome
 from forcetune.search.marking import mark_front
 from forcetune.search.proposals import Proposal
 from forcetune.search.rewriting import RunContent, write_anew
@@ -39,7 +39,7 @@ class Record:
     files: dict[str, Path] = field(default_factory=dict)
     dataset: Mapping[str, Any] | None = None  # which data it has
     sent_dataset: Mapping[str, Any] | None = None
-    ended: Ended | None = None
+    ended: TrialOutcome | None = None
     version: int = 0  # of what is known, so that a delivery sees whether there is more by now
     run: str | None = None
     refused: set[str] = field(default_factory=set)  # names that MLflow does not take; the ledger alone has their values
@@ -62,7 +62,7 @@ class Outbox:
         tracker: Tracker,
         parent: str,
         provenance: Mapping[str, str],
-        tell: Callable[[int, Ended], None],
+        tell: Callable[[int, TrialOutcome], None],
         guard: Callable[[], None],
     ) -> None:
         self._tracker = tracker
@@ -131,7 +131,7 @@ class Outbox:
         with self._change:
             self._records[number].files[name] = folder / name
 
-    def end(self, number: int, ended: Ended) -> None:
+    def end(self, number: int, ended: TrialOutcome) -> None:
         """What became of a trial."""
         with self._change:
             self._records[number].ended = ended
@@ -263,7 +263,7 @@ class Outbox:
                     "study runs; it is restored, since the trial could not be written otherwise"
                 )
 
-    def _deliver(self, record: Record, ended: Ended | None) -> None:
+    def _deliver(self, record: Record, ended: TrialOutcome | None) -> None:
         if record.run is None:
             self._open(record)
         self._log(record, ended)
@@ -292,7 +292,7 @@ class Outbox:
                 found = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
         record.run = found
 
-    def _log(self, record: Record, ended: Ended | None) -> None:
+    def _log(self, record: Record, ended: TrialOutcome | None) -> None:
         with self._change:
             params = {} if record.has_params else record.proposal.trial.fields()
             known = record.sent_facts | record.refused
@@ -329,7 +329,7 @@ class Outbox:
                 f"{refused[name][:200]}. The ledger alone keeps it; all else is delivered"
             )
 
-    def _end(self, record: Record, ended: Ended) -> None:
+    def _end(self, record: Record, ended: TrialOutcome) -> None:
         if ended.outcome != "failed" and max(record.curve, default=0) < record.before.overtaken:
             content = RunContent(record.number, record.proposal.key, record.proposal.trial.fields(), ended)
             record.run = write_anew(self._tracker, self._parent, content, [self._run(record)])
@@ -342,7 +342,7 @@ class Outbox:
         return record.run
 
 
-def _outcome(ended: Ended | None) -> dict[str, str]:
+def _outcome(ended: TrialOutcome | None) -> dict[str, str]:
     """What became of a trial, as tags of its run."""
     if ended is None:
         return {}

@@ -12,7 +12,7 @@ from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
 from forcetune.search.worker import settle
-from forcetune.spec import AUTO, Placed, Resources, Study, Task, Trial
+from forcetune.spec import AUTO, ResolvedResources, Resources, Study, Task, Trial
 from forcetune.training.captured import KEPT
 
 NETWORK = ["dataset", "data_root", "model", "width"]
@@ -135,12 +135,12 @@ def told(trials: int, memory: Memory) -> str:
     return f"resources: {found}{more}: one was seen to need {used:.1f} of its {total:.1f} GiB"
 
 
-def placed(resources: Resources, gpus: float) -> Placed:
+def placed(resources: Resources, gpus: float) -> ResolvedResources:
     """The same resources with so many GPUs a trial."""
-    return Placed(**{**resources.model_dump(), "gpus": gpus})
+    return ResolvedResources(**{**resources.model_dump(), "gpus": gpus})
 
 
-def on_this_machine(study: Study) -> Placed:
+def on_this_machine(study: Study) -> ResolvedResources:
     """What a trial occupies here, where no Ray is asked. Raises as `measure` does."""
     resources = study.resources
     if resources.gpus != AUTO:

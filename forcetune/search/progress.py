@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forcetune.analysis import non_dominated
-from forcetune.search.ledger import Ended
+from forcetune.search.ledger import TrialOutcome
 from forcetune.spec import Study, Trial, method_label
 from forcetune.times import duration
 
@@ -58,7 +58,7 @@ class Progress:
         """The same, of how many."""
         return f"{self.done} of {self._study.trials}"
 
-    def known(self, trial: Trial, ended: Ended) -> None:
+    def known(self, trial: Trial, ended: TrialOutcome) -> None:
         """A trial that an earlier driver ended."""
         self._count(trial, ended)
 
@@ -81,14 +81,14 @@ class Progress:
     def handed_back(self, number: int) -> None:
         self._running.pop(number, None)
 
-    def ended(self, number: int, trial: Trial, ended: Ended) -> None:
+    def ended(self, number: int, trial: Trial, ended: TrialOutcome) -> None:
         self._running.pop(number, None)
         self._done_here += 1
         self._count(trial, ended)
         if not self._live:
             self._console.print(self._line(trial, ended), soft_wrap=True, highlight=False)
 
-    def _count(self, trial: Trial, ended: Ended) -> None:
+    def _count(self, trial: Trial, ended: TrialOutcome) -> None:
         self._outcomes[ended.outcome] = self._outcomes.get(ended.outcome, 0) + 1
         if ended.on_front and ended.values is not None:
             points = [*self._front, (trial, tuple(ended.values))]
@@ -110,7 +110,7 @@ class Progress:
         told = f" ({', '.join(f'{count} {name}' for name, count in others.items())})" if others else ""
         return f"{self.counted} done{told}, {len(self._running)} running, front {len(self._front)}, {self._left()}"
 
-    def _line(self, trial: Trial, ended: Ended) -> str:
+    def _line(self, trial: Trial, ended: TrialOutcome) -> str:
         return f"{self._summary()} | {describe(trial)}: {_result(self._study, ended)}"
 
     def _render(self) -> Group:
@@ -144,7 +144,7 @@ def describe(trial: Trial) -> str:
     return f"{method_label(fields)}{steps}{schedule} at {1 - trial.density:.2%} sparsity"
 
 
-def _result(study: Study, ended: Ended) -> str:
+def _result(study: Study, ended: TrialOutcome) -> str:
     if ended.values is None or not ended.on_front:
         return f"{ended.outcome}, {ended.reason}"
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, ended.values, strict=True))

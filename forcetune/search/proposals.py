@@ -43,7 +43,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PriorTrial:
     """What another study found out: a trial's fields, its values by this study's objectives, and whether it counts."""
 
     fields: Mapping[str, Any]
@@ -59,14 +59,14 @@ class Proposals(Protocol):
         """What became of a proposal: its objectives' values, or None for a failed or repeated one."""
 
 
-def make_proposals(study: Study, history: Iterable[FrozenTrial], lessons: Iterable[Lesson] = ()) -> Proposals:
+def make_proposals(study: Study, history: Iterable[FrozenTrial], lessons: Iterable[PriorTrial] = ()) -> Proposals:
     """The proposals of a study that already has these trials, and learns from others that fit it."""
     if study.search.sampler == "grid":
         return Grid(study, history)
     return Sampled(study, history, lessons)
 
 
-class Listed:
+class FixedProposals:
     """What is written down beforehand."""
 
     def __init__(self, proposals: Iterable[Proposal]) -> None:
@@ -111,7 +111,7 @@ class Sampled:
     and the last WINDOW trials: it models the best 25 against the rest, and looking at all costs more with each one.
     """
 
-    def __init__(self, study: Study, history: Iterable[FrozenTrial], lessons: Iterable[Lesson] = ()) -> None:
+    def __init__(self, study: Study, history: Iterable[FrozenTrial], lessons: Iterable[PriorTrial] = ()) -> None:
         self._study = study
         self._objectives = list(study.objectives)
         earlier, learned = list(history), [self._learn(lesson) for lesson in lessons]
@@ -165,7 +165,7 @@ class Sampled:
         front = {trial.number for trial in self._shadow.best_trials}
         self._show([*(trial for trial in told[:-WINDOW] if trial.number in front), *told[-WINDOW:]])
 
-    def _learn(self, lesson: Lesson) -> FrozenTrial:
+    def _learn(self, lesson: PriorTrial) -> FrozenTrial:
         params = sampled_of(self._study, lesson.fields)
         assert params is not None
         distributions = {name: distribution(self._study.space[name]) for name in params}
@@ -213,7 +213,7 @@ class Sampled:
         return covered
 
 
-def fitting(study: Study, lessons: Iterable[Lesson]) -> list[Lesson]:
+def fitting(study: Study, lessons: Iterable[PriorTrial]) -> list[PriorTrial]:
     """Those lessons whose trials this study might have proposed itself, but for the seed and where the data lies."""
     found = []
     for lesson in lessons:

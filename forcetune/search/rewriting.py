@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forcetune.search.ledger import Ended
+from forcetune.search.ledger import TrialOutcome
 from forcetune.tracking import Epoch, Tracker
 
 
@@ -15,7 +15,7 @@ class RunContent:
     number: int
     key: str
     fields: Mapping[str, Any]
-    ended: Ended
+    ended: TrialOutcome
 
 
 def write_anew(tracker: Tracker, parent: str, content: RunContent, old: Sequence[str]) -> str:

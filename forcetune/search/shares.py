@@ -43,7 +43,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Allotment:
+class Allocation:
     """Slots of a study: its share, as a number with a fraction, and how many it has now."""
 
     share: float
@@ -51,7 +51,7 @@ class Allotment:
     extra: bool
 
 
-def allot(claims: Iterable[Claim]) -> dict[str, Allotment]:
+def allot(claims: Iterable[Claim]) -> dict[str, Allocation]:
     """Divide a cluster: all of it to those of normal priority in equal parts, what they leave to those of low.
 
     A part is a fraction of the cluster; what one does not want goes to the others [max-min fairness]. Of each share
@@ -64,12 +64,12 @@ def allot(claims: Iterable[Claim]) -> dict[str, Allotment]:
         shares = _fair(asking, left)
         for claim in asking:
             whole = floor(shares[claim.study] * claim.fits + TINY)
-            found[claim.study] = Allotment(shares[claim.study] * claim.fits, whole, False)
+            found[claim.study] = Allocation(shares[claim.study] * claim.fits, whole, False)
             left -= whole / claim.fits
         for claim in sorted(asking, key=lambda claim: (-claim.owed - TURN * claim.extra, claim.study)):
             given = found[claim.study]
             if given.slots < min(claim.wants, claim.fits) and left >= 1 / claim.fits - TINY:
-                found[claim.study] = Allotment(given.share, given.slots + 1, True)
+                found[claim.study] = Allocation(given.share, given.slots + 1, True)
                 left -= 1 / claim.fits
     return found
 
@@ -84,7 +84,7 @@ def _fair(claims: list[Claim], left: float) -> dict[str, float]:
     return found
 
 
-class Alone:
+class ExclusiveSlots:
     """All of the cluster for one study, at most `most` trials at once.
 
     contested: whether others wait for what is held beyond `slots`; where a node is gone nobody does.
@@ -106,7 +106,7 @@ class Alone:
         return
 
 
-class Shared(Alone):
+class FairShare(ExclusiveSlots):
     """A study's slots on a cluster that it may have to share; a context manager while it wants any.
 
     fits: how many of its trials the cluster has room for, asked again and again since nodes come and go.
@@ -120,7 +120,7 @@ class Shared(Alone):
         self._fits = fits
         self._wants = most or 10**6
         self._owed = 0.0
-        self._given = Allotment(0, 0, False)
+        self._given = Allocation(0, 0, False)
         self._looked = time.time()
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,8 +164,8 @@ class Shared(Alone):
         self.contested = any(claim.wants for claim in others)
         if not self.contested:
             self._owed = 0.0
-        given = allot([mine, *others]).get(self._study, Allotment(0, 0, False))
-        self._given = given if fits else Allotment(0, min(self._wants, 1), False)  # it waits for a node
+        given = allot([mine, *others]).get(self._study, Allocation(0, 0, False))
+        self._given = given if fits else Allocation(0, min(self._wants, 1), False)  # it waits for a node
         self.slots = self._given.slots
 
 

@@ -55,7 +55,7 @@ def share_trained(rule: str, trials: int) -> float:
     return (beginning + share * (trials - beginning)) / trials
 
 
-class Stopping:
+class EarlyStopping:
     """Judges each trial of a study once at each of its rungs, in the order in which they get there."""
 
     def __init__(self, rule: Rule | None, directions: Mapping[str, str]) -> None:

@@ -44,7 +44,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Opening:
+class TrialStarted:
     """What is known of a trial before it trains, and what earlier attempts measured of it."""
 
     facts: dict[str, float]
@@ -64,7 +64,7 @@ class Report:
 
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: Epoch | None = None
-    opening: Opening | None = None
+    opening: TrialStarted | None = None
     outcome: str | None = None
     reason: str | None = None
     trace: tuple[str, ...] = ()
@@ -114,21 +114,21 @@ def _next(reports: Iterator[Report]) -> Report | None:
 def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
     saved = checkpoints.newest()
     if saved:
-        underway = trial.resume(wanted, saved["trial"], assignment.task)
+        trial_run = trial.resume(wanted, saved["trial"], assignment.task)
     else:
         fetch = partial(fetch_masks, uri=assignment.mlflow_uri)
-        underway = trial.Underway(trial.prepare(wanted, assignment.task, fetch))
-    prepared = underway.prepared
+        trial_run = trial.TrialRun(trial.prepare(wanted, assignment.task, fetch))
+    prepared = trial_run.prepared
     curve = [Epoch(*told) for told in saved["curve"]] if saved else []
     yield Report(opening=_opening(prepared, curve))
     if saved and curve[-1].step == wanted.epochs:  # trained to the end, and not heard
         yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
-    for metrics in underway:
+    for metrics in trial_run:
         step = int(metrics["epoch"])
         last = step in (0, wanted.epochs)
         curve.append(Epoch(step, int(time.time() * 1000), _of_epoch(metrics, prepared.metrics, last)))
-        if step and underway.resumable and (last or checkpoints.due()):
-            _save(checkpoints, {"trial": underway.state_dict(), "curve": [epoch.plain() for epoch in curve]})
+        if step and trial_run.resumable and (last or checkpoints.due()):
+            _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
         outcome, reason = (prepared.untrained or ("trained", None)) if last else (None, None)
         yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
 
@@ -147,8 +147,8 @@ def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
         log.warning("no checkpoint: %s", error)
 
 
-def _opening(prepared: trial.Prepared, curve: list[Epoch]) -> Opening:
-    return Opening(
+def _opening(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
+    return TrialStarted(
         facts=prepared.metrics,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         masks=pruning.pack_masks(prepared.masks),

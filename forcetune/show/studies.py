@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
     from forcetune.spec import Study
-    from forcetune.trial import Prepared
+    from forcetune.trial import PreparedTrial
 
 BAR = 30
 
@@ -86,7 +86,7 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, found: Inspec
         out.print(f"in the way: {obstacle}", highlight=False, soft_wrap=True)
 
 
-def masks(prepared: Prepared, layers: list[dict[str, Any]]) -> None:
+def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
     """A pruned network: the density by layer as a bar for each, and what is left in all."""
     densest = max(layer["density"] for layer in layers)
     table = ruled("layer", "shape", "kept", "of", "density", "relative to the densest layer", left=2)

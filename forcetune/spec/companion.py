@@ -64,7 +64,7 @@ class _WrittenErrand(BaseModel):
 
 
 @dataclass(frozen=True)
-class Errand:
+class CompanionRuns:
     """Companions of one study to be run; those that it has already are not run again.
 
     device_hours: that those of `night` may cost, no matter how often the errand is taken up (no limit).
@@ -85,12 +85,12 @@ class Errand:
         }
 
 
-def load_errand(path: str | Path) -> Errand:
+def load_companion_runs(path: str | Path) -> CompanionRuns:
     """Read what `Errand.plain` gave, written as JSON. Raises InputError where the file is none."""
     try:
         written = _WrittenErrand.model_validate_json(Path(path).read_bytes())
         companions = [Companion(Trial(**run.trial), run.of, run.marks) for run in written.companions]
-        return Errand(Study.from_dict(written.study), companions, written.night, written.device_hours)
+        return CompanionRuns(Study.from_dict(written.study), companions, written.night, written.device_hours)
     except ValidationError as error:
         reasons = [
             f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe(e, Trial)}" for e in error.errors(include_url=False)

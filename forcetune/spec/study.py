@@ -121,7 +121,7 @@ class Resources(_Section):
     )
 
 
-class Placed(Resources):
+class ResolvedResources(Resources):
     """The same with the GPUs of a trial as a number, also where the study leaves it open."""
 
     gpus: float = 0

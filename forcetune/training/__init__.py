@@ -5,7 +5,7 @@ from forcetune.training.compaction import Compaction, Obstacle, compact, find_co
 from forcetune.training.evaluation import Metric, evaluate
 from forcetune.training.loop import LOSSES, LR_SCHEDULES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
-from forcetune.training.own import Loop, OwnTraining
+from forcetune.training.own import Loop, UserTrainingLoop
 from forcetune.training.step import OPTIMIZERS, Loss, Precision
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "Masked",
     "Metric",
     "Obstacle",
-    "OwnTraining",
     "Precision",
     "Training",
+    "UserTrainingLoop",
     "compact",
     "evaluate",
     "find_compaction",

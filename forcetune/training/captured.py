@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forcetune.training.part import Part
+from forcetune.training.part import CompactedNetwork
 from forcetune.training.step import Recipe, Step, as_it_was
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def take_step(part: Part, recipe: Recipe, architecture: Hashable) -> Step:
+def take_step(part: CompactedNetwork, recipe: Recipe, architecture: Hashable) -> Step:
     """The step for what `part` trains: on a GPU a captured one, kept for the next training of the same architecture.
 
     architecture: what of equal value computes the same from the same weights, or None. One training at a time.

@@ -14,7 +14,7 @@ from forcetune.training.average import Average, rungs
 from forcetune.training.captured import take_step
 from forcetune.training.evaluation import Metric, evaluate
 from forcetune.training.masked import Masked
-from forcetune.training.part import Part
+from forcetune.training.part import CompactedNetwork
 from forcetune.training.step import Loss, Precision, Recipe
 
 Schedule = Callable[[float], float]
@@ -87,7 +87,7 @@ class Training:
         architecture: Hashable = None,
     ) -> None:
         Masked(model, masks)
-        self._part = Part(model, masks, input_shape)
+        self._part = CompactedNetwork(model, masks, input_shape)
         precision = precision or ("bf16" if next(model.parameters()).is_cuda else "float32")
         recipe = Recipe(optimizer, momentum, weight_decay, clip_norm, loss, precision, compiled)
         self._step = take_step(self._part, recipe, architecture)

@@ -13,7 +13,7 @@ from forcetune.training.evaluation import evaluate
 Loop = Callable[..., Iterable[Mapping[str, float]]]  # (model, masks, training, validation, trial)
 
 
-class OwnTraining:
+class UserTrainingLoop:
     """Iterating yields epoch (from 1) and what the loop says of it, for the epochs that are left.
 
     Raises ValueError where a pruned weight is not 0 after an epoch, where the loop ends before its epochs, or says

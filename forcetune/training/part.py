@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 PAYS = {"cpu": 0.9, "cuda": 0.5}
 
 
-class Part:
+class CompactedNetwork:
     """Translates between the network that is trained and the whole one, whose names everybody else speaks.
 
     input_shape: of one sample; without it, and where dead channels cannot be cut out, all of `model` is trained.

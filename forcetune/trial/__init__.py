@@ -1,14 +1,14 @@
 """One trial from its fields to its metrics: data, model, masks, training; no Ray, no MLflow."""
 
 from forcetune.trial.checks import check, check_each, check_saliency, reported, seconds_an_epoch
-from forcetune.trial.preparation import EVALUATION_BATCH, Prepared, prepare, stream
+from forcetune.trial.preparation import EVALUATION_BATCH, PreparedTrial, prepare, stream
 from forcetune.trial.reuse import forget
-from forcetune.trial.underway import Underway, resume, run
+from forcetune.trial.trial_run import TrialRun, resume, run
 
 __all__ = [
     "EVALUATION_BATCH",
-    "Prepared",
-    "Underway",
+    "PreparedTrial",
+    "TrialRun",
     "check",
     "check_each",
     "check_saliency",

@@ -12,8 +12,8 @@ import torch
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.spec import BEFORE, METRICS, Task, Trial
-from forcetune.trial.preparation import Prepared, measured, prepare, stream
-from forcetune.trial.underway import Underway, own_metrics
+from forcetune.trial.preparation import PreparedTrial, measured, prepare, stream
+from forcetune.trial.trial_run import TrialRun, own_metrics
 
 
 def check(trial: Trial) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def reported(trial: Trial, task: Task) -> tuple[list[str], list[str]]:
     return before, list(dict.fromkeys([*after, *before]))
 
 
-def seconds_an_epoch(prepared: Prepared, steps: int) -> float:
+def seconds_an_epoch(prepared: PreparedTrial, steps: int) -> float:
     """What an epoch and its validation take, reckoned from so many steps of each; trains the network a little."""
     # the first epoch is for what is set up only once; at this learning rate nothing diverges
     trial = prepared.trial.model_copy(update={"epochs": 2, "lr": 1e-9})
     few = _few(replace(prepared, trial=trial), steps)
-    epochs = iter(Underway(few))
+    epochs = iter(TrialRun(few))
     next(epochs)
     started = time.perf_counter()
     next(epochs)
@@ -123,7 +123,7 @@ def _blamed(place: str, functions: str) -> Iterator[None]:
         raise InputError(f"{place}: {functions} raised {type(error).__name__}: {error}") from error
 
 
-def _few(prepared: Prepared, batches: int) -> Prepared:
+def _few(prepared: PreparedTrial, batches: int) -> PreparedTrial:
     """The same with passes that end after so many batches."""
     return replace(prepared, dataset=cast(data.AnyDataset, _Few(prepared.dataset, batches)))
 

@@ -16,13 +16,13 @@ from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.names import check_metric_name, resolve
 from forcetune.spec import METRICS, Task, Trial
-from forcetune.trial.reuse import find_trail
+from forcetune.trial.reuse import find_pruning_cache
 
 EVALUATION_BATCH = 1024
 
 
 @dataclass
-class Prepared:
+class PreparedTrial:
     """A pruned network, ready to train; `metrics` are those known before training."""
 
     trial: Trial
@@ -64,20 +64,20 @@ class Prepared:
         return self.dataset.batches(self.validation, EVALUATION_BATCH)
 
 
-def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str], str | Path] = Path) -> Prepared:
+def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str], str | Path] = Path) -> PreparedTrial:
     """Draw the split and the initial weights, find the masks and say what is left of the network.
 
     fetch_masks: from the field `layers_from` to the file of masks that it names.
     """
     task = task or Task()
-    ground = Ground(trial)
+    ground = TrialContext(trial)
     dataset, build = ground.dataset, ground.build
     model = build(trial.width)
     batches = _Counted(
         dataset.batches(ground.training, trial.saliency_batch_size, stream(trial, "saliency"), trial.balanced)
     )
     torch.manual_seed(stream(trial, "saliency dropout"))
-    trail = find_trail(trial, model)
+    trail = find_pruning_cache(trial, model)
     before = (trail.reused, trail.seconds) if trail else (0, 0.0)
     started = time.perf_counter()
     masks = _find_masks(trial, model, batches, fetch_masks, trail)
@@ -94,13 +94,13 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
         "prune_seconds": seconds + spared,
         "steps_reused": reused,
     }
-    prepared = Prepared(trial, task, dataset, ground.training, ground.validation, model, masks, metrics)
+    prepared = PreparedTrial(trial, task, dataset, ground.training, ground.validation, model, masks, metrics)
     if task.measure:
         metrics |= measured(prepared)
     return prepared
 
 
-class Ground:
+class TrialContext:
     """What the trial stands on before any mask: its device, its data and the way to build its network."""
 
     def __init__(self, trial: Trial) -> None:
@@ -125,7 +125,7 @@ def _find_masks(
     model: nn.Module,
     batches: Iterable[pruning.Batch],
     fetch_masks: Callable[[str], str | Path],
-    trail: pruning.Trail | None,
+    trail: pruning.PruningCache | None,
 ) -> dict[str, Tensor]:
     masks = pruning.find_masks(
         model,
@@ -181,7 +181,7 @@ def _small_dense(
     return model, masks, metrics
 
 
-def measured(prepared: Prepared) -> dict[str, float]:
+def measured(prepared: PreparedTrial) -> dict[str, float]:
     """What the user's function says of the pruned network, cut down to what is left of it, before training."""
     name, shape = str(prepared.task.measure), prepared.dataset.input_shape
     model = prepared.model

@@ -16,10 +16,10 @@ WITHOUT_PART = {
     "optimizer", "momentum", "weight_decay", "clip_norm", "precision",
 }  # fmt: skip
 
-_trails: OrderedDict[str, pruning.Trail] = OrderedDict()
+_trails: OrderedDict[str, pruning.PruningCache] = OrderedDict()
 
 
-def find_trail(trial: Trial, model: nn.Module) -> pruning.Trail | None:
+def find_pruning_cache(trial: Trial, model: nn.Module) -> pruning.PruningCache | None:
     """The trail of trials that score as this one does; None where there is nothing to spare, or it is not known.
 
     A method of the user's own may do anything, and a file of layer densities may be another one by now.
@@ -32,7 +32,7 @@ def find_trail(trial: Trial, model: nn.Module) -> pruning.Trail | None:
     while _trails and sum(kept.size for kept in _trails.values()) > BYTES:
         _trails.popitem(last=False)
     if trail is None or trail.size > BYTES:
-        trail = pruning.Trail()
+        trail = pruning.PruningCache()
     _trails[setting] = trail
     return trail
 

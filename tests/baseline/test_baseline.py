@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune import baseline, tracking
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.twins import compared_seed
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
@@ -25,7 +25,7 @@ def compared(searched, lab):
     lab.accuracy = better
 
     def run(seeds=12, **options):
-        bench = Bench("s", 1, EDGES)
+        bench = ChampionStudy("s", 1, EDGES)
         assert baseline.run(bench, lab, seeds) is None
         return baseline.conclude(bench, seeds, **options)
 
@@ -60,7 +60,7 @@ def test_nothing_is_run_twice_and_more_seeds_add_to_what_is_there(compared, lab)
 
 def test_only_fresh_seeds_are_compared(compared, lab):
     compared(3)
-    bench = Bench("s", 1, EDGES)
+    bench = ChampionStudy("s", 1, EDGES)
     seeds = {fields["seed"] for fields in lab.ran}
     assert seeds == {*(compared_seed(bench.study, place) for place in range(3)), 0}, "0 are tuning runs"
     pairs = [pair for _, found in bench.evidence() for pair in found]
@@ -125,21 +125,21 @@ def test_what_is_asked_for_is_not_sized(searched):
 
 
 def test_the_plan_says_what_its_pairs_can_show(compared, lab):
-    bench = Bench("s", 1, EDGES)
+    bench = ChampionStudy("s", 1, EDGES)
     effect, points = baseline.plan(bench, 12).shows
     assert points is None
     assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.05 / 10"
     assert baseline.plan(bench, 8).shows[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
     lab.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
     baseline.run(bench, lab, 4)
-    effect, points = baseline.plan(Bench("s", 1, EDGES), 12).shows
+    effect, points = baseline.plan(ChampionStudy("s", 1, EDGES), 12).shows
     assert points / effect == pytest.approx(0.52, abs=0.05), "one of five comparisons has a deviation of 1.15 points"
 
 
 def test_champions_of_a_method_and_band_are_judged_together(searched, lab):
     searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8), ("random", 0.25, 0.6), ("random", 0.2, 0.5)])
     lab.accuracy = better
-    bench = Bench("s", 2, (0.7, 0.9))
+    bench = ChampionStudy("s", 2, (0.7, 0.9))
     baseline.run(bench, lab, 6)
     found = baseline.conclude(bench, 6, pool=True)
     (row,) = found[found["champion"].str.contains("2 champions") & (found["against"] == "shuffled")].to_dict("records")
@@ -161,7 +161,7 @@ def test_comparisons_are_apart_from_the_study_and_kept(compared):
 
 def test_the_plan_counts_what_follows_the_tuning(searched, lab):
     searched()
-    bench = Bench("s", 1, EDGES)
+    bench = ChampionStudy("s", 1, EDGES)
     planned = baseline.plan(bench, 3)
     baseline.run(bench, lab, 3)
     assert planned.later == 6, "the tuned twins of both champions"

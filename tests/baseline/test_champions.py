@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune import tracking
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.champions import Champion, band_of, champions
 from forcetune.errors import InputError
 from forcetune.spec import Trial
@@ -53,4 +53,4 @@ def test_what_was_chosen_by_chance_is_compared_with_nothing(changed, words):
 def test_a_study_without_a_trained_trial(searched):
     searched(trials=[])
     with pytest.raises(InputError, match="'s' has no trial that was trained to its end"):
-        Bench("s")
+        ChampionStudy("s")

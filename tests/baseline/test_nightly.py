@@ -11,7 +11,7 @@ from forcetune.baseline.nightly import EXPERIMENT, Nights, last_nights
 from forcetune.baseline.page import page
 from forcetune.errors import HeldError, InputError
 from forcetune.names import COMPANION
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.stores import optuna_uri
 
 QUIET = Console(quiet=True)
@@ -207,7 +207,10 @@ def test_the_page_opens_without_a_network(night, lab, folder):
 
 
 def test_two_at_once_are_refused(night, folder):
-    with hold("nightly.nightly", optuna_uri()), pytest.raises(HeldError, match="a night of .*nightly.yaml is not over"):
+    with (
+        driver_lock("nightly.nightly", optuna_uri()),
+        pytest.raises(HeldError, match="a night of .*nightly.yaml is not over"),
+    ):
         night(1)
 
 

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 
 from forcetune import tracking
-from forcetune.baseline.bench import Bench
+from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.twins import COMPARED, FIXED, best_random, compared_seed, fixed, tuned, tuning, with_seed
 
 
 @pytest.fixture
 def bench(searched):
     searched()
-    return Bench("s", 1, (0.7, 0.9, 1.0))
+    return ChampionStudy("s", 1, (0.7, 0.9, 1.0))
 
 
 def test_a_fixed_twin_differs_in_its_mask_alone(bench):
@@ -57,7 +57,7 @@ def test_random_pruning_is_tried_as_often_as_the_champions_method(bench):
 
 def test_a_study_without_random_trials_is_given_some(searched):
     study = searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
-    bench = Bench("s", 1, (0.7, 0.9))
+    bench = ChampionStudy("s", 1, (0.7, 0.9))
     found = tuning(study, bench.champions[0], bench.table)
     assert [one.trial.method for one in found] == ["random_erk", "random_erk"]
 
@@ -65,7 +65,7 @@ def test_a_study_without_random_trials_is_given_some(searched):
 def test_a_tuned_twin_has_no_controls(searched):
     small = {"choices": ["macs"], "when": {"method": ["random"]}}
     study = searched([("snip", 0.3, 0.9), ("random", 0.28, 0.8)], trial={"small_dense": small})
-    (tried,) = tuning(study, Bench("s", 1, (0.7, 0.9)).champions[0], Bench("s", 1, (0.7, 0.9)).table)
+    (tried,) = tuning(study, ChampionStudy("s", 1, (0.7, 0.9)).champions[0], ChampionStudy("s", 1, (0.7, 0.9)).table)
     assert tried.trial.small_dense is None
 
 

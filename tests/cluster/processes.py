@@ -15,7 +15,7 @@ import yaml
 from promise import check_promise
 
 from forcetune.errors import HeldError
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ class Search:
     def is_free(self) -> bool:
         """Whether no driver holds the study."""
         try:
-            with hold(self.study["study"], self.ledger):
+            with driver_lock(self.study["study"], self.ledger):
                 return True
         except HeldError:
             return False

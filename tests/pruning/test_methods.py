@@ -398,7 +398,7 @@ def test_losses():
     assert not equal(force("nll_logits"), force("cross_entropy"))
 
 
-class Shared(nn.Module):
+class FairShare(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.other, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
@@ -410,13 +410,13 @@ class Shared(nn.Module):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "phew"])  # which refuses it
 def test_a_shared_weight_is_pruned_once(method):
-    masks = find_masks(make(Shared), [batch()], method, 0.25, iterations=3)
+    masks = find_masks(make(FairShare), [batch()], method, 0.25, iterations=3)
     assert [*masks] == ["one.weight", "out.weight"]
     assert kept(masks) == (16 * 16 + 16 * 3) // 4
 
 
 def test_the_gradient_of_a_shared_weight_is_of_both_its_uses():
-    model = make(Shared)
+    model = make(FairShare)
     inputs, targets = batch()
     functional.cross_entropy(model(inputs), targets).backward()
     scores = torch.cat([(p * p.grad).abs().flatten() for p in (model.one.weight, model.out.weight)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from forcetune.pruning import METHODS, Trail, find_masks
+from forcetune.pruning import METHODS, PruningCache, find_masks
 
 BATCHES = [
     (torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(i)), torch.arange(16) % 4) for i in range(3)
@@ -39,7 +39,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.data or row.iterative])
 def test_every_method_finds_the_same_masks(method):
-    model, trail = Counting(), Trail()
+    model, trail = Counting(), PruningCache()
     for asked in ASKED:
         if METHODS[method].pooled:
             asked = asked[0], 2  # how many batches it takes is another setting
@@ -60,7 +60,7 @@ def test_every_method_finds_the_same_masks(method):
     ],
 )
 def test_steps_that_were_taken_are_not_taken_again(method, passes):
-    model, trail, taken = Counting(), Trail(), []
+    model, trail, taken = Counting(), PruningCache(), []
     for asked in ASKED:
         before = model.passes
         masks_of(model, method, asked, trail)
@@ -69,7 +69,7 @@ def test_steps_that_were_taken_are_not_taken_again(method, passes):
 
 
 def test_a_linear_schedule_shares_what_it_has_in_common():
-    model, trail = Counting(), Trail()
+    model, trail = Counting(), PruningCache()
     for schedule in ("exponential", "linear", "linear"):
         find_masks(model, BATCHES, "force", 0.1, 3, schedule, trail=trail)
     assert trail.reused == 0 + 1 + 3

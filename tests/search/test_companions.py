@@ -13,11 +13,11 @@ from forcetune.names import COMPANION
 from forcetune.search.archive import archive
 from forcetune.search.companions import FIRST, rerun, wanted
 from forcetune.search.driver import open_driver
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.ledger import Ledger, pending_archive, trials_of
-from forcetune.search.proposals import Listed, Proposal
+from forcetune.search.proposals import FixedProposals, Proposal
 from forcetune.search.worker import Report
-from forcetune.spec import Budget, Companion, Errand, Trial
+from forcetune.spec import Budget, Companion, CompanionRuns, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT, Epoch, reruns, table
 
@@ -40,7 +40,7 @@ def searched(folder, make_study):
         study = make_study(search={"seeds": {"front": front}, "trials": len(points)})
         base = {**{name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}, "method": "random"}
         listed = [Proposal(Trial(**base, density=density)) for density in points]
-        driver = open_driver(study, lambda: None, QUIET, propose=lambda history: Listed(listed))
+        driver = open_driver(study, lambda: None, QUIET, propose=lambda history: FixedProposals(listed))
         while assignment := driver.issue():
             density = assignment.fields["density"]
             end(driver, assignment, points[density], (outcomes or {}).get(density, "trained"))
@@ -169,7 +169,7 @@ def test_fresh_archives_them_with_their_study(searched):
 def test_fresh_waits_for_no_driver_of_companions(searched):
     study = searched(2)
     rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
-    with hold("s" + COMPANION, optuna_uri()):
+    with driver_lock("s" + COMPANION, optuna_uri()):
         with pytest.raises(HeldError, match="'s.companion' is held by another driver"):
             archive("s", lambda: None, QUIET, True)
         assert len(trials_of("s", optuna_uri())) == 4, "nothing is archived"
@@ -181,11 +181,13 @@ def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monk
     study = searched(2)
     monkeypatch.setattr(search._Cluster, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
     champion = trials_of("s", optuna_uri())[0].user_attrs
-    errand = Errand(study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), of=champion["key"])])
+    companion_runs = CompanionRuns(
+        study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), of=champion["key"])]
+    )
     Ledger(study, optuna_uri()).begin_archive("s.old")
     with pytest.raises(InputError, match="'s' was being archived as s.old.*forcetune doctor s --repair"):
-        search.run_companions(errand, QUIET)
+        search.run_companions(companion_runs, QUIET)
     archive("s", lambda: None, QUIET, False)
     with pytest.raises(InputError, match="'s' is no longer in MLflow"):
-        search.run_companions(errand, QUIET)
+        search.run_companions(companion_runs, QUIET)
     assert trials_of("s" + COMPANION, optuna_uri()) == []

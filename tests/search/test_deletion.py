@@ -10,7 +10,7 @@ from forcetune.cli import main
 from forcetune.errors import HeldError, InputError
 from forcetune.search import delete, find_contents
 from forcetune.search.driver import open_driver
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.worker import Report
 from forcetune.spec import Search
 from forcetune.stores import mlflow_uri, optuna_uri
@@ -80,7 +80,7 @@ def test_it_asks_first(folder, make_study):
 def test_a_study_that_runs_is_kept(folder, make_study):
     run_one(make_study(search={"trials": 2}))
     for name in ("s", "s.companion"):
-        with hold(name, optuna_uri()), pytest.raises(HeldError):
+        with driver_lock(name, optuna_uri()), pytest.raises(HeldError):
             delete("s")
     assert names() == ["s"]
     assert len(tracking.table("s")) == 2

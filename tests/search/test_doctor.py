@@ -15,9 +15,9 @@ from forcetune import tracking
 from forcetune.errors import HeldError, InputError
 from forcetune.search import examine
 from forcetune.search.archive import archive
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.ledger import Ledger
-from forcetune.search.worker import Opening, Report
+from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch
 
@@ -27,7 +27,7 @@ EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 def train(driver, outcome="trained"):
     """Run the next trial to its end, as a worker tells it."""
     assignment = driver.issue()
-    opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    opening = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
     driver.report(assignment.number, assignment.attempt, Report(opening=opening))
     first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))
@@ -159,7 +159,7 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
 
 def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
     alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'")
-    with hold("s", optuna_uri()):
+    with driver_lock("s", optuna_uri()):
         _, found, holder = examine("s")
         assert "held by another driver: process" in holder
         assert len(found) == 2
@@ -215,7 +215,9 @@ def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make
     warnings = []
     driver._outbox.warn = warnings.append
     assignment = driver.issue()
-    driver.report(assignment.number, assignment.attempt, Report(opening=Opening({"density": 0.1}, "cpu", b"", [], [])))
+    driver.report(
+        assignment.number, assignment.attempt, Report(opening=TrialStarted({"density": 0.1}, "cpu", b"", [], []))
+    )
     driver._outbox.drain(10)
     if what == "run":
         client().delete_run(row(1)["run_id"])

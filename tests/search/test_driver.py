@@ -18,10 +18,10 @@ from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.search import examine, is_over
 from forcetune.search.driver import Driver
-from forcetune.search.ledger import Ledger, refuse_changes, taught
+from forcetune.search.ledger import Ledger, prior_trials, refuse_changes
 from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
-from forcetune.search.worker import Opening, Report
+from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, progress, table
 
@@ -88,7 +88,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
 
 
 def epoch_of(driver, assignment, step, accuracy, **known):
-    opening = Opening({"density": assignment.fields["density"]}, "cpu", b"masks", [], []) if step == 1 else None
+    opening = TrialStarted({"density": assignment.fields["density"]}, "cpu", b"masks", [], []) if step == 1 else None
     epoch = Epoch(step, step * 1000, {"val_accuracy": accuracy, **known})
     metrics = {"density": assignment.fields["density"], "train_seconds": 1.5, **epoch.metrics}
     return driver.report(assignment.number, assignment.attempt, Report(metrics, epoch, opening))
@@ -210,17 +210,17 @@ def test_a_known_configuration_that_the_study_has_is_not_run_again(folder, make_
 def test_what_other_studies_found_out(folder, make_study):
     drain(driver_of(make_study(study="other", search={"trials": 3})))
     learner = make_study(search={"warm_start": ["other"]})
-    lessons = taught(learner, optuna_uri())["other"]
+    lessons = prior_trials(learner, optuna_uri())["other"]
     assert [lesson.fields for lesson in lessons] == [trial.user_attrs["fields"] for trial in optuna_trials("other")]
     assert [list(lesson.values) for lesson in lessons] == [[0.5, lesson.fields["density"]] for lesson in lessons]
     turned = make_study(search={"warm_start": ["other"]}, objectives={"density": "min", "val_accuracy": "max"})
-    assert list(taught(turned, optuna_uri())["other"][0].values) == lessons[0].values[::-1]
+    assert list(prior_trials(turned, optuna_uri())["other"][0].values) == lessons[0].values[::-1]
     alike = make_study(search={"warm_start": ["othr"]})
     with pytest.raises(InputError, match="search.warm_start.0: the ledger .* has no study 'othr' .* 'other'"):
-        taught(alike, optuna_uri())
+        prior_trials(alike, optuna_uri())
     others = make_study(search={"warm_start": ["other"]}, objectives={"val_loss": "min", "density": "min"})
     with pytest.raises(InputError, match="'other' searched for val_accuracy max, density min, this study"):
-        taught(others, optuna_uri())
+        prior_trials(others, optuna_uri())
 
 
 def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
@@ -273,7 +273,7 @@ def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_stu
     driver = driver_of(make_study(search={"trials": 1}))
     assignment = driver.issue()
     earlier = Epoch(1, 500, {"val_accuracy": 0.4})
-    opening = Opening({"density": 0.1, "macs": 7.0}, "cpu", b"masks", [{"layer": "a"}], [earlier])
+    opening = TrialStarted({"density": 0.1, "macs": 7.0}, "cpu", b"masks", [{"layer": "a"}], [earlier])
     driver.report(assignment.number, assignment.attempt, Report(opening=opening))
     end(driver, assignment)
     driver.close()
@@ -298,7 +298,7 @@ def test_a_driver_that_lost_the_study_writes_no_file(folder, make_study):
 
     driver.ledger._check = lost
     with pytest.raises(HeldError):
-        driver.report(assignment.number, assignment.attempt, Report(opening=Opening({}, "cpu", b"masks", [], [])))
+        driver.report(assignment.number, assignment.attempt, Report(opening=TrialStarted({}, "cpu", b"masks", [], [])))
     assert not list((folder / ".forcetune").rglob("*.*"))
 
 
@@ -338,14 +338,18 @@ def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkey
 
     monkeypatch.setattr(Tracker, "log", unheard)
     first = driver.issue()
-    driver.report(first.number, first.attempt, Report(opening=Opening({"prune_seconds": 1.0}, "cpu", b"m", [], [])))
+    driver.report(
+        first.number, first.attempt, Report(opening=TrialStarted({"prune_seconds": 1.0}, "cpu", b"m", [], []))
+    )
     deadline = time.monotonic() + 20
     while answers and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not answers, "it was sent"
     driver.lost(first.number, first.attempt, "lost", "its worker ended")
     again = driver.issue()
-    driver.report(again.number, again.attempt, Report(opening=Opening({"prune_seconds": 2.0}, "cpu", b"m", [], [])))
+    driver.report(
+        again.number, again.attempt, Report(opening=TrialStarted({"prune_seconds": 2.0}, "cpu", b"m", [], []))
+    )
     end(driver, again)
     driver.close()
     steps = Tracker("s", mlflow_uri()).steps(table("s").loc[0, "run_id"])
@@ -358,7 +362,7 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     study = make_study(search={"trials": 1})
     driver = driver_of(study)
     assignment = driver.issue()
-    opening = Opening({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    opening = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
     driver.report(assignment.number, assignment.attempt, Report(opening=opening))
     driver.close(10.0)
     driver = driver_of(study)

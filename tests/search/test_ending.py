@@ -2,20 +2,20 @@
 
 import pytest
 
-from forcetune.search.ending import Ending, FailureLimit, left_of, spent_by
-from forcetune.search.ledger import Ended
+from forcetune.search.ending import FailureLimit, StoppingCriterion, left_of, spent_by
+from forcetune.search.ledger import TrialOutcome
 from forcetune.spec import Budget
 
 
 def trained(accuracy, density):
-    return Ended("trained", values=[accuracy, density])
+    return TrialOutcome("trained", values=[accuracy, density])
 
 
 @pytest.fixture
 def ending(make_study):
     def make(**search):
         study = make_study(search=search)
-        return Ending(study, study.references(0.25))
+        return StoppingCriterion(study, study.references(0.25))
 
     return make
 
@@ -26,7 +26,7 @@ def test_patience_ends_a_search_whose_front_does_not_move(ending):
     for _ in range(2):
         found.ended(trained(0.4, 0.2))
     assert found.reason is None, "three trials before it there was nothing"
-    found.ended(Ended("stopped", "at rung", values=[0.99, 0.05]))
+    found.ended(TrialOutcome("stopped", "at rung", values=[0.99, 0.05]))
     assert found.reason == "patience: over 3 trials the hypervolume grew by 0.00%, less than 1.00%"
 
 
@@ -56,8 +56,8 @@ def test_without_either_it_goes_on(ending):
 
 
 def test_what_is_left_of_a_budget():
-    told = [Ended("trained", record={"spent": {"hours": h, "device_hours": 2 * h}}) for h in (0.5, 1.5, 1.0)]
-    spent = spent_by([*told, Ended("failed")])
+    told = [TrialOutcome("trained", record={"spent": {"hours": h, "device_hours": 2 * h}}) for h in (0.5, 1.5, 1.0)]
+    spent = spent_by([*told, TrialOutcome("failed")])
     assert spent == {"hours": 1.5, "device_hours": 3.0}
     assert left_of(Budget(hours=2.0), spent) == Budget(hours=0.5)
     assert left_of(Budget(device_hours=2.0), spent).device_hours == pytest.approx(0, abs=1e-6)
@@ -66,7 +66,7 @@ def test_what_is_left_of_a_budget():
 
 
 def failed(reason="RuntimeError: mine"):
-    return Ended("failed", reason)
+    return TrialOutcome("failed", reason)
 
 
 def judge(limit, trials):

@@ -54,7 +54,7 @@ def drive(folder, fault, fresh, retry_failed):
     from forcetune.search import checkpoints, stopping
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
-    from forcetune.search.hold import hold
+    from forcetune.search.driver_lock import driver_lock
     from forcetune.search.ledger import refuse_changes, request_retry
     from forcetune.search.outbox import Outbox
     from forcetune.search.worker import execute
@@ -78,7 +78,7 @@ def drive(folder, fault, fresh, retry_failed):
 
     loop.Training._pass = counted
     study = Study.from_dict(STUDY)
-    with hold(study.study, optuna_uri()) as held:
+    with driver_lock(study.study, optuna_uri()) as held:
         archive("s", held.check, Console(quiet=True), fresh)
         refuse_changes(study, optuna_uri())
         if retry_failed:

@@ -9,7 +9,7 @@ from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import examine
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 from forcetune.search.ledger import known, trials_of
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import BEGUN
@@ -30,7 +30,7 @@ def study(searched, lab):
     from forcetune import baseline
 
     made = searched()
-    baseline.run(baseline.Bench("s", 1, (0.7, 0.9)), lab, 2)
+    baseline.run(baseline.ChampionStudy("s", 1, (0.7, 0.9)), lab, 2)
     return made
 
 
@@ -120,5 +120,5 @@ def test_what_makes_no_sense_is_refused(study, stores):
         search.move("x", *stores, print)
     asked = CliRunner().invoke(main, ["move", "s", "--to", stores[0]])
     assert asked.exit_code == 2
-    with hold("s", optuna_uri()), pytest.raises(HeldError):
+    with driver_lock("s", optuna_uri()), pytest.raises(HeldError):
         search.move("s", *stores, print)

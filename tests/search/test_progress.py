@@ -7,7 +7,7 @@ from rich.console import Console
 
 from forcetune.pruning import METHODS
 from forcetune.search import progress as module
-from forcetune.search.ledger import Ended
+from forcetune.search.ledger import TrialOutcome
 from forcetune.search.progress import Progress, describe
 from forcetune.spec import Trial
 
@@ -37,10 +37,10 @@ def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
         shown.started(1, second)
         shown.reported(0, 1)
         clock[0] += 30
-        shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
-        shown.ended(1, second, Ended("trained", None, [0.9, 0.1]))  # dominates the first
+        shown.ended(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+        shown.ended(1, second, TrialOutcome("trained", None, [0.9, 0.1]))  # dominates the first
         shown.started(2, third)
-        shown.ended(2, third, Ended("collapsed", "no path", [0.25, 0.05]))
+        shown.ended(2, third, TrialOutcome("collapsed", "no path", [0.25, 0.05]))
     lines = plain.file.getvalue().splitlines()
     assert lines[0].startswith("1 of 4 done, 1 running, front 1, about 1 min 30 s left | snip at 80.00% sparsity")
     assert "2 of 4 done, 0 running, front 1" in lines[1]
@@ -55,7 +55,7 @@ def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
         shown.started(0, trial)
         shown.reported(0, 1)
         clock[0] += 50
-        shown.ended(0, trial, Ended("trained", None, [0.9, 0.1]))
+        shown.ended(0, trial, TrialOutcome("trained", None, [0.9, 0.1]))
         shown.started(1, trial)
         shown.reported(1, 5)
         # 1.5 trials in 50 s, half a trial to go
@@ -70,7 +70,7 @@ def test_a_live_block_on_a_terminal(make_study):
         shown.started(0, first)
         shown.started(1, second)
         shown.reported(1, 1)
-        shown.ended(0, first, Ended("trained", None, [0.9, 0.2]))
+        shown.ended(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
     text = live.file.getvalue()
     assert "1 of 4 done, 1 running, front 1" in text
     assert "snip at 90.00% sparsity: epoch 1/2" in text
@@ -80,7 +80,7 @@ def test_a_live_block_on_a_terminal(make_study):
 def test_a_taken_up_study_shows_what_it_has(make_study):
     study = make_study(search={"trials": 4})
     shown = Progress(study, console(terminal=False))
-    shown.known(trials(study, 0.2)[0], Ended("trained", None, [0.9, 0.2]))
+    shown.known(trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
     assert shown.done == 1
     assert shown._left() == "time left unknown yet", "an earlier driver's time is not ours"
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from forcetune.search import proposals as proposals_module
-from forcetune.search.proposals import Grid, Lesson, Sampled, fitting, make_proposals, startup_trials
+from forcetune.search.proposals import Grid, PriorTrial, Sampled, fitting, make_proposals, startup_trials
 
 SPACE = {
     "method": ["random", "snip", "force", "synflow"],
@@ -146,7 +146,7 @@ def test_lessons_that_fit(make_study):
         {"weight_decay": 0.0},
         {"method": "force", "iterations": 99},
     ]
-    lessons = [Lesson({**fields, **other}, [0.5, 0.1], True) for other in [{}, {"seed": 3}, *others]]
+    lessons = [PriorTrial({**fields, **other}, [0.5, 0.1], True) for other in [{}, {"seed": 3}, *others]]
     assert fitting(study, lessons) == lessons[:2]
 
 
@@ -156,9 +156,9 @@ def test_a_study_learns_from_another(make_study):
     lessons = []
     for step in range(40):
         trial = study.make_trial({"lr": 10 ** (-2 + 2 * step / 39)})
-        lessons.append(Lesson(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
-    taught, alone = Sampled(study, [], fitting(study, lessons)), Sampled(study, [])
-    misses = [sum(abs(math.log10(each.ask().trial.lr) + 1) for _ in range(9)) for each in (taught, alone)]
+        lessons.append(PriorTrial(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
+    prior_trials, alone = Sampled(study, [], fitting(study, lessons)), Sampled(study, [])
+    misses = [sum(abs(math.log10(each.ask().trial.lr) + 1) for _ in range(9)) for each in (prior_trials, alone)]
     assert misses[0] < 0.5 * misses[1]
 
 

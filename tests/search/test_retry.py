@@ -10,7 +10,7 @@ from forcetune.cli.running import say_failed
 from forcetune.search import examine, is_complete
 from forcetune.search.driver import open_driver
 from forcetune.search.ledger import request_retry
-from forcetune.search.worker import Opening, Report
+from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, curves, table
 
@@ -28,7 +28,7 @@ def now():
 def train(driver, assignment, epochs, accuracy):
     """Report so many epochs, of an accuracy that grows to `accuracy`."""
     for step in range(1, epochs + 1):
-        opening = Opening({"density": assignment.fields["density"], "macs": accuracy}, "cpu", b"masks", [], [])
+        opening = TrialStarted({"density": assignment.fields["density"], "macs": accuracy}, "cpu", b"masks", [], [])
         epoch = Epoch(step, now(), {"val_accuracy": accuracy * step / epochs})
         report = Report({"train_seconds": 1.0, **epoch.metrics}, epoch, opening if step == 1 else None)
         assert not driver.report(assignment.number, assignment.attempt, report)

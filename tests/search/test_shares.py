@@ -103,7 +103,7 @@ def told(monkeypatch):
 
 
 def test_a_study_shares_with_those_that_speak_and_forgets_those_that_do_not(told):
-    with shares.Shared("a", "normal", None, lambda: 4) as mine:
+    with shares.FairShare("a", "normal", None, lambda: 4) as mine:
         assert mine.slots == 4
         told["b"] = claim("b", time=told["a"].time)
         mine._look()
@@ -118,14 +118,14 @@ def test_a_study_shares_with_those_that_speak_and_forgets_those_that_do_not(told
 
 
 def test_concurrent_bounds_what_a_study_wants(told):
-    with shares.Shared("a", "normal", 3, lambda: 8) as mine:
+    with shares.FairShare("a", "normal", 3, lambda: 8) as mine:
         mine.want(20)
         mine._look()
         assert (mine.slots, told["a"].wants) == (3, 3)
 
 
 def test_companions_have_slots_after_the_study_wants_no_more(told):
-    share = shares.Shared("a", "normal", None, lambda: 4)
+    share = shares.FairShare("a", "normal", None, lambda: 4)
     with share:
         share.want(0)
         share._look()
@@ -136,7 +136,7 @@ def test_companions_have_slots_after_the_study_wants_no_more(told):
 
 def test_a_study_takes_the_room_of_nodes_that_come_and_waits_where_there_is_none(told):
     room = [0]
-    with shares.Shared("a", "normal", None, lambda: room[0]) as mine:
+    with shares.FairShare("a", "normal", None, lambda: room[0]) as mine:
         assert mine.slots == 1, "one trial waits for a node"
         room[0] = 6
         mine._look()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from forcetune.search.stopping import GRACE, RULES, SEVERAL, Stopping, pareto, safe, share_trained
+from forcetune.search.stopping import GRACE, RULES, SEVERAL, EarlyStopping, pareto, safe, share_trained
 from forcetune.spec import Trial
 
 DIRECTIONS = {"val_accuracy": "max", "density": "min"}
@@ -17,7 +17,7 @@ def trial(density=0.1, **fields):
 
 
 def stopping(rule="pareto"):
-    return Stopping(RULES.get(rule), DIRECTIONS)
+    return EarlyStopping(RULES.get(rule), DIRECTIONS)
 
 
 def judge(judged, number, curve, density=0.1, **known):
@@ -91,7 +91,7 @@ def test_a_slow_starter_that_nothing_dominates_survives():
 
 def test_objectives_known_before_training_count_from_the_start():
     directions = {**DIRECTIONS, "latency_ms": "min"}
-    judged = Stopping(pareto, directions)
+    judged = EarlyStopping(pareto, directions)
     for number in range(GRACE):
         judged.judge(number, trial(), 2, {"density": 0.1, "val_accuracy": 0.9, "latency_ms": 5.0})
     poor = {"density": 0.1, "val_accuracy": 0.1}

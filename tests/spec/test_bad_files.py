@@ -14,7 +14,7 @@ import yaml
 
 from forcetune.errors import InputError
 from forcetune.search import check
-from forcetune.spec import Study, load, load_errand, load_nightly
+from forcetune.spec import Study, load, load_companion_runs, load_nightly
 from forcetune.spec.problems import PROBLEM_CHARACTERS, PROBLEMS_SHOWN
 
 ROOT = Path(__file__).parents[2]
@@ -195,12 +195,14 @@ RUN = {"trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "dens
     ],
 )
 def test_a_companions_file_is_read_with_the_same_care(write, written):
-    assert "not readable as a list of companions" in (refusal(write(json.dumps(written)), load_errand) or "taken")
+    assert "not readable as a list of companions" in (
+        refusal(write(json.dumps(written)), load_companion_runs) or "taken"
+    )
 
 
 def test_a_companions_file_nested_too_deeply(write):
-    assert "not readable" in refusal(write("[" * 100_000), load_errand)
-    assert "not readable" in refusal(write(b"\xff\xfe"), load_errand)
+    assert "not readable" in refusal(write("[" * 100_000), load_companion_runs)
+    assert "not readable" in refusal(write(b"\xff\xfe"), load_companion_runs)
 
 
 SCALARS = [

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from forcetune.errors import InputError
-from forcetune.spec import Companion, Errand, Study, Trial, load_errand
+from forcetune.spec import Companion, CompanionRuns, Study, Trial, load_companion_runs
 
 FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}
 
@@ -13,13 +13,13 @@ FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0
 def test_an_errand_is_the_same_after_it_was_written(tmp_path):
     trial = Trial(**FIELDS)
     runs = [Companion(trial, "of", {"arm": "champion"}), Companion(trial, "of", {"again": "2026-11-26"})]
-    errand = Errand(Study.from_dict({"study": "s", "trial": FIELDS}), runs, "2026-11-26", 0.5)
-    (tmp_path / "errand.json").write_text(json.dumps(errand.plain()))
-    assert load_errand(tmp_path / "errand.json") == errand
+    companion_runs = CompanionRuns(Study.from_dict({"study": "s", "trial": FIELDS}), runs, "2026-11-26", 0.5)
+    (tmp_path / "errand.json").write_text(json.dumps(companion_runs.plain()))
+    assert load_companion_runs(tmp_path / "errand.json") == companion_runs
     assert [one.key for one in runs] == [trial.key, f"{trial.key}@2026-11-26"]
 
 
 def test_what_is_none_is_refused(tmp_path):
     (tmp_path / "errand.json").write_text('{"study": {}}')
     with pytest.raises(InputError, match="errand.json: not readable as a list of companions"):
-        load_errand(tmp_path / "errand.json")
+        load_companion_runs(tmp_path / "errand.json")

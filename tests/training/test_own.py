@@ -9,7 +9,7 @@ from torch.nn import functional
 from forcetune.data import Batches
 from forcetune.data.readers import synthetic
 from forcetune.errors import InputError
-from forcetune.training import OwnTraining, Training, evaluate, hold
+from forcetune.training import Training, UserTrainingLoop, evaluate, hold
 
 DATA = synthetic(None)
 
@@ -51,7 +51,7 @@ def test_a_metric_takes_no_name_that_is_taken(metrics, said):
 def test_a_loop_that_holds_its_masks():
     model = make()
     masks = sparse(model)
-    found = list(OwnTraining(loop(model, masks, 3), model, masks, 3))
+    found = list(UserTrainingLoop(loop(model, masks, 3), model, masks, 3))
     assert [metrics["epoch"] for metrics in found] == [1, 2, 3]
     weights = dict(model.named_parameters())
     assert all((weights[name][~mask] == 0).all() for name, mask in masks.items())
@@ -75,19 +75,19 @@ def test_a_loop_that_forgets_its_masks_is_refused():
     masks = sparse(model)
     hold(torch.optim.SGD(model.parameters(), 0.1), model, masks)  # pruned weights are 0 from the start
     with pytest.raises(ValueError, match=r"moved \d+ pruned weights of 1.weight away from 0; hold them with"):
-        list(OwnTraining(loop(model, masks, 2, held=False), model, masks, 2))
+        list(UserTrainingLoop(loop(model, masks, 2, held=False), model, masks, 2))
 
 
 def test_a_loop_that_ends_too_early():
     model = make()
     with pytest.raises(ValueError, match="ended after 2 of 3 epochs"):
-        list(OwnTraining(iter([{"a": 1}, {"a": 2}]), model, dense(model), 3))
+        list(UserTrainingLoop(iter([{"a": 1}, {"a": 2}]), model, dense(model), 3))
 
 
 def test_no_more_epochs_are_asked_for_than_there_are():
     model = make()
     told = iter([{"a": 1}, {"a": 2}, {"a": 3}])
-    assert len(list(OwnTraining(told, model, dense(model), 2))) == 2
+    assert len(list(UserTrainingLoop(told, model, dense(model), 2))) == 2
     assert next(told) == {"a": 3}
 
 
@@ -109,14 +109,14 @@ class Resumable:
 
 def test_a_loop_with_a_state_goes_on():
     model = make()
-    first = OwnTraining(Resumable(), model, dense(model), 5)
+    first = UserTrainingLoop(Resumable(), model, dense(model), 5)
     told = iter(first)
     next(told), next(told)
-    again = OwnTraining(Resumable(), model, dense(model), 5)
+    again = UserTrainingLoop(Resumable(), model, dense(model), 5)
     again.load_state_dict(first.state_dict())
     assert [(m["epoch"], m["val_accuracy"]) for m in again] == [(3, 0.3), (4, 0.4), (5, 0.5)]
     assert first.resumable
-    assert not OwnTraining(iter([]), model, dense(model), 5).resumable
+    assert not UserTrainingLoop(iter([]), model, dense(model), 5).resumable
 
 
 def test_adamw_leaves_pruned_weights_at_zero_and_learns():

@@ -27,7 +27,7 @@ def without_compaction(module: ModuleType) -> None:
 
 def without_shared_steps(module: ModuleType) -> None:
     """Take every pruning step anew."""
-    replace(module, "find_trail", lambda *arguments: None)
+    replace(module, "find_pruning_cache", lambda *arguments: None)
 
 
 def without_start(module: ModuleType) -> None:

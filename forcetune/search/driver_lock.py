@@ -24,7 +24,7 @@ POLL = 0.2  # seconds between two tries of who waits
 RACES, RACE_S = 200, 0.001  # how often, and after how many seconds, what another process removed is made again
 
 
-def hold(name: str, uri: str, wait: bool = False) -> "Hold":
+def driver_lock(name: str, uri: str, wait: bool = False) -> "DriverLock":
     """A hold on `name` among those who use the store `uri`; a context manager.
 
     Entering raises HeldError, which says who has it, or waits for it.
@@ -32,7 +32,7 @@ def hold(name: str, uri: str, wait: bool = False) -> "Hold":
     return _Session(name, uri, wait) if is_postgresql(uri) else _File(name, uri, wait)
 
 
-class Hold(ABC):
+class DriverLock(ABC):
     """Held from entering to leaving, or to the death of this process."""
 
     def __init__(self, name: str, uri: str, wait: bool) -> None:
@@ -74,7 +74,7 @@ class Hold(ABC):
     def _holder(self) -> str: ...
 
 
-class _File(Hold):
+class _File(DriverLock):
     """A lock on a file beside a SQLite database; the kernel lets go of it with the process."""
 
     _file: int | None = None
@@ -131,7 +131,7 @@ class _File(Hold):
         return database.parent / ".forcetune" / f"{database.name}.{self._name}.lock"
 
 
-class _Session(Hold):
+class _Session(DriverLock):
     """An advisory lock of PostgreSQL; the server lets go of it with the session."""
 
     # a holder whose machine is gone says nothing: the server asks after one second, and once more

@@ -9,34 +9,32 @@ import threading
 import pytest
 
 from forcetune.errors import HeldError, InputError
-from forcetune.search.hold import hold
+from forcetune.search.driver_lock import driver_lock
 
 
 def test_a_held_study_is_refused_and_says_by_whom(folder):
-    with hold("s", "sqlite:///optuna.db"):
+    with driver_lock("s", "sqlite:///optuna.db"):
         with pytest.raises(HeldError, match=f"'s' is held by another driver: process {os.getpid()} on"):
-            hold("s", "sqlite:///optuna.db").__enter__()
-        with hold("other", "sqlite:///optuna.db"):
+            driver_lock("s", "sqlite:///optuna.db").__enter__()
+        with driver_lock("other", "sqlite:///optuna.db"):
             pass
-    with hold("s", "sqlite:///optuna.db"):
+    with driver_lock("s", "sqlite:///optuna.db"):
         pass
     assert not (folder / ".forcetune").exists(), "nothing is left on disk"
 
 
 def test_the_hold_dies_with_its_holder(folder):
-    code = (
-        "import os; from forcetune.search.hold import hold; hold('s', 'sqlite:///optuna.db').__enter__(); os._exit(9)"
-    )
+    code = "import os; from forcetune.search import driver_lock as module; module.driver_lock('s', 'sqlite:///optuna.db').__enter__(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    with hold("s", "sqlite:///optuna.db"):
+    with driver_lock("s", "sqlite:///optuna.db"):
         pass
 
 
 def test_who_waits_gets_it(folder):
-    first, entered = hold("s", "sqlite:///optuna.db"), threading.Event()
+    first, entered = driver_lock("s", "sqlite:///optuna.db"), threading.Event()
 
     def wait():
-        with hold("s", "sqlite:///optuna.db", wait=True):
+        with driver_lock("s", "sqlite:///optuna.db", wait=True):
             entered.set()
 
     with first:
@@ -49,7 +47,7 @@ def test_who_waits_gets_it(folder):
 
 def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_nobody_out(folder, monkeypatch):
     """Who opens the file before its holder removes it, and locks it afterwards, begins anew."""
-    first, flock, calls = hold("s", "sqlite:///optuna.db"), fcntl.flock, []
+    first, flock, calls = driver_lock("s", "sqlite:///optuna.db"), fcntl.flock, []
     first.__enter__()
 
     def lock_late(file, how):
@@ -58,8 +56,8 @@ def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_nobody_out(folder, m
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", lock_late)
-    with hold("s", "sqlite:///optuna.db"), pytest.raises(HeldError):
-        hold("s", "sqlite:///optuna.db").__enter__()
+    with driver_lock("s", "sqlite:///optuna.db"), pytest.raises(HeldError):
+        driver_lock("s", "sqlite:///optuna.db").__enter__()
     assert len(calls) == 3
 
 
@@ -70,7 +68,7 @@ def test_many_that_come_and_go_are_refused_or_let_in(folder):
     def come_and_go():
         for _ in range(300):
             try:
-                with hold("s", "sqlite:///optuna.db"):
+                with driver_lock("s", "sqlite:///optuna.db"):
                     inside.append(1)
                     if len(inside) > 1:
                         wrong.append("two are in")
@@ -90,16 +88,16 @@ def test_many_that_come_and_go_are_refused_or_let_in(folder):
 
 def test_a_folder_that_is_not_there_is_told(folder):
     with pytest.raises(InputError, match="nowhere/optuna.db cannot be used: .*No such file"):
-        hold("s", "sqlite:///nowhere/optuna.db").__enter__()
+        driver_lock("s", "sqlite:///nowhere/optuna.db").__enter__()
 
 
 def test_postgresql_without_its_driver(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"needs `pip install forcetune\[postgresql\]`"):
-        hold("s", "postgresql://user:secret@localhost/optuna").__enter__()
+        driver_lock("s", "postgresql://user:secret@localhost/optuna").__enter__()
 
 
 def test_a_server_that_does_not_answer(folder):
     with pytest.raises(InputError, match="user:\\*\\*\\*@127.0.0.1:9/optuna cannot be used") as refused:
-        hold("s", "postgresql://user:secret@127.0.0.1:9/optuna").__enter__()
+        driver_lock("s", "postgresql://user:secret@127.0.0.1:9/optuna").__enter__()
     assert "secret" not in str(refused.value)

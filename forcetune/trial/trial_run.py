@@ -10,7 +10,7 @@ import torch
 from forcetune import training
 from forcetune.names import resolve
 from forcetune.spec import Task, Trial
-from forcetune.trial.preparation import Ground, Prepared, prepare, stream, width_of
+from forcetune.trial.preparation import PreparedTrial, TrialContext, prepare, stream, width_of
 
 
 def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
@@ -20,30 +20,30 @@ def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
 
     Raises InputError where the fields do not fit together, training.Diverged where the loss does.
     """
-    yield from Underway(prepare(trial, task))
+    yield from TrialRun(prepare(trial, task))
 
 
-def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "Underway":
+def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "TrialRun":
     """The trial as it was when `Underway.state_dict` gave this state, without pruning anew."""
-    ground = Ground(trial)
+    ground = TrialContext(trial)
     masks = {name: mask.to(ground.device) for name, mask in state["masks"].items()}
     model = ground.build(width_of(trial, state["metrics"]))
-    prepared = Prepared(
+    prepared = PreparedTrial(
         trial, task or Task(), ground.dataset, ground.training, ground.validation, model, masks, state["metrics"]
     )
-    underway = Underway(prepared)
-    underway.load_state_dict(state)
-    return underway
+    trial_run = TrialRun(prepared)
+    trial_run.load_state_dict(state)
+    return trial_run
 
 
-class Underway:
+class TrialRun:
     """A prepared trial in training; iterating trains it and yields one dict of metrics an epoch that is left.
 
     One that is not to be trained yields one dict, of epoch 0, with what guessing gives: the chance accuracy
     1 / classes and the loss log(classes); metrics of the user's own are the untrained network's.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: PreparedTrial) -> None:
         self.prepared = prepared
         self._seconds = 0.0  # of training, in earlier processes too
         torch.manual_seed(stream(prepared.trial, "dropout"))
@@ -106,13 +106,13 @@ class Underway:
             architecture=(trial.model, width_of(trial, self.prepared.metrics), shape, self.prepared.dataset.classes),
         )
 
-    def _own_training(self) -> training.OwnTraining:
+    def _own_training(self) -> training.UserTrainingLoop:
         """The user's loop on the pruned network: a generator, or whatever iterates over its epochs."""
         model, masks, trial = self.prepared.model, self.prepared.masks, self.prepared.trial
         loop = resolve(str(self.prepared.task.train), {}, "train")
         training.Masked(model, masks)  # pruned weights are 0 from the start
         told = loop(model, masks, self.prepared.training_batches(), self._validation, trial.fields())
-        return training.OwnTraining(told, model, masks, trial.epochs)
+        return training.UserTrainingLoop(told, model, masks, trial.epochs)
 
     def _guessing(self) -> dict[str, float]:
         prepared, task = self.prepared, self.prepared.task
