@@ -2,8 +2,9 @@
 
     python benchmarks/data.py
 
-CIFAR-sized images, shifted and mirrored at random, normalised, in shuffled batches of 128; whole passes in turn, one
-thread each (the DataLoader's one worker is a process of its own). A ratio is the median of the repetitions' own.
+The images have the size of CIFAR's. They are shifted and mirrored at random, normalised, and come in shuffled batches
+of 128. Whole passes run in turn on one thread (the DataLoader's worker is a process of its own). The ratio is the
+median of the ratios of the repetitions.
 """
 
 import argparse
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from forcetune.data import Dataset, Images
 
-BATCH = 128
+LOADER_BATCH_SIZE = 128
 
 
 def main() -> None:
-    """Time both and print the table."""
+    """Time both data paths and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000, help="of a pass")
     parser.add_argument("--repeats", type=int, default=5, help="passes of each")
@@ -34,20 +35,20 @@ def main() -> None:
     )
     dataset = Dataset(images, images, 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), pad=4, flip=True)
     paths: dict[str, Iterable[tuple[Tensor, Tensor]]] = {
-        "DataLoader": loader(dataset, images, BATCH, training=True),
-        "forcetune": dataset.batches(images, BATCH, seed=0),
+        "DataLoader": loader(dataset, images, LOADER_BATCH_SIZE, training=True),
+        "forcetune": dataset.batches(images, LOADER_BATCH_SIZE, seed=0),
     }
-    rounds = [{name: seconds(path) for name, path in paths.items()} for _ in range(arguments.repeats)]
+    rounds = [{name: time_pass(path) for name, path in paths.items()} for _ in range(arguments.repeats)]
     print("| data path | images/s |")
     print("|---|---:|")
     for name in paths:
-        print(f"| {name} | {arguments.images / median(each[name] for each in rounds):,.0f} |")
-    ratio = median(each["DataLoader"] / each["forcetune"] for each in rounds)
+        print(f"| {name} | {arguments.images / median(round_seconds[name] for round_seconds in rounds):,.0f} |")
+    ratio = median(round_seconds["DataLoader"] / round_seconds["forcetune"] for round_seconds in rounds)
     print(f"\nforcetune / DataLoader: {ratio:.1f}")
 
 
-def seconds(path: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """A whole pass."""
+def time_pass(path: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the seconds of a whole pass."""
     started = time.perf_counter()
     for inputs, _ in path:
         assert len(inputs) > 0

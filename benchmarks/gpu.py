@@ -3,10 +3,10 @@
     make gpu                          # on a machine with a GPU
     make gpu ARGS=--device=cpu        # the same way in a small size; the figures of a CPU mean nothing
 
-Runs its stages in turn, each as a process of its own with a time limit, so that one that fails or hangs costs only its
-own figures. Needs no installed forcetune: torch, torchvision, Ray, Optuna, MLflow and pydantic have to be importable.
-Every figure is printed with the device's name and kept in one JSON file, which is written anew after each stage. A
-figure that was not measured says so. Exit code 1 where a test or a stage failed.
+The stages run in turn, each as a process of its own with a time limit, so that a stage that fails or hangs costs only
+its own figures. No installed forcetune is needed, but torch, torchvision, Ray, Optuna, MLflow and pydantic must be
+importable. Every figure is printed with the device's name and kept in one JSON file, which is written anew after each
+stage. The table marks the figures that were not measured. The exit code is 1 where a test or a stage failed.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FIGURE = "figure:"  # begins a line with which a stage shows a figure
-SMALL_FACTOR = 4  # times a stage's limit where it runs on a CPU
+FIGURE_PREFIX = "figure:"  # the beginning of a line by which a stage shows a figure
+SMALL_LIMIT_FACTOR = 4  # multiplies the limit of a stage that runs on a CPU
 
-# each stage's seconds on a GPU: six minutes in all
-LIMITS_S = {"tests": 140, "steps": 80, "masks": 30, "study": 110}
-INTERRUPT_S = 10  # that a stage gets to end by itself once its time is up
-TESTS = ("data", "masks", "training", "search")  # files of tests/gpu; those that start Ray are last
+# the limit of each stage on a GPU: six minutes in all
+STAGE_LIMITS_S = {"tests": 140, "steps": 80, "masks": 30, "study": 110}
+INTERRUPT_GRACE_S = 10  # the time that a stage has to end by itself once its limit is reached
+TEST_TOPICS = ("data", "masks", "training", "search")  # of the files in tests/gpu; the files that start Ray are last
 
 FIGURES = {
     "images_s_baseline": "ResNet-20, images/s: baseline (naive.py: DataLoader with PIL, float32)",
@@ -65,18 +65,20 @@ FIGURES = {
 
 
 def main() -> None:
-    """Run the stages, print each figure and keep all of them."""
+    """Run the stages, print each figure and write all of them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: in a small size")
-    parser.add_argument("--stages", nargs="+", choices=LIMITS_S, default=list(LIMITS_S), help="those to run")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGE_LIMITS_S, default=list(STAGE_LIMITS_S), help="those to run"
+    )
     parser.add_argument("--json", default="gpu.json", help="the file of all figures")
     arguments = parser.parse_args()
     record = describe(arguments.device)
     failed = False
     for stage in arguments.stages:
-        limit = LIMITS_S[stage] * (1 if arguments.device == "cuda" else SMALL_FACTOR)
+        limit_s = STAGE_LIMITS_S[stage] * (1 if arguments.device == "cuda" else SMALL_LIMIT_FACTOR)
         started = time.monotonic()
-        failed |= not run(stage, arguments.device, limit, record)
+        failed |= not run_stage(stage, arguments.device, limit_s, record)
         record["seconds"][stage] = round(time.monotonic() - started, 1)
         Path(arguments.json).write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return where and with what is measured. Ends with exit code 2 where the GPU that is asked for is not there."""
+    """Return an empty record of figures with its device and versions; exit with code 2 where the GPU is missing."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -104,15 +106,15 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
-def run(stage: str, device: str, limit: float, record: dict[str, Any]) -> bool:
-    """Run a stage for at most `limit` seconds, pass on what it prints and record its figures; whether it succeeded."""
-    print(f"\n# {stage} (at most {limit:g} s)", flush=True)
-    report = ROOT / f".gpu-tests-{os.getpid()}.xml"
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def run_stage(stage: str, device: str, limit_s: float, record: dict[str, Any]) -> bool:
+    """Run a stage for at most `limit_s` seconds, print its output, record its figures; return whether it succeeded."""
+    print(f"\n# {stage} (at most {limit_s:g} s)", flush=True)
+    test_report = ROOT / f".gpu-tests-{os.getpid()}.xml"
+    python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-u", *command(stage, device, report)],
+        [sys.executable, "-u", *stage_command(stage, device, test_report)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -120,47 +122,47 @@ def run(stage: str, device: str, limit: float, record: dict[str, Any]) -> bool:
         start_new_session=True,
     )
     overdue = threading.Event()
-    timer = threading.Timer(limit, end, (process, overdue))
+    timer = threading.Timer(limit_s, end_stage, (process, overdue))
     timer.start()
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith(FIGURE):
-            name, value = line.removeprefix(FIGURE).split()
+        if line.startswith(FIGURE_PREFIX):
+            name, value = line.removeprefix(FIGURE_PREFIX).split()
             record["figures"][name] = float(value)
-            line = f"{FIGURES[name]}: {shown(float(value))}  [{record['device']}]\n"
+            line = f"{FIGURES[name]}: {format_figure(float(value))}  [{record['device']}]\n"
         print(line, end="", flush=True)
-    code = process.wait()
+    exit_code = process.wait()
     timer.cancel()
-    if stage == "tests" and report.exists():
-        record["tests"] = outcomes(report)
-        report.unlink()
+    if stage == "tests" and test_report.exists():
+        record["tests"] = read_test_report(test_report)
+        test_report.unlink()
     if overdue.is_set():
-        print(f"# {stage} was ended after {limit:g} s", flush=True)
-    return code == 0
+        print(f"# {stage} was ended after {limit_s:g} s", flush=True)
+    return exit_code == 0
 
 
-def command(stage: str, device: str, report: Path) -> list[str]:
+def stage_command(stage: str, device: str, test_report: Path) -> list[str]:
     """Return the arguments of Python that run a stage."""
     if stage != "tests":
         return [f"benchmarks/gpu_{stage}.py", "--device", device, *([] if device == "cuda" else ["--small"])]
-    files = [f"tests/gpu/test_gpu_{name}.py" for name in TESTS]
-    # warnings of a Python and of packages that were never tried together must not fail tests
-    options = ["-W", "default", "--tb=short", "-rfE", "--durations=10", f"--junitxml={report}"]
+    files = [f"tests/gpu/test_gpu_{name}.py" for name in TEST_TOPICS]
+    # warnings from an untried combination of Python and packages must not fail tests
+    options = ["-W", "default", "--tb=short", "-rfE", "--durations=10", f"--junitxml={test_report}"]
     return ["-m", "pytest", *files, f"--device={device}", "-q", *options]
 
 
-def end(process: "subprocess.Popen[str]", overdue: threading.Event) -> None:
-    """End a stage whose time is up: by an interrupt, so that pytest says what it has, then with all that it started."""
+def end_stage(process: "subprocess.Popen[str]", overdue: threading.Event) -> None:
+    """Interrupt a stage whose time is up, so that pytest prints its results, then kill it with all its processes."""
     overdue.set()
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(INTERRUPT_S)
+        process.wait(INTERRUPT_GRACE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def outcomes(report: Path) -> dict[str, Any]:
-    """Return the numbers of tests that passed, failed and were skipped, and the names of those that failed."""
+def read_test_report(report: Path) -> dict[str, Any]:
+    """Return the numbers of passed and skipped tests, and the names of the failed tests."""
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = [f"{case.get('classname')}::{case.get('name')}" for case in cases
               if case.find("failure") is not None or case.find("error") is not None]  # fmt: skip
@@ -169,7 +171,7 @@ def outcomes(report: Path) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return the figures as a Markdown table, under a line that says where they were measured."""
+    """Return the figures as a Markdown table, below a line that describes the machine."""
     tests = record["tests"]
     lines = [
         f"{record['device']}, {record['cores']} cores, torch {record['torch']}, Python {record['python']}, "
@@ -183,17 +185,17 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| tests/gpu | {counts} |")
     measured = record["figures"]
     for name, meaning in FIGURES.items():
-        lines.append(f"| {meaning} | {shown(measured[name]) if name in measured else 'not measured'} |")
+        lines.append(f"| {meaning} | {format_figure(measured[name]) if name in measured else 'not measured'} |")
     return "\n" + "\n".join(lines)
 
 
-def shown(value: float) -> str:
-    """Return a number with three digits, or whole where it is large."""
+def format_figure(value: float) -> str:
+    """Return a number with three digits, or rounded to a whole number from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def stage_arguments(description: str | None) -> argparse.Namespace:
-    """Return the arguments of a stage: `device`, and `small` where its figures mean nothing."""
+    """Parse the arguments of a stage: `device`, and `small` for a trial run whose figures mean nothing."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="to see that it runs")
@@ -206,10 +208,10 @@ def stage_arguments(description: str | None) -> argparse.Namespace:
 
 
 def show(name: str, value: float) -> None:
-    """Show a figure of FIGURES to whoever runs the stage."""
+    """Print a figure of FIGURES in the form that the process running the stage reads."""
     if name not in FIGURES:
         raise ValueError(f"{name} is no figure of gpu.py")
-    print(f"{FIGURE}{name} {value:.6g}", flush=True)
+    print(f"{FIGURE_PREFIX}{name} {value:.6g}", flush=True)
 
 
 if __name__ == "__main__":

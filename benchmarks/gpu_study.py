@@ -1,9 +1,9 @@
 """A whole study on a device, as a user runs it, against loops that run one trial after another; and sharing a GPU.
 
-A stage of gpu.py, which says how to run it. search_spaces/gpu.yaml is searched by `forcetune search` in an empty
-folder. The eager loop is what a careful user writes: data on the device, bf16, forcetune's masks, a trial of each
-method of the study; its process and its data are there already. The baseline (naive.py) starts a process for each
-trial; two are timed.
+This is a stage of gpu.py, which says how to run it. `forcetune search` searches search_spaces/gpu.yaml in an empty
+folder. The eager loop is the code of a careful user: data on the device, bf16, forcetune's masks, and a trial of each
+method of the study; its process and its data exist already. The baseline (naive.py) starts a process for each trial;
+two are timed.
 """
 
 import os
@@ -23,32 +23,41 @@ import naive
 import torch
 import yaml
 from gpu import show, stage_arguments
-from gpu_steps import CLASSES, DENSITY, SHAPE, SMALL_STEP, Size, forcetune_pass, pictures, seconds
+from gpu_steps import (
+    IMAGE_CLASSES,
+    IMAGE_SHAPE,
+    SMALL_STEP,
+    STEP_DENSITY,
+    StepSize,
+    forcetune_pass,
+    measure_seconds,
+    random_dataset,
+)
 from torch.nn import functional
 
 from forcetune import data, models
 from forcetune.data import Dataset
 from forcetune.pruning import find_masks
 
-STUDY = Path(__file__).parents[1] / "search_spaces" / "gpu.yaml"
-BATCH, LR = 128, 0.1
+STUDY_FILE = Path(__file__).parents[1] / "search_spaces" / "gpu.yaml"
+STUDY_BATCH_SIZE, LEARNING_RATE = 128, 0.1
 EAGER_METHODS = ("random_erk", "snip", "force", "synflow")
 BASELINE_METHODS = ("snip", "force")
-SEARCH_LIMIT_S, BARRIER_S = 90.0, 60.0
+SEARCH_LIMIT_S, BARRIER_TIMEOUT_S = 90.0, 60.0
 MEBIBYTE = 2**20
-STEP = Size()
+FULL_STEP = StepSize()
 
 
 @dataclass(frozen=True)
 class StudySize:
-    """The size of what is run: the study, the trials of both loops, and the trainings that share the device."""
+    """The size of the measurement: the study, the trials of both loops, and the trainings that share the device."""
 
-    changes: Any = None  # sections of the study file
+    changes: Any = None  # the changed sections of the study file
     epochs: int = 5
-    iterations: int = 15  # the mean of the study's
+    iterations: int = 15  # the mean of the study's trials
     train_samples: int | None = None
     width: int | None = None
-    step: Size = STEP
+    step: StepSize = FULL_STEP
     sharing: tuple[int, ...] = (1, 2, 4, 8)
     passes: int = 10
 
@@ -89,7 +98,7 @@ def main() -> None:
     for measure in measurements:
         try:
             measure()
-        except Exception:  # the other figures do not need it
+        except Exception:  # the other figures do not depend on it
             traceback.print_exc()
             failed = True
     for figure, rate in {"study": "study", "steady": "study_steady"}.items():
@@ -100,8 +109,8 @@ def main() -> None:
 
 
 def measure_search(size: StudySize, rates: dict[str, float]) -> None:
-    """Search the study, and show what came of it and how fast."""
-    study = yaml.safe_load(STUDY.read_text())
+    """Run the search of the study, and show its result and its speed."""
+    study = yaml.safe_load(STUDY_FILE.read_text())
     for section, changes in (size.changes or {}).items():
         study[section] = {**study[section], **changes} if section == "trial" else changes
     with tempfile.TemporaryDirectory() as folder:
@@ -109,16 +118,16 @@ def measure_search(size: StudySize, rates: dict[str, float]) -> None:
         command = [sys.executable, "-c", "from forcetune.cli import main; main()", "search", "gpu.yaml"]
         started = time.perf_counter()
         subprocess.run(command, check=True, cwd=folder, timeout=SEARCH_LIMIT_S if size.changes is None else None)
-        seconds_in_all = time.perf_counter() - started
-        from forcetune.tracking import table
+        command_s = time.perf_counter() - started
+        from forcetune.tracking import load_table
 
-        trials = table(study["study"], f"sqlite:///{folder}/mlflow.db")
+        trials = load_table(study["study"], f"sqlite:///{folder}/mlflow.db")
     steady_s = (trials["ended"].max() - trials["started"].min()) / 1000
-    rates["study_trials_h"] = 3600 * len(trials) / seconds_in_all
+    rates["study_trials_h"] = 3600 * len(trials) / command_s
     rates["study_steady_trials_h"] = 3600 * len(trials) / steady_s
     show("study_trials", len(trials))
     show("study_best_accuracy", trials["val_accuracy"].max())
-    show("study_s", seconds_in_all)
+    show("study_s", command_s)
     for name in ("study_trials_h", "study_steady_trials_h"):
         show(name, rates[name])
 
@@ -126,19 +135,23 @@ def measure_search(size: StudySize, rates: dict[str, float]) -> None:
 def measure_eager(size: StudySize, device: torch.device, rates: dict[str, float]) -> None:
     """Show the trials an hour of the eager loop, after a trial that is not counted."""
     eager_trial(size, device, EAGER_METHODS[0])
-    taken = [seconds(lambda method=method: eager_trial(size, device, method), device) for method in EAGER_METHODS]
-    rates["eager_trials_h"] = 3600 / mean(taken)
+    trial_seconds = [
+        measure_seconds(lambda method=method: eager_trial(size, device, method), device) for method in EAGER_METHODS
+    ]
+    rates["eager_trials_h"] = 3600 / mean(trial_seconds)
     show("eager_trials_h", rates["eager_trials_h"])
 
 
 def eager_trial(size: StudySize, device: torch.device, method: str) -> None:
-    """Find masks, then train epochs of eager bf16 with validation after each."""
-    dataset, training, validation = textures(size, device)
-    model = models.build("resnet20", SHAPE, CLASSES, size.width).to(device, memory_format=torch.channels_last)
-    batches = dataset.batches(training, BATCH, seed=0)
-    masks = find_masks(model, batches, method, DENSITY, size.iterations)
+    """Find masks, then train in eager bf16 with a validation after each epoch."""
+    dataset, training, validation = load_textures(size, device)
+    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(
+        device, memory_format=torch.channels_last
+    )
+    batches = dataset.batches(training, STUDY_BATCH_SIZE, seed=0)
+    masks = find_masks(model, batches, method, STEP_DENSITY, size.iterations)
     naive.hook_masks(model, [mask.float() for mask in masks.values()])
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, size.epochs * len(batches))
     for _ in range(size.epochs):
         model.train()
@@ -154,7 +167,7 @@ def eager_trial(size: StudySize, device: torch.device, method: str) -> None:
 
 @torch.no_grad()
 def eager_accuracy(model: torch.nn.Module, batches: Any, device: torch.device) -> float:
-    """Return the share of the images that the network puts in their class."""
+    """Return the share of the images that are classified correctly."""
     model.eval()
     hits, count = torch.zeros((), device=device), 0
     for inputs, targets in batches:
@@ -168,27 +181,29 @@ def measure_baseline(size: StudySize, device: torch.device, rates: dict[str, flo
     """Show the trials an hour of the baseline, its processes included."""
     small = ["small"] if size is SMALL_STUDY else []
     commands = [[sys.executable, __file__, "baseline", device.type, method, *small] for method in BASELINE_METHODS]
-    taken = [seconds(lambda command=command: subprocess.run(command, check=True), device) for command in commands]
-    rates["baseline_trials_h"] = 3600 / mean(taken)
+    trial_seconds = [
+        measure_seconds(lambda command=command: subprocess.run(command, check=True), device) for command in commands
+    ]
+    rates["baseline_trials_h"] = 3600 / mean(trial_seconds)
     show("baseline_trials_h", rates["baseline_trials_h"])
 
 
 def baseline_trial(device: torch.device, method: str, size: StudySize) -> None:
-    """Train one trial as the baseline does, its batches copied to the device."""
-    dataset, training, validation = textures(size, torch.device("cpu"))
-    model = models.build("resnet20", SHAPE, CLASSES, size.width).to(device)
+    """Train a trial as the baseline does, with batches that are copied to the device."""
+    dataset, training, validation = load_textures(size, torch.device("cpu"))
+    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(device)
     batches, held_out = (
-        Moved(naive.loader(dataset, images, BATCH, training=train), device)
+        DeviceLoader(naive.loader(dataset, images, STUDY_BATCH_SIZE, training=train), device)
         for images, train in ((training, True), (validation, False))
     )
     feed = naive.forever(batches)  # type: ignore[arg-type]
-    naive.hook_masks(model, naive.find_masks(model, feed, SHAPE, method, DENSITY, size.iterations))
-    for _ in naive.train(model, batches, held_out, size.epochs, LR):  # type: ignore[arg-type]
+    naive.hook_masks(model, naive.find_masks(model, feed, IMAGE_SHAPE, method, STEP_DENSITY, size.iterations))
+    for _ in naive.train(model, batches, held_out, size.epochs, LEARNING_RATE):  # type: ignore[arg-type]
         pass
 
 
-class Moved:
-    """The batches of a DataLoader, each copied to a device."""
+class DeviceLoader:
+    """A DataLoader whose batches are copied to a device."""
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader = loader
@@ -203,7 +218,7 @@ class Moved:
             yield inputs.to(self._device), targets.to(self._device)
 
 
-def textures(size: StudySize, device: torch.device) -> tuple[Dataset, Any, Any]:
+def load_textures(size: StudySize, device: torch.device) -> tuple[Dataset, Any, Any]:
     """Return the study's data set on the device, and its split."""
     dataset = data.load("textures").to(device)
     assert isinstance(dataset, Dataset)
@@ -211,9 +226,9 @@ def textures(size: StudySize, device: torch.device) -> tuple[Dataset, Any, Any]:
 
 
 def measure_sharing(size: StudySize, device: torch.device) -> None:
-    """Show what several trainings at once reach over one alone, and the memory that each takes.
+    """Show the speed of several trainings at once over that of one alone, and the memory of each training.
 
-    All processes are there from the beginning, each with its training set up; those that do not train wait.
+    All processes exist from the beginning, each with its training set up; the processes that do not train wait.
     """
     count = max(size.sharing)
     context = get_context("spawn")
@@ -223,7 +238,8 @@ def measure_sharing(size: StudySize, device: torch.device) -> None:
     pool.close()
     pool.join()
     rates = {
-        trainings: sum(size.passes / taken[trainings] for taken, _ in results[:trainings]) for trainings in size.sharing
+        trainings: sum(size.passes / pass_seconds[trainings] for pass_seconds, _ in results[:trainings])
+        for trainings in size.sharing
     }
     for trainings in size.sharing[1:]:
         show(f"sharing_{trainings}", rates[trainings] / rates[1])
@@ -231,30 +247,30 @@ def measure_sharing(size: StudySize, device: torch.device) -> None:
         show("memory_trial_mib", max(memory for _, memory in results) / count / MEBIBYTE)
 
 
-_barrier: list[Any] = []  # of this process's trainings and the others'
+_shared_barrier: list[Any] = []  # set in each process of the pool; its trainings start together by it
 
 
 def _keep_barrier(barrier: Any) -> None:
-    _barrier[:] = [barrier]
+    _shared_barrier[:] = [barrier]
 
 
 def train_in_turn(device_name: str, number: int, size: StudySize) -> tuple[dict[int, float], float]:
-    """Return the seconds of this training's passes by how many trained at once, and the GPU's bytes in use by all."""
-    (barrier,) = _barrier
+    """Return the seconds of this training's passes by the number of trainings at once, and the GPU's bytes in use."""
+    (barrier,) = _shared_barrier
     torch.set_num_threads(1)
     device = torch.device(device_name)
-    dataset = pictures(size.step.images, size.step.batch).to(device)
-    run = forcetune_pass(size.step.network, dataset, size.step.batch, architecture="shared")
+    dataset = random_dataset(size.step.images, size.step.batch_size).to(device)
+    run = forcetune_pass(size.step.network, dataset, size.step.batch_size, architecture="shared")
     run()
-    taken = {}
+    pass_seconds = {}
     for trainings in size.sharing:
-        barrier.wait(BARRIER_S)
+        barrier.wait(BARRIER_TIMEOUT_S)
         if number < trainings:
-            taken[trainings] = seconds(lambda: [run() for _ in range(size.passes)], device)
-    barrier.wait(BARRIER_S)
+            pass_seconds[trainings] = measure_seconds(lambda: [run() for _ in range(size.passes)], device)
+    barrier.wait(BARRIER_TIMEOUT_S)
     free, total = torch.cuda.mem_get_info() if device.type == "cuda" else (0, 0)
-    barrier.wait(BARRIER_S)  # all still hold what they took
-    return taken, total - free
+    barrier.wait(BARRIER_TIMEOUT_S)  # until here all processes keep their memory
+    return pass_seconds, total - free
 
 
 if __name__ == "__main__":

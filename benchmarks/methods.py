@@ -1,9 +1,9 @@
-"""What a mask of every method costs on ResNet-20, in seconds and in training passes of the same batch.
+"""The cost of a mask of every method on ResNet-20, in seconds and in training passes of the same batch.
 
     python benchmarks/methods.py --iterations 20 --repeats 3
 
-Each repetition finds one mask with every method in turn, on one thread, with a bare forward and backward pass before
-each of them; a ratio is the median of the repetitions' own ratios.
+Each repetition finds a mask with every method in turn, on one thread, with a bare forward and backward pass before each
+mask. A ratio is the median of the ratios of the repetitions.
 """
 
 import argparse
@@ -13,12 +13,11 @@ from functools import partial
 from statistics import median
 
 import torch
+from saliency import BATCH_SIZE, CLASSES, INPUT_SHAPE
 from torch.nn import functional
 
 from forcetune import models
 from forcetune.pruning import METHODS, find_masks
-
-INPUT_SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 128
 
 
 def main() -> None:
@@ -34,37 +33,38 @@ def main() -> None:
     names = arguments.methods.split(",")
     rounds = [measure(arguments, names) for _ in range(arguments.repeats)]
     print(
-        f"{arguments.model}, density {arguments.density:g}, T = {arguments.iterations}, one batch of {BATCH} a step; "
-        f"median of {arguments.repeats} repetitions in turn, 1 thread, torch {torch.__version__}\n"
+        f"{arguments.model}, density {arguments.density:g}, T = {arguments.iterations}, "
+        f"one batch of {BATCH_SIZE} a step; median of {arguments.repeats} repetitions in turn, 1 thread, "
+        f"torch {torch.__version__}\n"
     )
     print("| method | seconds | training passes |")
     print("|---|---:|---:|")
     for name in names:
-        seconds, ratio = (median(found[name][place] for found in rounds) for place in (0, 1))
+        seconds, ratio = (median(costs[name][index] for costs in rounds) for index in (0, 1))
         print(f"| `{name}` | {seconds:.2f} | {ratio:.1f} |")
 
 
 def measure(arguments: argparse.Namespace, names: list[str]) -> dict[str, tuple[float, float]]:
-    """By method, the seconds of a mask and their ratio to the training pass just before it."""
+    """Return, by method, the seconds of a mask and their ratio to the training pass just before it."""
     model = models.build(arguments.model, INPUT_SHAPE, CLASSES)
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn((BATCH, *INPUT_SHAPE), generator=generator)
-    batch = inputs, torch.arange(BATCH) % CLASSES
+    inputs = torch.randn((BATCH_SIZE, *INPUT_SHAPE), generator=generator)
+    batch = inputs, torch.arange(BATCH_SIZE) % CLASSES
 
-    def bare() -> None:
+    def training_pass() -> None:
         model.zero_grad()
         functional.cross_entropy(model(inputs), batch[1]).backward()
 
-    found = {}
+    costs = {}
     for name in names:
-        passes = timed(bare)
-        seconds = timed(partial(find_masks, model, [batch], name, arguments.density, arguments.iterations))
-        found[name] = seconds, seconds / passes
-    return found
+        pass_seconds = time_call(training_pass)
+        seconds = time_call(partial(find_masks, model, [batch], name, arguments.density, arguments.iterations))
+        costs[name] = seconds, seconds / pass_seconds
+    return costs
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that the call takes."""
+def time_call(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -1,11 +1,11 @@
-"""The baseline: pruning and training as the published recipe has them, told plainly, one process a trial.
+"""The baseline: pruning and training as in the published recipe, written plainly, with one process a trial.
 
     python benchmarks/naive.py '{"dataset": "digits", "model": "resnet8", "density": 0.05, "lr": 0.1, "epochs": 2}'
 
-After the programs of the methods' authors (naver/force, ganguli-lab/Synaptic-Flow), retold: a DataLoader with PIL
-transforms, a deep copy of the network and a sorted top-k at every pruning step, hooks that mask the gradients. Trains
-one trial, pruned by FORCE unless it names another method, and prints its validation accuracy and its density; the
-other scripts here import its parts.
+It follows the programs of the methods' authors (naver/force, ganguli-lab/Synaptic-Flow): a DataLoader with PIL
+transforms, a deep copy of the network and a sorted top-k at every pruning step, and hooks that mask the gradients. The
+command trains one trial, pruned by FORCE unless it names another method, and prints its validation accuracy and its
+density. The other benchmarks import its functions.
 """
 
 import copy
@@ -30,8 +30,8 @@ from forcetune.data import Dataset, Images
 Batch = tuple[Tensor, Tensor]
 
 
-class Pictures(TorchDataset[tuple[Tensor, int]]):
-    """Images as PIL has them, each through the transforms when it is asked for."""
+class TransformedImages(TorchDataset[tuple[Tensor, int]]):
+    """A data set of PIL images that passes each image through the transforms when it is read."""
 
     def __init__(self, dataset: Dataset, images: Images, training: bool) -> None:
         arrays = images.inputs.permute(0, 2, 3, 1).cpu().numpy()
@@ -39,8 +39,8 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
         self.targets = images.targets.tolist()
         crop = [transforms.RandomCrop(arrays.shape[1], padding=dataset.pad)] if training and dataset.pad else []
         flip = [transforms.RandomHorizontalFlip()] if training and dataset.flip else []
-        last = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
-        self.transform = transforms.Compose([*crop, *flip, *last])
+        normalize = [transforms.ToTensor(), transforms.Normalize(dataset.mean, dataset.std)]
+        self.transform = transforms.Compose([*crop, *flip, *normalize])
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -51,8 +51,8 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
 
 def loader(dataset: Dataset, images: Images, batch_size: int, training: bool, workers: int = 1) -> "DataLoader[Batch]":
     """Return a loader of batches, shuffled and augmented for training."""
-    pictures = Pictures(dataset, images, training)
-    return DataLoader(pictures, batch_size, shuffle=training, num_workers=workers)  # type: ignore[arg-type]
+    transformed_images = TransformedImages(dataset, images, training)
+    return DataLoader(transformed_images, batch_size, shuffle=training, num_workers=workers)  # type: ignore[arg-type]
 
 
 def find_masks(
@@ -93,8 +93,8 @@ def synflow_masks(model: nn.Module, input_shape: tuple[int, ...], density: float
             (weight * weight.grad).abs().masked_fill(mask == 0, -1.0)
             for weight, mask in zip(prunable_weights(network), masks, strict=True)
         ]
-        keep = int(sum(layer.numel() for layer in scores) * math.exp(math.log(density) * t / iterations))
-        masks = keep_largest([layer.detach() for layer in scores], keep)
+        count = int(sum(layer.numel() for layer in scores) * math.exp(math.log(density) * t / iterations))
+        masks = keep_largest([layer.detach() for layer in scores], count)
     return masks
 
 
@@ -116,22 +116,22 @@ def force_masks(model: nn.Module, batches: Iterator[Batch], density: float, iter
                 weight.mul_(mask)
         functional.cross_entropy(network(inputs), targets).backward()
         saliency = [(theta * weight.grad).abs() for theta, weight in zip(initial, weights, strict=True)]
-        keep = int(sum(layer.numel() for layer in saliency) * math.exp(math.log(density) * t / iterations))
-        masks = keep_largest(saliency, keep)
+        count = int(sum(layer.numel() for layer in saliency) * math.exp(math.log(density) * t / iterations))
+        masks = keep_largest(saliency, count)
     return masks
 
 
 def keep_largest(scores: list[Tensor], count: int) -> list[Tensor]:
     """Return masks, float32, that keep the `count` largest scores over all layers, by a sorted top-k."""
-    flat = torch.cat([layer.flatten() for layer in scores])
-    kept = torch.zeros(len(flat), device=flat.device)
-    kept[torch.topk(flat, count, sorted=True).indices] = 1
-    parts = kept.split([layer.numel() for layer in scores])
-    return [part.view(layer.shape) for part, layer in zip(parts, scores, strict=True)]
+    flat_scores = torch.cat([layer.flatten() for layer in scores])
+    flat_mask = torch.zeros(len(flat_scores), device=flat_scores.device)
+    flat_mask[torch.topk(flat_scores, count, sorted=True).indices] = 1
+    layer_masks = flat_mask.split([layer.numel() for layer in scores])
+    return [mask.view(layer.shape) for mask, layer in zip(layer_masks, scores, strict=True)]
 
 
 def hook_masks(model: nn.Module, masks: list[Tensor]) -> None:
-    """Zero the pruned weights, and from now on their gradients."""
+    """Zero the pruned weights now, and their gradients in every backward pass from now on."""
     for weight, mask in zip(prunable_weights(model), masks, strict=True):
         with torch.no_grad():
             weight.mul_(mask)
@@ -144,7 +144,7 @@ def prunable_weights(model: nn.Module) -> list[Tensor]:
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> float:
-    """Take one training step and return its loss, which is read at each."""
+    """Take a training step and return its loss, which is read back from the device at every step."""
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(inputs), targets)
     loss.backward()
@@ -155,7 +155,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, tar
 def train(
     model: nn.Module, training: "DataLoader[Batch]", validation: "DataLoader[Batch]", epochs: int, lr: float
 ) -> Iterator[float]:
-    """Train by SGD with momentum and a cosine step by step; yield the validation accuracy after each epoch."""
+    """Train by SGD with momentum and a cosine schedule by step; yield the validation accuracy after each epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(training))
     for _ in range(epochs):
@@ -168,39 +168,39 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, validation: "DataLoader[Batch]") -> float:
-    """Return the share of the images put in their class."""
+    """Return the share of the images that are classified correctly."""
     model.eval()
     hits = [(model(inputs).argmax(1) == targets).float().sum().item() for inputs, targets in validation]
     return sum(hits) / len(validation.dataset)  # type: ignore[arg-type]
 
 
 def run_trial(trial: dict[str, Any]) -> Iterator[tuple[float, float]]:
-    """Prune and train; yield the validation accuracy after each epoch, and the density of the masks."""
-    asked = {"method": "force", "batch_size": 128, "iterations": 10, "seed": 0, "workers": 1, **trial}
-    torch.manual_seed(asked["seed"])
-    dataset = data.load(asked["dataset"])
+    """Prune and train a network; yield the validation accuracy after each epoch, with the density of the masks."""
+    fields = {"method": "force", "batch_size": 128, "iterations": 10, "seed": 0, "workers": 1, **trial}
+    torch.manual_seed(fields["seed"])
+    dataset = data.load(fields["dataset"])
     assert isinstance(dataset, Dataset)
-    images, held_out = dataset.split(asked["seed"], asked.get("train_samples"))
-    model = models.build(asked["model"], dataset.input_shape, dataset.classes, asked.get("width"), asked["seed"])
-    training = loader(dataset, images, asked["batch_size"], training=True, workers=asked["workers"])
-    wanted = asked["method"], asked["density"], asked["iterations"]
-    masks = find_masks(model, forever(training), dataset.input_shape, *wanted)
+    images, held_out = dataset.split(fields["seed"], fields.get("train_samples"))
+    model = models.build(fields["model"], dataset.input_shape, dataset.classes, fields.get("width"), fields["seed"])
+    training = loader(dataset, images, fields["batch_size"], training=True, workers=fields["workers"])
+    pruning_fields = fields["method"], fields["density"], fields["iterations"]
+    masks = find_masks(model, forever(training), dataset.input_shape, *pruning_fields)
     hook_masks(model, masks)
     density = sum(float(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-    validation = loader(dataset, held_out, asked["batch_size"], training=False, workers=asked["workers"])
-    for reached in train(model, training, validation, asked["epochs"], asked["lr"]):
-        yield reached, density
+    validation = loader(dataset, held_out, fields["batch_size"], training=False, workers=fields["workers"])
+    for val_accuracy in train(model, training, validation, fields["epochs"], fields["lr"]):
+        yield val_accuracy, density
 
 
 def main() -> None:
-    """Train the trial that the command line names."""
+    """Train the trial that the command line describes, and print its result."""
     torch.set_num_threads(1)
-    *_, (reached, density) = run_trial(json.loads(sys.argv[1]))
-    print(json.dumps({"val_accuracy": reached, "density": density}))
+    *_, (val_accuracy, density) = run_trial(json.loads(sys.argv[1]))
+    print(json.dumps({"val_accuracy": val_accuracy, "density": density}))
 
 
 def forever(batches: "DataLoader[Batch]") -> Iterator[Batch]:
-    """Yield the batches of pass after pass."""
+    """Yield the batches without end, pass after pass."""
     while True:
         yield from batches
 

@@ -1,13 +1,13 @@
-"""What one trial costs beside its training: in whole searches, and as a study grows.
+"""The cost of a trial besides its training: in whole searches, and as a study grows.
 
     python benchmarks/overhead.py --trials 100 --baseline-trials 10 --repeats 3 --recorded 100,1000,10000
 
-First whole searches on a local Ray with MLflow and Optuna on SQLite in a temporary folder, all of it real but the
-pruning and the training of the trials, which do nothing. Each repetition runs a search as forcetune does it and then
-a shorter one in which Tune starts a process for every trial (`reuse_actors=False`), all else the same; the ratio is
-the median of the repetitions' own ratios.
+First come whole searches on a local Ray, with MLflow and Optuna on SQLite in a temporary folder. All of it is real
+except the pruning and the training of the trials, which do nothing. Each repetition runs a search of forcetune and then
+a shorter search in which Tune starts a process for every trial (`reuse_actors=False`), all else the same. The ratio is
+the median of the ratios of the repetitions.
 
-Then the driver alone, on stores that hold so many trials: what one more costs.
+Then comes the driver alone: the cost of one more trial on stores that already hold many.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from forcetune import pruning, trial
 from forcetune.search import environment
 from forcetune.spec import Study, Trial
 
-environment.prepare()  # what Ray reads while it is imported
+environment.prepare()  # Ray reads this environment while it is imported
 
 from forcetune.search import cluster  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
@@ -38,38 +38,38 @@ from forcetune.search.shares import ExclusiveSlots  # noqa: E402
 from forcetune.search.worker import Report, TrialStarted  # noqa: E402
 from forcetune.tracking import Epoch, Tracker  # noqa: E402
 
-PARTS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each part
+PHASE_CALLS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each phase of a trial
     "ask": [(Driver, "issue")],
     "hear": [(Driver, "report"), (Driver, "end")],
     "log": [(Tracker, "open_trial"), (Tracker, "log"), (Tracker, "log_file"), (Tracker, "close")],
     "tell": [(Ledger, "tell")],
 }
-WHAT = {
+PHASE_TITLES = {
     "ask": "the proposal, and its row in the ledger",
     "hear": "what the worker tells: the files until MLflow has them, the outcome in the ledger",
     "log": "in the background: the run with its params, metrics and tags, masks.npz of a ResNet-20, layers.json",
     "tell": "in the background: the ledger's last word",
 }
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
-SAMPLE = 50  # trials by which a study that has its trials is measured
+SAMPLED_TRIALS = 50  # the trials that are measured in a study that has its trials
 
 
 def main() -> None:
-    """Run all of it and print the tables."""
-    arguments = parse()
+    """Run all measurements and print the tables."""
+    arguments = parse_arguments()
     clock = Clock()
-    ours, baseline = [], []
-    with cluster.connected():
+    forcetune_seconds, baseline_seconds = [], []
+    with connect_ray():
         for _ in range(arguments.repeats):
-            ours.append(search(arguments.trials, arguments.slots, clock, reuse_actors=True))
-            baseline.append(search(arguments.baseline_trials, arguments.slots, Clock(), reuse_actors=False))
-    report(arguments, clock, ours, baseline)
+            forcetune_seconds.append(search(arguments.trials, arguments.slots, clock, reuse_actors=True))
+            baseline_seconds.append(search(arguments.baseline_trials, arguments.slots, Clock(), reuse_actors=False))
+    report(arguments, clock, forcetune_seconds, baseline_seconds)
     if arguments.recorded:
         report_growth(arguments.recorded)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100, help="trials of a search")
     parser.add_argument("--baseline-trials", type=int, default=10, help="trials of a search with a process for each")
@@ -81,12 +81,12 @@ def parse() -> argparse.Namespace:
 
 
 def counts(text: str) -> list[int]:
-    """Numbers with commas between; none of an empty text."""
+    """Parse numbers with commas between them; an empty text has none."""
     return [int(word) for word in text.split(",") if word]
 
 
 def make_study(trials: int, sampler: str = "tpe", **resources: int) -> Study:
-    """A study of every method, of so many trials."""
+    """Return a study of every method with this number of trials."""
     return Study.from_dict(
         {
             "study": "overhead",
@@ -106,121 +106,127 @@ def make_study(trials: int, sampler: str = "tpe", **resources: int) -> Study:
 
 
 class Clock:
-    """Adds up how long the calls of each part took; for as long as it is entered."""
+    """A clock that adds up the seconds of the calls of each phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Put the clock around the calls."""
-        before = [(owner, name, getattr(owner, name)) for calls in PARTS.values() for owner, name in calls]
-        for part, calls in PARTS.items():
+        """Time the calls of all phases while the context is entered."""
+        originals = [(owner, name, getattr(owner, name)) for calls in PHASE_CALLS.values() for owner, name in calls]
+        for phase, calls in PHASE_CALLS.items():
             for owner, name in calls:
-                self._wrap(part, owner, name)
+                self._wrap(phase, owner, name)
         try:
             yield
         finally:
-            for owner, name, call in before:
+            for owner, name, call in originals:
                 setattr(owner, name, call)
 
-    def _wrap(self, part: str, owner: type, name: str) -> None:
+    def _wrap(self, phase: str, owner: type, name: str) -> None:
         call = getattr(owner, name)
 
-        def timed(*arguments: Any, **named: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
             started = time.monotonic()
             try:
-                return call(*arguments, **named)
+                return call(*arguments, **options)
             finally:
-                self.seconds[part] += time.monotonic() - started
+                self.seconds[phase] += time.monotonic() - started
 
         setattr(owner, name, timed)
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    """An empty one, the current folder meanwhile."""
-    with tempfile.TemporaryDirectory() as made, contextlib.chdir(made):
-        yield Path(made)
+def temporary_folder() -> Iterator[Path]:
+    """Make an empty folder the current folder while the context is entered."""
+    with tempfile.TemporaryDirectory() as path, contextlib.chdir(path):
+        yield Path(path)
 
 
 def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
-    """Search in a folder of its own; the seconds a trial from the first that ended, actors started, to the last."""
+    """Search in a folder of its own; return the seconds a trial, from the end of the first trial to the end of all."""
     study = make_study(trials, concurrent=slots)
-    with folder(), clock.running():
-        if cluster.slots(study.resources) < slots:
+    with temporary_folder(), clock.running():
+        if cluster.count_slots(study.resources) < slots:
             raise SystemExit(f"this machine has no room for {slots} trials at once")
         driver = open_driver(study, lambda: None, Console(quiet=True))
-        ended: list[float] = []
-        driver.progress.ended = lambda *told: ended.append(time.monotonic())  # type: ignore[method-assign]
+        end_times: list[float] = []
+        driver.progress.end_trial = lambda *arguments: end_times.append(time.monotonic())  # type: ignore[method-assign]
         cluster.run(driver, study.resources, ExclusiveSlots(slots), NoOpWorker, reuse_actors)
         driver.close()
-        return (time.monotonic() - ended[0]) / (trials - 1)
+        return (time.monotonic() - end_times[0]) / (trials - 1)
 
 
 class NoOpWorker(cluster.Worker):
-    """The real worker, but that each of its trials is the same random mask at once, never trained."""
+    """The real worker, but with trials that all get the same random mask at once and are never trained."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """In this process, put constants in the place of preparing and training."""
+        """Replace preparation and training by constants in this process."""
         super().setup(config)
         example = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
 
-        def prepare(wanted: Trial, *how: object) -> trial.PreparedTrial:
-            return dataclasses.replace(example, trial=wanted, metrics={**example.metrics, "density": wanted.density})
+        def prepare(configuration: Trial, *options: object) -> trial.PreparedTrial:
+            return dataclasses.replace(
+                example, trial=configuration, metrics={**example.metrics, "density": configuration.density}
+            )
 
-        trial.prepare, trial.TrialRun = prepare, Idle
+        trial.prepare, trial.TrialRun = prepare, IdleTrialRun
 
 
-class Idle(trial.TrialRun):
+class IdleTrialRun(trial.TrialRun):
     """A trial whose one epoch takes no time."""
 
     def __iter__(self) -> Iterator[dict[str, float]]:
-        told = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "train_seconds": 0.0}
-        yield {**self.prepared.metrics, **told}
+        epoch_metrics = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "train_seconds": 0.0}
+        yield {**self.prepared.metrics, **epoch_metrics}
 
 
-def grown(count: int) -> dict[str, float]:
-    """The seconds of each part of a trial, median, once the study has so many trials."""
+def median_phase_seconds(count: int) -> dict[str, float]:
+    """Return the seconds of each phase of a trial, median, once the study has `count` trials."""
     prepared = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
     masks, layers = pruning.pack_masks(prepared.masks), pruning.layer_table(prepared.masks)
-    opening = TrialStarted(prepared.metrics, "cpu", masks, layers, [])
-    with folder():
-        drive(make_study(count, "random"), opening)  # whatever is recorded, the stores do not care who proposed it
-        each = drive(make_study(count + SAMPLE), opening)
-    return {part: median(seconds[part] for seconds in each) for part in PARTS}
+    trial_started = TrialStarted(prepared.metrics, "cpu", masks, layers, [])
+    with temporary_folder():
+        drive(make_study(count, "random"), trial_started)  # the cost of the stores does not depend on the sampler
+        trial_seconds = drive(make_study(count + SAMPLED_TRIALS), trial_started)
+    return {phase: median(seconds[phase] for seconds in trial_seconds) for phase in PHASE_CALLS}
 
 
-def drive(study: Study, opening: TrialStarted) -> list[dict[str, float]]:
-    """Let the driver have its trials one by one, MLflow and all; the seconds of the parts of each."""
+def drive(study: Study, trial_started: TrialStarted) -> list[dict[str, float]]:
+    """Run the driver through its trials one by one, MLflow included; return the seconds of the phases of each trial."""
     driver = open_driver(study, lambda: None, Console(quiet=True))
-    found = []
+    trial_seconds = []
     clock = Clock()
     with clock.running():
         while assignment := driver.issue():
             now = int(time.time() * 1000)
-            # were it the density, no trial would dominate another: the front would hold all of them
+            # if the accuracy were the density, no trial would dominate another and the front would hold all of them
             accuracy = random.Random(assignment.number).random()
             epoch = Epoch(1, now, dict.fromkeys(EPOCH_METRICS, accuracy))
-            opened = dataclasses.replace(opening, facts={**opening.facts, "density": assignment.fields["density"]})
-            driver.report(assignment.number, assignment.attempt, Report(opening=opened))
-            metrics = {**opened.facts, **epoch.metrics}
+            started = dataclasses.replace(
+                trial_started, static_metrics={**trial_started.static_metrics, "density": assignment.fields["density"]}
+            )
+            driver.report(assignment.number, assignment.attempt, Report(trial_started=started))
+            metrics = {**started.static_metrics, **epoch.metrics}
             driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome="trained"))
-            drained(driver)
-            found.append(dict(clock.seconds))
+            wait_for_outbox(driver)
+            trial_seconds.append(dict(clock.seconds))
             clock.seconds.clear()
     driver.close()
-    return found
+    return trial_seconds
 
 
-def drained(driver: Driver) -> None:
-    """Wait until MLflow has the trial."""
+def wait_for_outbox(driver: Driver) -> None:
+    """Wait until MLflow has all that the driver has sent."""
     outbox: Outbox = driver._outbox
     outbox.drain(60)
 
 
-def report(arguments: argparse.Namespace, clock: Clock, ours: list[float], baseline: list[float]) -> None:
-    """Print the parts, the wall time and the ratio."""
+def report(
+    arguments: argparse.Namespace, clock: Clock, forcetune_seconds: list[float], baseline_seconds: list[float]
+) -> None:
+    """Print the phases, the wall time and the ratio."""
     trials = arguments.trials * arguments.repeats
     print(
         f"No-op trials, {arguments.slots} at once: {arguments.repeats} searches of {arguments.trials} and, in turn, of "
@@ -228,22 +234,30 @@ def report(arguments: argparse.Namespace, clock: Clock, ours: list[float], basel
     )
     print("| part | ms a trial | what |")
     print("|---|---:|---|")
-    for part, what in WHAT.items():
-        print(f"| {part} | {1000 * clock.seconds[part] / trials:.1f} | {what} |")
-    print(f"| **total** | {1000 * median(ours):.1f} | wall time from the first trial's end until MLflow has the last |")
-    print(f"| process a trial | {1000 * median(baseline):.1f} | the same where Tune starts a process for every trial |")
-    ratio = median(theirs / mine for theirs, mine in zip(baseline, ours, strict=True))
+    for phase, title in PHASE_TITLES.items():
+        print(f"| {phase} | {1000 * clock.seconds[phase] / trials:.1f} | {title} |")
+    print(
+        f"| **total** | {1000 * median(forcetune_seconds):.1f} "
+        f"| wall time from the first trial's end until MLflow has the last |"
+    )
+    print(
+        f"| process a trial | {1000 * median(baseline_seconds):.1f} "
+        f"| the same where Tune starts a process for every trial |"
+    )
+    ratio = median(
+        baseline_s / forcetune_s for baseline_s, forcetune_s in zip(baseline_seconds, forcetune_seconds, strict=True)
+    )
     print(f"\nprocess a trial / forcetune: {ratio:.1f}")
 
 
 def report_growth(recorded: list[int]) -> None:
-    """Print what a trial costs by the number of trials before it, each row as soon as it is known."""
-    print(f"\nms of one more trial, median of {SAMPLE}, where a study has so many:\n")
-    print("| trials | " + " | ".join(PARTS) + " |")
-    print("|---:|" + "---:|" * len(PARTS), flush=True)
+    """Print the cost of a trial by the number of trials before it, each row as soon as it is measured."""
+    print(f"\nms of one more trial, median of {SAMPLED_TRIALS}, where a study has so many:\n")
+    print("| trials | " + " | ".join(PHASE_CALLS) + " |")
+    print("|---:|" + "---:|" * len(PHASE_CALLS), flush=True)
     for count in recorded:
-        seconds = grown(count)
-        print(f"| {count} | " + " | ".join(f"{1000 * seconds[part]:.1f}" for part in PARTS) + " |", flush=True)
+        seconds = median_phase_seconds(count)
+        print(f"| {count} | " + " | ".join(f"{1000 * seconds[phase]:.1f}" for phase in PHASE_CALLS) + " |", flush=True)
 
 
 if __name__ == "__main__":

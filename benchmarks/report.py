@@ -1,9 +1,9 @@
-"""How long the page of a large study takes to write and to open, and how large it is.
+"""The time to write and to open the page of a large study, and the size of the page.
 
     python benchmarks/report.py --trials 5000
 
-The study is made up, with learning curves and densities by layer, in a fresh MLflow store. Its page is opened in
-headless Chromium from a file, from navigation to the last figure drawn, median of three.
+The study is made up, with learning curves and densities by layer, in a fresh MLflow store. Its page is opened from a
+file in headless Chromium; the time runs from navigation to the last figure drawn, and is the median of three.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stored import NAME, make_store
+from stored import MADE_UP_STUDY, make_store
 
 from forcetune import report
 
 
 def main() -> None:
-    """Make the study, write its page, open it, and print what that took."""
+    """Make the study, write its page, open it, and print the times and the size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--keep", type=Path, help="where to leave the page")
@@ -29,27 +29,29 @@ def main() -> None:
         os.chdir(folder)
         make_store(Path(folder), arguments.trials)
         started = time.perf_counter()
-        page = report.write(NAME).resolve()
-        written = time.perf_counter() - started
-        opened = open_page(page)
-        print(f"{arguments.trials} trials: written in {written:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
-        print(f"all figures drawn {statistics.median(opened):.2f} s after navigation, median of {len(opened)}")
+        page = report.write(MADE_UP_STUDY).resolve()
+        write_s = time.perf_counter() - started
+        draw_times_s = open_page(page)
+        print(f"{arguments.trials} trials: written in {write_s:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
+        print(
+            f"all figures drawn {statistics.median(draw_times_s):.2f} s after navigation, median of {len(draw_times_s)}"
+        )
         if arguments.keep:
             shutil.copy(page, arguments.keep)
         os.chdir("/")
 
 
-def open_page(page: Path, times: int = 3) -> list[float]:
-    """Seconds from navigation to the last figure drawn, by the browser's own clock."""
+def open_page(page: Path, repeats: int = 3) -> list[float]:
+    """Return the seconds from navigation to the last figure drawn, by the browser's own clock."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(path for name in names if (path := shutil.which(name)))
+    executable = next(path for name in names if (path := shutil.which(name)))
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     seconds = []
     with sync_playwright() as playwright:
-        for _ in range(times):
-            browser = playwright.chromium.launch(executable_path=found, args=options)
+        for _ in range(repeats):
+            browser = playwright.chromium.launch(executable_path=executable, args=options)
             tab = browser.new_page(viewport={"width": 1400, "height": 900})
             tab.goto(page.as_uri())
             tab.wait_for_selector("html[data-drawn]")

@@ -1,4 +1,4 @@
-"""A study of many trials in an MLflow store, made up in seconds: no network is pruned or trained for it."""
+"""A made-up study of many trials in an MLflow store, written in seconds: no network is pruned or trained for it."""
 
 import json
 import os
@@ -13,70 +13,73 @@ from typing import Any
 import numpy as np
 
 from forcetune.spec import Study, Trial
-from forcetune.tracking import Tracker, params
+from forcetune.tracking import Tracker, format_params
 
-NAME = "made-up"
-METHODS = ["random", "magnitude", "snip", "iter_snip", "force", "synflow", "grasp"]
-GOOD = dict(zip(METHODS, [0.0, 0.4, 0.7, 1.0, 1.1, 1.2, 0.6], strict=True))  # what a method is worth where it is sparse
-EPOCHS = 15
-WRITTEN = {
-    "study": NAME,
+MADE_UP_STUDY = "made-up"
+MADE_UP_METHODS = ["random", "magnitude", "snip", "iter_snip", "force", "synflow", "grasp"]
+# a method of higher quality keeps its accuracy at lower densities
+METHOD_QUALITIES = dict(zip(MADE_UP_METHODS, [0.0, 0.4, 0.7, 1.0, 1.1, 1.2, 0.6], strict=True))
+CURVE_EPOCHS = 15
+STUDY_FIELDS = {
+    "study": MADE_UP_STUDY,
     "trial": {
         "dataset": "digits",
         "model": "convnet",
-        "method": METHODS,
+        "method": MADE_UP_METHODS,
         "density": {"low": 0.002, "high": 0.5, "log": True},
         "iterations": {"low": 2, "high": 50, "log": True, "when": {"method": ["iter_snip", "force", "synflow"]}},
         "schedule": {"choices": ["exponential", "linear"], "when": {"method": ["iter_snip", "force", "synflow"]}},
-        "epochs": EPOCHS,
+        "epochs": CURVE_EPOCHS,
         "lr": {"low": 0.02, "high": 0.5, "log": True},
     },
 }
-STARTED, TOOK = 1_790_000_000_000, 20_000  # ms
+FIRST_START_MS, TRIAL_MS = 1_790_000_000_000, 20_000
 
 
 def make_store(folder: Path, trials: int, seed: int = 0) -> None:
-    """Write mlflow.db and mlruns/ with the study `made-up` into the folder; MLFLOW_TRACKING_URI names it."""
+    """Write mlflow.db and mlruns/ with the study `made-up` into the folder, and set MLFLOW_TRACKING_URI to it."""
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{folder}/mlflow.db"
-    study = Study.from_dict(WRITTEN)
-    with chdir(folder):  # below which files go
-        tracker = Tracker(NAME, uri)
+    study = Study.from_dict(STUDY_FIELDS)
+    with chdir(folder):  # files go below the folder in which the tracker is made
+        tracker = Tracker(MADE_UP_STUDY, uri)
     parent = tracker.open_study(study.directions, {})
     tracker.describe(parent, study.model_dump(), study.references(0.1), "made up for a benchmark")
     tracker.close(parent)
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
-        _insert(connection, parent, _trials(trials, np.random.default_rng(seed)))
+        _insert(connection, parent, _make_trials(trials, np.random.default_rng(seed)))
 
 
-Made = tuple[Trial, dict[str, float], list[float], str]  # a trial, its metrics, its curve, its outcome
+MadeUpTrial = tuple[Trial, dict[str, float], list[float], str]  # a trial, its metrics, its curve, its outcome
 
 
-def _trials(count: int, generator: np.random.Generator) -> Iterator[Made]:
+def _make_trials(count: int, generator: np.random.Generator) -> Iterator[MadeUpTrial]:
     for _ in range(count):
-        method = METHODS[generator.integers(len(METHODS))]
+        method = MADE_UP_METHODS[generator.integers(len(MADE_UP_METHODS))]
         density = float(10 ** generator.uniform(np.log10(0.002), np.log10(0.5)))
-        steps = {
+        step_fields = {
             "iterations": int(generator.integers(2, 51)),
             "schedule": ["exponential", "linear"][generator.integers(2)],
         }
         trial = Trial(
-            dataset="digits", model="convnet", method=method, density=density, epochs=EPOCHS,
-            lr=float(10 ** generator.uniform(-1.7, -0.3)), **(steps if GOOD[method] >= 1 else {}),
+            dataset="digits", model="convnet", method=method, density=density, epochs=CURVE_EPOCHS,
+            lr=float(10 ** generator.uniform(-1.7, -0.3)), **(step_fields if METHOD_QUALITIES[method] >= 1 else {}),
         )  # fmt: skip
-        reach = 1 / (1 + np.exp(1.0 - 2.6 * (np.log10(density) + 1.2 + GOOD[method])))
-        final = float(np.clip(0.1 + 0.89 * reach + generator.normal(0, 0.015), 0.05, 0.995))
-        curve = [final * (1 - np.exp(-(epoch + 1) / 4)) for epoch in range(EPOCHS - 1)] + [final]
-        outcome = "stopped" if generator.random() < 0.25 and reach < 0.6 else "trained"
-        curve = curve[: EPOCHS // 4] if outcome == "stopped" else curve
-        facts = {
+        accuracy_share = 1 / (1 + np.exp(1.0 - 2.6 * (np.log10(density) + 1.2 + METHOD_QUALITIES[method])))
+        final_accuracy = float(np.clip(0.1 + 0.89 * accuracy_share + generator.normal(0, 0.015), 0.05, 0.995))
+        curve = [final_accuracy * (1 - np.exp(-(epoch + 1) / 4)) for epoch in range(CURVE_EPOCHS - 1)] + [
+            final_accuracy
+        ]
+        outcome = "stopped" if generator.random() < 0.25 and accuracy_share < 0.6 else "trained"
+        curve = curve[: CURVE_EPOCHS // 4] if outcome == "stopped" else curve
+        metrics = {
             "density": density, "sparsity": 1 - density, "effective_density": density * 0.97, "collapsed": 0.0,
             "macs": float(int(4e6 * density**0.6)), "macs_fraction": density**0.6, "layers_emptied": 0.0,
-            "prune_seconds": 0.4, "train_seconds": 18.0 * len(curve) / EPOCHS, "saliency_samples": 128.0,
+            "prune_seconds": 0.4, "train_seconds": 18.0 * len(curve) / CURVE_EPOCHS, "saliency_samples": 128.0,
         }  # fmt: skip
-        yield trial, facts, curve, outcome
+        yield trial, metrics, curve, outcome
 
 
-COLUMNS = {  # of MLflow's tables, in the order in which rows are made here
+TABLE_COLUMNS = {  # of MLflow's tables, in the order of the values in the rows below
     "params": "run_uuid, key, value",
     "tags": "run_uuid, key, value",
     "metrics": "run_uuid, key, value, timestamp, step, is_nan",
@@ -84,37 +87,48 @@ COLUMNS = {  # of MLflow's tables, in the order in which rows are made here
 }
 
 
-def _insert(connection: sqlite3.Connection, parent: str, trials: Iterable[Made]) -> None:
-    """As rows of MLflow's tables, a trial's run like the parent's own."""
+def _insert(connection: sqlite3.Connection, parent: str, trials: Iterable[MadeUpTrial]) -> None:
+    """Insert the trials as rows of MLflow's tables; the run of a trial is a changed copy of the parent's run."""
     connection.row_factory = sqlite3.Row
     template = dict(connection.execute("select * from runs where run_uuid = ?", (parent,)).fetchone())
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for number, (trial, facts, curve, outcome) in enumerate(trials):
-        run, began = uuid.uuid4().hex, STARTED + TOOK * number
-        place = template["artifact_uri"].replace(parent, run)
-        own = {"run_uuid": run, "name": f"trial-{number:04d}", "start_time": began, "artifact_uri": place}
-        rows["runs"].append(tuple({**template, **own, "end_time": began + TOOK}.values()))
-        rows["params"] += [(run, name, text) for name, text in params(trial.fields()).items()]
+    for number, (trial, metrics, curve, outcome) in enumerate(trials):
+        run, start_ms = uuid.uuid4().hex, FIRST_START_MS + TRIAL_MS * number
+        artifact_uri = template["artifact_uri"].replace(parent, run)
+        run_fields = {
+            "run_uuid": run,
+            "name": f"trial-{number:04d}",
+            "start_time": start_ms,
+            "artifact_uri": artifact_uri,
+        }
+        rows["runs"].append(tuple({**template, **run_fields, "end_time": start_ms + TRIAL_MS}.values()))
+        rows["params"] += [(run, name, text) for name, text in format_params(trial.fields()).items()]
         tags = {"kind": "trial", "trial": trial.key, "outcome": outcome, "devices": "1", "attempt": "1"}
         rows["tags"] += [(run, f"forcetune.{name}", text) for name, text in tags.items()]
-        rows["tags"] += [(run, "mlflow.parentRunId", parent), (run, "mlflow.runName", own["name"])]
-        measured = [(run, name, value, began, 0, 0) for name, value in facts.items()]
-        measured += [(run, "val_accuracy", value, began + step, step, 0) for step, value in enumerate(curve, 1)]
-        rows["metrics"] += measured
-        rows["latest_metrics"] += {name: (run, name, *rest) for _, name, *rest in measured}.values()
+        rows["tags"] += [(run, "mlflow.parentRunId", parent), (run, "mlflow.runName", run_fields["name"])]
+        metric_rows = [(run, name, value, start_ms, 0, 0) for name, value in metrics.items()]
+        metric_rows += [(run, "val_accuracy", value, start_ms + step, step, 0) for step, value in enumerate(curve, 1)]
+        rows["metrics"] += metric_rows
+        rows["latest_metrics"] += {name: (run, name, *point) for _, name, *point in metric_rows}.values()
         if outcome == "trained":
-            _write_layers(Path(place.removeprefix("file://")), trial.density)
-    for table, found in rows.items():
-        into = f"{table} ({COLUMNS[table]})" if table in COLUMNS else table
-        connection.executemany(f"insert into {into} values ({','.join('?' * len(found[0]))})", found)
+            _write_layers(Path(artifact_uri.removeprefix("file://")), trial.density)
+    for table, table_rows in rows.items():
+        target = f"{table} ({TABLE_COLUMNS[table]})" if table in TABLE_COLUMNS else table
+        connection.executemany(f"insert into {target} values ({','.join('?' * len(table_rows[0]))})", table_rows)
 
 
 def _write_layers(folder: Path, density: float) -> None:
-    """layers.json of twenty layers, the first and the last denser than those between."""
-    parts = [min(1.0, density * (4 if place in (0, 19) else 1.2 - place / 20)) for place in range(20)]
+    """Write the layers.json of twenty layers, of which the first and the last are the densest."""
+    layer_densities = [min(1.0, density * (4 if index in (0, 19) else 1.2 - index / 20)) for index in range(20)]
     layers = [
-        {"layer": f"{n}.weight", "shape": [64, 64], "weights": 4096, "kept": int(4096 * part), "density": part}
-        for n, part in enumerate(parts)
+        {
+            "layer": f"{n}.weight",
+            "shape": [64, 64],
+            "weights": 4096,
+            "kept": int(4096 * layer_density),
+            "density": layer_density,
+        }
+        for n, layer_density in enumerate(layer_densities)
     ]
     folder.mkdir(parents=True)
     (folder / "layers.json").write_text(json.dumps(layers))

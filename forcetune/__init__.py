@@ -9,7 +9,7 @@ _ROOMS = {"find_masks": "forcetune.pruning", "load_masks": "forcetune.pruning", 
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: torch and MLflow take seconds."""
+    """Import a public name when it is first used: torch and MLflow take seconds to import."""
     if name in _ROOMS:
         return getattr(import_module(_ROOMS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

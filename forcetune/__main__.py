@@ -1,4 +1,4 @@
-"""`python -m forcetune`, as a job calls it."""
+"""The program that `python -m forcetune` runs, as a job calls it."""
 
 from forcetune.cli import main
 

@@ -1,4 +1,4 @@
-"""Methods side by side over sparsity: the grid study that runs them, and the table of what they reached."""
+"""Methods side by side over sparsity: the grid study that runs them, and the table of their accuracies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ import yaml
 from scipy import stats
 
 from forcetune.analysis import RANDOM_METHODS
+from forcetune.analysis.paired import CONFIDENCE
 from forcetune.errors import InputError
 from forcetune.spec import Study, Trial
 from forcetune.spec.reading import read_yaml
 
-CONFIDENCE = 0.95
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "Counted at chance: †n where n of the seeds collapsed, ‡n where n failed."
 
@@ -27,7 +27,16 @@ def grid_study(
     fields: Mapping[str, Any],
     resources: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The study file that runs these methods and the random controls at every density with every seed."""
+    """Return the study file that runs methods and the random controls at every density with every seed.
+
+    Args:
+        name: The name of the study.
+        methods: Rows of METHODS.
+        densities: The fractions of weights that are kept.
+        seeds: The number of seeds, which begin at 0.
+        fields: The other fields of a trial.
+        resources: The section `resources`; may be empty.
+    """
     return {
         "study": name,
         "trial": {
@@ -42,16 +51,21 @@ def grid_study(
 
 
 def write_study(path: Path, study: Mapping[str, Any]) -> Path:
-    """Write the study file; of one that stands there only the resources may differ.
+    """Write a study file and return its path; a file that exists may differ in the resources alone.
 
-    Raises InputError where another study stands there, or no file can be written.
+    Args:
+        path: The path of the file.
+        study: The study as plain data.
+
+    Raises:
+        InputError: The path has another study, or the file cannot be written.
     """
     try:
         before = read_yaml(path) if path.exists() else study
     except InputError as error:
         raise InputError(f"--out: {path} cannot be written over: {error}") from error
     try:
-        if _but_resources(before) != _but_resources(study):
+        if _without_resources(before) != _without_resources(study):
             raise InputError(f"{path} is another study; give this comparison another name (--study) or folder (--out)")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
@@ -60,48 +74,65 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     return path
 
 
-def _but_resources(study: Any) -> Any:
-    """What may not change under a name."""
+def _without_resources(study: Any) -> Any:
+    """Return the content of a study file that must stay the same under one name."""
     return {**study, "resources": None} if isinstance(study, Mapping) else study
 
 
 def compare(table: pd.DataFrame, trials: Iterable[Trial], chance: float) -> pd.DataFrame:
-    """One row a method and density: method, density, sparsity, seeds, mean, std, half_width, collapsed, failed.
+    """Return the validation accuracy of each method at each density.
 
-    table: of the study; trials: its configurations, which differ in method, density and seed.
-    mean, std, half_width: of the validation accuracy, the last half of Student's 95 % interval of the mean (NaN for
-    one seed). Collapsed and failed trials count at the accuracy `chance`; both are counted too.
+    Args:
+        table: The trials of the study, as `results.load` gives them.
+        trials: The configurations of the study, which differ in method, density and seed.
+        chance: The accuracy at which collapsed and failed trials count.
+
+    Returns:
+        A row for each method and density, with the columns method, density, sparsity, seeds, mean, std, half_width
+        (half of Student's 95 % interval of the mean; NaN for one seed), collapsed and failed (the numbers of such
+        trials).
     """
-    asked = pd.DataFrame([{"trial": trial.key, "method": trial.method, "density": trial.density} for trial in trials])
+    configurations = pd.DataFrame(
+        [{"trial": trial.key, "method": trial.method, "density": trial.density} for trial in trials]
+    )
     accuracy = table.get("val_accuracy", np.nan)
-    reached = pd.DataFrame({"trial": table["trial"], "outcome": table["outcome"], "accuracy": accuracy})
-    told = asked.merge(reached.dropna(subset="outcome"), on="trial")
-    told["accuracy"] = told["accuracy"].where(told["outcome"] == "trained", chance)
+    outcomes = pd.DataFrame({"trial": table["trial"], "outcome": table["outcome"], "accuracy": accuracy})
+    ended = configurations.merge(outcomes.dropna(subset="outcome"), on="trial")
+    ended["accuracy"] = ended["accuracy"].where(ended["outcome"] == "trained", chance)
     for outcome in ("collapsed", "failed"):
-        told[outcome] = told["outcome"] == outcome
-    found = told.groupby(["method", "density"], sort=False, as_index=False).agg(
+        ended[outcome] = ended["outcome"] == outcome
+    rows = ended.groupby(["method", "density"], sort=False, as_index=False).agg(
         seeds=("accuracy", "size"),
         mean=("accuracy", "mean"),
         std=("accuracy", "std"),
         collapsed=("collapsed", "sum"),
         failed=("failed", "sum"),
     )
-    found["half_width"] = stats.t.ppf((1 + CONFIDENCE) / 2, found["seeds"] - 1) * found["std"] / np.sqrt(found["seeds"])
-    found.insert(2, "sparsity", 1 - found["density"])
-    return found
+    rows["half_width"] = stats.t.ppf((1 + CONFIDENCE) / 2, rows["seeds"] - 1) * rows["std"] / np.sqrt(rows["seeds"])
+    rows.insert(2, "sparsity", 1 - rows["density"])
+    return rows
 
 
-def side_by_side(compared: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the table that people read: a row a method, a column a sparsity, percent."""
+def tabulate(compared: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table that people read: a row a method, a column a sparsity, in percent.
+
+    Args:
+        compared: The comparison, as `compare` gives it.
+    """
     densities = sorted(compared["density"].unique(), reverse=True)
-    cells = {(row.method, row.density): _cell(row) for row in compared.itertuples()}
+    cells = {(row.method, row.density): _format_cell(row) for row in compared.itertuples()}
     header = ["method", *(f"{1 - density:.4%}".rstrip("0%").rstrip(".") + " %" for density in densities)]
     methods = compared["method"].drop_duplicates()
     return header, [[method, *(cells.get((method, density), "") for density in densities)] for method in methods]
 
 
-def caption(study: Study, seeds: int) -> str:
-    """What the table shows, in one sentence."""
+def make_caption(study: Study, seeds: int) -> str:
+    """Return the caption of the table, one sentence.
+
+    Args:
+        study: The study of the comparison.
+        seeds: The number of seeds.
+    """
     trial = study.trial
     return (
         f"Validation accuracy of {trial['model']} on {trial['dataset']} by sparsity, in percent: "
@@ -109,8 +140,12 @@ def caption(study: Study, seeds: int) -> str:
     )
 
 
-def doubt(seeds: int) -> str | None:
-    """Return what to say of intervals over so few seeds; None where they are enough."""
+def warn_of_few_seeds(seeds: int) -> str | None:
+    """Return a warning about intervals over few seeds; None where the seeds are enough, or only one.
+
+    Args:
+        seeds: The number of seeds.
+    """
     if not 1 < seeds <= FEW_SEEDS:
         return None
     factor = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
@@ -121,46 +156,65 @@ def doubt(seeds: int) -> str | None:
 
 
 def export(compared: pd.DataFrame, caption: str, stem: Path) -> list[Path]:
-    """Write the comparison beside `stem` as .csv (all numbers), .md and .tex (as printed)."""
+    """Write the comparison as .csv (all numbers), .md and .tex (as printed).
+
+    Args:
+        compared: The comparison, as `compare` gives it.
+        caption: The caption of the table.
+        stem: The path of the files without their extensions.
+
+    Returns:
+        The paths of the files.
+    """
     texts = {
         ".csv": compared.to_csv(index=False),
-        ".md": markdown(compared, caption),
-        ".tex": latex(compared, caption),
+        ".md": to_markdown(compared, caption),
+        ".tex": to_latex(compared, caption),
     }
-    paths = [stem.with_name(stem.name + ending) for ending in texts]
+    paths = [stem.with_name(stem.name + extension) for extension in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text)
     return paths
 
 
-def _cell(row: Any) -> str:
+def _format_cell(row: Any) -> str:
     interval = "" if np.isnan(row.half_width) else f" ± {row.half_width * 100:.1f}"
     marks = (f"†{row.collapsed}" if row.collapsed else "") + (f"‡{row.failed}" if row.failed else "")
     return f"{row.mean * 100:.1f}{interval}{' ' if marks else ''}{marks}"
 
 
-def markdown(compared: pd.DataFrame, caption: str) -> str:
-    """The table in Markdown, what it shows above it and what its marks mean below."""
-    header, rows = side_by_side(compared)
+def to_markdown(compared: pd.DataFrame, caption: str) -> str:
+    """Return the table in Markdown, below its caption and above the legend of its marks.
+
+    Args:
+        compared: The comparison, as `compare` gives it.
+        caption: The caption of the table.
+    """
+    header, rows = tabulate(compared)
     rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, rule, *([f"`{name}`", *rest] for name, *rest in rows))]
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, rule, *([f"`{name}`", *texts] for name, *texts in rows))]
     return f"{caption}\n\n" + "\n".join(lines) + f"\n\n{LEGEND}\n"
 
 
-def latex(compared: pd.DataFrame, caption: str) -> str:
-    """The table in LaTeX, with booktabs' rules."""
-    header, rows = side_by_side(compared)
-    body = "\n".join(f"  {' & '.join(map(_escaped, row))} \\\\" for row in rows)
+def to_latex(compared: pd.DataFrame, caption: str) -> str:
+    """Return the table in LaTeX, with the rules of booktabs.
+
+    Args:
+        compared: The comparison, as `compare` gives it.
+        caption: The caption of the table.
+    """
+    header, rows = tabulate(compared)
+    body = "\n".join(f"  {' & '.join(map(_escape, row))} \\\\" for row in rows)
     columns = "l" + "r" * (len(header) - 1)
     return (
         "\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{_escaped(caption)} {_escaped(LEGEND)}}}\n"
+        f"  \\caption{{{_escape(caption)} {_escape(LEGEND)}}}\n"
         f"  \\begin{{tabular}}{{{columns}}}\n  \\toprule\n"
-        f"  {' & '.join(map(_escaped, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n"
+        f"  {' & '.join(map(_escape, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n"
         "  \\end{tabular}\n\\end{table}\n"
     )
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     signs = {"_": r"\_", "%": r"\%", "&": r"\&", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"}
     return "".join(signs.get(sign, sign) for sign in text)

@@ -1,4 +1,4 @@
-"""Code of the user's own that ends the process: turned into an error that names the function."""
+"""User code that ends the process: its attempt becomes an error that names the function."""
 
 import os
 import sysconfig
@@ -14,34 +14,34 @@ from forcetune.errors import InputError
 
 _PACKAGE = str(Path(__file__).parent)
 _INSTALLED = tuple({_PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
-_exit = os._exit
-_contained: set[tuple[int, int]] = set()  # process and thread that run code of the user's own
-_modules: set[str] = set()  # that a study file names, by their first names
+_real_exit = os._exit
+_contained_threads: set[tuple[int, int]] = set()  # ids of the process and the thread that run user code
+_user_packages: set[str] = set()  # the top-level packages that study files name
 
 
 class ProcessEndError(InputError):
-    """A function of the user's own raised what ends a process, or called `os._exit`."""
+    """A function of the user's raised an exception that ends a process, or called `os._exit`."""
 
 
 @contextmanager
 def contained(module: str | None = None) -> Iterator[None]:
-    """Turn what would end this process into ProcessEndError, as long as the context lasts in this thread.
+    """Turn an attempt to end this process into ProcessEndError, as long as the context lasts in this thread.
 
-    A worker of Ray's that ends by a signal is left alone, and so are an interrupt and processes forked meanwhile.
+    An interrupt passes, as does the end of a Ray worker by a signal. Processes that are forked meanwhile can end.
 
     Args:
-        module: A module of the user's own, whose functions are named from now on, wherever it is installed.
+        module: A module of the user's. From now on an error names its functions, even where it is installed.
 
     Raises:
-        ProcessEndError: SystemExit or another exception that no handler of errors sees, or `os._exit`.
+        ProcessEndError: The code raised SystemExit or another exception that is no Exception, or called `os._exit`.
     """
     first_name = (module or "").partition(".")[0]
-    if first_name not in ("", "forcetune"):  # a study may name a function of forcetune's; this module is none of them
-        _modules.add(first_name)
+    if first_name not in ("", "forcetune"):  # forcetune's own functions are no user code, even where a study names one
+        _user_packages.add(first_name)
     os._exit = _raise_exit
     thread = os.getpid(), threading.get_ident()
-    outer = thread in _contained
-    _contained.add(thread)
+    outer = thread in _contained_threads
+    _contained_threads.add(thread)
     try:
         yield
     except (Exception, KeyboardInterrupt, GeneratorExit):
@@ -49,13 +49,13 @@ def contained(module: str | None = None) -> Iterator[None]:
     except BaseException as error:
         if _raised_by_ray(error.__traceback__):
             raise
-        function = _function(error.__traceback__) or "a function of your own"
+        function = _find_user_function(error.__traceback__) or "a function of your own"
         kind = "called os._exit" if isinstance(error, _OsExit) else f"raised {type(error).__name__}"
         message = f"{function} {kind}({error}), which ends the process; allowed: to return, or to raise an Exception"
         raise ProcessEndError(message) from error
     finally:
         if not outer:
-            _contained.discard(thread)
+            _contained_threads.discard(thread)
 
 
 def is_installed(file: str) -> bool:
@@ -64,20 +64,20 @@ def is_installed(file: str) -> bool:
 
 
 class _OsExit(SystemExit):
-    """`os._exit`, as an exception that can be caught."""
+    """A call of `os._exit`, as an exception that can be caught."""
 
 
 def _raise_exit(status: int) -> NoReturn:
-    if (os.getpid(), threading.get_ident()) in _contained:
+    if (os.getpid(), threading.get_ident()) in _contained_threads:
         raise _OsExit(status)
-    _exit(status)
+    _real_exit(status)
 
 
-def _function(trace: TracebackType | None) -> str | None:
+def _find_user_function(trace: TracebackType | None) -> str | None:
     """Return the user's function that is nearest to where an exception was raised, with its line."""
     for frame, line in reversed([*traceback.walk_tb(trace)]):
         module, code = str(frame.f_globals.get("__name__")), frame.f_code
-        if module.partition(".")[0] in _modules or not is_installed(code.co_filename):
+        if module.partition(".")[0] in _user_packages or not is_installed(code.co_filename):
             name = f"{module}:{code.co_qualname}" if code.co_name != "<module>" else f"the module {module}"
             return f"{name} ({Path(code.co_filename).name}, line {line})"
     return None

@@ -12,15 +12,22 @@ from typing import Any
 from forcetune.containment import ProcessEndError, contained
 from forcetune.errors import InputError
 
-METRIC_NAME_LENGTH = 246  # characters; MLflow takes 250, and metrics of the validation images begin with val_
-COMPANION = ".companion"  # after a study's name: the study of its re-runs
+METRIC_NAME_CHARACTERS = 246  # MLflow takes 250, and metrics of the validation images begin with val_
+COMPANION = ".companion"  # follows a study's name in the name of its companion study
 
 
 def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
-    """The row of `table` called `name`, or the object that `package.module:object` names.
+    """Return a row of a table, or an object of the user's code.
 
-    The user's modules are looked for in the current folder and among what is installed.
-    Raises InputError with the near and the allowed names.
+    The user's modules are searched in the current folder and among the installed ones.
+
+    Args:
+        name: The name of a row, or `package.module:object`.
+        table: The rows, by name.
+        kind: What the name names, for the error.
+
+    Raises:
+        InputError: There is no such row or object; the message has the nearest and the allowed names.
     """
     if name in table:
         return table[name]
@@ -33,35 +40,44 @@ def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:
 
 
 def check_metric_name(name: object) -> str:
-    """Return the name of a metric. Raises ValueError, with a name that would do, where MLflow does not take it."""
+    """Return the name of a metric as text.
+
+    Raises:
+        ValueError: MLflow does not take the name; the message has a name that it takes.
+    """
     text = str(name)
     allowed = isinstance(name, str) and re.fullmatch(r"[/\w.\- :]+", text) and posixpath.normpath(text) == text
-    if allowed and len(text) <= METRIC_NAME_LENGTH and not text.startswith(("/", "..")) and text != ".":
+    if allowed and len(text) <= METRIC_NAME_CHARACTERS and not text.startswith(("/", "..")) and text != ".":
         return text
-    better = re.sub(r"[^\w.\-]+", "_", text).strip("_.")[:METRIC_NAME_LENGTH] or "metric"
+    better = re.sub(r"[^\w.\-]+", "_", text).strip("_.")[:METRIC_NAME_CHARACTERS] or "metric"
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     raise ValueError(
-        f"MLflow takes no metric called {shown!r}: allowed are at most {METRIC_NAME_LENGTH} letters, digits, spaces "
-        f"and _ - . : /, and no path that could be written otherwise; {better[:60]!r} would do"
+        f"MLflow takes no metric called {shown!r}: allowed are at most {METRIC_NAME_CHARACTERS} letters, digits, "
+        f"spaces and _ - . : /, and no path that could be written otherwise; {better[:60]!r} would do"
     )
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` with the nearest name, or nothing.
+
+    Args:
+        name: The name that is wrong.
+        candidates: The names that exist.
+    """
+    near = difflib.get_close_matches(name, list(candidates), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def find_in(folder: str | Path) -> None:
-    """Let the user's modules be found in `folder`, ahead of what is installed."""
+def add_import_folder(folder: str | Path) -> None:
+    """Let the user's modules be imported from a folder, before the installed ones."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 def _load(name: str, kind: str, row_types: set[type]) -> Any:
-    """The user's function, or a row of the table's own type."""
+    """Return the user's function, or an object of the same type as the table's rows."""
     module_name, _, attribute = name.partition(":")
-    find_in(Path.cwd())
+    add_import_folder(Path.cwd())
     try:
         with contained(module_name):
             module = importlib.import_module(module_name)
@@ -72,8 +88,8 @@ def _load(name: str, kind: str, row_types: set[type]) -> Any:
             f"{kind} {name!r}: the module {module_name!r} does not load "
             f"({type(error).__name__}: {error}); it is looked for in {Path.cwd()} and among what is installed"
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found) and type(found) not in row_types:
+    member = getattr(module, attribute, None)
+    if not callable(member) and type(member) not in row_types:
         near = suggestion(attribute, [n for n, v in vars(module).items() if callable(v)])
         raise InputError(f"{kind} {name!r}: {module_name} has no function {attribute!r}{near}")
-    return found
+    return member

@@ -1,4 +1,4 @@
-"""Pages that open without a network: the frame and its style, tables."""
+"""Pages that open without a network: their frame, style and tables."""
 
 from collections.abc import Sequence
 from html import escape
@@ -14,20 +14,40 @@ figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 """
 
 
-def document(title: str, parts: Sequence[str], head: str = "", style: str = STYLE) -> str:
-    """The page, HTML; head: what stands in its head besides title and style."""
-    told = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{head}'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{told}</head><body>\n{body}\n</body></html>\n'
+def render_document(title: str, body_parts: Sequence[str], head: str = "", style: str = STYLE) -> str:
+    """Render a page as HTML.
+
+    Args:
+        title: The title of the page, as text.
+        body_parts: The parts of the body, as HTML.
+        head: Further elements of the head, as HTML.
+        style: The style sheet.
+    """
+    head_html = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{head}'
+    body = "\n".join(body_parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head_html}</head><body>\n{body}\n</body></html>\n'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: set[str], caption: str = "") -> str:
-    """A table in HTML; words: the columns that are read, not compared."""
-    kinds = [' class="words"' if name in words else "" for name in header]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
+def render_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], word_columns: set[str], caption: str = ""
+) -> str:
+    """Render a table as HTML.
+
+    Args:
+        header: The names of the columns, as text.
+        rows: The cells of each row, as text.
+        word_columns: The names of the columns that hold words; the others hold numbers, which stand on the right.
+        caption: The caption, as text.
+    """
+    classes = [' class="words"' if name in word_columns else "" for name in header]
+    head = "".join(
+        f'<th scope="col"{css_class}>{escape(name)}</th>' for name, css_class in zip(header, classes, strict=True)
+    )
     lines = [
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{css_class}>{escape(cell)}</td>" for cell, css_class in zip(row, classes, strict=True))
+        + "</tr>"
         for row in rows
     ]
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{caption_html}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

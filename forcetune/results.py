@@ -1,4 +1,4 @@
-"""Studies as tables, with all that was run beside them: what questions are asked of."""
+"""Studies as tables: their trials and their companions, the input of all questions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
     from forcetune.spec import Trial
 
-DENSE = "dense"  # the arm of companions of which nothing is pruned
+DENSE_ARM = "dense"  # the arm of companions with nothing pruned
 
 
 @dataclass(frozen=True)
 class LoadedTrial:
-    """A trial that was run: its run in MLflow, its fields, and the threads that torch had.
+    """A trial that was run.
 
     On the same machine and build, training it with as many threads gives the run's numbers to the last digit:
     `torch.set_num_threads(loaded.threads)`, then `forcetune.trial.run(loaded.trial)`. A study with functions of its own
-    (`loss`, `metrics`, `train`, ...) has them in its task, the second argument of `run`. Runs of versions that did not
-    note the threads have None; a trial has as many as `resources.cpus` says, one by default.
+    (`loss`, `metrics`, `train`, ...) has them in its task, the second argument of `run`.
+
+    Attributes:
+        run_id: The id of its run in MLflow.
+        trial: Its fields.
+        threads: The number of threads that torch had. None for runs of versions that did not record it; a trial has as
+            many as `resources.cpus` says, one by default.
     """
 
     run_id: str
@@ -33,41 +38,63 @@ class LoadedTrial:
 
 @dataclass(frozen=True)
 class Results:
-    """Studies as they were at one moment: the table of their trials, and that of their companions, perhaps empty."""
+    """Studies as they were at one moment.
+
+    Attributes:
+        trials: The table of their trials.
+        companions: The table of their companions; it may be empty.
+    """
 
     trials: pd.DataFrame
     companions: pd.DataFrame
 
     @property
     def dense(self) -> pd.DataFrame:
-        """The dense companions, trained to their end; study and `of` (a trial's key) say what for."""
+        """The dense companions that trained to their end; `study` and `of` (a trial's key) say what they belong to."""
         if "arm" not in self.companions:
             return self.companions.iloc[:0]
         ended = self.companions["outcome"] == "trained"
-        return self.companions[ended & (self.companions["arm"] == DENSE)]
+        return self.companions[ended & (self.companions["arm"] == DENSE_ARM)]
 
 
 def read(*studies: str) -> Results:
-    """One study, or several with the same objectives: trials as `load` gives them, and companions, `study` whose.
+    """Return the results of one study, or of several with the same objectives.
 
-    Raises InputError where there is no such study, or their objectives differ.
+    Args:
+        *studies: The names of the studies.
+
+    Returns:
+        The trials as `load` gives them, and the companions, with their study in the column `study`.
+
+    Raises:
+        InputError: There is no such study, or the objectives of the studies differ.
     """
     import pandas as pd
 
-    beside = {name: tracking.companions(name) for name in dict.fromkeys(studies)}
-    tables = [_table(name, companions) for name, companions in beside.items()]
-    some = [companions.assign(study=name) for name, companions in beside.items() if companions is not None]
-    for companions in some:
-        companions.attrs = {}  # pandas compares them
-    found = pd.concat(some, ignore_index=True) if some else pd.DataFrame()
-    return Results(tables[0] if len(tables) == 1 else _joined(tables), found)
+    companions_by_study = {name: tracking.load_companions(name) for name in dict.fromkeys(studies)}
+    tables = [_load_table(name, companions) for name, companions in companions_by_study.items()]
+    labelled = [
+        companions.assign(study=name) for name, companions in companions_by_study.items() if companions is not None
+    ]
+    for companions in labelled:
+        companions.attrs = {}  # pandas would compare the attributes of the tables that it joins
+    joined = pd.concat(labelled, ignore_index=True) if labelled else pd.DataFrame()
+    return Results(tables[0] if len(tables) == 1 else _join_tables(tables), joined)
 
 
 def load(*studies: str) -> pd.DataFrame:
-    """The trials of one study, or of several with the same objectives, as `tracking.table` and `with_seeds` tell them.
+    """Return the trials of one study, or of several with the same objectives.
 
-    The column `study` says whose each is; of several `.attrs` has what they share: objectives, the sum of device_hours,
-    studies. Raises InputError where there is no such study, or their objectives differ.
+    Args:
+        *studies: The names of the studies.
+
+    Returns:
+        A table as `tracking.load_table` and `analysis.add_seed_estimates` give it, with the further column `study`. The
+        `.attrs` of several studies have what they share: objectives, the sum of device_hours, studies, fields and
+        state.
+
+    Raises:
+        InputError: There is no such study, or the objectives of the studies differ.
     """
     return read(*studies).trials
 
@@ -77,7 +104,7 @@ def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
 
     Args:
         run: The id of the run, or its study and its name, as in `digits/trial-0036`.
-        uri: Of the MLflow store; MLFLOW_TRACKING_URI, or mlflow.db in the current folder, where it is not given.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Raises:
         InputError: There is no such trial, or the store does not answer.
@@ -85,42 +112,51 @@ def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
     from forcetune.spec import Trial
 
     run_id = tracking.find_run(run, uri)
-    threads = tracking.run_tags(run_id, uri).get("forcetune.threads")
-    return LoadedTrial(run_id, Trial(**tracking.trial_fields(run_id, uri)), int(threads) if threads else None)
+    threads = tracking.load_run_tags(run_id, uri).get("forcetune.threads")
+    return LoadedTrial(run_id, Trial(**tracking.load_trial_fields(run_id, uri)), int(threads) if threads else None)
 
 
 def dense(*studies: str) -> pd.DataFrame:
-    """The dense companions of these studies, as `Results.dense` tells them."""
+    """Return the dense companions of studies, as `Results.dense` has them.
+
+    Args:
+        *studies: The names of the studies.
+
+    Raises:
+        InputError: There is no such study, or the objectives of the studies differ.
+    """
     return read(*studies).dense
 
 
-def _table(study: str, companions: pd.DataFrame | None) -> pd.DataFrame:
-    found = analysis.with_seeds(tracking.table(study), tracking.without_arms(companions))
-    attrs = found.attrs
-    found = found.assign(study=study)
-    found.attrs = {**attrs, "studies": [study]}
-    found.attrs["varied"] = analysis.by_spread(found)
-    return found
+def _load_table(study: str, companions: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the table of a study's trials, with the estimates from its re-runs."""
+    table = analysis.add_seed_estimates(tracking.load_table(study), tracking.select_reruns(companions))
+    attrs = table.attrs
+    table = table.assign(study=study)
+    table.attrs = {**attrs, "studies": [study]}
+    table.attrs["varied"] = analysis.rank_varied_fields(table)
+    return table
 
 
-def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def _join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the tables of several studies as one; refuse studies with different objectives."""
     import pandas as pd
 
-    attrs = [table.attrs for table in tables]
-    if len({tuple(each["objectives"].items()) for each in attrs}) > 1:
-        told = "; ".join(f"{each['study']} has {', '.join(each['objectives'])}" for each in attrs)
-        raise InputError(f"studies with different objectives have no front in common: {told}")
+    all_attrs = [table.attrs for table in tables]
+    if len({tuple(attrs["objectives"].items()) for attrs in all_attrs}) > 1:
+        differences = "; ".join(f"{attrs['study']} has {', '.join(attrs['objectives'])}" for attrs in all_attrs)
+        raise InputError(f"studies with different objectives have no front in common: {differences}")
     for table in tables:
-        table.attrs = {}  # pandas compares them
-    some = [table for table in tables if len(table)]
-    found = pd.concat(some, ignore_index=True) if some else pd.DataFrame()
-    hours = [each["device_hours"] for each in attrs]
-    found.attrs = {
-        "objectives": attrs[0]["objectives"],
-        "studies": [each["study"] for each in attrs],
+        table.attrs = {}  # pandas would compare the attributes of the tables that it joins
+    nonempty = [table for table in tables if len(table)]
+    joined = pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame()
+    hours = [attrs["device_hours"] for attrs in all_attrs]
+    joined.attrs = {
+        "objectives": all_attrs[0]["objectives"],
+        "studies": [attrs["study"] for attrs in all_attrs],
         "device_hours": None if None in hours else sum(hours),
-        "fields": list(dict.fromkeys(name for each in attrs for name in each["fields"])),
-        "state": "RUNNING" if any(each["state"] == "RUNNING" for each in attrs) else "FINISHED",
+        "fields": list(dict.fromkeys(name for attrs in all_attrs for name in attrs["fields"])),
+        "state": "RUNNING" if any(attrs["state"] == "RUNNING" for attrs in all_attrs) else "FINISHED",
     }
-    found.attrs["varied"] = analysis.by_spread(found)
-    return found
+    joined.attrs["varied"] = analysis.rank_varied_fields(joined)
+    return joined

@@ -1,4 +1,4 @@
-"""A small service on one machine: a Ray head with its dashboard and an MLflow server, on loopback alone."""
+"""A service on one machine: a Ray head with its dashboard and an MLflow server, on loopback alone."""
 
 from __future__ import annotations
 
@@ -24,24 +24,30 @@ from typing import Any
 import psutil
 
 from forcetune.errors import InputError, StoppedError
-from forcetune.stores import absolute, is_postgresql, make_schema, password_apart, shown, sqlite_path
-from forcetune.temporary import is_long, make_ray_folder
+from forcetune.stores import absolute_uri, hide_password, is_postgresql, make_schema, split_password, sqlite_path
+from forcetune.temporary import is_too_long, make_ray_folder
 
-FOLDER = Path(".forcetune") / "service"  # below the folder in which it was started
+SERVICE_FOLDER = Path(".forcetune") / "service"  # below the folder in which the service was started
 LOOPBACK = "127.0.0.1"
-START_LIMIT_S = 120.0  # that each process of a service may take to answer
-ENDING = 40.0  # seconds that it gets to end by itself: Ray drains for 30
-SAME = 60.0  # seconds by which a process's start may seem to move where the clock is set
-WEEK = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that it can be resumed
+SERVICE_START_LIMIT_S = 120.0  # that each process of a service may take to answer
+SERVICE_END_LIMIT_S = 40.0  # that processes may take to end by themselves: Ray drains for 30
+START_TOLERANCE_S = 60.0  # by which the start of a process may seem to move where the clock is set
+JOB_CODE_KEPT_S = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that the job can be resumed
 
 
 @dataclass(frozen=True)
 class Service:
-    """What runs, and where it is reached.
+    """The processes of a service, and the addresses at which they are reached.
 
-    ray, mlflow, metrics: http addresses (jobs and dashboard, tracking, Prometheus); storage, backend: of Optuna's and
-    MLflow's store; token: the file with Ray's token; temporary: Ray's own folder; processes: the id of each and when
-    it was started, by which it is known again.
+    Attributes:
+        ray: The http address of Ray's jobs and dashboard.
+        mlflow: The http address of the MLflow server.
+        metrics: The http address of the metrics for Prometheus.
+        storage: The address of Optuna's store.
+        backend: The address of MLflow's store.
+        token: The path of the file with Ray's token.
+        temporary: The path of Ray's own folder.
+        processes: The id of each process and its start in seconds since 1970, which together identify it.
     """
 
     ray: str
@@ -55,7 +61,7 @@ class Service:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a shell in another folder needs to reach it."""
+        """The environment variables with which a shell in another folder reaches the service."""
         return {
             "RAY_ADDRESS": self.ray,
             "RAY_AUTH_MODE": "token",
@@ -63,25 +69,30 @@ class Service:
             "MLFLOW_TRACKING_URI": self.mlflow,
         }
 
-    def alive(self) -> dict[str, psutil.Process]:
-        """Those of its processes that still run."""
-        found = {name: _process(*known) for name, known in self.processes.items()}
-        return {name: process for name, process in found.items() if process}
+    def running_processes(self) -> dict[str, psutil.Process]:
+        """Return the processes of the service that still run, by name."""
+        processes = {name: _find_process(*recorded) for name, recorded in self.processes.items()}
+        return {name: process for name, process in processes.items() if process}
 
-    def exposed(self) -> list[tuple[str, str, int]]:
-        """Where it can be reached from beyond loopback, which is nowhere: a process's name, the address, the port."""
+    def exposed_ports(self) -> list[tuple[str, str, int]]:
+        """Return the ports that listen beyond loopback, none as a rule: process name, address and port of each."""
         return sorted(
-            (process.name(), each.laddr.ip, each.laddr.port)
-            for process in trees(self.alive().values())
-            for each in _connections(process)
-            if each.status == psutil.CONN_LISTEN and not ip_address(each.laddr.ip.removeprefix("::ffff:")).is_loopback
+            (process.name(), connection.laddr.ip, connection.laddr.port)
+            for process in process_trees(self.running_processes().values())
+            for connection in _connections(process)
+            if connection.status == psutil.CONN_LISTEN
+            and not ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
         )
 
 
 def find(folder: Path | None = None) -> Service | None:
-    """The service that was started in a folder, the current one unless given, if all of it runs."""
-    known = _read((folder or Path.cwd()) / FOLDER)
-    return known if known and len(known.alive()) == len(known.processes) else None
+    """Return the service that was started in a folder, or None where not all of its processes run.
+
+    Args:
+        folder: The folder. None: the current one.
+    """
+    recorded = _read_service((folder or Path.cwd()) / SERVICE_FOLDER)
+    return recorded if recorded and len(recorded.running_processes()) == len(recorded.processes) else None
 
 
 def up(
@@ -89,78 +100,97 @@ def up(
     cpus: float | None = None,
     gpus: float | None = None,
     folder: Path | None = None,
-    start_limit_s: float = START_LIMIT_S,
+    start_limit_s: float = SERVICE_START_LIMIT_S,
 ) -> tuple[Service, bool]:
-    """Start the service of a folder, the current one unless given, or leave it as it runs; and whether it is new.
+    """Start the service of a folder, or leave it unchanged where it runs.
 
-    The stores are mlflow.db, with mlruns/, and optuna.db in that folder, as of a search without a service, or two
-    schemas of the PostgreSQL `database`; a password in its address goes to a file and nowhere else. cpus, gpus: that
-    Ray counts, what the machine has unless given. start_limit_s: seconds that each process may take to answer.
-    Raises InputError where the database cannot be used, StoppedError where something does not start; nothing is left
-    running then.
+    The stores are mlflow.db, with mlruns/, and optuna.db in that folder, as those of a search without a service, or two
+    schemas of a PostgreSQL database. A password in the database's address is written to one file and nowhere else.
+
+    Args:
+        database: The address of a PostgreSQL database for both stores. None: SQLite files.
+        cpus: Cores that Ray counts. None: those of the machine.
+        gpus: GPUs that Ray counts. None: those of the machine.
+        folder: The folder. None: the current one.
+        start_limit_s: Seconds that each process may take to answer.
+
+    Returns:
+        The service, and whether this call has started it.
+
+    Raises:
+        InputError: The database cannot be used.
+        StoppedError: A process does not start; none is left running.
     """
-    place = (folder or Path.cwd()) / FOLDER
-    with _alone(place):
-        known = find(folder)
-        if known:
-            return known, False
-        _end(place)
+    service_folder = (folder or Path.cwd()) / SERVICE_FOLDER
+    with _service_lock(service_folder):
+        running_service = find(folder)
+        if running_service:
+            return running_service, False
+        _end_service(service_folder)
         try:
-            starting = _Starting(place, place.parents[1], database, start_limit_s)
+            starting = _ServiceStart(service_folder, service_folder.parents[1], database, start_limit_s)
             return starting.start({"num-cpus": cpus, "num-gpus": gpus}), True
         except BaseException:
-            _end(place)
+            _end_service(service_folder)
             raise
 
 
 def down(folder: Path | None = None) -> list[str]:
-    """End what `up` started in a folder and nothing else; what that was. Its stores stay as they are."""
-    place = (folder or Path.cwd()) / FOLDER
-    if not place.is_dir():
+    """End the processes that `up` started in a folder, and nothing else. The stores stay as they are.
+
+    Args:
+        folder: The folder. None: the current one.
+
+    Returns:
+        The names of the processes that were ended.
+    """
+    service_folder = (folder or Path.cwd()) / SERVICE_FOLDER
+    if not service_folder.is_dir():
         return []
-    with _alone(place):
-        ended = _end(place)
+    with _service_lock(service_folder):
+        ended = _end_service(service_folder)
         for name in ("mlflow.log", "ray.log", "service.json~", "lock"):
-            (place / name).unlink(missing_ok=True)
-    with suppress(OSError):  # a search keeps something there: of a study named as this folder is, its checkpoints
-        place.rmdir()
-        place.parent.rmdir()
+            (service_folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: a study called `service` keeps its checkpoints there
+        service_folder.rmdir()
+        service_folder.parent.rmdir()
     return ended
 
 
-class _Starting:
-    """One start: its files, its environment, and its two processes."""
+class _ServiceStart:
+    """One start of a service: its files, its environment, and its two processes."""
 
-    def __init__(self, place: Path, folder: Path, database: str | None, start_limit_s: float) -> None:
-        self._place = place
+    def __init__(self, service_folder: Path, folder: Path, database: str | None, start_limit_s: float) -> None:
+        self._service_folder = service_folder
         self._start_limit_s = start_limit_s
         self._folder = folder
         self._processes: dict[str, tuple[int, float]] = {}
-        self._backend = absolute(f"sqlite:///{folder}/mlflow.db")
-        self._storage = absolute(f"sqlite:///{folder}/optuna.db")
+        self._backend = absolute_uri(f"sqlite:///{folder}/mlflow.db")
+        self._storage = absolute_uri(f"sqlite:///{folder}/optuna.db")
         if database:
-            self._backend, self._storage = _schemas(database, place / "pgpass")
-        self._token = _secret(place / "token", secrets.token_hex(32))
+            self._backend, self._storage = _make_schemas(database, service_folder / "pgpass")
+        self._token = _write_secret(service_folder / "token", secrets.token_hex(32))
         preferred = {"ray": 8265, "mlflow": 5000, "metrics": 8080, "agent": 52365}
         self._ports = {name: free_port(port) for name, port in preferred.items()}
         self._temporary, self._ray_folder = make_ray_folder()
 
     def start(self, sizes: Mapping[str, float | None]) -> Service:
-        from forcetune import tracking  # here, since it is not wanted by who only looks for a service
+        from forcetune import tracking  # slow to import, and not needed to look for a service
 
         if path := sqlite_path(self._backend):
-            tracking.make_tables(path, str(self._folder / "mlruns"))  # MLflow's server would leave a part if killed
+            # the server would make the tables too, and leave a part of them if it is killed
+            tracking.make_tables(path, str(self._folder / "mlruns"))
         self._run("mlflow", self._mlflow())
         self._run("ray", self._ray(sizes), self._temporary.lock)
         self._temporary.release()  # Ray has the lock, and the folder is abandoned when Ray ends
         self._wait("mlflow", f"{self._address('mlflow')}/health")
         token = self._token.read_text()
         self._wait("ray", f"{self._address('ray')}/api/version", token)
-        self._wait("ray", f"{self._address('agent')}/api/local_raylet_healthz", token)  # the last to be there
+        self._wait("ray", f"{self._address('agent')}/api/local_raylet_healthz", token)  # the last one to answer
         return self._record()
 
     def _mlflow(self) -> list[str]:
-        # files go straight to the folder, so that they are found there also when the server is down again
+        # artifacts go straight to the folder, so that they can be read when the server is down
         stores = ["--backend-store-uri", self._backend, "--no-serve-artifacts"]
         artifacts = ["--default-artifact-root", str(self._folder / "mlruns")]
         address = ["--host", LOOPBACK, "--port", str(self._ports["mlflow"]), "--workers", "1"]
@@ -178,14 +208,14 @@ class _Starting:
             "temp-dir": str(self._ray_folder),
             **sizes,
         }
-        given = [f"--{name}={value:g}" for name, value in options.items() if isinstance(value, float)]
-        given += [f"--{name}={value}" for name, value in options.items() if isinstance(value, int | str)]
+        arguments = [f"--{name}={value:g}" for name, value in options.items() if isinstance(value, float)]
+        arguments += [f"--{name}={value}" for name, value in options.items() if isinstance(value, int | str)]
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
-        return [*ray, *given]
+        return [*ray, *arguments]
 
     def _run(self, name: str, command: list[str], *inherited: int) -> None:
-        with open(self._place / f"{name}.log", "wb") as log:
-            started = subprocess.Popen(
+        with open(self._service_folder / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
                 command,
                 cwd=self._folder,
                 env=self._environment(),
@@ -195,21 +225,22 @@ class _Starting:
                 start_new_session=True,
                 pass_fds=inherited,
             )
-        self._processes[name] = started.pid, psutil.Process(started.pid).create_time()
+        self._processes[name] = process.pid, psutil.Process(process.pid).create_time()
         self._record()
 
     def _environment(self) -> dict[str, str]:
-        """Of both: what jobs inherit, which is why it holds paths of secrets and no secret."""
+        """Return the environment of both processes. Jobs inherit it: it holds paths of secrets, but no secret."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         return {
             **inherited,
-            **({"TMPDIR": str(self._temporary.path)} if is_long(tempfile.gettempdir()) else {}),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # of a job's `python`
+            **({"TMPDIR": str(self._temporary.path)} if is_too_long(tempfile.gettempdir()) else {}),
+            # so that a job's `python` is this one
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._token),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its name tells of one effect; another: loopback alone
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name it also makes Ray listen on loopback alone
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": str(WEEK),
+            "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": str(JOB_CODE_KEPT_S),
             "MLFLOW_TRACKING_URI": self._address("mlflow"),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -219,16 +250,16 @@ class _Starting:
 
     def _wait(self, name: str, url: str, token: str | None = None) -> None:
         deadline = time.monotonic() + self._start_limit_s
-        while not _answers(url, token):
-            process = _process(*self._processes[name])
+        while not _is_answering(url, token):
+            process = _find_process(*self._processes[name])
             if process is None or time.monotonic() > deadline:
-                why = (
+                problem = (
                     "has ended"
                     if process is None
                     else f"does not answer within {self._start_limit_s:g} s (--start-limit)"
                 )
-                log = self._place / f"{name}.log"
-                raise StoppedError(f"{name} {why}; the end of its log:\n{_tail(log)}")
+                log = self._service_folder / f"{name}.log"
+                raise StoppedError(f"{name} {problem}; the end of its log:\n{_tail(log)}")
             time.sleep(0.2)
 
     def _address(self, name: str) -> str:
@@ -245,16 +276,16 @@ class _Starting:
             temporary=str(self._temporary.path),
             processes=dict(self._processes),
         )
-        part = self._place / "service.json~"
-        part.write_text(json.dumps(asdict(service), indent=1))
-        part.replace(self._place / "service.json")
+        partial_file = self._service_folder / "service.json~"
+        partial_file.write_text(json.dumps(asdict(service), indent=1))
+        partial_file.replace(self._service_folder / "service.json")
         return service
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """One start or end of a folder's service at a time."""
-    while (lock := _locked(place)) is None:
+def _service_lock(service_folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder's service, so that one start or end runs at a time."""
+    while (lock := _acquire_lock(service_folder)) is None:
         time.sleep(0.01)
     try:
         yield
@@ -262,17 +293,17 @@ def _alone(place: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _locked(place: Path) -> int | None:
-    """Return the descriptor of the folder's lock once it is ours; None where `down` has removed it meanwhile."""
+def _acquire_lock(service_folder: Path) -> int | None:
+    """Return the descriptor of the folder's lock, held by this process; None where `down` removes it meanwhile."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        place.chmod(0o700)
-        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        service_folder.mkdir(parents=True, exist_ok=True)
+        service_folder.chmod(0o700)
+        lock = os.open(service_folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except (FileExistsError, FileNotFoundError):
         return None
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        if os.fstat(lock).st_ino == os.stat(place / "lock").st_ino:
+        if os.fstat(lock).st_ino == os.stat(service_folder / "lock").st_ino:
             return lock
     except FileNotFoundError:
         pass
@@ -280,74 +311,74 @@ def _locked(place: Path) -> int | None:
     return None
 
 
-def _read(place: Path) -> Service | None:
+def _read_service(service_folder: Path) -> Service | None:
     try:
-        return Service(**json.loads((place / "service.json").read_text()))
+        return Service(**json.loads((service_folder / "service.json").read_text()))
     except FileNotFoundError:
         return None
 
 
-def _end(place: Path) -> list[str]:
-    """End what is left of a service with all below it, and take its secrets away."""
-    known = _read(place)
-    alive = known.alive() if known else {}
-    everything = trees(alive.values())
+def _end_service(service_folder: Path) -> list[str]:
+    """End what is left of a service with all its descendants, and remove its secrets."""
+    recorded = _read_service(service_folder)
+    alive = recorded.running_processes() if recorded else {}
+    descendants = process_trees(alive.values())
     for process in alive.values():
         process.terminate()
-    psutil.wait_procs(alive.values(), timeout=ENDING)
-    for process in everything:
+    psutil.wait_procs(alive.values(), timeout=SERVICE_END_LIMIT_S)
+    for process in descendants:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(everything, timeout=ENDING)
-    if known:
-        shutil.rmtree(known.temporary, ignore_errors=True)
+    psutil.wait_procs(descendants, timeout=SERVICE_END_LIMIT_S)
+    if recorded:
+        shutil.rmtree(recorded.temporary, ignore_errors=True)
     for name in ("service.json", "token", "pgpass"):
-        (place / name).unlink(missing_ok=True)
+        (service_folder / name).unlink(missing_ok=True)
     return list(alive)
 
 
-def trees(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The processes and all below them."""
-    found: list[psutil.Process] = []
+def process_trees(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return processes with all their descendants."""
+    members: list[psutil.Process] = []
     for process in processes:
         try:
-            found += [process, *process.children(recursive=True)]
+            members += [process, *process.children(recursive=True)]
         except psutil.NoSuchProcess:
             continue
-    return found
+    return members
 
 
-def _process(number: int, started: float) -> psutil.Process | None:
-    """The process of this id, if it is the one that was started then and not a later one."""
+def _find_process(process_id: int, started: float) -> psutil.Process | None:
+    """Return the process with this id, or None where it is not the one that was started at that time."""
     try:
-        process = psutil.Process(number)
-        same = abs(process.create_time() - started) < SAME and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(process_id)
+        is_same = abs(process.create_time() - started) < START_TOLERANCE_S and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    return process if same else None
+    return process if is_same else None
 
 
 def _connections(process: psutil.Process) -> list[Any]:
     try:
         return list(process.net_connections(kind="inet"))
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has just ended
         return []
 
 
-def _schemas(database: str, passfile: Path) -> tuple[str, str]:
-    """The addresses of MLflow's and Optuna's part of a PostgreSQL database, its password in a file."""
+def _make_schemas(database: str, passfile: Path) -> tuple[str, str]:
+    """Return the addresses of MLflow's and Optuna's schema in a PostgreSQL database, without the password."""
     if not is_postgresql(database):
-        raise InputError(f"--database {shown(database)}: allowed: postgresql://USER@HOST/DATABASE")
-    address, line = password_apart(database)
+        raise InputError(f"--database {hide_password(database)}: allowed: postgresql://USER@HOST/DATABASE")
+    address, line = split_password(database)
     if line:
-        address += f"{'&' if '?' in address else '?'}passfile={_secret(passfile, line)}"
+        address += f"{'&' if '?' in address else '?'}passfile={_write_secret(passfile, line)}"
     return make_schema(address, "mlflow"), make_schema(address, "forcetune")
 
 
-def _secret(path: Path, content: str) -> Path:
-    """A file that its owner alone can read."""
+def _write_secret(path: Path, content: str) -> Path:
+    """Write a file that its owner alone can read."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(content)
@@ -355,23 +386,23 @@ def _secret(path: Path, content: str) -> Path:
 
 
 def free_port(preferred: int) -> int:
-    """That port, or a free one where it is taken."""
+    """Return the preferred port, or a free one where it is taken."""
     for port in (preferred, 0):
-        with closing(socket.socket()) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with closing(socket.socket()) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                one.bind((LOOPBACK, port))
+                listener.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return int(one.getsockname()[1])
+            return int(listener.getsockname()[1])
     raise StoppedError("no port is free")
 
 
-def _answers(url: str, token: str | None) -> bool:
+def _is_answering(url: str, token: str | None) -> bool:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:
+            return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 

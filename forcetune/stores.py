@@ -1,4 +1,4 @@
-"""Where the two stores and the files of running trials are, and SQLite's settings for writing in small steps."""
+"""The addresses of the two stores, the folder for running trials, and SQLite's settings for small writes."""
 
 import os
 import re
@@ -10,101 +10,111 @@ from urllib.parse import urlsplit, urlunsplit
 
 from forcetune.errors import InputError
 
-ODD_SIGNS = "?#%"  # mean something else in an address
-PASSWORD = r"://([^:/@]*):[^@/]*@"  # of an address, and what stands before it
+RESERVED_CHARACTERS = "?#%"  # have a meaning of their own in an address
+LOGIN_PATTERN = r"://([^:/@]*):[^@/]*@"  # user name and password in an address
 
 
 def mlflow_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere.
+    """Return `MLFLOW_TRACKING_URI`, or mlflow.db in the current folder; never relative, since workers run elsewhere.
 
     Raises:
-        InputError: It is no address of a server or a database.
+        InputError: The variable holds no address of a server or a database.
     """
-    # MLflow's client knows other databases and services too; a folder of files takes no queries
-    return _checked("MLFLOW_TRACKING_URI", "mlflow.db", lambda uri: "://" in uri and not uri.startswith("file:"))
+    # MLflow's client knows further databases and services; a folder of files cannot be queried
+    return _read_address("MLFLOW_TRACKING_URI", "mlflow.db", lambda uri: "://" in uri and not uri.startswith("file:"))
 
 
 def optuna_uri() -> str:
-    """`FORCETUNE_STORAGE`, or optuna.db in the current folder.
+    """Return `FORCETUNE_STORAGE`, or optuna.db in the current folder.
 
     Raises:
-        InputError: It is no address of a database.
+        InputError: The variable holds no address of a database.
     """
-    return _checked("FORCETUNE_STORAGE", "optuna.db", is_postgresql)
+    return _read_address("FORCETUNE_STORAGE", "optuna.db", is_postgresql)
 
 
-def _checked(variable: str, file: str, is_server: Callable[[str], bool]) -> str:
-    """The address that a variable has, or that of a file in the current folder."""
-    written = os.environ.get(variable, "").strip()
-    uri = absolute(written or f"sqlite:///{file}")
+def _read_address(variable: str, file: str, is_server: Callable[[str], bool]) -> str:
+    """Return the address that a variable has, or the address of a file in the current folder."""
+    value = os.environ.get(variable, "").strip()
+    uri = absolute_uri(value or f"sqlite:///{file}")
     path = sqlite_path(uri)
     if path is None and not is_server(uri):
         server = "http://HOST:PORT" if file == "mlflow.db" else "postgresql://HOST/DATABASE"
         raise InputError(
-            f"{variable}={shown(written)}: this is no address of a store that forcetune can use; allowed: "
+            f"{variable}={hide_password(value)}: this is no address of a store that forcetune can use; allowed: "
             f"sqlite:///FILE, as sqlite:///{file}, and {server}"
         )
-    if path and (sign := next((sign for sign in ODD_SIGNS if sign in str(path)), None)):
+    if path and (character := next((character for character in RESERVED_CHARACTERS if character in str(path)), None)):
         raise InputError(
-            f"{variable}: the path {path} has a {sign!r}, which means something else in the address of a SQLite file; "
-            "allowed: a folder without it, or the address of a server"
+            f"{variable}: the path {path} has a {character!r}, which means something else in the address of a SQLite "
+            "file; allowed: a folder without it, or the address of a server"
         )
     return uri
 
 
 def ray_address() -> str:
-    """Return `RAY_ADDRESS`, empty where it names no cluster: `local` means, as to Ray, a Ray of this process alone."""
+    """Return `RAY_ADDRESS`, empty where it names no cluster.
+
+    `local` names none: to Ray it means a Ray of this process alone.
+    """
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 
 
-def absolute(uri: str) -> str:
-    """The address with a relative SQLite path taken from the current folder."""
+def absolute_uri(uri: str) -> str:
+    """Return an address, with a relative SQLite path made absolute from the current folder."""
     path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path}"
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a SQLite address, None for others."""
+    """Return the absolute path of a SQLite address; None for other addresses."""
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
 
 
 def is_postgresql(uri: str) -> bool:
-    """Whether the address is one of PostgreSQL."""
+    """Return whether an address is one of PostgreSQL."""
     return uri.startswith(("postgresql://", "postgresql+"))
 
 
 def state_folder(optuna: str) -> Path:
-    """The folder of what is on disk while trials run: `FORCETUNE_STATE`, or .forcetune beside a SQLite ledger.
+    """Return the folder for the files of running trials: `FORCETUNE_STATE`, or .forcetune beside a SQLite ledger.
 
-    Where the ledger is a server's, .forcetune in the current folder.
+    Where the ledger is on a server, it is .forcetune in the current folder.
+
+    Args:
+        optuna: The address of the ledger.
     """
-    chosen = os.environ.get("FORCETUNE_STATE")
-    if chosen:
-        return Path(chosen).absolute()
+    folder = os.environ.get("FORCETUNE_STATE")
+    if folder:
+        return Path(folder).absolute()
     ledger = sqlite_path(optuna)
     return (ledger.parent if ledger else Path.cwd()) / ".forcetune"
 
 
-def shown(uri: str) -> str:
-    """The address as it may be printed: without its password."""
-    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(PASSWORD, r"://\1:***@", uri))
+def hide_password(uri: str) -> str:
+    """Return an address without its password, as it may be printed."""
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(LOGIN_PATTERN, r"://\1:***@", uri))
 
 
 def without_login(address: str) -> str:
-    """An http address without user and password, and without a slash at its end."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    """Return an http address without user, password and trailing slash."""
+    url = urlsplit(address)
+    return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def has_password(uri: str) -> bool:
-    """Whether the address itself holds a password."""
-    return re.search(PASSWORD, uri) is not None or "password=" in uri
+    """Return whether an address contains a password."""
+    return re.search(LOGIN_PATTERN, uri) is not None or "password=" in uri
 
 
-def password_apart(uri: str) -> tuple[str, str | None]:
-    """A PostgreSQL address without its password, and the line of a password file that has it; None without one."""
+def split_password(uri: str) -> tuple[str, str | None]:
+    """Split the password from a PostgreSQL address.
+
+    Returns:
+        The address without its password, and the line of a password file that holds it; None where it has no password.
+    """
     from sqlalchemy.engine import make_url
 
     url = make_url(uri)
@@ -116,10 +126,16 @@ def password_apart(uri: str) -> tuple[str, str | None]:
 
 
 def make_schema(uri: str, name: str) -> str:
-    """The address of a schema of that name in a PostgreSQL database, made where there is none.
+    """Return the address of a schema of a PostgreSQL database, and create the schema where it does not exist.
 
-    Optuna and MLflow both keep a table `alembic_version`: in one schema each would take the other's for its own.
-    Raises InputError where the database does not answer, or does not let it be made.
+    Optuna and MLflow both keep a table `alembic_version`: in one schema each would take the other's table for its own.
+
+    Args:
+        uri: The address of the database.
+        name: The name of the schema.
+
+    Raises:
+        InputError: The database does not answer, or refuses to create the schema.
     """
     import sqlalchemy
 
@@ -130,24 +146,24 @@ def make_schema(uri: str, name: str) -> str:
                 connection.execute(sqlalchemy.schema.CreateSchema(name))
         engine.dispose()
     except ImportError as error:
-        raise InputError(f"{shown(uri)} needs `pip install forcetune[postgresql]`: {error}") from error
+        raise InputError(f"{hide_password(uri)} needs `pip install forcetune[postgresql]`: {error}") from error
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise InputError(f"the database {shown(uri)} cannot be used: {why(error)}") from error
+        raise InputError(f"the database {hide_password(uri)} cannot be used: {innermost_message(error)}") from error
     return f"{uri}{'&' if '?' in uri else '?'}options=-csearch_path={name}"
 
 
-def why(error: BaseException) -> str:
-    """What a database said, in one line: of what SQLAlchemy and Optuna wrap around it the innermost."""
+def innermost_message(error: BaseException) -> str:
+    """Return the first line of the error that SQLAlchemy or Optuna has wrapped, which is the database's own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0]
 
 
-def quicken_sqlite() -> None:
-    """From now on, SQLAlchemy's SQLite connections in this process write ahead and sync once a checkpoint.
+def enable_write_ahead_log() -> None:
+    """Make SQLAlchemy's SQLite connections of this process write ahead, and sync at checkpoints only.
 
-    Optuna and MLflow both reach SQLite through SQLAlchemy. Safe against a killed process; a power cut may
-    cost the last moments. For local disks only: a write-ahead log needs shared memory.
+    Optuna and MLflow both reach SQLite through SQLAlchemy. The setting is safe against a killed process; a power cut
+    may cost the last writes. It is for local disks only, since a write-ahead log needs shared memory.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine

@@ -1,4 +1,4 @@
-"""Temporary folders that one account alone can enter; the next start clears those whose owner is dead."""
+"""Temporary folders that one account alone can enter; a later start removes those whose owner is dead."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ import psutil
 
 from forcetune.errors import InputError
 
-LOCK = "owner.lock"  # held by the owner as long as it lives
-NAME = re.compile(r"forcetune-(ray|tune|job|companions|schema)-\w{8}")
-UNLOCKED_S = 24 * 3600.0  # age from which a folder without a lock, as earlier versions made it, may be abandoned
+LOCK_FILE = "owner.lock"  # the owner holds its lock as long as it lives
+FOLDER_NAME = re.compile(r"forcetune-(ray|tune|job|companions|schema)-\w{8}")
+ABANDONED_AGE_S = 24 * 3600.0  # from which a folder without a lock, as earlier versions made it, may be removed
 # A socket's address has at most 107 bytes. The longest that Ray makes in its folder is
 # /session_2026-11-27_17-33-11_123456_4194304/sockets/dash_TaskEventsHead
-RAY_FOLDER_BYTES = 107 - 71
-RAY_FOLDER = "r"
-TMPDIR_BYTES = 107 - len("/pymp-12345678/listener-12345678")  # Python's own sockets, which Ray's dashboard asks for
+RAY_FOLDER_LIMIT_BYTES = 107 - 71
+RAY_SUBFOLDER = "r"
+# Ray's dashboard uses sockets of Python's multiprocessing, which lie in TMPDIR
+TMPDIR_LIMIT_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 
 
 class OwnedFolder:
     """A new folder of mode 0700 that belongs to this process, or to the one that inherits `lock`.
 
     Attributes:
-        path: The folder. Whoever makes folders that all may write to, as Ray does, makes them below it.
-        lock: The descriptor of a file on which a lock says that the owner lives.
+        path: The folder. A program that makes folders which all accounts may write to, as Ray does, makes them in it.
+        lock: The descriptor of a file whose lock says that the owner lives.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -47,7 +48,7 @@ class OwnedFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the folder with all that it holds."""
+        """Remove the folder with all its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
@@ -58,21 +59,25 @@ class OwnedFolder:
 
 
 def make_folder(kind: str) -> OwnedFolder:
-    """Make a temporary folder of a kind that NAME lists, and clear the abandoned ones."""
+    """Make a temporary folder, and remove the abandoned ones.
+
+    Args:
+        kind: One of the kinds that FOLDER_NAME lists.
+    """
     clear_abandoned()
-    return _make(kind, Path(tempfile.gettempdir()))
+    return _make_owned(kind, Path(tempfile.gettempdir()))
 
 
-def is_long(folder: str) -> bool:
+def is_too_long(folder: str) -> bool:
     """Return whether a TMPDIR leaves no room for the addresses of sockets in it."""
-    return len(os.fsencode(folder)) > TMPDIR_BYTES
+    return len(os.fsencode(folder)) > TMPDIR_LIMIT_BYTES
 
 
 def make_ray_folder() -> tuple[OwnedFolder, Path]:
-    """Make the folder for a Ray of our own; the path below it that Ray may use.
+    """Make the folder for a Ray of this process, and return it with the path below it that Ray may use.
 
-    Ray gives all accounts the right to write to its folders, and whoever replaces the code of a job there runs as the
-    owner of the cluster. The folder above is this account's alone. Its path is short, whatever TMPDIR is.
+    Ray lets all accounts write to its folders, and an account that replaces the code of a job there runs code as the
+    owner of the cluster. The folder above it is open to this account alone. Its path is short, whatever TMPDIR is.
 
     Raises:
         InputError: No folder with a short enough path can be made.
@@ -80,15 +85,15 @@ def make_ray_folder() -> tuple[OwnedFolder, Path]:
     clear_abandoned()
     tried = []
     for root in _roots():
-        if len(os.fsencode(root / "forcetune-ray-12345678" / RAY_FOLDER)) > RAY_FOLDER_BYTES:
+        if len(os.fsencode(root / "forcetune-ray-12345678" / RAY_SUBFOLDER)) > RAY_FOLDER_LIMIT_BYTES:
             tried.append(f"{root} (its path is too long for Ray's sockets)")
             continue
         try:
-            folder = _make("ray", root)
+            folder = _make_owned("ray", root)
         except OSError as error:
             tried.append(f"{root} ({error.strerror})")
             continue
-        return folder, folder.path / RAY_FOLDER
+        return folder, folder.path / RAY_SUBFOLDER
     raise InputError(
         f"Ray needs a folder for temporary files and can use none of {', '.join(tried)}. Set RAY_TMPDIR to a folder "
         "with a short path in which you may write"
@@ -99,7 +104,7 @@ def clear_abandoned() -> None:
     """Remove the temporary folders of this account whose owner is dead."""
     for path in _folders():
         try:
-            lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             if not _may_be_used(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -108,22 +113,23 @@ def clear_abandoned() -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.pread(lock, 256, 0).decode() in ("", socket.gethostname()):  # a shared disk may lock for one machine
+            # on a shared disk a lock may hold for one machine only, so only the owner's machine removes its folder
+            if os.pread(lock, 256, 0).decode() in ("", socket.gethostname()):
                 shutil.rmtree(path, ignore_errors=True)
-        except OSError:  # its owner lives
+        except OSError:  # the owner lives
             continue
         finally:
             os.close(lock)
 
 
-def _make(kind: str, root: Path) -> OwnedFolder:
+def _make_owned(kind: str, root: Path) -> OwnedFolder:
     while True:
         path = Path(tempfile.mkdtemp(prefix=f"forcetune-{kind}-", dir=root))
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(path / LOCK)
-        except (BlockingIOError, FileNotFoundError):  # another process has cleared the folder before it was locked
+            os.stat(path / LOCK_FILE)
+        except (BlockingIOError, FileNotFoundError):  # another process removed the folder before it was locked
             os.close(lock)
             continue
         os.write(lock, socket.gethostname().encode())
@@ -131,9 +137,9 @@ def _make(kind: str, root: Path) -> OwnedFolder:
 
 
 def _roots() -> list[Path]:
-    """The folders that may hold ours, the best first."""
-    named = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp"]
-    return list(dict.fromkeys(Path(name) for name in named if name))
+    """Return the folders that may hold the temporary ones, the best first."""
+    candidates = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    return list(dict.fromkeys(Path(name) for name in candidates if name))
 
 
 def _folders() -> Iterator[Path]:
@@ -143,16 +149,16 @@ def _folders() -> Iterator[Path]:
         except OSError:
             continue
         for entry in entries:
-            if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            if FOLDER_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 with suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_uid == os.getuid():
                         yield Path(entry.path)
 
 
 def _may_be_used(path: Path) -> bool:
-    """Return whether a folder without a lock is young, or a process of this account names it."""
+    """Return whether a folder without a lock is young, or a process of this account refers to it."""
     with suppress(OSError):
-        if time.time() - path.stat().st_mtime < UNLOCKED_S:
+        if time.time() - path.stat().st_mtime < ABANDONED_AGE_S:
             return True
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):

@@ -8,7 +8,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import table
+from forcetune.tracking import load_table
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 STATUS = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}  # of a trial in Optuna, of its run in MLflow
@@ -24,7 +24,7 @@ def check_promise(
     """
     mlflow = mlflow or mlflow_uri()
     told = _trials(study, ledger or optuna_uri())
-    rows = table(study, mlflow)
+    rows = load_table(study, mlflow)
     assert (len(told), len(rows)) == (trials, trials), "one trial and one run each"
     assert {trial.state.name for trial in told.values()} <= STATUS.keys(), "nothing is left RUNNING in Optuna"
     statuses = {key: STATUS[trial.state.name] for key, trial in told.items()}

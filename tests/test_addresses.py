@@ -4,7 +4,7 @@ import pytest
 
 from forcetune.errors import InputError
 from forcetune.search import environment
-from forcetune.stores import has_password, mlflow_uri, optuna_uri, password_apart, ray_address, shown
+from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri, ray_address, split_password
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from forcetune.stores import has_password, mlflow_uri, optuna_uri, password_apar
 )
 def test_an_address_with_a_password_is_known(uri, has):
     assert has_password(uri) is has
-    assert not has or "secret" not in shown(uri)
+    assert not has or "secret" not in hide_password(uri)
 
 
 @pytest.mark.parametrize("address", ["mlruns", "./mlruns", "mlflow.db", "file:///tmp/mlruns", "file:mlruns"])
@@ -52,12 +52,12 @@ def test_a_folder_whose_name_means_something_else_in_an_address(monkeypatch, tmp
 
 
 def test_a_password_goes_to_a_line_of_its_own():
-    assert password_apart("postgresql://me:a%3Ab@host:5433/db") == (
+    assert split_password("postgresql://me:a%3Ab@host:5433/db") == (
         "postgresql://me@host:5433/db",
         r"host:5433:db:me:a\:b",
     )
-    assert password_apart("postgresql://me@host/db") == ("postgresql://me@host/db", None)
-    assert password_apart("postgresql://me:x@host/db")[1] == "host:*:db:me:x"
+    assert split_password("postgresql://me@host/db") == ("postgresql://me@host/db", None)
+    assert split_password("postgresql://me:x@host/db")[1] == "host:*:db:me:x"
 
 
 @pytest.mark.parametrize(("address", "named"), [("", ""), ("local", ""), (" local ", ""), ("head:6379", "head:6379")])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forcetune.analysis import believe, best, front, hypervolume, non_dominated, where, with_seeds
+from forcetune.analysis import add_seed_estimates, best, estimate_from_seeds, front, hypervolume, non_dominated, where
 
 OBJECTIVES = {"val_accuracy": "max", "density": "min"}
 
@@ -81,7 +81,7 @@ POINTS = np.array([[0.90, 0.4], [0.80, 0.2], [0.79, 0.21], [0.50, 0.3]])
 
 def belief(fresh):
     runs = [np.array([[accuracy, density] for accuracy in found]).reshape(-1, 2) for found, (_, density) in fresh]
-    return believe(POINTS, POINTS[:, 1], runs, OBJECTIVES)
+    return estimate_from_seeds(POINTS, POINTS[:, 1], runs, OBJECTIVES)
 
 
 def test_nothing_is_believed_of_single_seeds():
@@ -102,7 +102,7 @@ def test_the_interval_is_students_where_one_point_has_all_seeds():
     from scipy import stats
 
     seeds = [0.80, 0.82, 0.84, 0.81, 0.83]
-    found = believe(POINTS[:1], POINTS[:1, 1], [np.array([[s, 0.4] for s in seeds])], OBJECTIVES)
+    found = estimate_from_seeds(POINTS[:1], POINTS[:1, 1], [np.array([[s, 0.4] for s in seeds])], OBJECTIVES)
     low, high = stats.t.interval(0.95, 4, np.mean(seeds), stats.sem(seeds))
     assert (found.low[0, 0], found.high[0, 0]) == pytest.approx((low, high))
     assert found.low[0, 1] == found.high[0, 1] == pytest.approx(0.4), "the density never varied"
@@ -114,7 +114,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
     held = []
     for _ in range(400):
         runs = [np.column_stack([a + 0.02 * generator.standard_normal(3), [d] * 3]) for a, d in truth]
-        found = believe(truth, truth[:, 1], runs, OBJECTIVES)
+        found = estimate_from_seeds(truth, truth[:, 1], runs, OBJECTIVES)
         held += list((found.low[:, 0] <= truth[:, 0]) & (truth[:, 0] <= found.high[:, 0]))
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
@@ -133,14 +133,14 @@ def test_a_table_with_its_reruns():
     rows["trial"] = ["a", "b", "c"]
     told = [("a", 0.4, 0.80), ("a", 0.4, 0.82), ("b", 0.2, 0.84), ("b", 0.2, 0.86), ("b", 0.2, np.nan)]
     reruns = pd.DataFrame(told, columns=["of", "density", "val_accuracy"])
-    found = with_seeds(rows, reruns)
+    found = add_seed_estimates(rows, reruns)
     assert list(found["seeds"][:2]) == [2, 2]
     assert pd.isna(found["seeds"][2])
     assert found["val_accuracy_mean"][0] == pytest.approx(0.81)
     assert list(best(found)["trial"]) == ["b"], "by the means the denser one is worse"
     assert list(best(rows)["trial"]) == ["a", "b"]
     assert best(where(found, ["val_accuracy>=0.82"]))["trial"].tolist() == ["b"]
-    assert with_seeds(rows, None) is rows
+    assert add_seed_estimates(rows, None) is rows
 
 
 def test_hypervolume_counts_density_by_its_logarithm():
@@ -156,6 +156,6 @@ def test_hypervolume_counts_density_by_its_logarithm():
 def test_a_collapsed_rerun_of_effective_density_zero_is_counted():
     directions = {"val_accuracy": "max", "effective_density": "min"}
     runs = [np.array([[0.1, 0.0], [0.5, 0.01]])]
-    found = believe(np.array([[0.5, 0.01]]), np.array([0.01]), runs, directions)
+    found = estimate_from_seeds(np.array([[0.5, 0.01]]), np.array([0.01]), runs, directions)
     assert np.isfinite([found.low, found.high]).all()
     assert found.mean[0, 0] == pytest.approx(0.3)

@@ -110,14 +110,14 @@ def test_studies_with_other_objectives_have_no_front_in_common(study, searched):
 def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
     told = said("s", "--within", "2", code=2)
     assert "`forcetune best s --within 2 --dense 3` does so first" in told
-    companion_runs, hours = baseline.missing_dense_runs("s", 2)
+    companion_runs, hours = baseline.plan_dense_runs("s", 2)
     assert [(run.trial.method, run.trial.density, run.trial.seed) for run in companion_runs.companions] == [
         ("random", 1.0, 1),
         ("random", 1.0, 2),
     ]
     assert hours == pytest.approx(72 / 3600)
     lab.validation = lambda fields: 0.965 if fields["density"] == 1 else 0.1
-    monkeypatch.setattr(baseline, "sender", lambda *_: lab)
+    monkeypatch.setattr(baseline, "make_sender", lambda *_: lab)
     told = said("s", "--within", "2", "--dense", "2")
     assert told.startswith("2 dense runs of s, about 0.02 device hours\n")
     assert "sparsest within 2 points of dense" in told
@@ -126,7 +126,7 @@ def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
     assert densities("s", "--within", "1") == [0.3]
     assert "dense: mlp 96.50% ± 0.00% (2 seeds)" in said("s")
     assert len(said("s", "--dense", "2").splitlines()) == len(said("s").splitlines()), "nothing is left to be run"
-    assert tracking.reruns("s").empty, "no re-run is one of these"
+    assert tracking.load_reruns("s").empty, "no re-run is one of these"
 
 
 def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
@@ -135,8 +135,10 @@ def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
     from forcetune.spec import Search
     from forcetune.stores import optuna_uri
 
-    Ledger(study.companion(Search()), optuna_uri())  # as a search with `seeds` makes it, from the file as it is written
-    lab(baseline.missing_dense_runs("s", 1)[0])
+    Ledger(
+        study.make_companion(Search()), optuna_uri()
+    )  # as a search with `seeds` makes it, from the file as it is written
+    lab(baseline.plan_dense_runs("s", 1)[0])
     _, found, _ = search.examine("s.companion")
     assert [finding.what for finding in found] == ["its run has lost masks.npz"], "made up, it never had any"
 
@@ -144,9 +146,9 @@ def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
 def test_each_network_has_dense_runs(searched):
     wide = [("snip", 0.3, 0.97), ("force", 0.1, 0.95)]
     searched(wide, name="wide", trial={"width": 16})
-    companion_runs, _ = baseline.missing_dense_runs("wide", 1)
+    companion_runs, _ = baseline.plan_dense_runs("wide", 1)
     assert [run.trial.width for run in companion_runs.companions] == [16]
-    assert {run.marks["arm"] for run in companion_runs.companions} == {results.DENSE}
+    assert {run.tags["arm"] for run in companion_runs.companions} == {results.DENSE_ARM}
 
 
 def test_effects_and_importance(searched):
@@ -225,7 +227,7 @@ def test_a_running_study_is_followed_to_its_end(study, monkeypatch):
         found.attrs = {**table.attrs, "state": state}
     looks = iter([states[0], states[1], states[1].copy(), states[2], states[2]])
     monkeypatch.setattr(results, "read", lambda *_: results.Results(next(looks), pd.DataFrame()))
-    monkeypatch.setattr(asking, "EVERY", 0.0)
+    monkeypatch.setattr(asking, "WATCH_INTERVAL_S", 0.0)
     lines = said("s", "--watch").splitlines()
     assert [line[10:] for line in lines[:3]] == [
         "0 points, front of no trials yet",

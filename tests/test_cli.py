@@ -20,7 +20,7 @@ from forcetune import trial
 from forcetune.errors import InputError
 from forcetune.pruning import load_masks
 from forcetune.spec import Trial
-from forcetune.tracking import table
+from forcetune.tracking import load_table
 
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
 STUDY = {
@@ -113,7 +113,7 @@ def test_every_method_was_tried(searched):
 def test_a_run_is_trained_again_to_the_same_numbers(searched):
     folder, _ = searched
     store = f"sqlite:///{folder}/mlflow.db"
-    trials = table("small", store)
+    trials = load_table("small", store)
     row = trials[trials["outcome"] == "trained"].iloc[0]
     loaded = forcetune.load_trial(f"small/{row['name']}", store)
     assert (loaded.run_id, loaded.threads) == (row["run_id"], 1)

@@ -77,7 +77,7 @@ def test_by_hand(study):
 
 @pytest.mark.parametrize(("seeds", "factor"), [(1, None), (2, "9.0"), (3, "2.5"), (5, None)])
 def test_intervals_over_few_seeds_are_doubted(seeds, factor):
-    said = comparison.doubt(seeds)
+    said = comparison.warn_of_few_seeds(seeds)
     assert (said is None) == (factor is None)
     assert factor is None or f"is {factor} standard deviations" in said
 
@@ -87,7 +87,7 @@ def test_one_seed_has_no_interval():
     fates = {(trial.method, 0.1): [0.5] for trial in study.grid()}
     found = comparison.compare(table(study, fates), study.grid(), chance=0.1)
     assert found["half_width"].isna().all()
-    assert comparison.side_by_side(found)[1] == [[method, "50.0"] for method in analysis.RANDOM_METHODS]
+    assert comparison.tabulate(found)[1] == [[method, "50.0"] for method in analysis.RANDOM_METHODS]
 
 
 def test_a_study_of_which_all_failed_has_a_table(study):
@@ -105,7 +105,7 @@ def test_running_trials_are_not_counted(study):
 
 def test_side_by_side(study):
     compared = comparison.compare(table(study, FATES), study.grid(), chance=0.1)
-    header, rows = comparison.side_by_side(compared)
+    header, rows = comparison.tabulate(compared)
     assert header == ["method", "90 %", "99.9 %"]
     assert rows[0] == ["snip", "85.0 ± 63.5", "20.0 ± 127.1 †1"]
     assert rows[1] == ["random", "50.0 ± 0.0", "10.0 ± 0.0 †1‡1"]
@@ -119,12 +119,12 @@ def test_sparsity_is_shown_without_needless_digits(density, shown):
     compared = pd.DataFrame(
         [{"method": "snip", "density": density, "mean": 0.5, "half_width": math.nan, "collapsed": 0, "failed": 0}]
     )
-    assert comparison.side_by_side(compared)[0][1] == shown
+    assert comparison.tabulate(compared)[0][1] == shown
 
 
 def test_markdown_has_a_row_a_method(study):
     compared = comparison.compare(table(study, FATES), study.grid(), chance=0.1)
-    lines = comparison.markdown(compared, "What it shows.").splitlines()
+    lines = comparison.to_markdown(compared, "What it shows.").splitlines()
     assert lines[0] == "What it shows."
     assert lines[2] == "| method | 90 % | 99.9 % |"
     assert lines[4] == "| `snip` | 85.0 ± 63.5 | 20.0 ± 127.1 †1 |"
@@ -133,7 +133,7 @@ def test_markdown_has_a_row_a_method(study):
 
 def test_latex_escapes_what_latex_reads(study):
     compared = comparison.compare(table(study, FATES), study.grid(), chance=0.1)
-    text = comparison.latex(compared, "On my_data at 95 %.")
+    text = comparison.to_latex(compared, "On my_data at 95 %.")
     assert r"\caption{On my\_data at 95 \%. Counted at chance: $\dagger$n" in text
     assert r"  random\_erk & 70.0 $\pm$ 0.0 & 20.0 $\pm$ 0.0 \\" in text
     assert text.count(r"\\") == 5, "the header and four methods"

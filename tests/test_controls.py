@@ -19,7 +19,7 @@ def table(*rows, **columns):
 
 def beaten(found):
     points = found[~analysis.is_control(found)]
-    answer = analysis.beaten(points, found)
+    answer = analysis.find_beating_controls(points, found)
     return dict(zip(points["name"], zip(answer["beaten_by"], answer["beaten_at"], strict=True), strict=True))
 
 

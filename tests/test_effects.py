@@ -156,22 +156,22 @@ def test_no_accuracy_no_effect(grid):
 
 def test_at_equal_density_takes_the_trend_out():
     found = searched(gain=0.0)
-    left = analysis.at_equal_density(found)
+    left = analysis.accuracy_at_equal_density(found)
     assert abs(np.corrcoef(left, np.log10(found["density"]))[0, 1]) < 0.15
     assert left.std() < 2, "percent; the noise has one"
-    assert analysis.at_equal_density(found.iloc[:9]).isna().all()
-    assert analysis.at_equal_density(found.iloc[:0]).empty
+    assert analysis.accuracy_at_equal_density(found.iloc[:9]).isna().all()
+    assert analysis.accuracy_at_equal_density(found.iloc[:0]).empty
 
 
 def test_at_equal_density_tells_stopped_trials_too(grid):
     some = grid.assign(outcome=["stopped", *["trained"] * (len(grid) - 1)])
     some.loc[0, "val_accuracy"] = 0.0
-    assert analysis.at_equal_density(some)[0] < -50
+    assert analysis.accuracy_at_equal_density(some)[0] < -50
 
 
 def test_losses_rank_accuracy_among_those_of_like_density():
     found = searched()
-    losses = analysis.losses(found)
+    losses = analysis.objective_losses(found)
     assert list(losses) == ["val_accuracy", "density", "accuracy at equal density"]
     assert losses["val_accuracy"].equals(-found["val_accuracy"])
     ranks = losses["accuracy at equal density"]

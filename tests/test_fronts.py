@@ -35,7 +35,7 @@ def table():
     found = pd.DataFrame(rows)
     fields = ["model", "method", "iterations", "lr", "momentum", "density"]
     found.attrs = {"objectives": OBJECTIVES, "studies": ["s"], "fields": fields}
-    found.attrs["varied"] = analysis.by_spread(found)
+    found.attrs["varied"] = analysis.rank_varied_fields(found)
     return found
 
 
@@ -46,8 +46,8 @@ def shown(table, width=None, extra=()):
 
 
 def test_fields_that_vary_come_by_what_hangs_on_them(table):
-    assert analysis.varied(table) == ["model", "iterations", "lr"]
-    assert analysis.by_spread(table)[0] == "model"
+    assert analysis.find_varied_fields(table) == ["model", "iterations", "lr"]
+    assert analysis.rank_varied_fields(table)[0] == "model"
     header = shown(table)[0].split()
     assert header[:4] == ["sparsity", "accuracy", "method", "model"]
     assert {"iterations", "lr", "trial"} <= {*header}

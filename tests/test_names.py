@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from forcetune.errors import InputError
-from forcetune.names import METRIC_NAME_LENGTH, check_metric_name, resolve, suggestion
+from forcetune.names import METRIC_NAME_CHARACTERS, check_metric_name, resolve, suggestion
 
 TABLE = {"snip": 1, "force": 2}
 
@@ -52,7 +52,7 @@ def test_a_module_that_raises_while_it_loads(tmp_path, monkeypatch):
 
 
 NAMES = [
-    *("accuracy", "top 5", "f1.macro", "a/b", "x:y", "größe", "x" * METRIC_NAME_LENGTH),
+    *("accuracy", "top 5", "f1.macro", "a/b", "x:y", "größe", "x" * METRIC_NAME_CHARACTERS),
     *(
         "recall@5",
         "f1 (macro)",

@@ -64,7 +64,7 @@ def test_it_is_read(store):
     assert json.loads(told("best", "cut", "--json")), "trials of a search that was interrupted"
     assert "agree" in told("doctor", "whole")
     assert "agree" in told("doctor", "cut")
-    assert len(tracking.reruns("whole")) > 0
+    assert len(tracking.load_reruns("whole")) > 0
 
 
 def test_its_baseline_and_nights_are_read(store):
@@ -80,7 +80,7 @@ def test_its_baseline_and_nights_are_read(store):
 @pytest.mark.long
 def test_its_interrupted_search_goes_on(store):
     (store / "hurry").touch()
-    before = tracking.table("cut").set_index("trial")
+    before = tracking.load_table("cut").set_index("trial")
     (interrupted,) = before.index[before["status"] == "RUNNING"]
     search("search", "cut.yaml")
     rows = check_promise("cut", 4).set_index("trial")
@@ -95,7 +95,7 @@ def test_its_interrupted_search_goes_on(store):
 @pytest.mark.long
 def test_its_damages_are_repaired(store):
     client = tracking.Tracker("whole", mlflow_uri()).client
-    rows = tracking.table("whole").set_index("name")
+    rows = tracking.load_table("whole").set_index("name")
     client.delete_run(rows.loc["trial-0000", "run_id"])
     client.log_metric(rows.loc["trial-0001", "run_id"], "val_loss", 0.3, timestamp=1, step=1)
     told("doctor", "whole", code=1)

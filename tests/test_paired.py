@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forcetune.analysis import flips, judge, paired, pooled
+from forcetune.analysis import flips, judge, paired, pool_by_seed
 
 MARGIN = 0.5
 RUNS = 2000
@@ -24,8 +24,8 @@ def limit(share, runs):
 @pytest.fixture
 def alone(monkeypatch):
     """Judges many comparisons at once and yet each as if alone."""
-    monkeypatch.setattr(paired, "_adjusted", lambda p: np.minimum(p, 1))
-    monkeypatch.setattr(paired, "_needed", lambda *_: None)
+    monkeypatch.setattr(paired, "_adjust", lambda p: np.minimum(p, 1))
+    monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
 
 
 def share(verdicts, *kinds):
@@ -132,7 +132,7 @@ def test_the_interval_is_students():
 def test_flips_that_are_counted_are_those_that_are_tried(monkeypatch, digits):
     samples = [sample.round(digits) for sample in normal(0.8, 1.5, 12, 20)]
     tried = judge(samples, MARGIN)
-    monkeypatch.setattr(flips, "FEW", 4)
+    monkeypatch.setattr(flips, "EXHAUSTIVE_PAIRS", 4)
     for one, other in zip(tried, judge(samples, MARGIN), strict=True):
         for p, counted in ((one.p_difference, other.p_difference), (one.p_equivalence, other.p_equivalence)):
             assert p - 1e-9 <= counted <= 1.04 * p + 1e-3, "never too small"
@@ -156,17 +156,17 @@ def test_one_comparison_among_many_is_held_to_more():
 
 
 def test_pooled_by_seed():
-    found = pooled([np.array([1.0, np.nan, np.nan, 0.0]), np.array([3.0, 4.0, np.nan, np.nan])])
+    found = pool_by_seed([np.array([1.0, np.nan, np.nan, 0.0]), np.array([3.0, 4.0, np.nan, np.nan])])
     assert list(found) == [2, 4, 0]
-    assert not len(pooled([]))
-    assert not len(pooled([np.array([np.nan])]))
+    assert not len(pool_by_seed([]))
+    assert not len(pool_by_seed([np.array([np.nan])]))
     with pytest.raises(ValueError, match="same shape"):
-        pooled([np.ones(2), np.ones(3)])
+        pool_by_seed([np.ones(2), np.ones(3)])
 
 
 def test_copies_of_a_champion_are_no_more_evidence():
     sample = np.random.default_rng(0).standard_normal(6) + 1
-    assert judge([pooled([sample] * 5)], MARGIN) == judge([sample], MARGIN)
+    assert judge([pool_by_seed([sample] * 5)], MARGIN) == judge([sample], MARGIN)
 
 
 # Planted effects
@@ -234,13 +234,13 @@ def test_a_twin_that_collapses_rarely():
 @pytest.mark.parametrize("pairs", [4, 12])
 def test_intervals_hold_the_mean_as_often_as_they_say(pairs):
     samples = normal(0.3, 1.5, pairs)
-    held = np.mean([low <= 0.3 <= high for _, low, high in map(paired.interval, samples)])
+    held = np.mean([low <= 0.3 <= high for _, low, high in map(paired.student_interval, samples)])
     low, high = stats.binom.ppf([0.005, 0.995], RUNS, 0.95) / RUNS
     assert low <= held <= high
 
 
 def test_families_err_no_more_often(monkeypatch):
-    monkeypatch.setattr(paired, "_needed", lambda *_: None)
+    monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
     families, members, pairs = 400, 10, 10
     generator = np.random.default_rng(1)
     wrong = 0

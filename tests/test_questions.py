@@ -97,7 +97,7 @@ def test_without_an_accuracy_another_objective_counts():
     )
     found.attrs = {**FRONT.attrs, "objectives": {"ms": "min", "val_f1": "max"}}
     assert list(analysis.top(found, 1)["density"]) == [0.1]
-    assert analysis.quality(found) == ("val_f1", "max")
+    assert analysis.choose_quality(found) == ("val_f1", "max")
 
 
 def test_the_knee_is_where_the_trade_turns():
@@ -116,9 +116,9 @@ def test_two_points_have_no_knee():
 
 def test_the_front_of_each_method():
     both = table(("a", 0.5, 0.9), ("a", 0.1, 0.8), ("b", 0.5, 0.7), ("b", 0.6, 0.6), ("b", 0.1, 0.5))
-    found = analysis.each(both, "method")
+    found = analysis.ask_by_value(both, "method")
     assert list(zip(found["method"], found["density"], strict=True)) == [("a", 0.5), ("a", 0.1), ("b", 0.5), ("b", 0.1)]
-    assert list(analysis.each(both, "method", lambda rows: analysis.top(rows, 1))["val_accuracy"]) == [0.9, 0.7]
+    assert list(analysis.ask_by_value(both, "method", lambda rows: analysis.top(rows, 1))["val_accuracy"]) == [0.9, 0.7]
     assert found.attrs == both.attrs
 
 

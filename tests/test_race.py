@@ -128,7 +128,7 @@ def test_the_tables_name_what_ran(racing, standings):
 
 
 def test_the_picture_is_small(racing, standings, tmp_path):
-    racing["report"].picture(standings, tmp_path / "race.svg")
+    racing["report"].draw_picture(standings, tmp_path / "race.svg")
     assert 1000 < (tmp_path / "race.svg").stat().st_size < 200_000
 
 
@@ -137,8 +137,8 @@ def test_each_part_can_be_switched_off(racing, part):
     arm = racing["arms"].ARMS[f"without_{part}"]
     code = "import sys, sitecustomize; from importlib import import_module as load\n"
     code += f"name, _ = sitecustomize.SWITCHES[{part!r}]; module = load(name)\n"
-    code += "print([n for n, v in [*vars(module).items(), *vars(getattr(module, 'Sampled', object)).items()] if "
-    code += "getattr(v, '__module__', '') == 'sitecustomize'])"
+    code += "print([n for n, v in [*vars(module).items(), *vars(getattr(module, 'SampledProposals', object)).items()] "
+    code += "if getattr(v, '__module__', '') == 'sitecustomize'])"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **arm.environment}, capture_output=True, text=True, check=True
     )

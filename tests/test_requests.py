@@ -12,8 +12,8 @@ from forcetune.search import examine
 from forcetune.search.driver import open_driver
 from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri
-from forcetune.tracking import Epoch, Record, Tracker, requests, table
-from forcetune.tracking.client import client_of
+from forcetune.tracking import Epoch, Record, Tracker, load_table, requests
+from forcetune.tracking.client import make_client
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def lost():
 
 def test_a_request_that_changes_nothing_twice_is_repeated():
     client = Flaky(lost(), lost())
-    assert requests.patient(client).get_run("a") == "a"
+    assert requests.add_retries(client).get_run("a") == "a"
     assert client.calls == 3
 
 
@@ -51,14 +51,14 @@ def test_a_request_that_changes_nothing_twice_is_repeated():
 def test_a_request_that_makes_something_is_sent_once(name):
     client = Flaky(lost())
     with pytest.raises(MlflowException):
-        getattr(requests.patient(client), name)("a")
+        getattr(requests.add_retries(client), name)("a")
     assert client.calls == 1
 
 
 def test_what_mlflow_refuses_is_not_sent_again():
     client = Flaky(MlflowException("no", error_code=1000))  # BAD_REQUEST
     with pytest.raises(MlflowException):
-        requests.patient(client).get_run("a")
+        requests.add_retries(client).get_run("a")
     assert client.calls == 1
 
 
@@ -66,12 +66,12 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
     monkeypatch.setattr(requests, "REPEAT_WITHIN_S", 0.05)
     client = Flaky(*[lost() for _ in range(10**6)])
     with pytest.raises(MlflowException):
-        requests.patient(client).get_run("a")
+        requests.add_retries(client).get_run("a")
 
 
 def test_mlflows_own_client_repeats_nothing(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-    client_of("http://127.0.0.1:1")
+    make_client("http://127.0.0.1:1")
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
 
 
@@ -124,7 +124,7 @@ def end(driver, assignment):
 
 def everything(kind):
     """The ids of all runs of a kind that the experiment has, with their states."""
-    client = client_of(mlflow_uri())
+    client = make_client(mlflow_uri())
     experiment = client.get_experiment_by_name("s")
     runs = client.search_runs([experiment.experiment_id], f"tags.`forcetune.kind` = '{kind}'")
     return {run.info.run_id: run.info.status for run in runs}
@@ -133,7 +133,7 @@ def everything(kind):
 def check_once():
     assert list(everything("search").values()) == ["FINISHED"]
     assert list(everything("trial").values()) == ["FINISHED", "FINISHED"]
-    assert list(table("s")["outcome"]) == ["trained", "trained"]
+    assert list(load_table("s")["outcome"]) == ["trained", "trained"]
     assert examine("s")[1] == []
 
 
@@ -204,13 +204,13 @@ def test_doctor_deletes_what_came_late(over, network):
 
 def test_what_a_late_request_puts_back_to_running_is_closed_again(over):
     run = next(iter(everything("trial")))
-    client_of(mlflow_uri()).update_run(run, status="RUNNING")
+    make_client(mlflow_uri()).update_run(run, status="RUNNING")
     driver_of(over).close()
     check_once()
 
 
 def test_runs_of_another_ledger_are_left_alone(over):
-    client = client_of(mlflow_uri())
+    client = make_client(mlflow_uri())
     experiment = client.get_experiment_by_name("s").experiment_id
     tags = {"forcetune.kind": "trial", "forcetune.trial": "a key of another ledger"}
     theirs = client.create_run(experiment, tags=tags).info.run_id

@@ -20,15 +20,15 @@ def table(*outcomes):
 )
 def test_why_there_are_fewer_trials_than_were_asked_for(make_study, monkeypatch, capsys, complete, said):
     monkeypatch.setattr(search, "is_complete", lambda study: complete)
-    running.end(make_study(search={"trials": 4}), table("trained", "trained"), None)
+    running.report_end(make_study(search={"trials": 4}), table("trained", "trained"), None)
     assert capsys.readouterr().out.startswith(said)
 
 
 def test_failed_trials_are_counted_and_how_to_run_them_again(make_study, capsys):
-    running.end(make_study(search={"trials": 2}), table("trained", "failed"), None)
+    running.report_end(make_study(search={"trials": 2}), table("trained", "failed"), None)
     said = capsys.readouterr().out
     assert said.startswith("1 failed: the reason is in their runs")
     assert "`forcetune search FILE --retry-failed` runs them again" in said
     with pytest.raises(SystemExit) as ended:
-        running.end(make_study(search={"trials": 1}), table("failed"), None)
+        running.report_end(make_study(search={"trials": 1}), table("failed"), None)
     assert ended.value.code == 1

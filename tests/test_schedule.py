@@ -15,8 +15,8 @@ import yaml
 
 from forcetune import schedule
 from forcetune.errors import InputError
-from forcetune.schedule.crontab import LONGEST, MARK
-from forcetune.schedule.night import CARRIED, SECRETS
+from forcetune.schedule.crontab import COMMAND_LIMIT_BYTES, LINE_MARK
+from forcetune.schedule.night import NIGHT_VARIABLES, SECRET_VARIABLES
 
 TRICKY = [
     "plain",
@@ -44,7 +44,7 @@ esac
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in (*CARRIED, *SECRETS):
+    for name in (*NIGHT_VARIABLES, *SECRET_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -130,7 +130,7 @@ def test_a_line_reads_so(tmp_path, monkeypatch):
 
 def test_a_line_that_cron_would_not_take_is_refused(tmp_path, monkeypatch):
     for name in ("NO_PROXY", "PYTHONPATH"):
-        monkeypatch.setenv(name, "/" + "x" * (LONGEST // 2))
+        monkeypatch.setenv(name, "/" + "x" * (COMMAND_LIMIT_BYTES // 2))
     with pytest.raises(InputError, match=r"bytes, and cron takes 998: .*PYTHONPATH, NO_PROXY, or use"):
         schedule.cron(planned(tmp_path))
 
@@ -247,8 +247,8 @@ def test_lines_that_stand_there_twice_become_one(tmp_path, crontab):
 def test_what_somebody_edited_is_still_found(tmp_path, crontab):
     line = schedule.cron(planned(tmp_path))
     workdays = line.replace("0 2 * * *", "0\t2 * * 1-5").replace("cd ", "renice 19 $$; cd ")
-    broken = f"0 2 * * * echo 'nightly{MARK}"
-    crontab.write_text(f"{workdays}\n{broken}\n1 2 * * * forcetune nightly{MARK}\n")
+    broken = f"0 2 * * * echo 'nightly{LINE_MARK}"
+    crontab.write_text(f"{workdays}\n{broken}\n1 2 * * * forcetune nightly{LINE_MARK}\n")
     assert schedule.installed() == [(tmp_path / "nightly.yaml", "0 2 * * 1-5")]
     assert schedule.install(planned(tmp_path)) == workdays
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forcetune.analysis import drift, follow, judge, look_cost, paired
+from forcetune.analysis import detect_drift, follow, judge, look_cost, paired
 
 MARGIN = 0.5
 NIGHTS = [f"2026-01-{day:02d}" for day in range(1, 31)]
@@ -20,7 +20,7 @@ def limit(share, runs):
 @pytest.fixture
 def quick(monkeypatch):
     """Nothing of what is needed: the same rules, for hundreds of runs."""
-    monkeypatch.setattr(paired, "_needed", lambda *_: None)
+    monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
 
 
 def evidence(*nights):
@@ -150,12 +150,12 @@ def noise(generator, nights, runs=4, deviation=1.0):
 
 
 def alarmed(values, first=2):
-    return any(drift(values[:night], values[night], night - 1).alarm for night in range(first, len(values)))
+    return any(detect_drift(values[:night], values[night], night - 1).alarm for night in range(first, len(values)))
 
 
 def test_drift_by_hand():
     """One run: 1, 3, 5, and tonight 3 + x; its noise is 2, the shift's standard error 2 * sqrt(4 / 3)."""
-    found = drift(np.array([[1.0], [3.0], [5.0]]), np.array([9.0]), 2)
+    found = detect_drift(np.array([[1.0], [3.0], [5.0]]), np.array([9.0]), 2)
     assert (found.nights, found.runs, found.changed, found.shift) == (3, 1, 1, 6)
     assert found.p == pytest.approx(2 * stats.t.sf(6 / (2 * np.sqrt(4 / 3)), 2) * look_cost(2))
     assert not found.alarm
@@ -163,29 +163,29 @@ def test_drift_by_hand():
 
 def test_any_change_of_what_never_varied_is_drift():
     history = np.tile([0.9, 0.3 - 0.1], (2, 1))
-    same = drift(history, np.array([0.9, 0.2]), 1)  # but for the last bit
+    same = detect_drift(history, np.array([0.9, 0.2]), 1)  # but for the last bit
     assert (same.changed, same.p, same.alarm) == (0, 1, False)
-    other = drift(history, np.array([0.9, 0.2001]), 50)
+    other = detect_drift(history, np.array([0.9, 0.2001]), 50)
     assert (other.changed, other.p, other.alarm) == (1, 0, True)
     assert other.shift == pytest.approx(0.00005)
 
 
 def test_nothing_is_told_of_a_single_night():
     for history in (np.empty((0, 2)), np.ones((1, 2)), np.array([[1.0, np.nan], [np.nan, 1.0]])):
-        found = drift(history, np.array([5.0, 5.0]), 1)
+        found = detect_drift(history, np.array([5.0, 5.0]), 1)
         assert np.isnan(found.p)
         assert not found.alarm
         assert found.nights == len(history)
-    assert drift(np.ones((1, 2)), np.array([5.0, 5.0]), 1).changed == 2
-    assert drift(np.empty((0, 2)), np.array([5.0, 5.0]), 1).runs == 0
+    assert detect_drift(np.ones((1, 2)), np.array([5.0, 5.0]), 1).changed == 2
+    assert detect_drift(np.empty((0, 2)), np.array([5.0, 5.0]), 1).runs == 0
 
 
 def test_runs_that_are_missing():
     history = np.array([[1.0, 5.0, np.nan, 7.0], [1.0, np.nan, np.nan, 7.0], [np.nan, 5.0, np.nan, 7.0]])
-    found = drift(history, np.array([1.0, 5.5, 3.0, np.nan]), 1)
+    found = detect_drift(history, np.array([1.0, 5.5, 3.0, np.nan]), 1)
     assert (found.nights, found.runs, found.changed, found.alarm) == (3, 2, 1, True)
     assert found.shift == pytest.approx(0.25)
-    none = drift(history, np.full(4, np.nan), 1)
+    none = detect_drift(history, np.full(4, np.nan), 1)
     assert (none.runs, none.changed, none.alarm) == (0, 0, False)
     assert np.isnan([none.shift, none.p]).all()
 
@@ -200,7 +200,7 @@ def test_noise_is_no_drift(deviations):
 
 def test_a_shift_of_all_runs_is_seen():
     generator = np.random.default_rng(1)
-    found = [drift(noise(generator, 10, 8), noise(generator, 1, 8)[0] - 3, 9) for _ in range(100)]
+    found = [detect_drift(noise(generator, 10, 8), noise(generator, 1, 8)[0] - 3, 9) for _ in range(100)]
     assert np.mean([one.alarm for one in found]) >= 0.95
     assert np.mean([one.shift for one in found]) == pytest.approx(-3, abs=0.2)
 
@@ -210,19 +210,19 @@ def test_one_broken_run_among_many_is_seen():
     for broken in (-25, 25):
         tonight = noise(generator, 1, 8)[0]
         tonight[3] += broken
-        assert drift(noise(generator, 10, 8), tonight, 9).alarm
+        assert detect_drift(noise(generator, 10, 8), tonight, 9).alarm
 
 
 def test_runs_that_break_in_opposite_ways_are_seen():
     generator = np.random.default_rng(3)
     tonight = noise(generator, 1)[0] + np.array([25, -25, 0, 0])
-    assert drift(noise(generator, 10), tonight, 9).alarm
+    assert detect_drift(noise(generator, 10), tonight, 9).alarm
 
 
 def test_later_looks_need_more():
     generator = np.random.default_rng(4)
     history, tonight = noise(generator, 10), noise(generator, 1)[0] - 3
-    costs = [drift(history, tonight, look).p for look in (1, 2, 9)]
+    costs = [detect_drift(history, tonight, look).p for look in (1, 2, 9)]
     assert costs == sorted(costs)
     assert costs[1] == pytest.approx(4 * costs[0])
-    assert drift(history, tonight, 1, alpha=costs[0] / 2).alarm is False
+    assert detect_drift(history, tonight, 1, alpha=costs[0] / 2).alarm is False

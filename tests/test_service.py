@@ -26,7 +26,7 @@ def sleeper():
 
 
 def record(folder, processes):
-    place = folder / service.FOLDER
+    place = folder / service.SERVICE_FOLDER
     place.mkdir(parents=True)
     fields = dict.fromkeys(("ray", "mlflow", "metrics", "storage", "backend"), "http://127.0.0.1:1")
     temporary = folder / "temporary"
@@ -68,7 +68,7 @@ def test_a_lock_that_down_has_removed_keeps_nobody_out(tmp_path, monkeypatch):
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", lock_late)
-    with service._alone(place):
+    with service._service_lock(place):
         assert (place / "lock").exists()
     assert len(calls) == 2
 
@@ -113,7 +113,7 @@ def test_a_database_that_cannot_be_used_is_refused_and_nothing_is_left(tmp_path,
         service.up(database, folder=tmp_path)
     assert "secret" not in str(refused.value)
     assert service.find(tmp_path) is None
-    assert not (tmp_path / service.FOLDER / "token").exists()
+    assert not (tmp_path / service.SERVICE_FOLDER / "token").exists()
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_what_listens_beyond_loopback_is_noticed(tmp_path, sleeper, monkeypatch,
     connected = SimpleNamespace(status=psutil.CONN_ESTABLISHED, laddr=SimpleNamespace(ip="192.0.2.1", port=40000))
     monkeypatch.setattr(service, "_connections", lambda process: [listening, connected])
     record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time()]})
-    found = service.find(tmp_path).exposed()
+    found = service.find(tmp_path).exposed_ports()
     assert [(ip, port) for _, ip, port in found] == ([(address, 8265)] if exposed else [])

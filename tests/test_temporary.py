@@ -97,7 +97,7 @@ def test_a_long_temporary_folder_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     folder, ray = make_ray_folder()
     with folder:
-        assert len(str(ray)) <= temporary.RAY_FOLDER_BYTES
+        assert len(str(ray)) <= temporary.RAY_FOLDER_LIMIT_BYTES
         assert folder.path.stat().st_mode & 0o777 == 0o700
 
 

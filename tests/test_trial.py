@@ -11,16 +11,16 @@ from forcetune.data import Dataset
 from forcetune.errors import InputError
 from forcetune.pruning import METHODS, layer_table, prunable, save_masks
 from forcetune.spec import METRICS, Task, Trial, method_label
-from forcetune.spec.trial import OPTIONS
+from forcetune.spec.trial import METHOD_OPTIONS
 from forcetune.trial import reuse
-from forcetune.trial.reuse import WITHOUT_PART
+from forcetune.trial.reuse import SCORE_NEUTRAL_FIELDS
 
 HISTORY = {"prune_seconds", "train_seconds", "steps_reused"}  # hang on what else ran, and how fast
 
 
 @pytest.fixture(autouse=True)
 def _anew():
-    trial.forget()
+    trial.clear_pruning_caches()
 
 
 def make(**fields):
@@ -56,7 +56,7 @@ def test_one_dict_an_epoch_with_all_metrics():
 @pytest.mark.parametrize("method", ["random", "force", "synflow"])
 def test_equal_trials_have_equal_metrics(method):
     one, same, other = (timeless(run(method=method, seed=seed)) for seed in (1, 1, 2))
-    trial.forget()
+    trial.clear_pruning_caches()
     again = timeless(run(method=method, seed=1))
     assert one == same == again
     assert one != other
@@ -86,9 +86,9 @@ def test_equal_trials_have_equal_metrics_with_dropout(method, tmp_path, monkeypa
 
 def test_each_thing_that_is_drawn_has_a_stream_of_its_own():
     purposes = ["split", "weights", "saliency", "mask", "order"]
-    streams = [trial.stream(make(seed=seed), purpose) for seed in range(5) for purpose in purposes]
+    streams = [trial.derive_seed(make(seed=seed), purpose) for seed in range(5) for purpose in purposes]
     assert len(set(streams)) == 25
-    assert trial.stream(make(seed=3, density=0.1), "split") == trial.stream(make(seed=3, lr=0.5), "split")
+    assert trial.derive_seed(make(seed=3, density=0.1), "split") == trial.derive_seed(make(seed=3, lr=0.5), "split")
 
 
 def test_other_fields_move_neither_the_split_nor_the_weights():
@@ -117,7 +117,7 @@ def test_validation_images_are_in_no_batch_of_training_or_saliency(monkeypatch):
     batches = Dataset.batches
     monkeypatch.setattr(Dataset, "batches", spy)
     run(saliency_batch_size=50, batch_size=40)
-    assert used == [(288, 50, 0), (32, trial.EVALUATION_BATCH, 0), (288, 40, 0)]
+    assert used == [(288, 50, 0), (32, trial.EVALUATION_BATCH_SIZE, 0), (288, 40, 0)]
     assert seeds[1] is None, "in order"
     assert len({*seeds}) == 3
 
@@ -425,8 +425,8 @@ def test_options_reach_the_method():
 
 
 def test_every_option_of_a_method_is_a_field():
-    assert {name for row in METHODS.values() for name in row.options} == {*OPTIONS}
-    assert {*OPTIONS} <= {*Trial.model_fields}
+    assert {name for row in METHODS.values() for name in row.options} == {*METHOD_OPTIONS}
+    assert {*METHOD_OPTIONS} <= {*Trial.model_fields}
 
 
 @pytest.mark.parametrize(
@@ -560,14 +560,14 @@ def test_a_measured_constraint_keeps_a_network_from_training(own_task):
     assert found["epoch"] == 0
     assert found["val_accuracy"] == 0.25, "chance, of four classes"
     prepared = trial.prepare(make(), task)
-    outcome, reason = prepared.untrained
+    outcome, reason = prepared.untrained_outcome
     assert outcome == "infeasible"
     assert "is above the constraint's max 10" in reason
 
 
 def test_a_collapsed_network_is_collapsed_first():
     prepared = trial.prepare(make(density=0.002), Task(constraints={"density": (0.5, None)}))
-    assert prepared.untrained[0] == "collapsed"
+    assert prepared.untrained_outcome[0] == "collapsed"
 
 
 def test_a_metric_of_forcetunes_own_is_not_taken(own_task):
@@ -586,16 +586,16 @@ def test_a_training_loop_of_ones_own(own_task):
     found = list(trial.run(make(epochs=3), Task(train="my_wanted:train")))
     assert [metrics["epochs_so_far"] for metrics in found] == [1, 2, 3]
     assert all({"val_accuracy", "train_seconds", "density"} <= metrics.keys() for metrics in found)
-    assert not trial.TrialRun(trial.prepare(make(), Task(train="my_wanted:train"))).resumable
+    assert not trial.TrialRun(trial.prepare(make(), Task(train="my_wanted:train"))).is_resumable
 
 
 def test_what_a_trial_would_report(own_task):
-    before, every = trial.reported(make(), Task(measure="my_wanted:latency", metrics=("my_wanted:f1",)))
+    before, every = trial.find_reported_metrics(make(), Task(measure="my_wanted:latency", metrics=("my_wanted:f1",)))
     assert {"density", "macs", "latency_ms"} <= {*before}
     assert {*before, "val_accuracy", "val_f1"} <= {*every}
     assert "val_f1" not in before
     with pytest.raises(InputError, match="measure: my_wanted:broken raised RuntimeError: no device"):
-        trial.reported(make(), Task(measure="my_wanted:broken"))
+        trial.find_reported_metrics(make(), Task(measure="my_wanted:broken"))
 
 
 def test_seconds_of_an_epoch_are_reckoned_from_a_few_steps(monkeypatch):
@@ -609,7 +609,7 @@ def test_seconds_of_an_epoch_are_reckoned_from_a_few_steps(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     hook = register_optimizer_step_post_hook(stepped)
     try:
-        assert trial.seconds_an_epoch(prepared, 2) == 72 * 3.0, "288 images in batches of 4, at 3 s a step"
+        assert trial.measure_epoch_seconds(prepared, 2) == 72 * 3.0, "288 images in batches of 4, at 3 s a step"
     finally:
         hook.remove()
     assert len(steps) == 2 * 2, "two epochs of two steps, the first for what is set up only once"
@@ -618,7 +618,7 @@ def test_seconds_of_an_epoch_are_reckoned_from_a_few_steps(monkeypatch):
 def test_trials_of_a_grid_share_pruning_steps():
     fields = {"method": "force", "iterations": 2}
     alone = timeless(run(**fields, density=0.04))
-    trial.forget()
+    trial.clear_pruning_caches()
     first = run(**fields, density=0.2)
     second = run(**fields, density=0.04)
     assert timeless(second) == alone
@@ -634,12 +634,12 @@ def test_trials_that_score_otherwise_share_nothing(other):
 
 
 def test_what_plays_no_part_in_a_score_is_a_field():
-    assert set(Trial.model_fields) > WITHOUT_PART
+    assert set(Trial.model_fields) > SCORE_NEUTRAL_FIELDS
 
 
 def test_few_bytes_are_kept(monkeypatch):
-    monkeypatch.setattr(reuse, "BYTES", 2 * 832 * 4)  # the scores of two networks, and a little state
+    monkeypatch.setattr(reuse, "PRUNING_CACHE_BYTES", 2 * 832 * 4)  # the scores of two networks, and a little state
     for seed in range(4):
         run(seed=seed)
-    assert len(reuse._trails) < 4
+    assert len(reuse._pruning_caches) < 4
     assert run(seed=0)[-1]["steps_reused"] == 0

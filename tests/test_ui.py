@@ -135,7 +135,7 @@ def test_the_stores_of_this_folder(empty):
     mlflow, optuna, ray = dashboards.find()
     assert (mlflow.name, mlflow.address, mlflow.store) == (MLFLOW, "", f"sqlite:///{empty}/mlflow.db")
     assert (optuna.name, optuna.address, optuna.store) == (OPTUNA, "", f"sqlite:///{empty}/optuna.db")
-    assert (ray.exists, ray.told) == (
+    assert (ray.is_available, ray.note) == (
         False,
         "none: `forcetune up` starts one, `RAY_ADDRESS=http://HOST:8265` names a cluster's",
     )
@@ -157,7 +157,7 @@ def test_what_up_started_is_linked_to_and_its_ledger_shown(empty, monkeypatch):
     mlflow, optuna, ray = dashboards.find()
     assert (mlflow.address, ray.address) == (SERVICE.mlflow, SERVICE.ray)
     assert optuna.store == SERVICE.storage
-    assert "/of/the/token" in ray.told
+    assert "/of/the/token" in ray.note
 
 
 def test_a_store_that_the_environment_names_is_shown_instead_of_the_service_s(empty, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_store_that_the_environment_names_is_shown_instead_of_the_service_s(em
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     mlflow, optuna, _ = dashboards.find()
     assert (mlflow.address, mlflow.store) == ("", f"sqlite:///{empty}/other.db")
-    assert "there is no `/of/the/service.db`" in optuna.told
+    assert "there is no `/of/the/service.db`" in optuna.note
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_ray_s_dashboard(empty, monkeypatch, address, token, linked, told):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", token)
     _, _, ray = dashboards.find()
     assert ray.address == linked
-    assert told in ray.told
+    assert told in ray.note
 
 
 def test_without_optuna_dashboard_the_others_are_shown(empty, monkeypatch):
@@ -195,7 +195,7 @@ def test_without_optuna_dashboard_the_others_are_shown(empty, monkeypatch):
     store(empty)
     mlflow, optuna, _ = dashboards.find()
     assert (mlflow.exists, optuna.exists) == (True, False)
-    assert "pip install 'forcetune[ui]'" in optuna.told
+    assert "pip install 'forcetune[ui]'" in optuna.note
 
 
 @pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE"])
@@ -208,7 +208,7 @@ def test_a_database_that_does_not_answer_is_refused(empty, monkeypatch, variable
 
 def test_each_experiment_has_a_page_of_its_trials(empty):
     store(empty, "digits", "deleted", "fashion", viewed=["fashion"])
-    found = studies.experiments(f"sqlite:///{empty}/mlflow.db")
+    found = studies.experiment_pages(f"sqlite:///{empty}/mlflow.db")
     assert list(found) == ["digits", "fashion"]
     assert found["digits"].startswith("/#/experiments/1/runs?workflowType=machine_learning&searchFilter=tags.")
     assert found["fashion"] == "/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=forcetune"
@@ -217,9 +217,9 @@ def test_each_experiment_has_a_page_of_its_trials(empty):
 def test_each_ledger_has_a_page():
     listed = {"study_summaries": [{"study_id": 7, "study_name": "digits", "user_attrs": []}]}
     with server({"/api/studies": (200, listed)}) as address:
-        assert studies.ledgers(address) == {"digits": "/dashboard/studies/7"}
+        assert studies.ledger_pages(address) == {"digits": "/dashboard/studies/7"}
     with pytest.raises(InputError, match="Optuna Dashboard does not answer"):
-        studies.ledgers(address)
+        studies.ledger_pages(address)
 
 
 def test_an_unknown_study_is_refused_before_anything_is_started(empty, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_browser_opens_where_there_is_a_screen(monkeypatch, screen, options, o
     monkeypatch.setenv(screen, ":0")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    made = SimpleNamespace(address="http://127.0.0.1:8000/", told=lambda: {MLFLOW: "http://127.0.0.1:5000"})
+    made = SimpleNamespace(address="http://127.0.0.1:8000/", link_texts=lambda: {MLFLOW: "http://127.0.0.1:5000"})
     monkeypatch.setattr(ui, "run", lambda study, stop, show, start_limit: show(made))
     urls = []
     monkeypatch.setattr(webbrowser, "open", urls.append)
@@ -268,7 +268,7 @@ def page(empty):
         shown = [
             Dashboard(MLFLOW, address, f"sqlite:///{empty}/mlflow.db"),
             Dashboard(OPTUNA, f"http://127.0.0.1:{free_port()}", "postgresql://me:secret@host/db?password=secret"),
-            Dashboard(RAY, told="none: `forcetune up` starts one"),
+            Dashboard(RAY, note="none: `forcetune up` starts one"),
         ]
         with closing(Page(shown, "digits", ended.__contains__, 0)) as made:
             yield SimpleNamespace(page=made, mlflow=address, ended=ended, shown=shown)
@@ -280,7 +280,7 @@ def test_the_page_says_what_there_is(page):
     assert "Optuna Dashboard does not answer at" in html
     assert "<code>forcetune up</code>" in html
     assert "postgresql://me:***@host/db" in html
-    assert "secret" not in html + repr(page.shown) + str(page.page.told())
+    assert "secret" not in html + repr(page.shown) + str(page.page.link_texts())
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "<b>" not in html
     assert set(re.findall(r"https?://([\w.:]+\w)", html)) <= {each.address[7:] for each in page.shown} | {"HOST:8265"}

@@ -1,1 +1,1 @@
-"""The race's own parts: the arms, their processes, the score, the kill test and the report."""
+"""The modules of the race: the arms, their processes, the score, the kill test and the report."""

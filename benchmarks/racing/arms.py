@@ -1,4 +1,4 @@
-"""The arms of the race: the command of each, and how its trials are read afterwards."""
+"""The arms of the race: the command of each arm, and the reading of its trials afterwards."""
 
 import importlib.util
 import json
@@ -15,13 +15,13 @@ import yaml
 
 BENCHMARKS = Path(__file__).parents[1]
 RIVALS = BENCHMARKS / "rivals"
-STUDY = "race"
-FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()", "search", f"{STUDY}.yaml"]
+RACE_STUDY = "race"
+SEARCH_COMMAND = [sys.executable, "-c", "from forcetune.cli import main; main()", "search", f"{RACE_STUDY}.yaml"]
 
 
 @dataclass(frozen=True)
 class RaceTrial:
-    """A trial that has ended: seconds since its command was started, its configuration and what it reached."""
+    """A trial that has ended: its end in seconds since the start of the command, its configuration and its results."""
 
     ended_s: float
     config: dict[str, Any]
@@ -31,10 +31,11 @@ class RaceTrial:
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that race.
+    """A competitor in the race: forcetune, forcetune without one of its features, or a rival.
 
-    title: as the tables have it; script: of a rival, with its options; without: of forcetune, the part that is
-    switched off; requires: the package that it needs beside forcetune's own.
+    title: the name in the tables. script, options: the script of a rival, and its options. without: the feature of
+    forcetune that is switched off. requires: the package that the arm needs besides those of forcetune. stores: the
+    stores that the kill test reads.
     """
 
     title: str
@@ -45,13 +46,13 @@ class Arm:
     stores: tuple[str, ...] = ("mlflow",)
 
     @property
-    def missing(self) -> bool:
-        """Whether the package that it needs is not installed."""
+    def is_missing(self) -> bool:
+        """Whether the required package is not installed."""
         return self.requires is not None and importlib.util.find_spec(self.requires) is None
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of the command besides those of this process."""
+        """The environment variables of the command, besides those of this process."""
         folders = [BENCHMARKS.parent, BENCHMARKS, RIVALS]
         if self.without and self.without != "stopping":
             folders.insert(0, RIVALS / "switches")
@@ -59,21 +60,21 @@ class Arm:
         return path | ({"RACE_WITHOUT": self.without} if len(folders) == 4 and self.without else {})
 
     def count_ended(self, folder: Path) -> int:
-        """Return how many trials have ended so far, without a word to its stores."""
-        return sum(1 for _ in _records(folder)) if self.script else _count_complete(folder / "optuna.db")
+        """Return the number of trials that have ended so far; the stores of the arm are only read."""
+        return sum(1 for _ in _read_records(folder)) if self.script else _count_complete(folder / "optuna.db")
 
     def prepare(self, folder: Path, task: str, seed: int, trials: int) -> list[str]:
-        """Write what the arm reads into its empty folder; return its command, which is also that after a crash."""
+        """Write the files that the arm reads into its empty folder; return its command, the same as after a crash."""
         if self.script:
-            of_race = ["--task", task, "--seed", str(seed), "--trials", str(trials)]
-            return [sys.executable, str(RIVALS / self.script), *of_race, *self.options]
-        (folder / f"{STUDY}.yaml").write_text(yaml.safe_dump(self._study(task, seed, trials), sort_keys=False))
-        return FORCETUNE
+            race_options = ["--task", task, "--seed", str(seed), "--trials", str(trials)]
+            return [sys.executable, str(RIVALS / self.script), *race_options, *self.options]
+        (folder / f"{RACE_STUDY}.yaml").write_text(yaml.safe_dump(self._study(task, seed, trials), sort_keys=False))
+        return SEARCH_COMMAND
 
     def read(self, folder: Path, started: float) -> list[RaceTrial]:
-        """Return the trials that have ended, in the order of their ends; of forcetune those trained to the end."""
-        trials = _records(folder) if self.script else _of_forcetune(folder)
-        return sorted((RaceTrial(ended - started, *told) for ended, *told in trials), key=lambda trial: trial.ended_s)
+        """Return the ended trials in the order of their ends; of forcetune, only the trials trained to the end."""
+        rows = _read_records(folder) if self.script else _read_forcetune_trials(folder)
+        return sorted((RaceTrial(ended - started, *fields) for ended, *fields in rows), key=lambda trial: trial.ended_s)
 
     def _study(self, task: str, seed: int, trials: int) -> dict[str, Any]:
         from recipe import SLOTS, TASKS, forcetune_space
@@ -82,14 +83,14 @@ class Arm:
         if self.without == "stopping":
             search["stopping"] = "none"
         return {
-            "study": STUDY,
+            "study": RACE_STUDY,
             "trial": {**TASKS[task], "seed": seed, **forcetune_space()},
             "search": search,
             "resources": {"cpus": 1, "concurrent": SLOTS},
         }
 
 
-def _records(folder: Path) -> Iterable[tuple[Any, ...]]:
+def _read_records(folder: Path) -> Iterable[tuple[Any, ...]]:
     path = folder / "records.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     for line in map(json.loads, lines):
@@ -97,7 +98,10 @@ def _records(folder: Path) -> Iterable[tuple[Any, ...]]:
 
 
 def _count_complete(storage: Path) -> int:
-    """Count in Optuna's tables, read only: a store that is just being made must not be opened by Optuna."""
+    """Return the number of complete trials in Optuna's tables.
+
+    The file is opened read-only, because Optuna must not open a store that is just being created.
+    """
     try:
         with closing(sqlite3.connect(f"file:{storage}?mode=ro", uri=True)) as connection:
             return int(connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0])
@@ -105,17 +109,17 @@ def _count_complete(storage: Path) -> int:
         return 0
 
 
-def _of_forcetune(folder: Path) -> Iterable[tuple[Any, ...]]:
+def _read_forcetune_trials(folder: Path) -> Iterable[tuple[Any, ...]]:
     from recipe import forcetune_space
 
     from forcetune.errors import InputError
-    from forcetune.tracking import table
+    from forcetune.tracking import load_table
 
     if not (folder / "mlflow.db").exists():
         return
     try:
-        trials = table(STUDY, f"sqlite:///{folder}/mlflow.db")
-    except InputError:  # ended before it had made its study
+        trials = load_table(RACE_STUDY, f"sqlite:///{folder}/mlflow.db")
+    except InputError:  # the command was ended before it created its study
         return
     for row in trials[trials["outcome"] == "trained"].to_dict("records") if "outcome" in trials else []:
         config = {name: row[name] for name in forcetune_space() if pandas.notna(row.get(name))}
@@ -123,20 +127,20 @@ def _of_forcetune(folder: Path) -> Iterable[tuple[Any, ...]]:
         yield row["ended"] / 1000, config, row["val_accuracy"], row["density"]
 
 
-def _tune(parts: str, stopping: str, title: str) -> Arm:
-    return Arm(title, "tune_script.py", ("--parts", parts, "--stopping", stopping))
+def _tune_arm(implementation: str, stopping: str, title: str) -> Arm:
+    return Arm(title, "tune_script.py", ("--parts", implementation, "--stopping", stopping))
 
 
-def _without(part: str) -> Arm:
-    return Arm(f"forcetune without {part.replace('_', ' ')}", without=part)
+def _ablation_arm(feature: str) -> Arm:
+    return Arm(f"forcetune without {feature.replace('_', ' ')}", without=feature)
 
 
 ARMS: dict[str, Arm] = {
     "forcetune": Arm("forcetune", stores=("mlflow", "optuna")),
-    "tune": _tune("published", "none", "Ray Tune script"),
-    "tune_asha": _tune("published", "asha", "Ray Tune script, ASHA"),
-    "parts": _tune("forcetune", "none", "the same on forcetune's data path and step"),
-    "parts_asha": _tune("forcetune", "asha", "the same on forcetune's data path and step, ASHA"),
+    "tune": _tune_arm("published", "none", "Ray Tune script"),
+    "tune_asha": _tune_arm("published", "asha", "Ray Tune script, ASHA"),
+    "parts": _tune_arm("forcetune", "none", "the same on forcetune's data path and step"),
+    "parts_asha": _tune_arm("forcetune", "asha", "the same on forcetune's data path and step, ASHA"),
     "optuna_tpe": Arm("Optuna workers, TPE", "optuna_workers.py", ("--sampler", "tpe"), stores=("mlflow", "optuna")),
     "optuna_gp": Arm(
         "Optuna workers, GPSampler", "optuna_workers.py", ("--sampler", "gp"), stores=("mlflow", "optuna")
@@ -144,9 +148,9 @@ ARMS: dict[str, Arm] = {
     "syne_tune": Arm("Syne Tune, MO-ASHA", "syne_tune_script.py", requires="syne_tune", stores=("records",)),
     "naive": Arm("baseline loop, random search", "naive_loop.py", stores=("records",)),
     **{
-        f"without_{part}": _without(part)
-        for part in ("stopping", "compaction", "shared_steps", "start", "long_lived_workers")
+        f"without_{feature}": _ablation_arm(feature)
+        for feature in ("stopping", "compaction", "shared_steps", "start", "long_lived_workers")
     },
 }
-SCRIPT_ARMS = "tune", "tune_asha"  # the better of which is the reference of the ratio "total"
+SCRIPT_ARMS = "tune", "tune_asha"  # the better of them is the reference of the ratio "total"
 PARTS_ARMS = "parts", "parts_asha"

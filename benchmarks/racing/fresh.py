@@ -1,4 +1,4 @@
-"""Configurations measured again with fresh seeds, by one program for all arms; kept in a file by configuration."""
+"""Accuracies of configurations with fresh seeds, measured by one program for all arms and kept in a file."""
 
 import json
 import multiprocessing
@@ -13,18 +13,18 @@ from forcetune import trial
 from forcetune.spec import Task, Trial
 from racing.score import config_key
 
-FIRST_FRESH_SEED = 1000  # no arm searches with it
-PROCESSES = 2
+FIRST_FRESH_SEED = 1000  # no arm searches with this seed or a higher one
+FRESH_PROCESSES = 2
 
 
 def measure_fresh(configs: Iterable[tuple[str, dict[str, Any]]], path: Path, seeds: int) -> None:
-    """Train each configuration, beside its task's name, with fresh seeds; append to the file what it lacks.
+    """Train configurations with fresh seeds, and append the rows that the file lacks.
 
-    A seed draws the split, the initial weights, the order and the saliency data; the accuracy is that on the test
-    images, which no arm has seen.
+    configs: pairs of a task's name and a configuration. A seed draws the split, the initial weights, the order and the
+    saliency data. The accuracy is measured on the test images, which no arm has seen.
     """
     rows = read_rows(path)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # without a line that a crash has cut off
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # a crash may have cut off the last line
     measured = {(row["key"], row["seed"]) for row in rows}
     missing: dict[tuple[str, int], tuple[str, dict[str, Any], int]] = {}
     for task, config in configs:
@@ -36,25 +36,25 @@ def measure_fresh(configs: Iterable[tuple[str, dict[str, Any]]], path: Path, see
         return
     print(f"{len(missing)} trainings with fresh seeds", flush=True)
     with (
-        multiprocessing.get_context("spawn").Pool(PROCESSES, torch.set_num_threads, (1,)) as pool,
+        multiprocessing.get_context("spawn").Pool(FRESH_PROCESSES, torch.set_num_threads, (1,)) as pool,
         path.open("a") as file,
     ):
-        for number, row in enumerate(pool.imap_unordered(measure_one, missing.values()), 1):
+        for number, row in enumerate(pool.imap_unordered(measure_configuration, missing.values()), 1):
             file.write(json.dumps(row) + "\n")
             file.flush()
             if number % 50 == 0:
                 print(f"  {number} of {len(missing)}", flush=True)
 
 
-def measure_one(wanted: tuple[str, dict[str, Any], int]) -> dict[str, Any]:
-    """Train one configuration with one seed; return its key, its seed and its accuracy."""
-    task, config, seed = wanted
+def measure_configuration(training: tuple[str, dict[str, Any], int]) -> dict[str, Any]:
+    """Train a configuration with a seed; return its key, its seed and its accuracy."""
+    task, config, seed = training
     *_, metrics = trial.run(Trial(**TASKS[task], **config, seed=seed), Task(tested=True))
     return {"key": config_key(TASKS[task], config), "seed": seed, "accuracy": metrics["test_accuracy"]}
 
 
 def fresh_accuracies(path: Path) -> Mapping[str, float]:
-    """Return the mean accuracy of the fresh seeds by configuration key."""
+    """Return the mean accuracy over the fresh seeds, by configuration key."""
     accuracies: dict[str, list[float]] = {}
     for row in read_rows(path):
         accuracies.setdefault(row["key"], []).append(row["accuracy"])
@@ -62,7 +62,7 @@ def fresh_accuracies(path: Path) -> Mapping[str, float]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the file's rows; a last line that was cut off by a crash is left out."""
+    """Return the rows of the file, without a last line that a crash has cut off."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""The kill test: an arm is killed as the end of its machine would kill it, run again, and its stores are counted."""
+"""The kill test: an arm is killed as by the loss of its machine and run again; the faults of its stores are counted."""
 
 import json
 import tempfile
@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from racing.arms import STUDY, Arm
+from racing.arms import RACE_STUDY, Arm
 from racing.processes import end, start
 
-TRIALS = 12
+KILL_TRIALS = 12
 KILL_AFTER_TRIALS = 4
-LIMIT_S = 240.0  # for either part
+KILL_LIMIT_S = 240.0  # of the run until the kill, and of the second run
 FINISHED_STATES = "FINISHED", "COMPLETE"
 PARAMETERS = "method", "density", "lr", "iterations"
 
-Row = tuple[str, str]  # a trial's configuration, and what its store says of it
+Row = tuple[str, str]  # the configuration of a trial, and its state in the store
 
 
 @dataclass(frozen=True)
 class StoreFaults:
-    """What a store says after a kill and a resumption: configurations finished, lost, finished twice, still running."""
+    """The counts of a store after a kill and a resumption: finished, lost, finished twice and still running."""
 
     store: str
     finished: int
@@ -34,10 +34,11 @@ class StoreFaults:
 
 
 def count_faults(store: str, before: Sequence[Row], after: Sequence[Row]) -> StoreFaults:
-    """Compare a store's rows at the kill with those at the end.
+    """Compare the rows of a store at the kill with its rows at the end.
 
-    lost: configurations that the store had at the kill and that never finished; doubled: further finished rows of a
-    configuration that has one; stuck: rows that are running though nothing runs.
+    finished: configurations with a finished row. lost: configurations that the store had at the kill and that never
+    finished. doubled: further finished rows of a configuration that already has one. stuck: rows that are RUNNING
+    although nothing runs.
     """
     finished = Counter(key for key, state in after if state in FINISHED_STATES)
     return StoreFaults(
@@ -50,44 +51,44 @@ def count_faults(store: str, before: Sequence[Row], after: Sequence[Row]) -> Sto
 
 
 def kill_and_resume(arm: Arm, task: str, seed: int) -> dict[str, Any]:
-    """Start an arm, kill it once some trials have ended, run it again to its end, and count what its stores have."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        command = arm.prepare(folder, task, seed, TRIALS)
+    """Start an arm, kill it once some trials have ended, run it again to its end; return the faults of its stores."""
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        folder = Path(temporary_folder)
+        command = arm.prepare(folder, task, seed, KILL_TRIALS)
         process = start(command, folder, arm.environment)
-        begun = time.time()
+        started = time.time()
         while process.poll() is None and arm.count_ended(folder) < KILL_AFTER_TRIALS:
-            if time.time() - begun > LIMIT_S:
+            if time.time() - started > KILL_LIMIT_S:
                 break
             time.sleep(0.5)
-        too_early = process.returncode is not None
+        ended_before_kill = process.returncode is not None
         end(process)
-        before = {store: rows_of(folder, store) for store in arm.stores}
+        before = {store: read_store(folder, store) for store in arm.stores}
         process = start(command, folder, arm.environment)
-        begun = time.time()
-        while process.poll() is None and time.time() - begun < LIMIT_S:
+        started = time.time()
+        while process.poll() is None and time.time() - started < KILL_LIMIT_S:
             time.sleep(0.5)
-        code = process.returncode
+        exit_code = process.returncode
         end(process)
-        faults = [count_faults(store, before[store], rows_of(folder, store)) for store in arm.stores]
-        log = (folder / "log.txt").read_text(errors="replace").splitlines()[-3:]
+        faults = [count_faults(store, before[store], read_store(folder, store)) for store in arm.stores]
+        log_lines = (folder / "log.txt").read_text(errors="replace").splitlines()[-3:]
     return {
-        "wanted": TRIALS,
-        "ended_before_kill": too_early,
-        "exit_code": code,
+        "wanted": KILL_TRIALS,
+        "ended_before_kill": ended_before_kill,
+        "exit_code": exit_code,
         "stores": [asdict(fault) for fault in faults],
-        "log": log,
+        "log": log_lines,
     }
 
 
-def rows_of(folder: Path, store: str) -> list[Row]:
-    """Read a store of an arm: its Optuna storage, its MLflow store, or its file of records."""
+def read_store(folder: Path, store: str) -> list[Row]:
+    """Return the rows of a store of an arm: its Optuna storage, its MLflow store, or its file of records."""
     readers = {"optuna": _optuna_rows, "mlflow": _mlflow_rows, "records": _record_rows}
     return list(readers[store](folder))
 
 
 def _key(config: Mapping[str, Any]) -> str:
-    """Write a configuration the same whether a store has its numbers as numbers or as text."""
+    """Return the same text for a configuration whether its store keeps numbers as numbers or as text."""
     values = {name: config[name] for name in PARAMETERS if config.get(name) is not None}
     return json.dumps({n: v if n == "method" else f"{float(v):.6g}" for n, v in values.items()}, sort_keys=True)
 
@@ -99,9 +100,9 @@ def _optuna_rows(folder: Path) -> Iterable[Row]:
         return
     study = None
     with suppress(KeyError):
-        study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{folder}/optuna.db")
+        study = optuna.load_study(study_name=RACE_STUDY, storage=f"sqlite:///{folder}/optuna.db")
     for trial in study.get_trials(deepcopy=False) if study else []:
-        if trial.state.name != "PRUNED":  # forcetune's word for a configuration proposed a second time
+        if trial.state.name != "PRUNED":  # the state that forcetune gives to a configuration proposed a second time
             yield _key(trial.params), trial.state.name
 
 

@@ -27,51 +27,53 @@ PICTURED_ARMS = (
 
 def tables(standings: Standings, kills: dict[str, Any]) -> str:
     """Return all tables as Markdown."""
-    parts = [headline_table(standings), *(arm_table(standings, task) for task in tasks_of(standings))]
-    parts += [ablation_table(standings), kill_table(kills), not_run(standings)]
-    return "\n\n".join(part for part in parts if part)
+    sections = [headline_table(standings), *(arm_table(standings, task) for task in tasks_of(standings))]
+    sections += [ablation_table(standings), kill_table(kills), missing_arms_text(standings)]
+    return "\n\n".join(section for section in sections if section)
 
 
-def not_run(standings: Standings) -> str:
-    """Name the arms without a run."""
-    ran = {arm for _, _, arm in standings.runs}
-    titles = [row.title for arm, row in ARMS.items() if arm not in ran]
+def missing_arms_text(standings: Standings) -> str:
+    """Return a sentence that names the arms without a run."""
+    arms_with_runs = {arm for _, _, arm in standings.runs}
+    titles = [definition.title for arm, definition in ARMS.items() if arm not in arms_with_runs]
     return f"Not run: {'; '.join(titles)}." if titles else ""
 
 
 def headline_table(standings: Standings) -> str:
-    """Return the ratios: a row each, by task and over all."""
+    """Return the table of the ratios: a row for each ratio and level, a column for each task and one for all."""
     tasks = tasks_of(standings)
     rows = []
-    for name, (_, _, text) in RATIOS.items():
+    for name, (_, _, title) in RATIOS.items():
         for level in LEVELS:
             cells = [headline(standings, task)[name][level] for task in [*tasks, None]]
-            rows.append([text, "end of its budget" if level == "end" else "half of its budget", *map(ratio, cells)])
+            rows.append(
+                [title, "end of its budget" if level == "end" else "half of its budget", *map(ratio_text, cells)]
+            )
     return table(["how many times sooner", "level: the reference's at", *tasks, "**median of all**"], rows, 2)
 
 
 def arm_table(standings: Standings, task: str) -> str:
-    """Return a row for each arm: medians over the seeds."""
+    """Return the table of a task: a row for each arm, medians over the seeds."""
     rows = []
     for arm in ARMS:
         runs = [run for run in standings.runs.values() if (run.task, run.arm) == (task, arm)]
         if not runs:
             continue
-        reached, cpu = [], []
+        times_s, cpu_times_s = [], []
         for run in runs:
             reference = standings.best_of(task, run.seed, SCRIPT_ARMS)
             level = standings.level(task, run.seed, reference, "end") if reference else float("inf")
             seconds = standings.seconds_to(task, run.seed, arm, level)
-            reached.append(seconds)
-            cpu.append(run.cpu_at(seconds) if seconds else None)
+            times_s.append(seconds)
+            cpu_times_s.append(run.cpu_at(seconds) if seconds else None)
         rows.append(
             [
                 ARMS[arm].title,
                 f"{median(len(run.trials) for run in runs):.0f}",
                 f"{median(standings.end_volume(task, run.seed, arm) for run in runs):.3f}",
-                seconds_text(reached, device_seconds),
-                seconds_text(reached),
-                seconds_text(cpu),
+                seconds_text(times_s, device_seconds),
+                seconds_text(times_s),
+                seconds_text(cpu_times_s),
                 f"{median(run.content['cpu_curve'][-1][1] for run in runs):.0f}",
                 f"{median(run.content['other_cpu_s'] / run.content['wall_s'] for run in runs):.2f}",
             ]
@@ -90,25 +92,34 @@ def arm_table(standings: Standings, task: str) -> str:
 
 
 def ablation_table(standings: Standings) -> str:
-    """Return what forcetune loses without each of its parts; the level is forcetune's own after half of its budget."""
+    """Return the table of the ablation: what forcetune loses without each feature.
+
+    The level is that of forcetune after half of its budget.
+    """
     rows = []
-    for arm, row in ARMS.items():
-        if not row.without:
+    for arm, definition in ARMS.items():
+        if not definition.without:
             continue
-        slower, kept = [], []
-        for task, seed in standings.starts:
+        slowdowns, volume_shares = [], []
+        for task, seed in standings.task_seeds:
             if not {(task, seed, arm), (task, seed, "forcetune")} <= standings.runs.keys():
                 continue
             level = standings.level(task, seed, "forcetune", ABLATION_LEVEL)
-            ours, others = (standings.seconds_to(task, seed, name, level) for name in ("forcetune", arm))
-            if ours is None:
+            forcetune_s, ablated_s = (standings.seconds_to(task, seed, name, level) for name in ("forcetune", arm))
+            if forcetune_s is None:
                 continue  # forcetune had no front yet
-            slower.append(others / ours if others else float("inf"))
+            slowdowns.append(ablated_s / forcetune_s if ablated_s else float("inf"))
             volume = standings.end_volume(task, seed, "forcetune")
-            kept.append(standings.end_volume(task, seed, arm) / volume if volume else float("nan"))
-        if slower:
-            longer = median(slower)
-            rows.append([row.title, "never" if longer == float("inf") else f"{longer:.2f}", f"{median(kept):.3f}"])
+            volume_shares.append(standings.end_volume(task, seed, arm) / volume if volume else float("nan"))
+        if slowdowns:
+            slowdown = median(slowdowns)
+            rows.append(
+                [
+                    definition.title,
+                    "never" if slowdown == float("inf") else f"{slowdown:.2f}",
+                    f"{median(volume_shares):.3f}",
+                ]
+            )
     head = [
         "part switched off",
         "time to forcetune's level at half of its budget, over forcetune's",
@@ -118,22 +129,22 @@ def ablation_table(standings: Standings) -> str:
 
 
 def kill_table(kills: dict[str, Any]) -> str:
-    """Return what became of the trials of each killed arm, a row for each of its stores."""
+    """Return the table of the kill test, a row for each store of each killed arm."""
     rows = []
     for arm, content in kills.items():
         for store in content["stores"]:
-            numbers = [
+            counts = [
                 f"{store[name]} of {content['wanted']}" if name == "finished" else str(store[name])
                 for name in ("finished", "lost", "doubled", "stuck")
             ]
-            end = "ended" if content["exit_code"] == 0 else f"exit code {content['exit_code']}"
-            rows.append([ARMS[arm].title, store["store"], *numbers, end])
+            second_run = "ended" if content["exit_code"] == 0 else f"exit code {content['exit_code']}"
+            rows.append([ARMS[arm].title, store["store"], *counts, second_run])
     head = ["killed and resumed", "store", "finished", "lost", "doubled", "stuck", "second run"]
     return table(head, rows, 2) if rows else ""
 
 
-def picture(standings: Standings, path: Path) -> None:
-    """Draw the hypervolume over device seconds, the median of the seeds, a panel for each task."""
+def draw_picture(standings: Standings, path: Path) -> None:
+    """Draw the hypervolume over device seconds, the median of the seeds, with a panel for each task."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -164,22 +175,22 @@ def picture(standings: Standings, path: Path) -> None:
 
 def tasks_of(standings: Standings) -> list[str]:
     """Return the tasks that were run."""
-    return [task for task in TASKS if any(of == task for of, _ in standings.starts)]
+    return [task for task in TASKS if any(run_task == task for run_task, _ in standings.task_seeds)]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
-    """Write a table in Markdown; the first `texts` columns are text, the others are numbers."""
-    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
+    """Return a table in Markdown; the first `text_columns` columns are text, the others are numbers."""
+    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 
 
-def ratio(value: float | None) -> str:
-    """Write a ratio; 0 stands for a level that was never reached."""
+def ratio_text(value: float | None) -> str:
+    """Return a ratio as text; 0 stands for a level that was never reached."""
     return "" if value is None else f"{value:.2f}" if value else "never"
 
 
 def seconds_text(values: Sequence[float | None], scale: Any = float) -> str:
-    """Write the median of times, of which those that are None are never reached."""
-    middle = median(float("inf") if value is None else scale(value) for value in values)
-    return "never" if middle == float("inf") else f"{middle:.1f}"
+    """Return the median of times as text; None stands for a level that was never reached."""
+    median_value = median(float("inf") if value is None else scale(value) for value in values)
+    return "never" if median_value == float("inf") else f"{median_value:.1f}"

@@ -1,4 +1,4 @@
-"""The score: the hypervolume of a run's front over time, its accuracies measured again with fresh seeds."""
+"""The score: the hypervolume of a run's front over time, with accuracies measured again with fresh seeds."""
 
 import hashlib
 import json
@@ -11,52 +11,55 @@ from forcetune.analysis import hypervolume
 from forcetune.analysis.fronts import non_dominated
 from racing.arms import RaceTrial
 
-DIRECTIONS = {"val_accuracy": "max", "density": "min"}
-REFERENCES = {"val_accuracy": 0.1, "density": 0.5}  # chance of ten classes, and the highest density of the space
+RACE_DIRECTIONS = {"val_accuracy": "max", "density": "min"}
+RACE_REFERENCES = {"val_accuracy": 0.1, "density": 0.5}  # chance of ten classes, and the highest density of the space
 INSTANTS = 30
 FIRST_INSTANT_SHARE = 0.08  # of the budget
 
 
 def instants(budget_s: float) -> list[float]:
-    """Return the seconds at which fronts are looked at, spaced by their logarithm; the last is the budget's end."""
+    """Return the seconds at which fronts are compared, spaced by their logarithm; the last is the end of the budget."""
     return [float(second) for second in np.geomspace(FIRST_INSTANT_SHARE * budget_s, budget_s, INSTANTS)]
 
 
 def front_at(trials: Sequence[RaceTrial], second: float) -> list[RaceTrial]:
-    """Return the front of the trials that had ended by then, as the run itself sees it."""
-    low, high = REFERENCES["val_accuracy"], REFERENCES["density"]
-    counted = [t for t in trials if t.ended_s <= second and t.val_accuracy > low and t.density <= high]
-    if not counted:
+    """Return the front of the trials that had ended by `second`, as the run itself sees it."""
+    chance, highest_density = RACE_REFERENCES["val_accuracy"], RACE_REFERENCES["density"]
+    candidates = [t for t in trials if t.ended_s <= second and t.val_accuracy > chance and t.density <= highest_density]
+    if not candidates:
         return []
-    values = np.array([[trial.val_accuracy, trial.density] for trial in counted])
-    kept = non_dominated(values, list(DIRECTIONS.values()))
-    return [trial for trial, keep in zip(counted, kept, strict=True) if keep]
+    values = np.array([[trial.val_accuracy, trial.density] for trial in candidates])
+    mask = non_dominated(values, list(RACE_DIRECTIONS.values()))
+    return [trial for trial, is_on_front in zip(candidates, mask, strict=True) if is_on_front]
 
 
 def config_key(task: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return a hash of a configuration and the fixed fields of its task."""
+    """Return a hash of a configuration and of the fixed fields of its task."""
     return hashlib.sha256(json.dumps([dict(task), dict(config)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def curve(
-    trials: Sequence[RaceTrial], seconds: Sequence[float], fresh: Mapping[str, float], task: Mapping[str, Any]
+    trials: Sequence[RaceTrial],
+    seconds: Sequence[float],
+    fresh_accuracies: Mapping[str, float],
+    task: Mapping[str, Any],
 ) -> list[float]:
-    """Return the hypervolume at each of the seconds, of the run's front then with its fresh accuracies.
+    """Return the hypervolume of the run's front at each of the seconds, with fresh accuracies.
 
-    fresh: the mean accuracy of fresh seeds by configuration key.
+    fresh_accuracies: the mean accuracy over the fresh seeds, by configuration key.
     """
     volumes = []
     for second in seconds:
         front = front_at(trials, second)
-        values = np.array([[fresh[config_key(task, trial.config)], trial.density] for trial in front])
-        volumes.append(hypervolume(values.reshape(-1, 2), DIRECTIONS, REFERENCES))
+        values = np.array([[fresh_accuracies[config_key(task, trial.config)], trial.density] for trial in front])
+        volumes.append(hypervolume(values.reshape(-1, 2), RACE_DIRECTIONS, RACE_REFERENCES))
     return volumes
 
 
 def time_to_level(seconds: Sequence[float], volumes: Sequence[float], level: float) -> float | None:
-    """Return the first of the seconds at which the hypervolume is at the level; None where it never is.
+    """Return the first of the seconds at which the hypervolume reaches the level; None where it never does.
 
-    A level of 0, of a reference that has no front, is nothing to be reached.
+    A level of 0 is that of a reference without a front, and no arm reaches it.
     """
     if level <= 0:
         return None
@@ -64,5 +67,5 @@ def time_to_level(seconds: Sequence[float], volumes: Sequence[float], level: flo
 
 
 def speedup(reference_s: float | None, arm_s: float | None) -> float:
-    """Return how many times sooner than the reference an arm is at a level; 0 where it never is."""
+    """Return how many times sooner than the reference an arm reaches a level; 0 where it never does."""
     return reference_s / arm_s if reference_s is not None and arm_s is not None else 0.0

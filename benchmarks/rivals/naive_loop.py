@@ -1,8 +1,8 @@
-"""A rival: random search by a loop that starts the baseline's process for each trial, two at once.
+"""A rival: random search by a loop that starts the baseline as a process for each trial, two at once.
 
     PYTHONPATH=.:benchmarks python benchmarks/rivals/naive_loop.py --task digits
 
-It keeps nothing but its file of records; the same command after a crash begins anew.
+It keeps only its file of records, so the same command after a crash begins anew.
 """
 
 import json
@@ -26,8 +26,8 @@ def main() -> None:
     def train(config: dict[str, Any]) -> None:
         trial = {**fields, **config, "seed": arguments.seed, "workers": 0}
         command = [sys.executable, naive.__file__, json.dumps(trial)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        metrics = {"epoch": fields["epochs"], **json.loads(done.stdout)}
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        metrics = {"epoch": fields["epochs"], **json.loads(process.stdout)}
         recipe.record(Path(arguments.records), config, metrics)
 
     with ThreadPoolExecutor(recipe.SLOTS) as pool:

@@ -1,4 +1,4 @@
-"""The tasks, the space and one trial of the race, the same for all rivals: on the published parts or on forcetune's."""
+"""The tasks, the search space and a trial of the race, on the published implementation or on forcetune's."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ TASKS: dict[str, dict[str, Any]] = {  # the fields that no arm searches
     },
     "digits": {"dataset": "digits", "model": "mlp", "epochs": 8, "batch_size": 64},
 }
-METHODS = ["random", "snip", "force", "synflow"]
+RACE_METHODS = ["random", "snip", "force", "synflow"]
 ITERATIVE_METHODS = ["force", "synflow"]
 DENSITY_RANGE = 0.005, 0.5
 ITERATIONS_RANGE = 2, 20
@@ -39,16 +39,16 @@ ENDLESS_TRIALS = 100_000  # time ends the race, not the number of trials
 
 
 def forcetune_space() -> dict[str, Any]:
-    """Return the space as the `trial:` section of a study file has it."""
+    """Return the search space in the form of the `trial:` section of a study file."""
     ranges = {"density": DENSITY_RANGE, "iterations": ITERATIONS_RANGE, "lr": LR_RANGE}
     space: dict[str, Any] = {name: {"low": low, "high": high, "log": True} for name, (low, high) in ranges.items()}
     space["iterations"]["when"] = {"method": ITERATIVE_METHODS}
-    return {"method": METHODS, **space}
+    return {"method": RACE_METHODS, **space}
 
 
 def suggest(trial: OptunaTrial) -> dict[str, Any]:
     """Ask an Optuna trial for a configuration."""
-    config: dict[str, Any] = {"method": trial.suggest_categorical("method", METHODS)}
+    config: dict[str, Any] = {"method": trial.suggest_categorical("method", RACE_METHODS)}
     config["density"] = trial.suggest_float("density", *DENSITY_RANGE, log=True)
     config["lr"] = trial.suggest_float("lr", *LR_RANGE, log=True)
     if config["method"] in ITERATIVE_METHODS:
@@ -58,7 +58,7 @@ def suggest(trial: OptunaTrial) -> dict[str, Any]:
 
 def draw(generator: random.Random) -> dict[str, Any]:
     """Draw a configuration at random."""
-    config: dict[str, Any] = {"method": generator.choice(METHODS)}
+    config: dict[str, Any] = {"method": generator.choice(RACE_METHODS)}
     config["density"] = math.exp(generator.uniform(*map(math.log, DENSITY_RANGE)))
     config["lr"] = math.exp(generator.uniform(*map(math.log, LR_RANGE)))
     if config["method"] in ITERATIVE_METHODS:
@@ -67,9 +67,9 @@ def draw(generator: random.Random) -> dict[str, Any]:
 
 
 def run_published(task: str, config: dict[str, Any], seed: int) -> Iterator[tuple[float, float]]:
-    """Run a trial by the baseline's parts; yield accuracy and density after each epoch.
+    """Run a trial on the baseline's implementation; yield accuracy and density after each epoch.
 
-    The images are read in the trial's own process: with two trials on two cores, a worker process for each loader
+    The images are read in the process of the trial: with two trials on two cores, a worker process for each loader
     costs its start and saves nothing.
     """
     return naive.run_trial({**TASKS[task], **config, "seed": seed, "workers": 0})
@@ -99,37 +99,37 @@ def run_on_forcetune(task: str, config: dict[str, Any], seed: int) -> Iterator[t
         yield metrics["val_accuracy"], density
 
 
-PARTS: dict[str, Callable[[str, dict[str, Any], int], Iterator[tuple[float, float]]]] = {
+IMPLEMENTATIONS: dict[str, Callable[[str, dict[str, Any], int], Iterator[tuple[float, float]]]] = {
     "published": run_published,
     "forcetune": run_on_forcetune,
 }
 
 
-def run_trial(parts: str, task: str, config: dict[str, Any], seed: int) -> Iterator[dict[str, float]]:
-    """Run a trial with one thread; yield its metrics after each epoch, density also by its logarithm.
+def run_trial(implementation: str, task: str, config: dict[str, Any], seed: int) -> Iterator[dict[str, float]]:
+    """Run a trial with one thread; yield its metrics after each epoch, with the logarithm of the density.
 
-    The samplers get the logarithm: on a linear axis all above 99 % sparsity would weigh half a percent.
+    The samplers get the logarithm: on a linear axis, all densities above 99 % sparsity lie within half a percent.
     """
     torch.set_num_threads(1)
-    for epoch, (accuracy, density) in enumerate(PARTS[parts](task, config, seed), 1):
+    for epoch, (accuracy, density) in enumerate(IMPLEMENTATIONS[implementation](task, config, seed), 1):
         yield {"epoch": epoch, "val_accuracy": accuracy, "density": density, "log_density": math.log10(density)}
 
 
 def record(path: str | Path, config: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Append a trial that has ended, stopped or not, to the file of records."""
+    """Append a trial that has ended, stopped early or not, to the file of records."""
     names = "epoch", "val_accuracy", "density"
-    line = {"ended": time.time(), "config": config, **{name: metrics[name] for name in names}}
+    row = {"ended": time.time(), "config": config, **{name: metrics[name] for name in names}}
     with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(row) + "\n")
 
 
 def parse_arguments(description: str | None, **options: dict[str, Any]) -> argparse.Namespace:
-    """Read the command line of a rival: the task, the seed, the number of trials and options of its own."""
+    """Parse the command line of a rival: the task, the seed, the number of trials and further options."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=ENDLESS_TRIALS, help="trials in all")
     parser.add_argument("--records", default="records.jsonl", help="file that gets a line for each trial that ends")
-    for name, how in options.items():
-        parser.add_argument(f"--{name}", **how)
+    for name, settings in options.items():
+        parser.add_argument(f"--{name}", **settings)
     return parser.parse_args()

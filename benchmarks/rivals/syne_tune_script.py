@@ -1,9 +1,9 @@
-"""A rival: Syne Tune's multi-objective ASHA on its local backend, where it is installed (it keeps no MLflow).
+"""A rival: Syne Tune's multi-objective ASHA on its local backend, where it is installed. It writes no MLflow runs.
 
     PYTHONPATH=.:benchmarks python benchmarks/rivals/syne_tune_script.py --task digits
 
-Its backend starts syne_tune_trial.py for each trial. The same command after a crash loads the tuner that it has saved.
-Every configuration has iterations: its space knows no conditions.
+The backend starts syne_tune_trial.py for each trial. The same command after a crash loads the saved tuner. Every
+configuration has iterations, because its search space has no conditions.
 """
 
 import os
@@ -22,14 +22,14 @@ from syne_tune.stopping_criterion import StoppingCriterion
 from syne_tune.tuner_callback import TunerCallback
 from syne_tune.util import experiment_path
 
-SLEEP_S = 0.1  # between two looks at the trials; Syne Tune's 5 s are longer than a trial
-SCRIPT = Path(__file__).with_name("syne_tune_trial.py")
-NAME = "race"
-FIXED = "task", "seed", "parts"
+SLEEP_S = 0.1  # between two polls of the trials; Syne Tune's default of 5 s is longer than a trial
+TRIAL_SCRIPT = Path(__file__).with_name("syne_tune_trial.py")
+TUNER_NAME = "race"
+FIXED_OPTIONS = "task", "seed", "parts"
 
 
-class Records(TunerCallback):
-    """Writes each trial that ends, stopped by the scheduler or not, to the file of records."""
+class RecordingCallback(TunerCallback):
+    """A callback that writes each trial that ends, stopped by the scheduler or not, to the file of records."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -39,7 +39,7 @@ class Records(TunerCallback):
             self.on_trial_complete(trial, result)
 
     def on_trial_complete(self, trial: Any, result: dict[str, Any]) -> None:
-        config = {name: value for name, value in trial.config.items() if name not in FIXED}
+        config = {name: value for name, value in trial.config.items() if name not in FIXED_OPTIONS}
         if config["method"] not in recipe.ITERATIVE_METHODS:
             del config["iterations"]
         recipe.record(self._path, config, result)
@@ -47,13 +47,13 @@ class Records(TunerCallback):
 
 def main() -> None:
     """Search until the trials or the time are used up."""
-    arguments = recipe.parse_arguments(__doc__, parts={"choices": recipe.PARTS, "default": "published"})
+    arguments = recipe.parse_arguments(__doc__, parts={"choices": recipe.IMPLEMENTATIONS, "default": "published"})
     space = {
-        "method": choice(recipe.METHODS),
+        "method": choice(recipe.RACE_METHODS),
         "density": loguniform(*recipe.DENSITY_RANGE),
         "lr": loguniform(*recipe.LR_RANGE),
         "iterations": lograndint(*recipe.ITERATIONS_RANGE),
-        **{name: getattr(arguments, name) for name in FIXED},
+        **{name: getattr(arguments, name) for name in FIXED_OPTIONS},
     }
     scheduler = MOASHA(
         space,
@@ -64,18 +64,18 @@ def main() -> None:
         reduction_factor=2,
         random_seed=arguments.seed,
     )
-    experiment = experiment_path(tuner_name=NAME)
+    experiment = experiment_path(tuner_name=TUNER_NAME)
     if (experiment / ST_TUNER_DILL_FILENAME).exists():
         Tuner.load(str(experiment)).run()
         return
     Tuner(
-        trial_backend=LocalBackend(entry_point=str(SCRIPT), num_gpus_per_trial=0),
+        trial_backend=LocalBackend(entry_point=str(TRIAL_SCRIPT), num_gpus_per_trial=0),
         scheduler=scheduler,
         stop_criterion=StoppingCriterion(max_num_trials_finished=arguments.trials - 1),
         n_workers=recipe.SLOTS,
         sleep_time=SLEEP_S,
-        callbacks=[Records(arguments.records)],
-        tuner_name=NAME,
+        callbacks=[RecordingCallback(arguments.records)],
+        tuner_name=TUNER_NAME,
         suffix_tuner_name=False,
     ).run()
 

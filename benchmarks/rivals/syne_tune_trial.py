@@ -1,4 +1,4 @@
-"""One trial of syne_tune_script.py, in a process of its own."""
+"""A trial of syne_tune_script.py, in a process of its own."""
 
 import argparse
 
@@ -7,10 +7,10 @@ from syne_tune import Reporter
 
 
 def main() -> None:
-    """Train the configuration that the command line holds."""
+    """Train the configuration that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, kind in {"task": str, "parts": str, "method": str, "density": float, "lr": float}.items():
-        parser.add_argument(f"--{name}", type=kind, required=True)
+    for name, value_type in {"task": str, "parts": str, "method": str, "density": float, "lr": float}.items():
+        parser.add_argument(f"--{name}", type=value_type, required=True)
     for name in ("seed", "iterations"):
         parser.add_argument(f"--{name}", type=int, required=True)
     arguments, _ = parser.parse_known_args()

@@ -1,8 +1,8 @@
-"""A rival: a Ray Tune script as its documents show it, with OptunaSearch and MLflow's callback.
+"""A rival: a Ray Tune script as in Ray's documentation, with OptunaSearch and MLflow's callback.
 
     PYTHONPATH=.:benchmarks python benchmarks/rivals/tune_script.py --task digits --stopping asha
 
-The same command after a crash restores the experiment, as the documents say.
+The same command after a crash restores the experiment, as the documentation says.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-STORAGE = Path("tune").absolute()
+TUNE_STORAGE = Path("tune").absolute()
 EXPERIMENT = "race"
 
 
-class Records(tune.Callback):
-    """Writes each trial that ends, stopped by the scheduler or not, to the file of records."""
+class RecordingCallback(tune.Callback):
+    """A callback that writes each trial that ends, stopped by the scheduler or not, to the file of records."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,7 +33,7 @@ def main() -> None:
     """Search until the trials or the time are used up."""
     arguments = recipe.parse_arguments(
         __doc__,
-        parts={"choices": recipe.PARTS, "default": "published"},
+        parts={"choices": recipe.IMPLEMENTATIONS, "default": "published"},
         stopping={"choices": ["none", "asha"], "default": "none"},
     )
 
@@ -43,31 +43,33 @@ def main() -> None:
 
     trainable = tune.with_resources(train, {"cpu": 1})
     ray.init(num_cpus=recipe.SLOTS, include_dashboard=False, log_to_driver=False)
-    experiment = STORAGE / EXPERIMENT
+    experiment = TUNE_STORAGE / EXPERIMENT
     if tune.Tuner.can_restore(str(experiment)):
         tuner = tune.Tuner.restore(str(experiment), trainable)
     else:
-        search = OptunaSearch(
+        search_algorithm = OptunaSearch(
             recipe.suggest, metric=["val_accuracy", "log_density"], mode=["max", "min"], seed=arguments.seed
         )
         epochs = recipe.TASKS[arguments.task]["epochs"]
         asha = ASHAScheduler(
             "epoch", metric="val_accuracy", mode="max", max_t=epochs, grace_period=1, reduction_factor=2
         )
-        mlflow = MLflowLoggerCallback(tracking_uri=f"sqlite:///{Path('mlflow.db').absolute()}", experiment_name="race")
+        mlflow_callback = MLflowLoggerCallback(
+            tracking_uri=f"sqlite:///{Path('mlflow.db').absolute()}", experiment_name="race"
+        )
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=search,
+                search_alg=search_algorithm,
                 scheduler=asha if arguments.stopping == "asha" else None,
                 num_samples=arguments.trials,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=EXPERIMENT,
-                storage_path=str(STORAGE),
+                storage_path=str(TUNE_STORAGE),
                 verbose=0,
-                callbacks=[mlflow, Records(Path(arguments.records).absolute())],
+                callbacks=[mlflow_callback, RecordingCallback(Path(arguments.records).absolute())],
             ),
         )
     tuner.fit()

@@ -1,62 +1,79 @@
 """Questions to a study's table."""
 
-from forcetune.analysis.controls import RANDOM_METHODS, beaten, best_controls, is_control
-from forcetune.analysis.effects import at_equal_density, effects, losses
+from forcetune.analysis.controls import RANDOM_METHODS, best_controls, find_beating_controls, is_control
+from forcetune.analysis.effects import accuracy_at_equal_density, effects, objective_losses
 from forcetune.analysis.fronts import (
-    COUNTED,
-    believed,
+    COUNTED_OUTCOMES,
     best,
     dominates,
     front,
     hypervolume,
     non_dominated,
+    objective_column,
     pareto_ranks,
 )
-from forcetune.analysis.paired import Verdict, fewest_pairs, interval, judge, pooled, shown_effect
-from forcetune.analysis.questions import CONDITION, NETWORK, each, knee, near_dense, quality, top, unpruned, where
-from forcetune.analysis.seeds import Belief, believe, with_seeds
-from forcetune.analysis.sequential import Drift, Standing, drift, follow, look_cost
-from forcetune.analysis.variation import by_spread, varied
+from forcetune.analysis.paired import (
+    Verdict,
+    detectable_effect,
+    fewest_pairs,
+    judge,
+    pool_by_seed,
+    student_interval,
+)
+from forcetune.analysis.questions import (
+    CONDITION_PATTERN,
+    NETWORK_COLUMNS,
+    ask_by_value,
+    choose_quality,
+    knee,
+    near_dense,
+    summarize_dense,
+    top,
+    where,
+)
+from forcetune.analysis.seeds import SeedEstimates, add_seed_estimates, estimate_from_seeds
+from forcetune.analysis.sequential import Drift, Standing, detect_drift, follow, look_cost
+from forcetune.analysis.variation import find_varied_fields, rank_varied_fields
 
 __all__ = [
-    "CONDITION",
-    "COUNTED",
-    "NETWORK",
+    "CONDITION_PATTERN",
+    "COUNTED_OUTCOMES",
+    "NETWORK_COLUMNS",
     "RANDOM_METHODS",
-    "Belief",
     "Drift",
+    "SeedEstimates",
     "Standing",
     "Verdict",
-    "at_equal_density",
-    "beaten",
-    "believe",
-    "believed",
+    "accuracy_at_equal_density",
+    "add_seed_estimates",
+    "ask_by_value",
     "best",
     "best_controls",
-    "by_spread",
+    "choose_quality",
+    "detect_drift",
+    "detectable_effect",
     "dominates",
-    "drift",
-    "each",
     "effects",
+    "estimate_from_seeds",
     "fewest_pairs",
+    "find_beating_controls",
+    "find_varied_fields",
     "follow",
     "front",
     "hypervolume",
-    "interval",
     "is_control",
     "judge",
     "knee",
     "look_cost",
-    "losses",
     "near_dense",
     "non_dominated",
+    "objective_column",
+    "objective_losses",
     "pareto_ranks",
-    "pooled",
-    "quality",
-    "shown_effect",
+    "pool_by_seed",
+    "rank_varied_fields",
+    "student_interval",
+    "summarize_dense",
     "top",
-    "unpruned",
-    "varied",
     "where",
-    "with_seeds",
 ]

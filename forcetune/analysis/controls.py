@@ -1,21 +1,28 @@
-"""Controls: networks whose weights nobody chose, and the points of a front that one of them is as good as."""
+"""Controls: networks whose weights are not chosen by a score, and the points of a front that a control beats."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import believed, best
-from forcetune.analysis.questions import NETWORK, quality
+from forcetune.analysis.fronts import best, objective_column
+from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality
 
 RANDOM_METHODS = ("random", "random_uniform", "random_erk")  # rows of METHODS that choose weights at random
-COSTS = ("density", "macs")  # at which a control is compared: weights that are left, multiply-adds
-_DATA = ("dataset", "train_samples")  # trials that differ in these have accuracies that do not compare
-_ROUNDING = 1e-9  # relative: equal densities may differ in their last digit
+COST_COLUMNS = ("density", "macs")  # the costs at which a control is compared: weights that are left, multiply-adds
+_DATA_FIELDS = ("dataset", "train_samples")  # accuracies of trials that differ in these cannot be compared
+_COST_TOLERANCE = 1e-9  # relative: equal densities may differ in their last digit
 
 
 def is_control(table: pd.DataFrame) -> pd.Series:
-    """Return which trials are controls: random pruning, a mask shuffled in its layers, a small dense network."""
+    """Return which trials are controls: random pruning, a mask shuffled in its layers, a small dense network.
+
+    Args:
+        table: Trials, as `results.load` gives them.
+
+    Returns:
+        A bool for each row.
+    """
     control = pd.Series(False, index=table.index)
     if "method" in table:
         control |= table["method"].isin(RANDOM_METHODS)
@@ -27,56 +34,65 @@ def is_control(table: pd.DataFrame) -> pd.Series:
 
 
 def best_controls(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the front of the controls alone, sorted by sparsity, as `best` does for all trials."""
+    """Return the front of the controls alone, sorted by sparsity, as `best` does for all trials.
+
+    Args:
+        table: Trials, as `results.load` gives them.
+    """
     controls = table[is_control(table)]
     controls.attrs = table.attrs
     return best(controls)
 
 
-def beaten(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the controls that are at least as good as points of a front at no higher cost.
+def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the controls that beat points of a front: they are at least as good at no higher cost.
 
-    A control beats a point at equal density where it has no more of the same network's weights and is as accurate, and
-    at equal multiply-adds where it needs no more of those, whatever its network; in one of the two it is better. Only
-    trials of one data set are compared.
+    At equal density, a control beats a point if it is of the same network, keeps no more weights and is as accurate. At
+    equal multiply-adds, it beats a point if it needs no more of them and is as accurate; it may be of another network.
+    It must also be better in the
+    accuracy or in the cost. Only trials of one data set are compared.
 
     Args:
         points: Rows of `table`.
         table: All trials, as `results.load` gives them.
 
     Returns:
-        A row for each point: beaten_by (name of the most accurate control that beats it) and beaten_at (`density` or
-        `macs`; density where both hold), None where none does, and where the point is a control itself.
+        A row for each point: beaten_by (the name of the most accurate control that beats it) and beaten_at (`density`
+        or `macs`; density where both hold). Both are None where no control beats the point, and where the point is a
+        control itself.
     """
-    name, way = quality(table)
-    column = believed(table, name)
-    sign = 1.0 if way == "max" else -1.0
-    found = pd.DataFrame({"beaten_by": None, "beaten_at": None}, index=points.index, dtype=object)
+    name, direction = choose_quality(table)
+    column = objective_column(table, name)
+    sign = 1.0 if direction == "max" else -1.0
+    beating = pd.DataFrame({"beaten_by": None, "beaten_at": None}, index=points.index, dtype=object)
     if column not in table:
-        return found
+        return beating
     controls = table[is_control(table) & (table["outcome"] == "trained")].dropna(subset=[column])
     if not len(controls):
-        return found
-    good = sign * controls[column].to_numpy(float)
-    own = is_control(points)
-    for index, point in points[~own].iterrows():
-        reached = sign * float(point[column])
-        for cost in COSTS:
+        return beating
+    qualities = sign * controls[column].to_numpy(float)
+    point_is_control = is_control(points)
+    for index, point in points[~point_is_control].iterrows():
+        quality = sign * float(point[column])
+        for cost in COST_COLUMNS:
             if cost not in controls or pd.isna(point.get(cost)):
                 continue
-            same = _agree(controls, point, [*_DATA, *(NETWORK if cost == "density" else ())])
-            spent, budget = controls[cost].to_numpy(float), float(point[cost])
-            as_cheap = spent <= budget * (1 + _ROUNDING)
-            better = (good > reached) | (spent < budget * (1 - _ROUNDING))
-            if (beats := same & as_cheap & (good >= reached) & better).any():
-                strongest = np.where(beats, good, -np.inf).argmax()
-                found.loc[index] = [controls["name"].iloc[strongest], cost]
+            same = _have_same_fields(controls, point, [*_DATA_FIELDS, *(NETWORK_COLUMNS if cost == "density" else ())])
+            costs, budget = controls[cost].to_numpy(float), float(point[cost])
+            as_cheap = costs <= budget * (1 + _COST_TOLERANCE)
+            better = (qualities > quality) | (costs < budget * (1 - _COST_TOLERANCE))
+            if (beats := same & as_cheap & (qualities >= quality) & better).any():
+                strongest = np.where(beats, qualities, -np.inf).argmax()
+                beating.loc[index] = [controls["name"].iloc[strongest], cost]
                 break
-    return found
+    return beating
 
 
-def _agree(controls: pd.DataFrame, point: pd.Series, fields: list[str]) -> np.ndarray:
-    """Which controls have the same values as the point in these fields, absent ones alike; the study may be another."""
+def _have_same_fields(controls: pd.DataFrame, point: pd.Series, fields: list[str]) -> np.ndarray:
+    """Return which controls have the same values as the point in these fields; bool (controls,).
+
+    Two absent values are the same. The study is not compared.
+    """
     same = np.ones(len(controls), bool)
     for name in fields:
         if name in controls and name != "study":

@@ -1,4 +1,4 @@
-"""Fronts: what no other trial dominates, in ranks behind it, and how much it covers."""
+"""Fronts: the trials that no other trial dominates, the ranks behind them, and the hypervolume that they cover."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,71 +6,117 @@ import moocore
 import numpy as np
 import pandas as pd
 
-LOGARITHMIC = ("density", "effective_density")  # on a linear axis all above 99 % sparsity would weigh half a percent
-COUNTED = ("trained", "collapsed")  # outcomes that tell what a trial reaches: a collapsed network guesses
-LEAST = 1e-12  # of those: a collapsed network has an effective density of 0
+# On a linear axis all densities above 99 % sparsity would have half a percent of the weight.
+LOGARITHMIC_OBJECTIVES = ("density", "effective_density")
+COUNTED_OUTCOMES = ("trained", "collapsed")  # outcomes of trials with an accuracy: a collapsed network guesses
+MIN_LOGARITHMIC_VALUE = 1e-12  # a collapsed network has an effective density of 0
 
 
 def best(table: pd.DataFrame) -> pd.DataFrame:
-    """The front of a study's table, or of those of its trials that `where` leaves, sorted by sparsity.
+    """Return the front of a table of trials, sorted by sparsity.
 
-    An objective counts by its mean over fresh seeds where `with_seeds` has given the table one.
+    An objective counts by its mean over fresh seeds where `add_seed_estimates` has added one to the table.
+
+    Args:
+        table: Trials, as `results.load` gives them, or those of them that `where` selects.
     """
     return front(table, table.attrs["objectives"])
 
 
 def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """The rows trained to their end that no other such row is at least as good as in all and better in one objective.
+    """Return the rows of trained trials that no other such row dominates.
 
-    objectives: metric to `max` or `min`. Sorted by sparsity; the table's `.attrs` are kept.
+    A row dominates another one if it is at least as good in all objectives and better in one.
+
+    Args:
+        table: Trials.
+        objectives: Objective to `max` or `min`.
+
+    Returns:
+        The rows, sorted by sparsity, with the table's `.attrs`.
     """
     if not len(table) or not set(objectives) <= set(table.columns):
         return table.iloc[:0]
-    columns = [believed(table, name) for name in objectives]
+    columns = [objective_column(table, name) for name in objectives]
     trained = table[table["outcome"] == "trained"].dropna(subset=columns)
     chosen = trained[non_dominated(trained[columns].to_numpy(float), list(objectives.values()))]
     return chosen if chosen.empty else chosen.sort_values("sparsity", kind="stable")
 
 
-def believed(table: pd.DataFrame, objective: str) -> str:
-    """The column by which an objective counts."""
+def objective_column(table: pd.DataFrame, objective: str) -> str:
+    """Return the column by which an objective counts: its mean over fresh seeds where the table has one."""
     mean = f"{objective}_mean"
     return mean if mean in table.columns else objective
 
 
 def non_dominated(values: np.ndarray, directions: list[str]) -> np.ndarray:
-    """Which rows of (n, objectives) no other row dominates; bool (n,). Equal rows stay together."""
-    found: np.ndarray = moocore.is_nondominated(values, maximise=[way == "max" for way in directions], keep_weakly=True)
-    return found
+    """Return which rows no other row dominates; equal rows do not dominate each other.
+
+    Args:
+        values: Of shape (n, objectives).
+        directions: `max` or `min` for each objective.
+
+    Returns:
+        A bool array of shape (n,).
+    """
+    is_non_dominated: np.ndarray = moocore.is_nondominated(
+        values, maximise=[direction == "max" for direction in directions], keep_weakly=True
+    )
+    return is_non_dominated
 
 
 def pareto_ranks(losses: np.ndarray) -> np.ndarray:
-    """The rank of each row of (n, objectives), all minimised, by non-dominated sorting; int (n,), the front has 0."""
-    found: np.ndarray = moocore.pareto_rank(losses)
-    return found
+    """Return the rank of each row by non-dominated sorting; the front has rank 0.
+
+    Args:
+        losses: Of shape (n, objectives), all minimised.
+
+    Returns:
+        An int array of shape (n,).
+    """
+    ranks: np.ndarray = moocore.pareto_rank(losses)
+    return ranks
 
 
-def dominates(losses: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """Which rows of (n, objectives) are at least as low as `one` in all objectives and lower in one; bool (n,)."""
-    return np.asarray((losses <= one).all(1) & (losses < one).any(1))
+def dominates(losses: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Return which rows dominate a candidate: they are at least as low in all objectives and lower in one.
+
+    Args:
+        losses: Of shape (n, objectives), all minimised.
+        candidate: Of shape (objectives,).
+
+    Returns:
+        A bool array of shape (n,).
+    """
+    return np.asarray((losses <= candidate).all(1) & (losses < candidate).any(1))
 
 
 def hypervolume(values: np.ndarray, directions: Mapping[str, str], references: Mapping[str, float]) -> float:
-    """What the rows of (n, objectives) dominate, measured from the references; densities by their log10.
+    """Return the hypervolume that rows dominate, measured from the references; densities count by their log10.
 
-    directions: objective to `max` or `min`; references: the worst value of each that counts.
+    Args:
+        values: Of shape (n, objectives).
+        directions: Objective to `max` or `min`, in the order of the columns.
+        references: The worst value of each objective that counts.
     """
     if not len(values):
         return 0.0
-    points = on_axes(values, directions)
-    origin = on_axes(np.array([[references[name] for name in directions]]), directions)[0]
-    return float(moocore.hypervolume(points, ref=origin, maximise=[way == "max" for way in directions.values()]))
+    points = scale_objectives(values, directions)
+    origin = scale_objectives(np.array([[references[name] for name in directions]]), directions)[0]
+    return float(
+        moocore.hypervolume(points, ref=origin, maximise=[direction == "max" for direction in directions.values()])
+    )
 
 
-def on_axes(values: np.ndarray, objectives: Iterable[str]) -> np.ndarray:
-    """Rows of (n, objectives) as they are averaged and measured: densities by their log10, others as they are."""
-    found = values.astype(float)
+def scale_objectives(values: np.ndarray, objectives: Iterable[str]) -> np.ndarray:
+    """Return values on the scales on which they are averaged and measured: densities as their log10, others unchanged.
+
+    Args:
+        values: Of shape (n, objectives).
+        objectives: The names of the objectives, in the order of the columns.
+    """
+    scaled = values.astype(float)
     for column, name in enumerate(objectives):
-        if name in LOGARITHMIC:
-            found[:, column] = np.log10(np.maximum(found[:, column], LEAST))
-    return found
+        if name in LOGARITHMIC_OBJECTIVES:
+            scaled[:, column] = np.log10(np.maximum(scaled[:, column], MIN_LOGARITHMIC_VALUE))
+    return scaled

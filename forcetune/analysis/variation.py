@@ -1,40 +1,48 @@
-"""Which fields a study varied, and how much hangs on each."""
+"""The fields that a study varies, and how much of the quality depends on each."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.questions import quality
+from forcetune.analysis.questions import choose_quality
 
-ON_AXES = ("method", "density", "invert", "shuffle", "reinit", "small_dense")  # told by the label and the sparsity
-GROUPS = 4  # into which the values of a range are put
-
-
-def varied(table: pd.DataFrame) -> list[str]:
-    """The fields that differ between those trials that have them, but for what the label and the sparsity tell."""
-    fields = [name for name in table.attrs.get("fields", []) if name in table]
-    return [name for name in fields if name not in ON_AXES and table[name].dropna().astype(str).nunique() > 1]
+LABEL_FIELDS = ("method", "density", "invert", "shuffle", "reinit", "small_dense")  # a label and the sparsity show them
+VALUE_GROUPS = 4  # into which the values of a range are put
 
 
-def by_spread(table: pd.DataFrame) -> list[str]:
-    """The same fields, those first whose values have means of the quality that lie farthest apart.
+def find_varied_fields(table: pd.DataFrame) -> list[str]:
+    """Return the fields that differ between trials, without those that a trial's label and sparsity show.
 
-    The measure is the share of the variance that lies between groups of trials, each with one value, or with a quarter
-    of a range; density is not held fixed, as this is an order of columns and no finding (`effects` and `importance`
-    are).
+    Args:
+        table: Trials, as `results.load` gives them.
     """
-    column, _ = quality(table)
-    names = varied(table)
+    fields = [name for name in table.attrs.get("fields", []) if name in table]
+    return [name for name in fields if name not in LABEL_FIELDS and table[name].dropna().astype(str).nunique() > 1]
+
+
+def rank_varied_fields(table: pd.DataFrame) -> list[str]:
+    """Return the varied fields in the order of how far the means of the quality of their values lie apart.
+
+    The measure is the share of the variance that lies between groups of trials. A group has one value, or a quarter of
+    a range. Density is not held fixed, since this is an order of columns and no finding (`effects` and `importance`
+    are).
+
+    Args:
+        table: Trials, as `results.load` gives them.
+    """
+    column, _ = choose_quality(table)
+    names = find_varied_fields(table)
     if column not in table:
         return names
-    known = table[table[column].notna()]
-    return sorted(names, key=lambda name: -_share_between(known[name], known[column].astype(float)))
+    trials = table[table[column].notna()]
+    return sorted(names, key=lambda name: -_share_between(trials[name], trials[column].astype(float)))
 
 
 def _share_between(field: pd.Series, values: pd.Series) -> float:
-    if pd.api.types.is_numeric_dtype(field) and field.nunique() > 2 * GROUPS:
-        groups = field.astype(float).rank(pct=True).mul(GROUPS).apply(np.ceil).astype(str)
+    """Return the share of the variance of the values that lies between groups of the field, from 0 to 1."""
+    if pd.api.types.is_numeric_dtype(field) and field.nunique() > 2 * VALUE_GROUPS:
+        groups = field.astype(float).rank(pct=True).mul(VALUE_GROUPS).apply(np.ceil).astype(str)
     else:
         groups = field.astype(str)
     total = float(((values - values.mean()) ** 2).sum())

@@ -1,4 +1,4 @@
-"""A study with its champions and all that was run beside it."""
+"""A study with its champions and the companions that have been run for it."""
 
 from __future__ import annotations
 
@@ -9,88 +9,163 @@ from itertools import islice
 import pandas as pd
 
 from forcetune import results, tracking
-from forcetune.baseline.champions import Champion, champions, made
-from forcetune.baseline.evidence import Companions, Pair
-from forcetune.baseline.twins import ITSELF, TUNING, Comparison, best_random, compared_seed, fixed, tuned, tuning
-from forcetune.spec import BANDS, Companion, Study, Trial
+from forcetune.baseline.champions import Champion, make_champions, select_champions
+from forcetune.baseline.evidence import EndedCompanions, Pair
+from forcetune.baseline.twins import (
+    CHAMPION_ARM,
+    TUNING_ARM,
+    Comparison,
+    find_best_random,
+    get_comparison_seed,
+    make_fixed_comparisons,
+    make_tuned_comparison,
+    plan_tuning,
+)
+from forcetune.spec import SPARSITY_BAND_EDGES, Companion, Study, Trial
 
 
 class ChampionStudy:
-    """A study with its champions, as its stores have it now."""
+    """A study with its champions and companions, as its stores have them now.
 
-    def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = BANDS) -> None:
+    Args:
+        name: The name of the study.
+        top: The number of champions of each band of sparsity; None takes the front.
+        edges: The edges of the bands, in sparsity from 0 to 1, rising.
+
+    Attributes:
+        name: The name of the study.
+        study: The study.
+        table: The trials, as `results.load` returns them.
+        champions: The champions, sorted by sparsity.
+        left_out_count: The number of comparable champions that `restrict_to` has left out.
+        companion_table: The runs beside the study, a row a run; None where there are none.
+        companions: Those of the runs that have ended.
+
+    Raises:
+        InputError: There is no such study, no trial was trained to its end, or no trial has a validation accuracy.
+    """
+
+    def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES) -> None:
         self.name = name
-        self.study = Study.from_dict(tracking.study_file(name))
+        self.study = Study.from_dict(tracking.load_study_file(name))
         self.table = results.load(name)
         self._edges = edges
-        self.champions = champions(name, self.table, top, edges)
-        self.left_out = 0
+        self.champions = select_champions(name, self.table, top, edges)
+        self.left_out_count = 0
         self.refresh()
 
-    def keep(self, champions: Sequence[Champion]) -> None:
-        """Compare these champions alone; `left_out` counts the others of which something could be said."""
-        comparable = [champion for champion in self.champions if not champion.by_chance]
-        self.left_out = len(comparable) - len(champions)
-        self.champions = [*champions, *(champion for champion in self.champions if champion.by_chance)]
+    def restrict_to(self, champions: Sequence[Champion]) -> None:
+        """Compare only these champions.
+
+        The champions that are excluded from comparisons stay in the list, with their reasons; `left_out_count` counts
+        the comparable champions that are left out.
+
+        Args:
+            champions: The champions to compare.
+        """
+        comparable = [champion for champion in self.champions if not champion.exclusion_reason]
+        self.left_out_count = len(comparable) - len(champions)
+        self.champions = [*champions, *(champion for champion in self.champions if champion.exclusion_reason)]
 
     def refresh(self) -> None:
-        """Read anew what has been run beside the study."""
-        self.beside = tracking.companions(self.name)
-        self.companions = Companions(self.study, self.beside, self.table.attrs["references"].get("val_accuracy"))
+        """Read the runs beside the study again."""
+        self.companion_table = tracking.load_companions(self.name)
+        self.companions = EndedCompanions(
+            self.study, self.companion_table, self.table.attrs["references"].get("val_accuracy")
+        )
 
-    def seed(self, place: int) -> int:
-        """Of the pair at this place."""
-        return compared_seed(self.study, place)
+    def pair_seed(self, pair_index: int) -> int:
+        """Return the seed of a pair by its index, from 0."""
+        return get_comparison_seed(self.study, pair_index)
 
-    def comparisons(self, champion: Champion, night: str | None = None) -> tuple[list[Comparison], list[Companion]]:
-        """A champion's comparisons, and the tuning runs that are missing before it can have the tuned one."""
-        if champion.by_chance:
+    def list_comparisons(
+        self, champion: Champion, night: str | None = None
+    ) -> tuple[list[Comparison], list[Companion]]:
+        """List the comparisons of a champion, and the tuning runs that it lacks.
+
+        Args:
+            champion: The champion.
+            night: The date of the night that asks for the tuning runs; None outside nights.
+
+        Returns:
+            The comparisons, and the missing tuning runs. The comparison with the tuned twin is among them only when no
+            tuning run is missing. Both lists are empty for a champion that is excluded from comparisons.
+        """
+        if champion.exclusion_reason:
             return [], []
-        lacking = self.companions.lacks(tuning(self.study, champion, self.table, night))
-        return [*fixed(champion), *([] if lacking else self._tuned(champion))], lacking
+        missing_tuning = self.companions.find_missing(plan_tuning(self.study, champion, self.table, night))
+        return [
+            *make_fixed_comparisons(champion),
+            *([] if missing_tuning else self._list_tuned_comparisons(champion)),
+        ], missing_tuning
 
-    def champion(self, key: str | None) -> Champion | None:
-        """The study's trial with this key."""
-        return next(iter(made(self.name, self.table[self.table["trial"] == key], self._edges)), None)
+    def find_champion(self, key: str | None) -> Champion | None:
+        """Find the study's trial with this key, as a champion; None where there is none."""
+        return next(iter(make_champions(self.name, self.table[self.table["trial"] == key], self._edges)), None)
 
-    def evidence(self) -> list[tuple[Comparison, list[Pair]]]:
-        """All comparisons of which a pair was run, also those of champions that no longer are, and their pairs."""
-        known = {champion.key: champion for champion in [*self._earlier(), *self.champions]}
-        compared = [champion for champion in known.values() if not champion.by_chance]
-        begun = [one for champion in compared for one in [*fixed(champion), *self._tuned(champion)]]
-        return [(one, pairs) for one in begun if (pairs := self.companions.pairs(one))]
+    def list_evidence(self) -> list[tuple[Comparison, list[Pair]]]:
+        """List all comparisons that have pairs, with their pairs.
 
-    def free_places(self, comparison: Comparison, count: int) -> list[int]:
-        """The next places at which a side of the comparison has not ended."""
-        places = (place for place in count_from(0) if self.companions.lacks(comparison.sides(self.seed(place))))
-        return list(islice(places, count))
+        The list contains the comparisons of earlier champions too, which are no champions now.
+        """
+        champions_by_key = {champion.key: champion for champion in [*self._list_earlier_champions(), *self.champions]}
+        comparable = [champion for champion in champions_by_key.values() if not champion.exclusion_reason]
+        comparisons = [
+            comparison
+            for champion in comparable
+            for comparison in [*make_fixed_comparisons(champion), *self._list_tuned_comparisons(champion)]
+        ]
+        return [(comparison, pairs) for comparison in comparisons if (pairs := self.companions.find_pairs(comparison))]
 
-    def spent(self, night: str) -> float:
-        """Device hours of what was run on a night."""
-        if self.beside is None or "night" not in self.beside:
+    def find_free_pair_indices(self, comparison: Comparison, count: int) -> list[int]:
+        """Return the next indices of pairs of which a run has not ended.
+
+        Args:
+            comparison: The comparison.
+            count: The number of indices.
+        """
+        free_indices = (
+            index
+            for index in count_from(0)
+            if self.companions.find_missing(comparison.make_companions(self.pair_seed(index)))
+        )
+        return list(islice(free_indices, count))
+
+    def sum_device_hours(self, night: str) -> float:
+        """Return the device hours of the companions that have run on a night."""
+        if self.companion_table is None or "night" not in self.companion_table:
             return 0.0
-        tonight = self.beside[self.beside["night"] == night]
-        return float(tonight["device_seconds"].sum()) / 3600
+        rows = self.companion_table[self.companion_table["night"] == night]
+        return float(rows["device_seconds"].sum()) / 3600
 
-    def device_hours(self, runs: Iterable[Companion]) -> float:
-        """That these take, each as long as the champion that it is there for."""
-        took = self.table.set_index("trial")["device_seconds"]
-        return sum(float(took.get(one.of, took.mean())) for one in runs) / 3600
+    def estimate_device_hours(self, runs: Iterable[Companion]) -> float:
+        """Estimate the device hours of companions.
 
-    def _earlier(self) -> list[Champion]:
-        """Those that pairs were run for."""
-        if self.beside is None or "arm" not in self.beside:
+        Each companion is expected to take as long as the trial that it belongs to.
+        """
+        durations_s = self.table.set_index("trial")["device_seconds"]
+        return sum(float(durations_s.get(companion.parent_key, durations_s.mean())) for companion in runs) / 3600
+
+    def _list_earlier_champions(self) -> list[Champion]:
+        """List the champions that pairs have been run for."""
+        if self.companion_table is None or "arm" not in self.companion_table:
             return []
-        keys = self.beside.loc[self.beside["arm"] == ITSELF, "of"].unique()
-        return made(self.name, self.table[self.table["trial"].isin(keys)], self._edges)
+        keys = self.companion_table.loc[self.companion_table["arm"] == CHAMPION_ARM, "of"].unique()
+        return make_champions(self.name, self.table[self.table["trial"].isin(keys)], self._edges)
 
-    def _tuned(self, champion: Champion) -> list[Comparison]:
-        """The one with the best random trial that is known by now, if any is."""
-        best = best_random(champion, self.table, self._tried(champion))
-        return [] if best is None else [tuned(champion, Trial(**tracking.trial_fields(str(best["run_id"]))))]
+    def _list_tuned_comparisons(self, champion: Champion) -> list[Comparison]:
+        """Return the comparison with the best random trial so far; an empty list where there is no such trial."""
+        best = find_best_random(champion, self.table, self._select_tuning_runs(champion))
+        return (
+            []
+            if best is None
+            else [make_tuned_comparison(champion, Trial(**tracking.load_trial_fields(str(best["run_id"]))))]
+        )
 
-    def _tried(self, champion: Champion) -> pd.DataFrame:
-        """The champion's tuning runs."""
-        if self.beside is None or "arm" not in self.beside:
+    def _select_tuning_runs(self, champion: Champion) -> pd.DataFrame:
+        """Select the champion's tuning runs."""
+        if self.companion_table is None or "arm" not in self.companion_table:
             return pd.DataFrame()
-        return self.beside[(self.beside["arm"] == TUNING) & (self.beside["of"] == champion.key)]
+        return self.companion_table[
+            (self.companion_table["arm"] == TUNING_ARM) & (self.companion_table["of"] == champion.key)
+        ]

@@ -1,4 +1,4 @@
-"""The best trials of a study, by validation accuracy, band by band of sparsity."""
+"""The champions of a study: its best trials by validation accuracy, band by band of sparsity."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from forcetune import analysis, tracking
+from forcetune.analysis.questions import BOUND_TOLERANCE
 from forcetune.errors import InputError
 from forcetune.pruning import method_row
-from forcetune.spec import BANDS, Trial, method_label
+from forcetune.spec import SPARSITY_BAND_EDGES, Trial, method_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Band = tuple[float, float]
-ROUNDING = 1e-12  # 1 - density is not exact in floating point
 
 
 @dataclass(frozen=True)
 class Champion:
-    """A trial of a study: its name and its fields; sparsity: measured; band: the one that holds it, [low, high)."""
+    """A trial of a study that is compared with random pruning.
+
+    Attributes:
+        study: The name of the study.
+        name: The name of the trial.
+        trial: The fields of the trial.
+        sparsity: The measured sparsity, from 0 to 1.
+        band: The band of sparsity, [low, high), that holds the trial.
+    """
 
     study: str
     name: str
@@ -31,17 +39,17 @@ class Champion:
 
     @property
     def key(self) -> str:
-        """Its trial's."""
+        """The key of the trial."""
         return self.trial.key
 
     @property
     def label(self) -> str:
-        """Its method, and the controls that are on."""
+        """The method of the trial, and the controls that are on."""
         return method_label(self.trial.fields())
 
     @property
-    def by_chance(self) -> str | None:
-        """Why there is nothing to compare it with; None where its weights were chosen by more than chance."""
+    def exclusion_reason(self) -> str | None:
+        """The reason why the trial is compared with nothing; None where more than chance chose its weights."""
         if self.trial.small_dense:
             return f"{self.name} at {self.sparsity:.2%} is a small dense network, of which nothing was pruned"
         if self.trial.shuffle or method_row(self.trial.method).is_random:
@@ -49,52 +57,61 @@ class Champion:
         return None
 
 
-def champions(
-    study: str, table: pd.DataFrame, top: int | None = None, edges: Sequence[float] = BANDS
+def select_champions(
+    study: str, table: pd.DataFrame, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES
 ) -> list[Champion]:
-    """The front, or the `top` most accurate trials of each band; sorted by sparsity.
+    """Select the champions of a study: its front, or the most accurate trials of each band.
 
-    table: the study's, as `analysis.with_seeds` leaves it. edges: of the bands; what lies in none of them is left out.
-    Raises InputError where no trial was trained to its end, or none tells its accuracy.
+    Args:
+        study: The name of the study.
+        table: The trials of the study, as `analysis.add_seed_estimates` returns them.
+        top: The number of champions of each band; None takes the front.
+        edges: The edges of the bands, in sparsity, rising. A trial that lies in no band is left out.
+
+    Returns:
+        The champions, sorted by sparsity.
+
+    Raises:
+        InputError: No trial was trained to its end, or no trial has a validation accuracy.
     """
     trained = table[table["outcome"] == "trained"] if len(table) else table
     if trained.empty:
         raise InputError(f"the study {study!r} has no trial that was trained to its end; search first")
     if "val_accuracy" not in trained:
         raise InputError(f"the trials of the study {study!r} tell no val_accuracy, by which champions are compared")
-    chosen = analysis.best(table) if top is None else _top(trained, top, edges)
-    return made(study, chosen, edges)
+    rows = analysis.best(table) if top is None else _select_top(trained, top, edges)
+    return make_champions(study, rows, edges)
 
 
-def made(study: str, rows: pd.DataFrame, edges: Sequence[float]) -> list[Champion]:
-    """Champions of these rows of a study's table, as far as a band holds them, sorted by sparsity."""
+def make_champions(study: str, rows: pd.DataFrame, edges: Sequence[float]) -> list[Champion]:
+    """Make champions of those rows of a study's table that lie in a band, sorted by sparsity."""
     return [
-        Champion(study, row["name"], Trial(**tracking.trial_fields(row["run_id"])), row["sparsity"], band)
+        Champion(study, row["name"], Trial(**tracking.load_trial_fields(row["run_id"])), row["sparsity"], band)
         for row in rows.sort_values("sparsity", kind="stable").to_dict("records")
-        if (band := band_of(row["sparsity"], edges))
+        if (band := find_band(row["sparsity"], edges))
     ]
 
 
-def band_of(sparsity: float, edges: Sequence[float]) -> Band | None:
-    """The band that holds a sparsity; None where none does."""
+def find_band(sparsity: float, edges: Sequence[float]) -> Band | None:
+    """Return the band that holds a sparsity; None where no band does."""
     for low, high in pairwise(edges):
-        if low <= sparsity + ROUNDING < high:
+        if low <= sparsity + BOUND_TOLERANCE < high:
             return low, high
     return None
 
 
-def in_band(table: pd.DataFrame, band: Band) -> pd.DataFrame:
-    """The trials within a band."""
-    sparsity = table["sparsity"] + ROUNDING
+def select_band_rows(table: pd.DataFrame, band: Band) -> pd.DataFrame:
+    """Select the trials whose sparsity lies in a band."""
+    sparsity = table["sparsity"] + BOUND_TOLERANCE
     return table[(band[0] <= sparsity) & (sparsity < band[1])]
 
 
-def told(band: Band) -> str:
-    """A band in words."""
+def format_band(band: Band) -> str:
+    """Format a band as a range of percent."""
     return f"{band[0]:.4%}".rstrip("0%").rstrip(".") + "–" + f"{band[1]:.4%}".rstrip("0%").rstrip(".") + " %"
 
 
-def _top(trained: pd.DataFrame, top: int, edges: Sequence[float]) -> pd.DataFrame:
-    ranked = trained.sort_values(analysis.believed(trained, "val_accuracy"), ascending=False, kind="stable")
-    bands = ranked["sparsity"].map(lambda sparsity: band_of(sparsity, edges))
+def _select_top(trained: pd.DataFrame, top: int, edges: Sequence[float]) -> pd.DataFrame:
+    ranked = trained.sort_values(analysis.objective_column(trained, "val_accuracy"), ascending=False, kind="stable")
+    bands = ranked["sparsity"].map(lambda sparsity: find_band(sparsity, edges))
     return ranked[bands.notna()].groupby(bands[bands.notna()], sort=False).head(top)

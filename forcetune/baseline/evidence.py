@@ -1,4 +1,4 @@
-"""What pairs of runs say: test accuracies of a champion and its twin, seed by seed."""
+"""The evidence of comparisons: test accuracies of a champion and its twin, seed by seed."""
 
 from __future__ import annotations
 
@@ -11,125 +11,173 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.baseline.champions import told
-from forcetune.baseline.twins import COMPARED, Comparison
+from forcetune.analysis.effects import ACCURACY_POINTS
+from forcetune.baseline.champions import format_band
+from forcetune.baseline.twins import COMPARISON_SEED_OFFSET, Comparison
 from forcetune.spec import Companion, Study
 
-POINTS = 100.0  # of accuracy
-DIVERGED = (
+# The reason of a trial whose loss or objective is not finite begins with one of these.
+DIVERGENCE_PREFIXES = (
     "Diverged: ",
     "the objective ",
-)  # what the reasons begin with of trials whose loss or objective is no number
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed of a comparison: test accuracies from 0 to 1; night: on which the later one was asked for, or "".
+    """The two runs of one seed of a comparison.
 
-    diverged: whether one of the two did, and counts at chance.
+    Attributes:
+        seed: The seed that both runs share.
+        night: The date of the night that asked for the later run; empty where no night did.
+        champion_accuracy: The champion's test accuracy, from 0 to 1.
+        twin_accuracy: The twin's test accuracy, from 0 to 1.
+        has_diverged: Whether a run of the pair has diverged, and counts at the accuracy of guessing.
     """
 
     seed: int
     night: str
-    champion: float
-    twin: float
-    diverged: bool = False
+    champion_accuracy: float
+    twin_accuracy: float
+    has_diverged: bool = False
 
     @property
     def difference(self) -> float:
-        """In points."""
-        return (self.champion - self.twin) * POINTS
+        """The champion's accuracy minus the twin's, in points."""
+        return (self.champion_accuracy - self.twin_accuracy) * ACCURACY_POINTS
 
 
-class Companions:
+class EndedCompanions:
     """The companions of a study that have ended, by their keys.
 
-    chance: the accuracy of guessing, at which a training that diverged counts; None where it is not known.
+    Args:
+        study: The study.
+        table: The companions, as `tracking.load_companions` returns them; None where there are none.
+        chance: The accuracy of guessing, from 0 to 1, at which a training that diverged counts; None where it is
+            unknown.
     """
 
     def __init__(self, study: Study, table: pd.DataFrame | None, chance: float | None = None) -> None:
         self._chance = chance
-        found = [] if table is None or table.empty else table.dropna(subset="outcome").to_dict("records")
-        self._rows = {row["trial"]: row for row in found}
-        first = study.first_fresh_seed + COMPARED
-        self._seeds = sorted({int(row["seed"]) for row in found if row["seed"] >= first})
+        ended_rows = [] if table is None or table.empty else table.dropna(subset="outcome").to_dict("records")
+        self._rows = {row["trial"]: row for row in ended_rows}
+        first_seed = study.first_fresh_seed + COMPARISON_SEED_OFFSET
+        self._seeds = sorted({int(row["seed"]) for row in ended_rows if row["seed"] >= first_seed})
 
-    def lacks(self, wanted: Iterable[Companion]) -> list[Companion]:
-        """Those that have not ended, each once."""
-        return list({one.key: one for one in wanted if one.key not in self._rows}.values())
+    def find_missing(self, wanted: Iterable[Companion]) -> list[Companion]:
+        """Return the companions that have not ended, each once.
 
-    def pairs(self, comparison: Comparison, seeds: Iterable[int] | None = None) -> list[Pair]:
-        """Of these seeds, or all, those of which both sides count."""
-        found = []
+        Args:
+            wanted: The companions to look for.
+        """
+        return list({companion.key: companion for companion in wanted if companion.key not in self._rows}.values())
+
+    def find_pairs(self, comparison: Comparison, seeds: Iterable[int] | None = None) -> list[Pair]:
+        """Return the pairs of a comparison of which both runs count.
+
+        Args:
+            comparison: The comparison.
+            seeds: The seeds of the pairs; None takes all seeds.
+        """
+        pairs = []
         for seed in self._seeds if seeds is None else seeds:
-            sides = [self._rows.get(side.key, {}) for side in comparison.sides(seed)]
-            champion, twin = map(self._accuracy, sides)
+            rows = [self._rows.get(companion.key, {}) for companion in comparison.make_companions(seed)]
+            champion, twin = map(self._get_accuracy, rows)
             if champion is not None and twin is not None:
-                found.append(Pair(seed, max(map(_night, sides)), champion, twin, any(map(_diverged, sides))))
-        return found
+                pairs.append(Pair(seed, max(map(_get_night, rows)), champion, twin, any(map(_has_diverged, rows))))
+        return pairs
 
-    def lost(self, comparison: Comparison, seeds: Iterable[int]) -> int:
-        """How many of these seeds can say nothing, since a run failed."""
-        return sum(any(self._failed(side) for side in comparison.sides(seed)) for seed in seeds)
+    def count_lost(self, comparison: Comparison, seeds: Iterable[int]) -> int:
+        """Count the seeds that say nothing because a run has failed.
 
-    def _failed(self, side: Companion) -> bool:
-        row = self._rows.get(side.key)
-        return row is not None and self._accuracy(row) is None
+        Args:
+            comparison: The comparison.
+            seeds: The seeds to count.
+        """
+        return sum(any(self._is_lost(companion) for companion in comparison.make_companions(seed)) for seed in seeds)
 
-    def _accuracy(self, row: Mapping[Any, Any]) -> float | None:
-        """What a run counts with; None where it says nothing, or has not ended."""
-        if _counts(row):
+    def _is_lost(self, companion: Companion) -> bool:
+        row = self._rows.get(companion.key)
+        return row is not None and self._get_accuracy(row) is None
+
+    def _get_accuracy(self, row: Mapping[Any, Any]) -> float | None:
+        """Return the accuracy that a run counts with; None where it has not ended, or does not count."""
+        if _has_accuracy(row):
             return float(row["test_accuracy"])
-        return self._chance if _diverged(row) else None
+        return self._chance if _has_diverged(row) else None
 
 
-def verdicts(
-    comparisons: Sequence[Comparison], companions: Companions, seeds: Sequence[int], margin: float
+def judge_comparisons(
+    comparisons: Sequence[Comparison], companions: EndedCompanions, seeds: Sequence[int], margin: float
 ) -> pd.DataFrame:
-    """One row a comparison, all judged together by these seeds.
+    """Judge comparisons together, by the pairs that have these seeds.
 
-    Its columns: study, champion, trial (the key), method, sparsity, band, kind, against, accuracy and twin_accuracy
-    (means, from 0 to 1), lost (pairs that say nothing, since a run failed), diverged (pairs with a run that diverged,
-    which counts at chance), and those of `analysis.Verdict`, mean and interval in points.
+    Args:
+        comparisons: The comparisons.
+        companions: The companions that have ended.
+        seeds: The seeds of the pairs.
+        margin: The difference, in points of accuracy, below which two networks are as good as each other.
+
+    Returns:
+        A row for each comparison: study, champion, trial (the champion's key), method, sparsity, band, kind, against,
+        accuracy and twin_accuracy (means, from 0 to 1), lost (the number of pairs that say nothing because a run has
+        failed), diverged (the number of pairs with a run that diverged, which counts at chance), and the columns of
+        `analysis.Verdict`, with mean and interval in points.
     """
-    pairs = [companions.pairs(one, seeds) for one in comparisons]
-    judged = analysis.judge([np.array([pair.difference for pair in each]) for each in pairs], margin)
+    pairs = [companions.find_pairs(comparison, seeds) for comparison in comparisons]
+    judged = analysis.judge([np.array([pair.difference for pair in sample]) for sample in pairs], margin)
     rows = [
-        {**described(one), **_accuracies(each), **_faults(each, companions.lost(one, seeds)), **asdict(verdict)}
-        for one, each, verdict in zip(comparisons, pairs, judged, strict=True)
+        {
+            **describe_comparison(comparison),
+            **_accuracy_columns(sample),
+            **_fault_columns(sample, companions.count_lost(comparison, seeds)),
+            **asdict(verdict),
+        }
+        for comparison, sample, verdict in zip(comparisons, pairs, judged, strict=True)
     ]
-    return _whole(pd.DataFrame(rows))
+    return _cast_needed(pd.DataFrame(rows))
 
 
-def pooled(
-    comparisons: Sequence[Comparison], companions: Companions, seeds: Sequence[int], margin: float
+def judge_pooled(
+    comparisons: Sequence[Comparison], companions: EndedCompanions, seeds: Sequence[int], margin: float
 ) -> pd.DataFrame:
-    """The same with the champions of one method and band taken together, where there are several.
+    """Judge the champions of one method and band together, where there are several.
 
-    Those with a seed in common share their data and initial weights: they are averaged seed by seed.
+    Champions that share a seed share their data and initial weights: their differences are averaged seed by seed.
+
+    Args:
+        comparisons: The comparisons.
+        companions: The companions that have ended.
+        seeds: The seeds of the pairs.
+        margin: The difference, in points of accuracy, below which two networks are as good as each other.
+
+    Returns:
+        A row for each method, band and rival, with the columns of `judge_comparisons`.
     """
     groups: dict[tuple[object, ...], list[Comparison]] = {}
-    for one in comparisons:
-        groups.setdefault((one.champion.label, one.champion.band, one.against), []).append(one)
+    for comparison in comparisons:
+        groups.setdefault((comparison.champion.label, comparison.champion.band, comparison.against), []).append(
+            comparison
+        )
     several = [group for group in groups.values() if len(group) > 1]
-    pairs = [[companions.pairs(one, seeds) for one in group] for group in several]
-    differences = [analysis.pooled([_aligned(each, seeds) for each in group]) for group in pairs]
+    pairs = [[companions.find_pairs(comparison, seeds) for comparison in group] for group in several]
+    differences = [analysis.pool_by_seed([_align_differences(sample, seeds) for sample in group]) for group in pairs]
     judged = analysis.judge(differences, margin)
     rows = [
         {
-            **described(group[0]),
-            **_several(group),
-            **_accuracies(list(chain(*each))),
-            **_faults([], 0),  # they are counted in the rows of the champions
+            **describe_comparison(group[0]),
+            **_group_columns(group),
+            **_accuracy_columns(list(chain(*samples))),
+            **_fault_columns([], 0),  # the rows of the champions count them
             **asdict(verdict),
         }
-        for group, each, verdict in zip(several, pairs, judged, strict=True)
+        for group, samples, verdict in zip(several, pairs, judged, strict=True)
     ]
-    return _whole(pd.DataFrame(rows))
+    return _cast_needed(pd.DataFrame(rows))
 
 
-def described(comparison: Comparison) -> dict[str, object]:
-    """Which comparison a row is of."""
+def describe_comparison(comparison: Comparison) -> dict[str, object]:
+    """Return the columns that identify a comparison."""
     champion = comparison.champion
     return {
         "study": champion.study,
@@ -137,47 +185,50 @@ def described(comparison: Comparison) -> dict[str, object]:
         "trial": champion.key,
         "method": champion.label,
         "sparsity": champion.sparsity,
-        "band": told(champion.band),
+        "band": format_band(champion.band),
         "kind": comparison.kind,
         "against": comparison.against,
     }
 
 
-def _aligned(pairs: Sequence[Pair], seeds: Sequence[int]) -> np.ndarray:
-    """Their differences, one a seed, NaN where it has none."""
-    known = {pair.seed: pair.difference for pair in pairs}
-    return np.array([known.get(seed, np.nan) for seed in seeds])
+def _align_differences(pairs: Sequence[Pair], seeds: Sequence[int]) -> np.ndarray:
+    """Return the differences of the pairs, (seeds,), in the order of the seeds; NaN where a seed has no pair."""
+    differences = {pair.seed: pair.difference for pair in pairs}
+    return np.array([differences.get(seed, np.nan) for seed in seeds])
 
 
-def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+def _cast_needed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype({"needed": "Int64"}) if len(rows) else rows
 
 
-def _several(group: Sequence[Comparison]) -> dict[str, object]:
+def _group_columns(group: Sequence[Comparison]) -> dict[str, object]:
     return {"champion": f"{len(group)} champions", "trial": None, "sparsity": np.nan}
 
 
-def _faults(pairs: Sequence[Pair], lost: int) -> dict[str, int]:
-    return {"lost": lost, "diverged": sum(pair.diverged for pair in pairs)}
+def _fault_columns(pairs: Sequence[Pair], lost: int) -> dict[str, int]:
+    return {"lost": lost, "diverged": sum(pair.has_diverged for pair in pairs)}
 
 
-def _accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
+def _accuracy_columns(pairs: Sequence[Pair]) -> dict[str, float]:
     return {
-        "accuracy": float(np.mean([pair.champion for pair in pairs])) if pairs else np.nan,
-        "twin_accuracy": float(np.mean([pair.twin for pair in pairs])) if pairs else np.nan,
+        "accuracy": float(np.mean([pair.champion_accuracy for pair in pairs])) if pairs else np.nan,
+        "twin_accuracy": float(np.mean([pair.twin_accuracy for pair in pairs])) if pairs else np.nan,
     }
 
 
-def _counts(row: Mapping[Any, Any]) -> bool:
-    return row.get("outcome") in analysis.COUNTED and not pd.isna(row.get("test_accuracy", np.nan))
+def _has_accuracy(row: Mapping[Any, Any]) -> bool:
+    return row.get("outcome") in analysis.COUNTED_OUTCOMES and not pd.isna(row.get("test_accuracy", np.nan))
 
 
-def _diverged(row: Mapping[Any, Any]) -> bool:
-    """Whether a training ended with numbers that are not finite: no accident, but what this mask leads to."""
+def _has_diverged(row: Mapping[Any, Any]) -> bool:
+    """Return whether a training ended with numbers that are not finite.
+
+    That is no accident, but an effect of the mask.
+    """
     reason = row.get("reason")
-    return row.get("outcome") == "failed" and isinstance(reason, str) and reason.startswith(DIVERGED)
+    return row.get("outcome") == "failed" and isinstance(reason, str) and reason.startswith(DIVERGENCE_PREFIXES)
 
 
-def _night(row: Mapping[Any, Any]) -> str:
+def _get_night(row: Mapping[Any, Any]) -> str:
     night = row.get("night")
     return night if isinstance(night, str) else ""

@@ -1,4 +1,4 @@
-"""One night: sentinels run anew, fresh seeds for what is not decided, and what follows from all nights so far."""
+"""A night: sentinels that run again, fresh seeds for undecided comparisons, and conclusions from all nights so far."""
 
 from __future__ import annotations
 
@@ -16,23 +16,30 @@ from rich.console import Console
 from forcetune import tracking
 from forcetune.baseline import sentinels
 from forcetune.baseline.bench import ChampionStudy
-from forcetune.baseline.findings import Findings, conclude, holds, standings
-from forcetune.baseline.page import page
-from forcetune.baseline.sending import Send
+from forcetune.baseline.findings import Findings, compute_standings, conclude_night, get_standing_verdict
+from forcetune.baseline.page import render_page
+from forcetune.baseline.sending import Sender
 from forcetune.baseline.twins import Comparison
 from forcetune.errors import HeldError
 from forcetune.search.driver_lock import driver_lock
 from forcetune.spec import Companion, CompanionRuns, load_nightly
 from forcetune.stores import optuna_uri
 
-EXPERIMENT = "forcetune-nightly"
-WATCHED = 1  # pairs a night for a comparison that is decided: it has to stay so
-TOLD = 60.0  # seconds that the program gets which is told of an alarm
+NIGHTLY_EXPERIMENT = "forcetune-nightly"
+DECIDED_PAIRS_PER_NIGHT = 1  # new pairs show whether a decided comparison stays as it is
+ALARM_PROGRAM_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a night has to do for one study, the most important first; what it costs, and what is to be known of it."""
+    """The work of a night for one study.
+
+    Attributes:
+        study: The name of the study.
+        companions: The runs, the most important first.
+        device_hours: The estimated device hours of the runs.
+        notes: The reasons of the champions that are compared with nothing, a sentence each.
+    """
 
     study: str
     companions: Sequence[Companion]
@@ -40,168 +47,250 @@ class Share:
     notes: Sequence[str]
 
     def plain(self) -> dict[str, Any]:
-        """As data that JSON knows."""
-        return {**vars(self), "companions": [one.plain() for one in self.companions]}
+        """Return the share as data that JSON can hold."""
+        return {**vars(self), "companions": [companion.plain() for companion in self.companions]}
 
     @classmethod
-    def of_plain(cls, told: Mapping[str, Any]) -> Share:
-        """From what `plain` gave."""
-        return cls(**{**told, "companions": [Companion.of_plain(one) for one in told["companions"]]})
+    def from_plain(cls, data: Mapping[str, Any]) -> Share:
+        """Make a share from the data that `plain` returned.
+
+        Args:
+            data: The data.
+        """
+        return cls(**{**data, "companions": [Companion.from_plain(companion) for companion in data["companions"]]})
 
 
 class Nights:
-    """The nights of one file. Raises InputError where the file, or a study in it, cannot be used."""
+    """The nights of one file.
+
+    Args:
+        file: The nightly file.
+        console: Prints the progress.
+
+    Attributes:
+        settings: The content of the file.
+        pages: The pages that `run` has written into the current folder.
+
+    Raises:
+        InputError: The file, or a study that it names, cannot be used.
+    """
 
     def __init__(self, file: Path, console: Console) -> None:
         self._file = file
         self._console = console
-        self.asked = load_nightly(file)
-        self._since = self.asked.since.isoformat() if self.asked.since else ""
-        self.pages: list[Path] = []  # that were written beside the stores
-        self._benches = [ChampionStudy(name, self.asked.top, self.asked.bands) for name in self.asked.studies]
+        self.settings = load_nightly(file)
+        self._since = self.settings.since.isoformat() if self.settings.since else ""
+        self.pages: list[Path] = []
+        self._champion_studies = [
+            ChampionStudy(name, self.settings.top, self.settings.bands) for name in self.settings.studies
+        ]
 
     def plan(self, night: str) -> list[Share]:
-        """What a night would do that began now."""
-        return [self._share(bench, night) for bench in self._benches]
+        """Plan a night that begins now; nothing is written.
 
-    def run(self, night: str, send: Send) -> list[Findings]:
-        """Do what is missing of earlier nights that died, then of this one.
+        Args:
+            night: The date of the night.
 
-        Raises HeldError where another process is at it.
+        Returns:
+            The share of each study.
+        """
+        return [self._plan_share(champion_study, night) for champion_study in self._champion_studies]
+
+    def run(self, night: str, send: Sender) -> list[Findings]:
+        """Run what is missing of earlier nights that have died, then of this night.
+
+        Args:
+            night: The date of the night.
+            send: Runs companions to their end.
+
+        Returns:
+            The findings of each night, this night's last.
+
+        Raises:
+            HeldError: Another process runs a night of this file.
         """
         with ExitStack() as stack:
             try:
                 stack.enter_context(driver_lock(f"nightly.{self._file.stem}", optuna_uri()))
             except HeldError as error:
                 raise HeldError(f"a night of {self._file} is not over: {error}") from None
-            return [self._run(each, send) for each in [*self._died(night), night]]
+            return [self._run_night(due_night, send) for due_night in [*self._list_unfinished(night), night]]
 
-    def _died(self, night: str) -> list[str]:
-        """Earlier nights that were begun and have not ended."""
-        begun = [run for run in tracking.records(EXPERIMENT, "nightly") if run["status"] == "RUNNING"]
+    def _list_unfinished(self, night: str) -> list[str]:
+        """List the earlier nights that have begun and not ended."""
+        begun = [run for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly") if run["status"] == "RUNNING"]
         nights = {run["tags"]["forcetune.night"]: run["name"] for run in begun}
-        return sorted(each for each, name in nights.items() if name == self._name(each) and each < night)
+        return sorted(
+            earlier_night
+            for earlier_night, name in nights.items()
+            if name == self._make_run_name(earlier_night) and earlier_night < night
+        )
 
-    def _name(self, night: str) -> str:
+    def _make_run_name(self, night: str) -> str:
         return f"{self._file.stem}-{night}"
 
-    def _run(self, night: str, send: Send) -> Findings:
-        record = tracking.Record(EXPERIMENT, "nightly", self._name(night), {"forcetune.night": night})
-        shares, over = self._agreed(record, night), record.finished
-        for place, (bench, share) in enumerate(zip(self._benches, shares, strict=True)):
-            if not over:
-                self._send(bench, share, night, send, len(shares) - place)
-        notes = [note for share in shares for note in share.notes] + self._left(shares)
-        findings = conclude(self._benches, night, self.asked.margin, self._since, notes, record.run)
-        if not over:
-            self._keep(record, findings)
+    def _run_night(self, night: str, send: Sender) -> Findings:
+        record = tracking.Record(NIGHTLY_EXPERIMENT, "nightly", self._make_run_name(night), {"forcetune.night": night})
+        shares, is_over = self._read_plan(record, night), record.is_finished
+        for index, (champion_study, share) in enumerate(zip(self._champion_studies, shares, strict=True)):
+            if not is_over:
+                self._run_share(champion_study, share, night, send, len(shares) - index)
+        notes = [note for share in shares for note in share.notes] + self._describe_left_runs(shares)
+        findings = conclude_night(self._champion_studies, night, self.settings.margin, self._since, notes, record.run)
+        if not is_over:
+            self._write_findings(record, findings)
         return findings
 
-    def _agreed(self, record: tracking.Record, night: str) -> list[Share]:
-        """The plan that the night began with: what it has found since then must not change what it does."""
+    def _read_plan(self, record: tracking.Record, night: str) -> list[Share]:
+        """Return the plan that the night began with; write it where there is none.
+
+        What the night has found since it began must not change what it runs.
+        """
         written = record.read("plan.json")
         if written is None:
             shares = self.plan(night)
             record.write("plan.json", json.dumps([share.plain() for share in shares], indent=1))
             return shares
-        known = {told["study"]: Share.of_plain(told) for told in written}
-        return [known.get(bench.name, Share(bench.name, [], 0.0, [])) for bench in self._benches]
-
-    def _send(self, bench: ChampionStudy, share: Share, night: str, send: Send, left: int) -> None:
-        """Run what is missing of a study's share, with its part of what the studies before it have left."""
-        hours = None
-        if self.asked.budget is not None:
-            others = sum(each.spent(night) for each in self._benches if each is not bench)
-            hours = max(self.asked.budget - others, 0.0) / left
-        missing = bench.companions.lacks(share.companions)
-        if missing and (hours is None or hours > bench.spent(night)):
-            self._console.print(f"{bench.name}: {len(missing)} runs", highlight=False)
-            send(CompanionRuns(bench.study, missing, night, hours))
-            bench.refresh()
-
-    def _share(self, bench: ChampionStudy, night: str) -> Share:
-        """Sentinels, fresh seeds for what is undecided, tuning, and a seed for what is decided."""
-        found = [bench.comparisons(champion, night) for champion in bench.champions]
-        comparisons = [one for each, _ in found for one in each]
-        stood = standings([bench], self.asked.margin)
-        undecided = [one for one in comparisons if holds(stood.get(one.name)) == "undecided"]
-        runs = [
-            *self._sentinels(bench, comparisons, night),
-            *_pairs(bench, undecided, self.asked.seeds, night),
-            *(one for _, lacking in found for one in lacking),
-            *_pairs(bench, [one for one in comparisons if one not in undecided], WATCHED, night),
-        ]
-        wanted = bench.companions.lacks(runs)
-        chance = [f"{bench.name}: {why}" for champion in bench.champions if (why := champion.by_chance)]
-        return Share(bench.name, wanted, bench.device_hours(wanted), chance)
-
-    def _sentinels(self, bench: ChampionStudy, comparisons: Sequence[Comparison], night: str) -> list[Companion]:
-        """The pair of the first night, or of tonight's first champion where there was none, or it is gone."""
-        first = bench.champion(sentinels.chosen(bench.beside, self._since))
-        known = [*(bench.comparisons(first)[0] if first else []), *comparisons]
-        pair = next((one for one in known if one.against == sentinels.TWIN), None)
-        seeds = [bench.seed(place) for place in range(self.asked.sentinels)]
-        return sentinels.asked(pair, seeds, night) if pair else []
-
-    def _left(self, shares: Sequence[Share]) -> list[str]:
-        """What of the plan was not run, since the budget was used up."""
+        shares_by_study = {share_data["study"]: Share.from_plain(share_data) for share_data in written}
         return [
-            f"{bench.name}: {len(left)} of {len(share.companions)} runs are left for other nights"
-            for bench, share in zip(self._benches, shares, strict=True)
-            if (left := bench.companions.lacks(share.companions))
+            shares_by_study.get(champion_study.name, Share(champion_study.name, [], 0.0, []))
+            for champion_study in self._champion_studies
         ]
 
-    def _keep(self, record: tracking.Record, findings: Findings) -> None:
-        """Write what was found, tell whoever is to be told of an alarm, and close the night."""
+    def _run_share(
+        self, champion_study: ChampionStudy, share: Share, night: str, send: Sender, studies_left: int
+    ) -> None:
+        """Run what is missing of a study's share, within its part of the hours that the other studies have left."""
+        device_hours = None
+        if self.settings.budget is not None:
+            spent_hours = sum(
+                other_study.sum_device_hours(night)
+                for other_study in self._champion_studies
+                if other_study is not champion_study
+            )
+            device_hours = max(self.settings.budget - spent_hours, 0.0) / studies_left
+        missing = champion_study.companions.find_missing(share.companions)
+        if missing and (device_hours is None or device_hours > champion_study.sum_device_hours(night)):
+            self._console.print(f"{champion_study.name}: {len(missing)} runs", highlight=False)
+            send(CompanionRuns(champion_study.study, missing, night, device_hours))
+            champion_study.refresh()
+
+    def _plan_share(self, champion_study: ChampionStudy, night: str) -> Share:
+        """Plan sentinels, then seeds of undecided comparisons, then tuning, then seeds of decided comparisons."""
+        by_champion = [champion_study.list_comparisons(champion, night) for champion in champion_study.champions]
+        comparisons = [comparison for group, _ in by_champion for comparison in group]
+        standings = compute_standings([champion_study], self.settings.margin)
+        undecided = [
+            comparison
+            for comparison in comparisons
+            if get_standing_verdict(standings.get(comparison.name)) == "undecided"
+        ]
+        runs = [
+            *self._plan_sentinels(champion_study, comparisons, night),
+            *_plan_pairs(champion_study, undecided, self.settings.seeds, night),
+            *(companion for _, tuning_runs in by_champion for companion in tuning_runs),
+            *_plan_pairs(
+                champion_study,
+                [comparison for comparison in comparisons if comparison not in undecided],
+                DECIDED_PAIRS_PER_NIGHT,
+                night,
+            ),
+        ]
+        missing = champion_study.companions.find_missing(runs)
+        exclusions = [
+            f"{champion_study.name}: {reason}"
+            for champion in champion_study.champions
+            if (reason := champion.exclusion_reason)
+        ]
+        return Share(champion_study.name, missing, champion_study.estimate_device_hours(missing), exclusions)
+
+    def _plan_sentinels(
+        self, champion_study: ChampionStudy, comparisons: Sequence[Comparison], night: str
+    ) -> list[Companion]:
+        """Return the first night's pair; tonight's first champion gives one where that pair does not exist."""
+        first_champion = champion_study.find_champion(
+            sentinels.find_sentinel_champion(champion_study.companion_table, self._since)
+        )
+        candidates = [*(champion_study.list_comparisons(first_champion)[0] if first_champion else []), *comparisons]
+        sentinel = next(
+            (comparison for comparison in candidates if comparison.against == sentinels.SENTINEL_TWIN_ARM), None
+        )
+        seeds = [champion_study.pair_seed(pair_index) for pair_index in range(self.settings.sentinels)]
+        return sentinels.plan_sentinels(sentinel, seeds, night) if sentinel else []
+
+    def _describe_left_runs(self, shares: Sequence[Share]) -> list[str]:
+        """Describe the runs of the plan that the budget did not allow."""
+        return [
+            f"{champion_study.name}: {len(missing)} of {len(share.companions)} runs are left for other nights"
+            for champion_study, share in zip(self._champion_studies, shares, strict=True)
+            if (missing := champion_study.companions.find_missing(share.companions))
+        ]
+
+    def _write_findings(self, record: tracking.Record, findings: Findings) -> None:
+        """Write the findings into the night's run, start the alarm program on an alarm, and close the run."""
         record.write("verdicts.json", findings.verdicts.to_json(orient="records", indent=1))
-        record.write("night.html", text := page(findings, self.asked.margin))
-        self._write_here(text)
+        record.write("night.html", html := render_page(findings, self.settings.margin))
+        self._write_page(html)
         counts = Counter(findings.verdicts.get("holds", ()))
-        metrics = {"alarms": float(len(findings.alarms)), **{str(name): float(n) for name, n in counts.items()}}
+        metrics = {
+            "alarms": float(len(findings.alarms)),
+            **{str(verdict): float(count) for verdict, count in counts.items()},
+        }
         outcome = "alarm" if findings.alarms else "quiet"
         record.log(metrics, {"forcetune.outcome": outcome, "forcetune.reason": "\n".join(findings.alarms)})
-        if findings.alarms and self.asked.on_alarm:
-            self._tell("\n".join([f"forcetune nightly, {findings.night}", *findings.alarms, ""]))
+        if findings.alarms and self.settings.on_alarm:
+            self._start_alarm_program("\n".join([f"forcetune nightly, {findings.night}", *findings.alarms, ""]))
         record.close()
 
-    def _write_here(self, text: str) -> None:
-        """The page in the current folder too, where it can be: the latest stands under one name."""
+    def _write_page(self, html: str) -> None:
+        """Write the page into the current folder too, where that is possible; a later page replaces an earlier one."""
         path = Path.cwd() / f"{self._file.stem}.html"
         try:
-            path.write_text(text)
+            path.write_text(html)
             self.pages.append(path)
         except OSError as error:
             self._console.print(f"{path}: {error.strerror}; the page is in MLflow", soft_wrap=True, highlight=False)
 
-    def _tell(self, text: str) -> None:
+    def _start_alarm_program(self, text: str) -> None:
         try:
-            subprocess.run(self.asked.on_alarm, input=text, text=True, check=True, timeout=TOLD)
+            subprocess.run(self.settings.on_alarm, input=text, text=True, check=True, timeout=ALARM_PROGRAM_LIMIT_S)
         except (OSError, subprocess.SubprocessError) as error:
             self._console.print(f"on_alarm: {error}", soft_wrap=True, highlight=False)
 
 
-def last_nights() -> dict[str, dict[str, Any]]:
-    """Of each file's last night: its date, outcome (`quiet`, `alarm` or `unfinished`), alarms, verdicts and run."""
-    found = {}
-    for run in tracking.records(EXPERIMENT, "nightly"):
+def load_last_nights() -> dict[str, dict[str, Any]]:
+    """Load the last night of each nightly file.
+
+    Returns:
+        By the name of the file without its suffix: night (the date), outcome (`quiet`, `alarm` or `unfinished`),
+        alarms, verdicts and run (the id in MLflow).
+    """
+    last_runs = {}
+    for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly"):
         tags = run["tags"]
         night = tags["forcetune.night"]
-        found[run["name"].removesuffix(f"-{night}")] = {
+        last_runs[run["name"].removesuffix(f"-{night}")] = {
             "night": night,
             "outcome": tags.get("forcetune.outcome", "unfinished"),
             "alarms": tags.get("forcetune.reason", "").splitlines(),
             "verdicts": tracking.read_json(run["id"], "verdicts.json") or [],
             "run": run["id"],
         }
-    return found
+    return last_runs
 
 
-def _pairs(bench: ChampionStudy, comparisons: Sequence[Comparison], count: int, night: str) -> list[Companion]:
-    """So many further pairs of each comparison, the first of all before the second of any."""
-    places = {one.name: bench.free_places(one, count) for one in comparisons}
+def _plan_pairs(
+    champion_study: ChampionStudy, comparisons: Sequence[Comparison], count: int, night: str
+) -> list[Companion]:
+    """Return the next `count` pairs of each comparison: the first pair of each, then the second pair of each."""
+    pair_indices = {
+        comparison.name: champion_study.find_free_pair_indices(comparison, count) for comparison in comparisons
+    }
     return [
-        side
+        companion
         for turn in range(count)
-        for one in comparisons
-        for side in one.sides(bench.seed(places[one.name][turn]), night)
+        for comparison in comparisons
+        for companion in comparison.make_companions(
+            champion_study.pair_seed(pair_indices[comparison.name][turn]), night
+        )
     ]

@@ -1,4 +1,4 @@
-"""A night as one page that opens without a network: alarms, verdicts, and how both came about."""
+"""The page of a night, which opens without a network: alarms, verdicts, and the history behind both."""
 
 from __future__ import annotations
 
@@ -17,38 +17,43 @@ from matplotlib.figure import Figure
 from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
-from forcetune.baseline.twins import ASKED
-from forcetune.pages import document, table
+from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
+from forcetune.pages import render_document, render_table
 
-# Okabe and Ito's colours, which colour-blind people tell apart, and the same by shape
-COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}
-MARKERS = {"beats": "^", "ties": "s", "loses": "v", "undecided": "o"}
-WIDTH, ROW = 8.0, 1.6  # inches
-NEUTRAL = "#808080"  # seen on white and on black
-ACROSS = 3  # plots
+# Colour-blind people can tell these colours of Okabe and Ito apart; the shapes differ too.
+VERDICT_COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}
+VERDICT_MARKERS = {"beats": "^", "ties": "s", "loses": "v", "undecided": "o"}
+FIGURE_WIDTH_IN, ROW_HEIGHT_IN = 8.0, 1.6
+NEUTRAL_COLOUR = "#808080"  # visible on white and on black
+PLOTS_PER_ROW = 3
 
 
-def page(findings: Findings, margin: float) -> str:
-    """The page, HTML with its pictures inside. margin: points within which two are as good as each other."""
-    parts = [
+def render_page(findings: Findings, margin: float) -> str:
+    """Render the page of a night as HTML, with its figures inside.
+
+    Args:
+        findings: The findings of the night.
+        margin: The difference, in points of accuracy, below which two networks are as good as each other.
+    """
+    body_parts = [
         f"<h1>forcetune, night of {escape(findings.night)}</h1>",
-        _alarms(findings.alarms),
+        _render_alarms(findings.alarms),
         "<h2>Champions against random pruning</h2>",
-        _verdicts(findings.verdicts),
-        f"<p>{escape(legend(margin))}</p>",
-        _twins(),
-        _figure(history_plot(findings, margin), "Differences by night; below, the same numbers as a table"),
-        _histories(findings),
+        _render_verdicts(findings.verdicts),
+        f"<p>{escape(describe_columns(margin))}</p>",
+        _render_twins(),
+        _render_figure(plot_history(findings, margin), "Differences by night; below, the same numbers as a table"),
+        _render_histories(findings),
         "<h2>Sentinels</h2>",
-        _sentinels(findings.watches),
+        _render_sentinels(findings.watches),
         *[f"<p>{escape(note)}</p>" for note in findings.notes],
-        f"<p>forcetune {__version__}, run {escape(findings.run)}</p>",
+        f"<p>forcetune {__version__}, run {escape(findings.run_id)}</p>",
     ]
-    return document(f"forcetune {findings.night}", parts)
+    return render_document(f"forcetune {findings.night}", body_parts)
 
 
-def legend(margin: float) -> str:
-    """What the columns of the verdicts mean."""
+def describe_columns(margin: float) -> str:
+    """Describe the columns of the table of verdicts."""
     return (
         "Difference: champion minus twin in points of test accuracy over all nights, with Student's 95 % interval. "
         f"Ties: the mean lies within {margin:g} points. p: by which the verdict was reached, of no "
@@ -57,77 +62,80 @@ def legend(margin: float) -> str:
     )
 
 
-def history_plot(findings: Findings, margin: float) -> str:
-    """Mean difference and interval by night, a panel a comparison, as SVG; empty where there is no comparison."""
+def plot_history(findings: Findings, margin: float) -> str:
+    """Plot mean difference and interval by night, a panel a comparison, as SVG; empty where there is no comparison."""
     rows = findings.verdicts.to_dict("records")
     if not rows:
         return ""
-    down = -(-len(rows) // ACROSS)
-    figure = Figure(figsize=(WIDTH * 1.4, 0.6 + ROW * down), layout="constrained")
-    axes = figure.subplots(down, ACROSS, squeeze=False)
-    for row, place in zip(rows, axes.flat, strict=False):
-        _panel(place, row, findings.history[row["name"]], margin)
-    for place in list(axes.flat)[len(rows) :]:
-        place.set_visible(False)
-    figure.supylabel("champion minus twin, points", fontsize=9, color=NEUTRAL)
-    return _svg(figure)
+    row_count = -(-len(rows) // PLOTS_PER_ROW)
+    figure = Figure(figsize=(FIGURE_WIDTH_IN * 1.4, 0.6 + ROW_HEIGHT_IN * row_count), layout="constrained")
+    grid = figure.subplots(row_count, PLOTS_PER_ROW, squeeze=False)
+    for row, axes in zip(rows, grid.flat, strict=False):
+        _plot_comparison(axes, row, findings.history[row["name"]], margin)
+    for axes in list(grid.flat)[len(rows) :]:
+        axes.set_visible(False)
+    figure.supylabel("champion minus twin, points", fontsize=9, color=NEUTRAL_COLOUR)
+    return _to_svg(figure)
 
 
-def _panel(place: Axes, row: dict[Any, Any], history: pd.DataFrame, margin: float) -> None:
+def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, margin: float) -> None:
     nights = np.arange(len(history))
-    place.axhspan(-margin, margin, color=NEUTRAL, alpha=0.25, linewidth=0)
-    place.axhline(0, color=NEUTRAL, linewidth=0.8)
-    for night, step in zip(nights, history.to_dict("records"), strict=True):
-        colour, marker = COLOURS[step["holds"]], MARKERS[step["holds"]]
-        if not np.isnan(step["low"]):
-            place.plot([night, night], [step["low"], step["high"]], color=colour, linewidth=1.5)
-        place.plot([night], [step["mean"]], marker, color=colour, markersize=5)
-    place.set_title(
-        f"{row['method']} {row['sparsity']:.2%} − {row['against']}: {row['holds']}", fontsize=8, color=NEUTRAL
+    axes.axhspan(-margin, margin, color=NEUTRAL_COLOUR, alpha=0.25, linewidth=0)
+    axes.axhline(0, color=NEUTRAL_COLOUR, linewidth=0.8)
+    for night, standing in zip(nights, history.to_dict("records"), strict=True):
+        colour, marker = VERDICT_COLOURS[standing["holds"]], VERDICT_MARKERS[standing["holds"]]
+        if not np.isnan(standing["low"]):
+            axes.plot([night, night], [standing["low"], standing["high"]], color=colour, linewidth=1.5)
+        axes.plot([night], [standing["mean"]], marker, color=colour, markersize=5)
+    axes.set_title(
+        f"{row['method']} {row['sparsity']:.2%} − {row['against']}: {row['holds']}", fontsize=8, color=NEUTRAL_COLOUR
     )
     shown = nights if len(nights) < 5 else nights[:: max(1, len(nights) // 4)]
     labels = [history["night"].iloc[i][5:] or "before" for i in shown]
-    place.set_xticks(list(shown), labels, fontsize=7)
-    place.margins(x=0.1)
+    axes.set_xticks(list(shown), labels, fontsize=7)
+    axes.margins(x=0.1)
 
 
-def _sentinel_plot(watches: Sequence[Watch]) -> str:
-    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
-    axes = figure.subplots(1, len(watches), squeeze=False)
-    for watch, place in zip(watches, axes.flat, strict=True):
+def _plot_sentinels(watches: Sequence[Watch]) -> str:
+    figure = Figure(figsize=(FIGURE_WIDTH_IN, 2.4), layout="constrained")
+    grid = figure.subplots(1, len(watches), squeeze=False)
+    for watch, axes in zip(watches, grid.flat, strict=True):
         nights = range(watch.accuracies.shape[1])
         for accuracies in watch.accuracies.to_numpy(float):
-            place.plot(nights, accuracies, "o-", markersize=4)
-        place.set_title(f"{watch.study}: {watch.arm}", fontsize=9, color=NEUTRAL)
+            axes.plot(nights, accuracies, "o-", markersize=4)
+        axes.set_title(f"{watch.study}: {watch.arm}", fontsize=9, color=NEUTRAL_COLOUR)
         labels = [str(night)[5:] for night in watch.accuracies.columns]
-        step = max(1, len(labels) // 5)
-        place.set_xticks(list(nights)[::step], labels[::step], fontsize=7)
-    figure.supylabel("test accuracy, %", fontsize=9, color=NEUTRAL)
-    return _svg(figure)
+        stride = max(1, len(labels) // 5)
+        axes.set_xticks(list(nights)[::stride], labels[::stride], fontsize=7)
+    figure.supylabel("test accuracy, %", fontsize=9, color=NEUTRAL_COLOUR)
+    return _to_svg(figure)
 
 
-def _svg(figure: Figure) -> str:
+def _to_svg(figure: Figure) -> str:
     figure.patch.set_alpha(0)
-    for place in figure.axes:
-        place.patch.set_alpha(0)
-        place.tick_params(colors=NEUTRAL, labelsize=7)
-        for spine in place.spines.values():
-            spine.set_color(NEUTRAL)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=NEUTRAL_COLOUR, labelsize=7)
+        for spine in axes.spines.values():
+            spine.set_color(NEUTRAL_COLOUR)
     FigureCanvasSVG(figure)
-    text = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forcetune"}):  # words stay words, equal is equal
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    found = text.getvalue()
-    return found[found.index("<svg") :]
+    buffer = io.StringIO()
+    # Text stays text, and equal figures give equal files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "forcetune"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]
 
 
-def _twins() -> str:
-    """What a champion is held against, and why."""
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(why)}</dd>" for name, why in ASKED.items())
-    return f"<details><summary>The twins</summary><dl>{told}</dl></details>"
+def _render_twins() -> str:
+    """Render the list of rivals and their meaning."""
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(description)}</dd>" for name, description in RIVAL_DESCRIPTIONS.items()
+    )
+    return f"<details><summary>The twins</summary><dl>{items}</dl></details>"
 
 
-def _figure(svg: str, caption: str) -> str:
+def _render_figure(svg: str, caption: str) -> str:
     return (
         f'<figure role="img" aria-label="{escape(caption)}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
         if svg
@@ -135,24 +143,24 @@ def _figure(svg: str, caption: str) -> str:
     )
 
 
-def _alarms(alarms: Sequence[str]) -> str:
+def _render_alarms(alarms: Sequence[str]) -> str:
     if not alarms:
         return "<p>No alarm.</p>"
     return (
         '<div class="alarm" role="alert"><h2>Alarm</h2><ul>'
-        + "".join(f"<li>{escape(each)}</li>" for each in alarms)
+        + "".join(f"<li>{escape(alarm)}</li>" for alarm in alarms)
         + "</ul></div>"
     )
 
 
-def _verdicts(verdicts: pd.DataFrame) -> str:
+def _render_verdicts(verdicts: pd.DataFrame) -> str:
     if verdicts.empty:
         return "<p>Nothing was compared yet.</p>"
     rows = [
         [
             *(row["study"], row["champion"], row["method"], f"{row['sparsity']:.2%}", row["against"]),
-            *(str(row["pairs"]), interval(row), _number(row["p"], ".2g"), row["holds"]),
-            *("-" if pd.isna(row["since"]) else row["since"] or "before", _number(row["needed"], ".0f")),
+            *(str(row["pairs"]), format_interval(row), _format_number(row["p"], ".2g"), row["holds"]),
+            *("-" if pd.isna(row["since"]) else row["since"] or "before", _format_number(row["needed"], ".0f")),
         ]
         for row in verdicts.to_dict("records")
     ]
@@ -169,29 +177,29 @@ def _verdicts(verdicts: pd.DataFrame) -> str:
         "since",
         "needed",
     ]
-    return table(header, rows, words={"study", "champion", "method", "against", "verdict", "since"})
+    return render_table(header, rows, word_columns={"study", "champion", "method", "against", "verdict", "since"})
 
 
-def _histories(findings: Findings) -> str:
+def _render_histories(findings: Findings) -> str:
     rows = [
         [
             row["study"],
             row["champion"],
             row["against"],
-            step["night"] or "before",
-            str(step["pairs"]),
-            interval(step),
-            step["holds"],
+            standing["night"] or "before",
+            str(standing["pairs"]),
+            format_interval(standing),
+            standing["holds"],
         ]
         for row in findings.verdicts.to_dict("records")
-        for step in findings.history[row["name"]].to_dict("records")
+        for standing in findings.history[row["name"]].to_dict("records")
     ]
     header = ["study", "champion", "against", "night", "pairs", "difference", "verdict"]
-    told = table(header, rows, words={"study", "champion", "against", "night", "verdict"})
-    return f"<details><summary>The history as a table</summary>{told}</details>" if rows else ""
+    table_html = render_table(header, rows, word_columns={"study", "champion", "against", "night", "verdict"})
+    return f"<details><summary>The history as a table</summary>{table_html}</details>" if rows else ""
 
 
-def _sentinels(watches: Sequence[Watch]) -> str:
+def _render_sentinels(watches: Sequence[Watch]) -> str:
     if not watches:
         return "<p>None were run.</p>"
     rows = [
@@ -201,23 +209,25 @@ def _sentinels(watches: Sequence[Watch]) -> str:
             str(watch.drift.nights),
             str(watch.drift.runs),
             str(watch.drift.changed),
-            _number(watch.shift, "+.2f"),
-            _number(watch.drift.p, ".2g"),
+            _format_number(watch.shift, "+.2f"),
+            _format_number(watch.drift.p, ".2g"),
             "alarm" if watch.drift.alarm else "-",
         ]
         for watch in watches
     ]
     header = ["study", "arm", "nights before", "runs", "changed", "shift", "p", "alarm"]
     caption = "Test accuracy of the same runs, night by night"
-    return table(header, rows, words={"study", "arm", "alarm"}) + _figure(_sentinel_plot(watches), caption)
+    return render_table(header, rows, word_columns={"study", "arm", "alarm"}) + _render_figure(
+        _plot_sentinels(watches), caption
+    )
 
 
-def interval(row: dict[Any, Any]) -> str:
-    """A mean difference with its interval, in points."""
+def format_interval(row: dict[Any, Any]) -> str:
+    """Format a mean difference and its interval, in points."""
     if np.isnan(row["low"]):
         return f"{row['mean']:+.2f}"
     return f"{row['mean']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
-def _number(value: Any, form: str) -> str:
-    return "-" if value is None or pd.isna(value) else format(value, form)
+def _format_number(value: Any, format_spec: str) -> str:
+    return "-" if value is None or pd.isna(value) else format(value, format_spec)

@@ -1,4 +1,4 @@
-"""Where companions run: in this process, or as a job on the cluster that is named."""
+"""The place where companions run: this process, or a job on the cluster at an address."""
 
 from __future__ import annotations
 
@@ -12,28 +12,42 @@ from forcetune.names import COMPANION
 from forcetune.spec import CompanionRuns, Priority
 from forcetune.stores import ray_address
 
-Send = Callable[[CompanionRuns], str | None]  # runs an errand to its end; why it ended before that
+Sender = Callable[[CompanionRuns], str | None]  # returns the reason where the runs end early, else None
 
 
-def sender(console: Console, priority: Priority, address: str | None = None) -> Send:
-    """What runs errands: jobs at `address`, or at RAY_ADDRESS where it is a dashboard's; else this process does."""
-    named = address or ray_address()
-    if named.startswith(("http://", "https://")):
-        return lambda companion_runs: _as_job(companion_runs, named, priority, console)
+def make_sender(console: Console, priority: Priority, address: str | None = None) -> Sender:
+    """Return a function that runs companions to their end.
+
+    It submits a job where `address`, or else RAY_ADDRESS, is the address of a dashboard; else it runs them in this
+    process.
+
+    Args:
+        console: Prints the progress.
+        priority: The priority of the runs on a cluster.
+        address: The address of the cluster's dashboard; None takes RAY_ADDRESS.
+    """
+    job_address = address or ray_address()
+    if job_address.startswith(("http://", "https://")):
+        return lambda companion_runs: _run_as_job(companion_runs, job_address, priority, console)
     return lambda companion_runs: search.run_companions(companion_runs, console, priority)
 
 
-def _as_job(companion_runs: CompanionRuns, address: str, priority: Priority, console: Console) -> str | None:
-    """Submit, once no other job runs the study's companions, and wait; why it ended early stands in the job's log."""
+def _run_as_job(companion_runs: CompanionRuns, address: str, priority: Priority, console: Console) -> str | None:
+    """Submit a job, once no other job runs the study's companions, and wait for its end.
 
-    def say(line: str) -> None:
+    The log of the job says why, where the runs end early.
+    """
+
+    def print_line(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
-    if other := jobs.running(companion_runs.study.study + COMPANION, address):
-        say(f"{other.id} of {other.owner} runs companions of {companion_runs.study.study}; waiting for it to end")
+    if other := jobs.find_running(companion_runs.study.study + COMPANION, address):
+        print_line(
+            f"{other.id} of {other.owner} runs companions of {companion_runs.study.study}; waiting for it to end"
+        )
         jobs.wait(other.id, address)
-    job = jobs.submit_companions(companion_runs, address, priority, say=say)
-    say(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows it")
+    job = jobs.submit_companions(companion_runs, address, priority, say=print_line)
+    print_line(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows it")
     ended = jobs.wait(job.id, address)
     if ended.state != "succeeded":
         raise StoppedError(

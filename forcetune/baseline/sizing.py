@@ -1,4 +1,4 @@
-"""How large a comparison is made where nobody says so, and what differences so many pairs can show."""
+"""The size of a comparison where nobody requests one, and the differences that so many pairs can show."""
 
 from __future__ import annotations
 
@@ -8,95 +8,113 @@ from dataclasses import dataclass
 import numpy as np
 
 from forcetune import analysis, tracking
+from forcetune.analysis.effects import ACCURACY_POINTS
 from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.champions import Champion
-from forcetune.baseline.evidence import POINTS
-from forcetune.baseline.twins import FIXED, tuning
+from forcetune.baseline.twins import FIXED_TWIN_FIELDS, plan_tuning
 
-DEVICE_HOURS = 1.0  # that a comparison takes at most where neither champions nor seeds are asked for
-MOST_SEEDS = 12
-RIVALS = len(FIXED) + 1  # of a champion: the twins, and the tuned one
+MAX_DEVICE_HOURS = 1.0  # of a comparison for which neither champions nor seeds are requested
+MAX_SEEDS = 12
+RIVALS_PER_CHAMPION = len(FIXED_TWIN_FIELDS) + 1  # the fixed twins and the tuned one
 
 
 @dataclass(frozen=True)
-class Size:
-    """Champions to compare, and pairs of each comparison; device_hours: that takes in all, what was run before too."""
+class ComparisonSize:
+    """The champions to compare, and the number of pairs.
+
+    Attributes:
+        champions: The champions, sorted by sparsity.
+        seeds: The pairs of each comparison.
+        device_hours: The estimated device hours of all pairs, including those that have run before.
+    """
 
     champions: list[Champion]
     seeds: int
     device_hours: float
 
 
-def size(bench: ChampionStudy) -> Size:
-    """Return as many champions, with as many seeds, as an hour on a device has room for; one champion at least.
+def choose_size(champion_study: ChampionStudy) -> ComparisonSize:
+    """Choose as many champions and seeds as an hour on a device has room for.
 
-    Each comparison gets as many pairs as a verdict takes, and then more, up to 12. The knee of the front comes first,
-    then champions far from those before them in sparsity. It follows from the study alone, so that the same command
-    goes on with the same champions and seeds.
+    At least one champion is chosen, where there is one to compare. Each comparison gets as many pairs as a verdict
+    needs, and then more, up to 12. The knee of the front comes first, then champions whose sparsity is far from that of
+    the champions before them. The choice depends on the study alone, so that the same command continues with the same
+    champions and seeds.
     """
-    ordered = _in_order(bench)
-    for count in range(len(ordered), 0, -1):
-        seeds = analysis.fewest_pairs(count * RIVALS)
-        chosen = ordered[:count]
-        if count > 1 and _device_hours(bench, chosen, seeds) > DEVICE_HOURS:
+    champions = _order_champions(champion_study)
+    for count in range(len(champions), 0, -1):
+        seeds = analysis.fewest_pairs(count * RIVALS_PER_CHAMPION)
+        chosen = champions[:count]
+        if count > 1 and _estimate_device_hours(champion_study, chosen, seeds) > MAX_DEVICE_HOURS:
             continue
-        while seeds < MOST_SEEDS and _device_hours(bench, chosen, seeds + 1) <= DEVICE_HOURS:
+        while seeds < MAX_SEEDS and _estimate_device_hours(champion_study, chosen, seeds + 1) <= MAX_DEVICE_HOURS:
             seeds += 1
-        return Size(sorted(chosen, key=lambda champion: champion.sparsity), seeds, _device_hours(bench, chosen, seeds))
-    return Size([], MOST_SEEDS, 0.0)
+        return ComparisonSize(
+            sorted(chosen, key=lambda champion: champion.sparsity),
+            seeds,
+            _estimate_device_hours(champion_study, chosen, seeds),
+        )
+    return ComparisonSize([], MAX_SEEDS, 0.0)
 
 
-def spread_of_differences(bench: ChampionStudy) -> float | None:
-    """Return the standard deviation of a comparison's differences, in points; None where nothing tells it yet.
+def estimate_deviation(champion_study: ChampionStudy) -> float | None:
+    """Estimate the standard deviation of a comparison's differences.
 
-    It is that of the pairs that are there, or else of two runs with fresh seeds, the noise of which is known from the
-    study's re-runs.
+    The estimate comes from the pairs that have run, or else from the study's re-runs: the deviation of the difference
+    of two runs with fresh seeds is sqrt(2) times that of one run.
+
+    Returns:
+        The deviation in points; None where neither two pairs of a comparison nor two re-runs of a trial exist.
     """
-    samples = [np.array([pair.difference for pair in pairs]) for _, pairs in bench.evidence()]
-    if (pooled := _pooled(samples)) is not None:
-        return pooled
-    reruns = tracking.without_arms(bench.beside)
+    samples = [np.array([pair.difference for pair in pairs]) for _, pairs in champion_study.list_evidence()]
+    if (deviation := _pool_deviation(samples)) is not None:
+        return deviation
+    reruns = tracking.select_reruns(champion_study.companion_table)
     if reruns is None or not len(reruns) or "val_accuracy" not in reruns:
         return None
-    known = reruns.dropna(subset=["val_accuracy"])
-    noise = _pooled([group.to_numpy(float) * POINTS for _, group in known.groupby("of")["val_accuracy"]])
+    measured_reruns = reruns.dropna(subset=["val_accuracy"])
+    noise = _pool_deviation(
+        [group.to_numpy(float) * ACCURACY_POINTS for _, group in measured_reruns.groupby("of")["val_accuracy"]]
+    )
     return None if noise is None else noise * 2**0.5
 
 
-def _pooled(samples: Sequence[np.ndarray]) -> float | None:
-    """The standard deviation within samples, over all of them."""
-    several = [sample for sample in samples if len(sample) > 1]
-    if not several:
+def _pool_deviation(samples: Sequence[np.ndarray]) -> float | None:
+    """Return the standard deviation within samples, pooled over all of them; None without a sample of two values."""
+    repeated = [sample for sample in samples if len(sample) > 1]
+    if not repeated:
         return None
-    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in several)
-    return float((squares / sum(len(sample) - 1 for sample in several)) ** 0.5)
+    square_sum = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in repeated)
+    return float((square_sum / sum(len(sample) - 1 for sample in repeated)) ** 0.5)
 
 
-def _in_order(bench: ChampionStudy) -> list[Champion]:
-    """Champions that something can be said of: the knee, then each time the one farthest from those before it."""
-    left = [champion for champion in bench.champions if not champion.by_chance]
-    if not left:
+def _order_champions(champion_study: ChampionStudy) -> list[Champion]:
+    """Order the comparable champions: the knee, then always the champion farthest from those before it."""
+    remaining = [champion for champion in champion_study.champions if not champion.exclusion_reason]
+    if not remaining:
         return []
-    knee = analysis.knee(analysis.best(bench.table))
+    knee = analysis.knee(analysis.best(champion_study.table))
     names = set(knee["name"]) if len(knee) else set()
-    ordered = [next((champion for champion in left if champion.name in names), left[len(left) // 2])]
-    left.remove(ordered[0])
-    while left:
-        farthest = max(left, key=lambda champion: min(_distance(champion, other) for other in ordered))
+    ordered = [next((champion for champion in remaining if champion.name in names), remaining[len(remaining) // 2])]
+    remaining.remove(ordered[0])
+    while remaining:
+        farthest = max(remaining, key=lambda champion: min(_measure_distance(champion, other) for other in ordered))
         ordered.append(farthest)
-        left.remove(farthest)
+        remaining.remove(farthest)
     return ordered
 
 
-def _distance(one: Champion, other: Champion) -> float:
-    return abs(float(np.log(one.trial.density / other.trial.density)))
+def _measure_distance(first: Champion, second: Champion) -> float:
+    return abs(float(np.log(first.trial.density / second.trial.density)))
 
 
-def _device_hours(bench: ChampionStudy, champions: Sequence[Champion], seeds: int) -> float:
-    """Of all runs: each side of each pair, and those by which random pruning is tuned."""
-    took = bench.table.set_index("trial")["device_seconds"]
+def _estimate_device_hours(champion_study: ChampionStudy, champions: Sequence[Champion], seeds: int) -> float:
+    """Estimate the device hours of all runs: both runs of each pair, and the tuning runs."""
+    durations_s = champion_study.table.set_index("trial")["device_seconds"]
     hours = 0.0
     for champion in champions:
-        runs = seeds * (1 + RIVALS) + len(tuning(bench.study, champion, bench.table))
-        hours += runs * float(took.get(champion.key, took.mean())) / 3600
+        runs = seeds * (1 + RIVALS_PER_CHAMPION) + len(
+            plan_tuning(champion_study.study, champion, champion_study.table)
+        )
+        hours += runs * float(durations_s.get(champion.key, durations_s.mean())) / 3600
     return hours

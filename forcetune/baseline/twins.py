@@ -1,4 +1,4 @@
-"""What a champion is compared with: its twins, which inherit its settings, and random pruning as well tuned as it."""
+"""The rivals of a champion: twins, which inherit its settings, and random pruning that is tuned as well as it is."""
 
 from __future__ import annotations
 
@@ -9,34 +9,41 @@ from typing import Any, Literal
 import pandas as pd
 
 from forcetune import analysis, search
-from forcetune.baseline.champions import Champion, in_band
+from forcetune.baseline.champions import Champion, select_band_rows
 from forcetune.pruning import METHODS
 from forcetune.spec import CONTROLS, Companion, Study, Trial
 
-ITSELF = "champion"  # the arm that a champion is itself
-TUNING = "tuning"  # the runs among which the tuned twin is chosen; on no side of any comparison
-COMPARED = 1000  # seeds of comparisons begin so far above those of the study: no re-run that chose a champion is one
-FIXED: dict[str, Mapping[str, Any]] = {
+CHAMPION_ARM = "champion"  # of the champion itself
+TUNING_ARM = "tuning"  # of the runs that the tuned twin is chosen from; no comparison contains them
+# The seeds of comparisons begin this far above those of re-runs: no run that chose a champion may be compared.
+COMPARISON_SEED_OFFSET = 1000
+FIXED_TWIN_FIELDS: dict[str, Mapping[str, Any]] = {
     "random_uniform": {"method": "random_uniform"},
     "random_erk": {"method": "random_erk"},
     "shuffled": {"shuffle": True},
     "small_dense": {"small_dense": "macs"},
 }
-TUNED = "tuned_random"
-STRONGEST = "random_erk"  # of the rows of random pruning, in what is published and in forcetune's own nights
-ASKED: dict[str, str] = {
+TUNED_TWIN_ARM = "tuned_random"
+STRONGEST_RANDOM_METHOD = "random_erk"  # both in publications and in forcetune's own nights
+RIVAL_DESCRIPTIONS: dict[str, str] = {
     "random_uniform": "as dense in every layer, weights at random",
     "random_erk": "denser where layers are small (ERK), weights at random",
     "shuffled": "the champion's layer densities, weights at random: does it choose weights, or only layers?",
     "small_dense": "an unpruned network with as many multiply-adds",
-    TUNED: "the best random trial of the band, ERK given as many tries as the champion's method had there",
+    TUNED_TWIN_ARM: "the best random trial of the band, ERK given as many tries as the champion's method had there",
 }
-_FREE = {"shuffle": False, "invert": False, "layers_from": None}
+_RANDOM_MASK_FIELDS = {"shuffle": False, "invert": False, "layers_from": None}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A champion and one rival; twin: its fields, but for the seed, which both sides share."""
+    """A comparison of a champion with a rival.
+
+    Attributes:
+        champion: The champion.
+        against: The arm of the rival.
+        twin: The fields of the rival, except for the seed, which both runs of a pair share.
+    """
 
     champion: Champion
     against: str
@@ -44,94 +51,126 @@ class Comparison:
 
     @property
     def kind(self) -> Literal["fixed", "tuned"]:
-        """Whether the twin inherits the champion's settings, or has its own."""
-        return "tuned" if self.against == TUNED else "fixed"
+        """The kind of the twin: `fixed` inherits the champion's settings, `tuned` has its own."""
+        return "tuned" if self.against == TUNED_TWIN_ARM else "fixed"
 
     @property
     def name(self) -> str:
-        """What no other comparison has: a study that goes on may find a better tuned twin."""
+        """The name of the comparison, which no other comparison has.
+
+        It contains the twin's key, because a study that goes on may find a better tuned twin.
+        """
         return f"{self.champion.study} {self.champion.key} {self.against} {self.twin.key}"
 
-    def sides(self, seed: int, night: str | None = None) -> tuple[Companion, Companion]:
-        """The champion and its twin with this seed."""
-        marks = {"night": night} if night else {}
+    def make_companions(self, seed: int, night: str | None = None) -> tuple[Companion, Companion]:
+        """Make the two runs of a pair: the champion and its twin, both with this seed.
+
+        Args:
+            seed: The seed of the pair.
+            night: The date of the night that asks for the pair; None outside nights.
+        """
+        tags = {"night": night} if night else {}
         return (
-            Companion(with_seed(self.champion.trial, seed), self.champion.key, {"arm": ITSELF, **marks}),
-            Companion(with_seed(self.twin, seed), self.champion.key, {"arm": self.against, **marks}),
+            Companion(replace_seed(self.champion.trial, seed), self.champion.key, {"arm": CHAMPION_ARM, **tags}),
+            Companion(replace_seed(self.twin, seed), self.champion.key, {"arm": self.against, **tags}),
         )
 
 
-def fixed(champion: Champion) -> list[Comparison]:
-    """The champion against the twins that inherit its settings."""
-    return [Comparison(champion, against, _twin(champion.trial, fields)) for against, fields in FIXED.items()]
+def make_fixed_comparisons(champion: Champion) -> list[Comparison]:
+    """Make the comparisons of a champion with the twins that inherit its settings."""
+    return [
+        Comparison(champion, against, _make_twin(champion.trial, fields))
+        for against, fields in FIXED_TWIN_FIELDS.items()
+    ]
 
 
-def tuned(champion: Champion, trial: Trial) -> Comparison:
-    """The champion against random pruning with the settings of this trial, as dense as the champion."""
-    return Comparison(champion, TUNED, changed(trial, {"density": champion.trial.density}))
+def make_tuned_comparison(champion: Champion, trial: Trial) -> Comparison:
+    """Make the comparison of a champion with random pruning at the same density.
+
+    Args:
+        champion: The champion.
+        trial: The random trial whose settings the twin has.
+    """
+    return Comparison(champion, TUNED_TWIN_ARM, replace_fields(trial, {"density": champion.trial.density}))
 
 
-def with_seed(trial: Trial, seed: int) -> Trial:
-    """The same configuration with this seed."""
-    return changed(trial, {"seed": seed})
+def replace_seed(trial: Trial, seed: int) -> Trial:
+    """Return the same configuration with this seed."""
+    return replace_fields(trial, {"seed": seed})
 
 
-def compared_seed(study: Study, place: int) -> int:
-    """The seed of the pair at this place, from 0; neither the study's own nor one of its re-runs' has it."""
-    return study.first_fresh_seed + COMPARED + place
+def get_comparison_seed(study: Study, pair_index: int) -> int:
+    """Return the seed of a pair by its index, from 0; no trial of the study and none of its re-runs has this seed."""
+    return study.first_fresh_seed + COMPARISON_SEED_OFFSET + pair_index
 
 
-def changed(trial: Trial, fields: Mapping[str, Any]) -> Trial:
-    """The trial with these fields, and without what its method then does not have."""
+def replace_fields(trial: Trial, fields: Mapping[str, Any]) -> Trial:
+    """Return the trial with these fields replaced, and without the fields that its method then lacks."""
     return Trial(**trial.model_copy(update=dict(fields)).fields())
 
 
-def tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | None = None) -> list[Companion]:
-    """The trials of random pruning that the study lacks for it to have been tried as often as the champion's method.
+def plan_tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | None = None) -> list[Companion]:
+    """Plan the random trials that are missing until random pruning has as many tries as the champion's method.
 
-    table: the study's. They are drawn from the study's space, as dense as the champion, with the strongest row of
-    random pruning: that of the weaker ones has been tried as often says little.
+    The trials are drawn from the study's space, at the champion's density and with the strongest method of random
+    pruning. Trials of weaker random methods do not count: many tries of a weak method show little.
+
+    Args:
+        study: The study.
+        champion: The champion, whose band is counted.
+        table: The trials of the study.
+        night: The date of the night that asks for the trials; None outside nights.
     """
-    band = in_band(table, champion.band)
-    strongest = _random(band)
-    strongest = strongest[strongest["method"] == STRONGEST]
+    band = select_band_rows(table, champion.band)
+    strongest = _select_random(band)
+    strongest = strongest[strongest["method"] == STRONGEST_RANDOM_METHOD]
     missing = int((band["method"] == champion.trial.method).sum()) - len(strongest)
     if missing <= 0:
         return []
-    marks = {"arm": TUNING, **({"night": night} if night else {})}
-    drawn = search.draw(_random_search(study, champion), missing)
-    return [Companion(trial, champion.key, marks) for trial in drawn]
+    tags = {"arm": TUNING_ARM, **({"night": night} if night else {})}
+    drawn = search.draw(_make_random_study(study, champion), missing)
+    return [Companion(trial, champion.key, tags) for trial in drawn]
 
 
-def best_random(champion: Champion, table: pd.DataFrame, tried: pd.DataFrame) -> pd.Series | None:
-    """The most accurate random trial of the champion's band, of the study or of `tried`; None where all have failed.
+def find_best_random(champion: Champion, table: pd.DataFrame, tuning_runs: pd.DataFrame) -> pd.Series | None:
+    """Find the most accurate random trial in the champion's band, of the study or of the tuning runs.
 
-    One that collapsed counts as what it is, a network that guesses.
+    A trial that collapsed counts with the accuracy of guessing.
+
+    Args:
+        champion: The champion.
+        table: The trials of the study.
+        tuning_runs: The champion's tuning runs.
+
+    Returns:
+        The row of the trial; None where every trial has failed.
     """
-    both = [_random(in_band(table, champion.band)), tried]
-    found = pd.concat([each[each["outcome"].isin(analysis.COUNTED)] for each in both if len(each)] or [pd.DataFrame()])
-    if found.empty:
+    tables = [_select_random(select_band_rows(table, champion.band)), tuning_runs]
+    candidates = pd.concat(
+        [rows[rows["outcome"].isin(analysis.COUNTED_OUTCOMES)] for rows in tables if len(rows)] or [pd.DataFrame()]
+    )
+    if candidates.empty:
         return None
-    return found.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]
+    return candidates.sort_values("val_accuracy", ascending=False, kind="stable").iloc[0]
 
 
-def _random_search(study: Study, champion: Champion) -> Study:
-    """The study with random pruning alone, at the champion's density and without controls."""
-    sampled = {name: domain for name, domain in study.trial.items() if name not in CONTROLS}
-    fields = {**sampled, "method": STRONGEST, "density": champion.trial.density}
-    search = {"sampler": "random", "seed": int(champion.key[:8], 16)}
-    return Study.model_validate({**study.model_dump(), "trial": fields, "search": search})
+def _make_random_study(study: Study, champion: Champion) -> Study:
+    """Return the study with random pruning alone, at the champion's density and without controls."""
+    domains = {name: domain for name, domain in study.trial.items() if name not in CONTROLS}
+    fields = {**domains, "method": STRONGEST_RANDOM_METHOD, "density": champion.trial.density}
+    random_search = {"sampler": "random", "seed": int(champion.key[:8], 16)}
+    return Study.model_validate({**study.model_dump(), "trial": fields, "search": random_search})
 
 
-def _random(table: pd.DataFrame) -> pd.DataFrame:
-    names = {name for name in METHODS if METHODS[name].is_random}
-    plain = table["method"].isin(names)
+def _select_random(table: pd.DataFrame) -> pd.DataFrame:
+    random_methods = {name for name in METHODS if METHODS[name].is_random}
+    is_random = table["method"].isin(random_methods)
     for control in ("small_dense", "layers_from"):
         if control in table:
-            plain &= table[control].isna()
-    return table[plain]
+            is_random &= table[control].isna()
+    return table[is_random]
 
 
-def _twin(trial: Trial, fields: Mapping[str, Any]) -> Trial:
-    """The trial with another mask; one that is random has no use for what controls a choice."""
-    return changed(trial, {**(_FREE if "method" in fields else {}), **fields})
+def _make_twin(trial: Trial, fields: Mapping[str, Any]) -> Trial:
+    """Return the trial with another mask; a random mask needs none of the fields that control the choice of weights."""
+    return replace_fields(trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})

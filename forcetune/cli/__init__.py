@@ -1,4 +1,4 @@
-"""The command line: one function a command; heavy imports inside the functions."""
+"""The command line: one function for each command, with the heavy imports inside the functions."""
 
 from forcetune.cli import asking, cluster, methods, nights, studies, ui
 from forcetune.cli.group import main

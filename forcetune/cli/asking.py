@@ -1,4 +1,4 @@
-"""A study that is there: asked for its best configurations and for what they took; written as a page."""
+"""The commands that answer from finished trials: `best` asks questions, `report` writes a study as a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import INTERRUPTED, address_option, main, priority_option
-from forcetune.cli.running import outcomes, say_failed
+from forcetune.cli.running import describe_failures, describe_outcomes
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +22,22 @@ if TYPE_CHECKING:
     from forcetune.results import Results
     from forcetune.spec import Priority
 
-EVERY = 2.0  # seconds between two looks at a study that is watched
+WATCH_INTERVAL_S = 2.0  # between two reads of a study that is watched
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of studies: of the trials that meet the conditions the front, or what is picked."""
+    """A question about finished trials: conditions on the trials, and which of the remaining ones to select.
+
+    Without `within` and `top` it selects the front.
+
+    Attributes:
+        conditions: Conditions that a trial has to meet, as `analysis.where` reads them.
+        by: A field; the question is answered separately for each of its values. None: once, for all trials.
+        knee: Whether only the knee of the front is selected.
+        within: Select the sparsest trial within so many points of the dense network's accuracy.
+        top: Select so many of the most accurate trials.
+    """
 
     conditions: Sequence[str]
     by: str | None
@@ -36,44 +46,51 @@ class Question:
     top: int | None
 
     @property
-    def asks_for_front(self) -> bool:
-        """Whether the whole front of a study is asked for."""
+    def is_whole_front(self) -> bool:
+        """Return whether the question selects the whole front of all trials."""
         return not (self.conditions or self.by or self.knee or self.top) and self.within is None
 
     @property
-    def shown(self) -> list[str]:
-        """Fields that the question names."""
-        from forcetune.analysis import CONDITION
+    def named_fields(self) -> list[str]:
+        """The fields that the question names."""
+        from forcetune.analysis import CONDITION_PATTERN
 
-        named = [found[1] for condition in self.conditions if (found := CONDITION.fullmatch(condition))]
-        return [*([self.by] if self.by else []), *named]
+        fields = [match[1] for condition in self.conditions if (match := CONDITION_PATTERN.fullmatch(condition))]
+        return [*([self.by] if self.by else []), *fields]
 
-    def answer(self, known: Results) -> pd.DataFrame:
-        """The rows that answer it, with the controls that beat them, as `analysis.beaten` says.
+    def select(self, study_results: Results) -> pd.DataFrame:
+        """Select the rows that answer the question, with the columns of `analysis.find_beating_controls`.
 
-        Raises InputError where dense runs are asked for and missing.
+        Args:
+            study_results: The trials and the companions of one study or of several.
+
+        Returns:
+            The selected rows of the table of trials, its `.attrs` included.
+
+        Raises:
+            InputError: Dense runs are needed and missing, or a condition or a field is unknown.
         """
         from forcetune import analysis
 
-        chosen = analysis.where(known.trials, self.conditions)
-        chosen.attrs = known.trials.attrs
+        candidates = analysis.where(study_results.trials, self.conditions)
+        candidates.attrs = study_results.trials.attrs
 
         def pick(rows: pd.DataFrame) -> pd.DataFrame:
-            return self._pick(rows, known)
+            return self._select(rows, study_results)
 
-        rows = analysis.each(chosen, self.by, pick) if self.by else pick(chosen)
-        answer = rows.join(analysis.beaten(rows, known.trials))
-        answer.attrs = known.trials.attrs
-        return answer
+        rows = analysis.ask_by_value(candidates, self.by, pick) if self.by else pick(candidates)
+        selected = rows.join(analysis.find_beating_controls(rows, study_results.trials))
+        selected.attrs = study_results.trials.attrs
+        return selected
 
-    def _pick(self, chosen: pd.DataFrame, known: Results) -> pd.DataFrame:
+    def _select(self, candidates: pd.DataFrame, study_results: Results) -> pd.DataFrame:
         from forcetune import analysis
 
         if self.within is not None:
-            return analysis.near_dense(chosen, _dense(known, self.within), self.within)
+            return analysis.near_dense(candidates, _require_dense_runs(study_results, self.within), self.within)
         if self.top is not None:
-            return analysis.top(chosen, self.top)
-        front = analysis.best(chosen)
+            return analysis.top(candidates, self.top)
+        front = analysis.best(candidates)
         return analysis.knee(front) if self.knee else front
 
 
@@ -121,69 +138,69 @@ def best(
     address: str | None,
     priority: Priority,
 ) -> None:
-    """Answer questions about finished trials, from MLflow alone: which configuration, why, at what cost.
+    """Answer questions about finished trials: which configuration is best, why, and at what cost.
 
-    Without options, the front of STUDY; of several, the front of all together.
+    It reads MLflow alone. Without options it prints the front of STUDY; for several studies, their common front.
     """
     from forcetune import results
 
-    why: dict[str, object] = {"--effect": effect, "--importance": importance}
-    for others in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
-        _at_most_one({**others, **why})
-    _at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
-    _at_most_one({"--dense": dense, "--watch": watch})
-    asked = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
-    conditions = [*(f"{name}{value}" for name, value in asked.items() if value is not None), *where]
+    explanation_options: dict[str, object] = {"--effect": effect, "--importance": importance}
+    for selection_options in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
+        _require_at_most_one({**selection_options, **explanation_options})
+    _require_at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
+    _require_at_most_one({"--dense": dense, "--watch": watch})
+    option_conditions = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
+    conditions = [*(f"{name}{value}" for name, value in option_conditions.items() if value is not None), *where]
     question = Question(conditions, by, knee, within, top)
     if watch:
         _watch(studies, question)
         return
-    known = _finished(results.read(*studies))
+    study_results = _require_finished(results.read(*studies))
     if dense and _run_dense(studies, dense, address, priority, quiet=as_json or as_csv):
-        known = results.read(*studies)
+        study_results = results.read(*studies)
     if effect or importance:
-        _explain(known.trials, conditions, effect, as_json, as_csv)
+        _explain(study_results.trials, conditions, effect, as_json, as_csv)
     elif as_json or as_csv:
-        _plain(question.answer(known), as_csv)
+        _print_data(question.select(study_results), as_csv)
     else:
-        _print(known, question)
-        if said := say_failed(known.trials):
-            click.echo(said)
+        _print_answer(study_results, question)
+        if notice := describe_failures(study_results.trials):
+            click.echo(notice)
 
 
 @main.command()
 @click.argument("study")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file (report-STUDY.html)")
 def report(study: str, out: Path | None) -> None:
-    """Write STUDY as one page that opens without a network, and keep it in MLflow with the study's run."""
-    from forcetune import report as room
+    """Write STUDY as one page that opens without a network, and keep the page in MLflow with the study's run."""
+    from forcetune import report as report_package
 
-    click.echo(f"page: {room.write(study, out)}")
-
-
-def print_front(known: Results) -> None:
-    """A study's front, as `best` prints it."""
-    _print(known, Question([], None, knee=False, within=None, top=None))
+    click.echo(f"page: {report_package.write(study, out)}")
 
 
-def _print(known: Results, question: Question) -> None:
+def print_front(study_results: Results) -> None:
+    """Print a study's front, as `best` prints it."""
+    _print_answer(study_results, Question([], None, knee=False, within=None, top=None))
+
+
+def _print_answer(study_results: Results, question: Question) -> None:
     from forcetune import analysis, show
 
-    table, found = known.trials, question.answer(known)
-    if found.empty:
-        click.echo(f"{_nothing(question)}; {outcomes(table)}")
+    table, selected = study_results.trials, question.select(study_results)
+    if selected.empty:
+        click.echo(f"{_describe_no_match(question)}; {describe_outcomes(table)}")
         return
-    show.front(found, question.shown)
-    click.echo(_summary(table, question))
-    if question.asks_for_front:
-        show.controls(analysis.best_controls(table), found)
-    reached = analysis.unpruned(known.dense, "val_accuracy")
-    if question.within is None and len(reached):
-        click.echo(show.dense(reached))
-    click.echo(show.costs(found, table))
+    show.front(selected, question.named_fields)
+    click.echo(_summarize(table, question))
+    if question.is_whole_front:
+        show.controls(analysis.best_controls(table), selected)
+    dense_accuracy = analysis.summarize_dense(study_results.dense, "val_accuracy")
+    if question.within is None and len(dense_accuracy):
+        click.echo(show.dense(dense_accuracy))
+    click.echo(show.costs(selected, table))
 
 
-def _nothing(question: Question) -> str:
+def _describe_no_match(question: Question) -> str:
     if question.knee:
         return "a front of fewer than three points has no knee"
     if question.within is not None:
@@ -191,77 +208,78 @@ def _nothing(question: Question) -> str:
     return "no trained trial meets this"
 
 
-def _summary(table: pd.DataFrame, question: Question) -> str:
-    what = "front"
+def _summarize(table: pd.DataFrame, question: Question) -> str:
+    selection = "front"
     if question.knee:
-        what = "knee of the front"
+        selection = "knee of the front"
     elif question.within is not None:
-        what = f"sparsest within {question.within:g} points of dense"
+        selection = f"sparsest within {question.within:g} points of dense"
     elif question.top is not None:
-        what = "most accurate"
-    return f"{what} of {outcomes(table)}"
+        selection = "most accurate"
+    return f"{selection} of {describe_outcomes(table)}"
 
 
-def _plain(found: pd.DataFrame, as_csv: bool) -> None:
+def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
     from forcetune import show
     from forcetune.times import iso
 
-    found = found.copy()
-    for name in found.columns.intersection(["started", "ended"]):
-        found[name] = [None if ms is None or ms != ms else iso(ms / 1000) for ms in found[name]]
+    table = table.copy()
+    for name in table.columns.intersection(["started", "ended"]):
+        table[name] = [None if ms is None or ms != ms else iso(ms / 1000) for ms in table[name]]
     if as_csv:
-        click.echo(found.to_csv(index=False), nl=False)
+        click.echo(table.to_csv(index=False), nl=False)
     else:
-        click.echo(json.dumps([show.present(row) for row in found.to_dict("records")], indent=1))
+        click.echo(json.dumps([show.drop_missing(row) for row in table.to_dict("records")], indent=1))
 
 
 def _explain(
     table: pd.DataFrame, conditions: Sequence[str], fields: Sequence[str], as_json: bool, as_csv: bool
 ) -> None:
-    """Effects of fields, or the importance of all."""
+    """Print the effects of some fields, or the importance of all fields."""
     import pandas as pd
 
     from forcetune import analysis, show
 
-    chosen = analysis.where(table, conditions)
-    chosen.attrs = table.attrs
+    candidates = analysis.where(table, conditions)
+    candidates.attrs = table.attrs
     if fields:
-        found = pd.concat([analysis.effects(chosen, field) for field in fields], ignore_index=True)
-        _plain(found, as_csv) if as_json or as_csv else show.effects(found)
+        effects = pd.concat([analysis.effects(candidates, field) for field in fields], ignore_index=True)
+        _print_data(effects, as_csv) if as_json or as_csv else show.effects(effects)
         return
     from forcetune import search
 
     if len(table.attrs["studies"]) > 1:
         raise InputError("--importance is of one study: the spaces of several are not the same")
-    shares = search.importance(chosen)
-    _plain(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
+    shares = search.importance(candidates)
+    _print_data(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
 
 
 def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority: Priority, quiet: bool) -> bool:
-    """Run what is missing; whether anything was."""
+    """Run the dense runs that are missing, and return whether there were any."""
     from forcetune import baseline, show
 
-    ran = False
+    has_run = False
     for study in studies:
-        companion_runs, hours = baseline.missing_dense_runs(study, seeds)
+        companion_runs, hours = baseline.plan_dense_runs(study, seeds)
         if not companion_runs.companions:
             continue
         click.echo(f"{len(companion_runs.companions)} dense runs of {study}, about {hours:.2g} device hours", err=quiet)
         try:
-            ending = baseline.sender(show.console(error=quiet), priority, address)(companion_runs)
+            end_reason = baseline.make_sender(show.console(error=quiet), priority, address)(companion_runs)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; the same command goes on where it was", err=True)
             sys.exit(INTERRUPTED)
-        ran = True
-        if ending:
-            click.echo(ending, err=quiet)
-    return ran
+        has_run = True
+        if end_reason:
+            click.echo(end_reason, err=quiet)
+    return has_run
 
 
-def _dense(known: Results, points: float) -> pd.DataFrame:
-    runs = known.dense
+def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:
+    """Return the dense runs. Raises InputError where there are none."""
+    runs = study_results.dense
     if runs.empty:
-        names = " ".join(known.trials.attrs["studies"])
+        names = " ".join(study_results.trials.attrs["studies"])
         raise InputError(
             f"nothing was run of {names} with all weights: `forcetune best {names} --within {points:g} --dense 3` "
             "does so first, with three seeds"
@@ -269,45 +287,46 @@ def _dense(known: Results, points: float) -> pd.DataFrame:
     return runs
 
 
-def _finished(known: Results) -> Results:
-    """The same. Raises InputError where none of the trials has ended."""
-    table = known.trials
+def _require_finished(study_results: Results) -> Results:
+    """Return the results unchanged. Raises InputError where no trial has ended."""
+    table = study_results.trials
     if not len(table) or not table["outcome"].notna().any():
-        raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {outcomes(table)}")
-    return known
+        raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {describe_outcomes(table)}")
+    return study_results
 
 
-def _at_most_one(options: Mapping[str, object]) -> None:
-    """Raise InputError where more than one of these options was given."""
-    given = [name for name, value in options.items() if value not in (None, ()) and value is not False]  # 0 is given
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} ask for different things; allowed: one of {', '.join(options)}")
+def _require_at_most_one(options: Mapping[str, object]) -> None:
+    """Raise InputError where more than one of these options has a value."""
+    # 0 is a value, though Python counts it as false
+    set_options = [name for name, value in options.items() if value not in (None, ()) and value is not False]
+    if len(set_options) > 1:
+        raise InputError(f"{' and '.join(set_options)} ask for different things; allowed: one of {', '.join(options)}")
 
 
 def _watch(studies: Sequence[str], question: Question) -> None:
-    """Show the answer as it changes, until no search says that it runs."""
+    """Show the answer as it changes, until no search of these studies runs any more."""
     from forcetune import results, show
 
     try:
-        show.follow(_changes(studies, question), question.shown)
+        show.follow(_changes(studies, question), question.named_fields)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    _print(_finished(results.read(*studies)), question)
+    _print_answer(_require_finished(results.read(*studies)), question)
 
 
 def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[pd.DataFrame, str]]:
-    """The answer now, and whenever a trial has begun or ended, with what it is of."""
+    """Yield the answer and a summary of it now, and again whenever a trial has started or ended."""
     from forcetune import results
 
-    before = None
+    previous_counts = None
     while True:
-        known = results.read(*studies)
-        table = known.trials
-        if (told := outcomes(table)) != before:
-            before = told
-            ended = len(table) and table["outcome"].notna().any()
-            found = question.answer(known) if ended else table.iloc[:0]
-            yield found, f"{time.strftime('%H:%M:%S')}  {len(found)} points, {_summary(table, question)}"
+        study_results = results.read(*studies)
+        table = study_results.trials
+        if (outcome_counts := describe_outcomes(table)) != previous_counts:
+            previous_counts = outcome_counts
+            has_ended = len(table) and table["outcome"].notna().any()
+            selected = question.select(study_results) if has_ended else table.iloc[:0]
+            yield selected, f"{time.strftime('%H:%M:%S')}  {len(selected)} points, {_summarize(table, question)}"
         if table.attrs["state"] != "RUNNING":
             return
-        time.sleep(EVERY)
+        time.sleep(WATCH_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""A study as a job on a Ray cluster, and a small cluster of one's own."""
+"""The commands that run a study as a job on a Ray cluster, and that start a small cluster on this machine."""
 
 from __future__ import annotations
 
@@ -32,25 +32,38 @@ if TYPE_CHECKING:
 @start_limit_option(120)
 @json_option
 def up(database: str | None, cpus: float | None, gpus: float | None, start_limit: float, as_json: bool) -> None:
-    """Start a Ray head and an MLflow server on this machine, for `submit`; leave them where they run."""
+    """Start a Ray head and an MLflow server on this machine, for `submit`.
+
+    A service of the current folder that already runs stays as it is.
+    """
     from forcetune import service, show
 
-    found, new = service.up(database, cpus, gpus, start_limit_s=start_limit)
+    local_service, is_new = service.up(database, cpus, gpus, start_limit_s=start_limit)
     if as_json:
-        click.echo(json.dumps({**found.variables, "storage": found.storage, "metrics": found.metrics}, indent=1))
+        click.echo(
+            json.dumps(
+                {**local_service.variables, "storage": local_service.storage, "metrics": local_service.metrics},
+                indent=1,
+            )
+        )
     else:
-        show.service(found, new)
+        show.service(local_service, is_new)
 
 
 @main.command()
 @json_option
 def down(as_json: bool) -> None:
-    """End what `up` started in the current folder, and nothing else; jobs that run are taken up after the next `up`."""
+    """End what `up` started in the current folder, and nothing else.
+
+    Jobs that run are taken up again after the next `up`.
+    """
     from forcetune import service
 
     ended = service.down()
-    told = f"ended: {', '.join(ended)}; the stores stay as they are" if ended else "nothing of `forcetune up` runs here"
-    click.echo(json.dumps(ended) if as_json else told)
+    message = (
+        f"ended: {', '.join(ended)}; the stores stay as they are" if ended else "nothing of `forcetune up` runs here"
+    )
+    click.echo(json.dumps(ended) if as_json else message)
 
 
 @main.command()
@@ -74,7 +87,7 @@ def submit(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run the study in FILE as a job on a Ray cluster, or go on where it was; prints the job's id."""
+    """Run the study in FILE as a job on a Ray cluster, or continue it where it stopped, and print the job's id."""
     from forcetune import jobs
 
     if dry_run:
@@ -95,11 +108,11 @@ def jobs_command(address: str | None, as_json: bool) -> None:
     """List the studies that run, or ran, as jobs on a Ray cluster."""
     from forcetune import jobs, show
 
-    found = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
+    cluster_jobs = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
     if as_json:
-        click.echo(json.dumps([_plain(job) for job in found], indent=1))
+        click.echo(json.dumps([_job_record(job) for job in cluster_jobs], indent=1))
     else:
-        show.jobs(found)
+        show.jobs(cluster_jobs)
 
 
 @main.command()
@@ -108,7 +121,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
 @click.option("--follow", is_flag=True, help="until the job ends")
 @json_option
 def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
-    """Print what JOB has printed."""
+    """Print the log of JOB."""
     from forcetune import jobs
 
     for piece in until_interrupted(jobs.logs(job, follow, address), job):
@@ -120,7 +133,7 @@ def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
 @address_option
 @json_option
 def stop(job: str, address: str | None, as_json: bool) -> None:
-    """Stop JOB; its trials in flight are handed back, and `resume` goes on with them."""
+    """Stop JOB: it hands back its running trials, and `resume` goes on with them."""
     from forcetune import jobs
 
     _print_job(jobs.stop(job, address), as_json)
@@ -131,7 +144,7 @@ def stop(job: str, address: str | None, as_json: bool) -> None:
 @address_option
 @json_option
 def resume(job: str, address: str | None, as_json: bool) -> None:
-    """Go on with the study of JOB, which has ended, as a new job with the same code; prints its id."""
+    """Go on with the study of JOB, which has ended, as a new job with the same code, and print the new job's id."""
     from forcetune import jobs
 
     _print_job(jobs.resume(job, address), as_json)
@@ -148,10 +161,10 @@ def resume(job: str, address: str | None, as_json: bool) -> None:
 def supervise(
     file: str, client: str, restarts: int, priority: Priority, fresh: bool, retry_failed: bool, companions: bool
 ) -> None:
-    """What a job runs: `search`, or companions that were sent as a list, started again where it dies."""
+    """Run what a job consists of, `search` or the companions in a list, and start it again when it dies."""
     from forcetune.jobs import supervisor
 
-    def complete() -> bool:
+    def is_complete() -> bool:
         from forcetune import search, spec
 
         if companions:
@@ -159,19 +172,19 @@ def supervise(
         return search.is_over(spec.load(file))
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
-    once = [option for option, wanted in (("--fresh", fresh), ("--retry-failed", retry_failed)) if wanted]
-    sys.exit(supervisor.supervise(command, client, restarts, complete, once))
+    first_run_options = [option for option, is_set in (("--fresh", fresh), ("--retry-failed", retry_failed)) if is_set]
+    sys.exit(supervisor.supervise(command, client, restarts, is_complete, first_run_options))
 
 
 @main.command(hidden=True)
 @click.argument("file")
 @priority_option
 def accompany(file: str, priority: Priority) -> None:
-    """Run the companions listed in FILE."""
+    """Run the companions that FILE lists."""
     from forcetune import search, show, spec
 
-    if ending := search.run_companions(spec.load_companion_runs(file), show.console(), priority):
-        click.echo(ending)
+    if end_reason := search.run_companions(spec.load_companion_runs(file), show.console(), priority):
+        click.echo(end_reason)
 
 
 def _print_package(package: Package, as_json: bool) -> None:
@@ -188,24 +201,24 @@ def _print_package(package: Package, as_json: bool) -> None:
 
 def _print_job(job: Job, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_plain(job), indent=1))
+        click.echo(json.dumps(_job_record(job), indent=1))
     else:
         click.echo(job.id if job.state in ("pending", "running") else f"{job.id} {job.state}")
 
 
-def _plain(job: Job) -> dict[str, Any]:
-    """A job as JSON has it, its times in ISO 8601."""
+def _job_record(job: Job) -> dict[str, Any]:
+    """Return a job as JSON has it, with times in ISO 8601."""
     from forcetune.times import iso
 
     moments = {name: getattr(job, name) for name in ("started", "ended")}
-    return {**vars(job), **{name: None if at is None else iso(at) for name, at in moments.items()}}
+    return {**vars(job), **{name: None if moment is None else iso(moment) for name, moment in moments.items()}}
 
 
 def _follow(job: str, address: str | None) -> None:
-    """Print a job's log until it ends, and exit as it did."""
+    """Print a job's log until the job ends, and exit with the job's exit code."""
     from forcetune import jobs
 
     for piece in until_interrupted(jobs.logs(job, True, address), job):
         click.echo(piece, nl=False, err=True)
-    ended = jobs.get(job, address)
-    sys.exit({"succeeded": 0, "stopped": INTERRUPTED}.get(ended.state, ended.exit_code or FAILED))
+    ended_job = jobs.get(job, address)
+    sys.exit({"succeeded": 0, "stopped": INTERRUPTED}.get(ended_job.state, ended_job.exit_code or FAILED))

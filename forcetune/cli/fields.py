@@ -1,4 +1,4 @@
-"""Options for the fields of a trial, and what is written in options."""
+"""Options for the fields of a trial, and how the values of options are read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from forcetune.errors import InputError
 
 
 class WithFields(click.Command):
-    """A command with an option for every field of a trial but those in `without` and those that it has itself."""
+    """A click command with an option for each field of a trial.
+
+    It has no options for the fields in `without`, and none for those that the command declares itself.
+    """
 
     without: tuple[str, ...] = ()
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from forcetune.spec import Trial  # only when such a command runs: the others are quicker without pydantic
+        from forcetune.spec import Trial  # only such commands import pydantic: the others start faster
 
-        own = super().get_params(ctx)
-        known = {parameter.name for parameter in own} | {*self.without}
-        fields = {name: info for name, info in Trial.model_fields.items() if name not in known}
+        declared = super().get_params(ctx)
+        excluded = {parameter.name for parameter in declared} | {*self.without}
+        fields = {name: info for name, info in Trial.model_fields.items() if name not in excluded}
         options = [_option(name, info.annotation, info.description or "") for name, info in fields.items()]
-        return [*own, *options]
+        return [*declared, *options]
 
 
 class Prune(WithFields):
@@ -49,33 +52,33 @@ def _option(name: str, annotation: Any, description: str) -> click.Option:
 
 
 def number_or_word(text: str) -> float | str:
-    """What is no number is left to the study, which says what is allowed."""
+    """Return the text as a number, or unchanged where it is none: the study then says what is allowed."""
     try:
         return float(text)
     except ValueError:
         return text
 
 
-def demand(fields: dict[str, Any], *names: str) -> None:
-    """Raise InputError where one of these was not given."""
+def require_options(fields: dict[str, Any], *names: str) -> None:
+    """Raise InputError where one of these options has no value."""
     missing = [f"--{name}" for name in names if name not in fields]
     if missing:
         raise InputError(f"{missing[0]} is missing; needed: {', '.join(f'--{name}' for name in names)}")
 
 
-def only_given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
+def drop_unset(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that have a value."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def words(text: str) -> list[str]:
-    """What stands between commas."""
+def split_words(text: str) -> list[str]:
+    """Return the words of a text with commas between them."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def numbers(option: str, text: str) -> list[float]:
-    """The same as numbers. Raises InputError where one is none."""
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Return the numbers of a text with commas between them. Raises InputError where a word is no number."""
     try:
-        return [float(word) for word in words(text)]
+        return [float(word) for word in split_words(text)]
     except ValueError:
         raise InputError(f"{option} {text}: allowed: numbers with commas between, as 0.1,0.05") from None

@@ -1,4 +1,4 @@
-"""The commands' group: what ends one is told in a paragraph and an exit code; options that several have."""
+"""The group of all commands: how it reports an error, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, 
 
 
 class _Commands(click.Group):
-    """What ends a command becomes one paragraph on standard error and its exit code."""
+    """A click group that prints an error as one paragraph on standard error and exits with the error's exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except tuple(EXIT_CODES) as error:
-            click.echo(f"forcetune: {_printable(str(error))}", err=True)
+            click.echo(f"forcetune: {_escape_unprintable(str(error))}", err=True)
             sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -37,29 +37,31 @@ class _Commands(click.Group):
                 click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
             sys.exit(FAILED)
         except Exception as error:
-            if not _is_of_mlflow(error):
+            if not _is_mlflow_error(error):
                 raise
             text = (
                 f"MLflow did not answer, or refused a request: {error}. Once MLflow answers, run the same command again"
             )
-            click.echo(f"forcetune: {_printable(text)}", err=True)
+            click.echo(f"forcetune: {_escape_unprintable(text)}", err=True)
             sys.exit(FAILED)
 
 
-def _is_of_mlflow(error: Exception) -> bool:
-    """Return whether it is a MlflowException, without importing MLflow."""
+def _is_mlflow_error(error: Exception) -> bool:
+    """Return whether the error is a MlflowException, without importing MLflow."""
     return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
 
 
-def _printable(message: str) -> str:
-    """Return a message without what a terminal obeys or cannot write: names of files may have it."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in message)
+def _escape_unprintable(message: str) -> str:
+    """Return a message with what a terminal obeys or cannot print escaped, since file names may contain it."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in message
+    )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Search the sparsest network that still learns, before it is trained."""
+    """Search for the sparsest network that still learns, before it is trained."""
 
 
 priority_option = click.option(
@@ -96,16 +98,16 @@ def start_limit_option(seconds: float) -> Callable[[F], F]:
 json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")
 
 
-def options_of(context: click.Context, leave_out: Collection[str]) -> list[str]:
-    """Return the options that a command was called with, as they are written; those without a value are left out."""
+def option_arguments(context: click.Context, leave_out: Collection[str]) -> list[str]:
+    """Return the options that a command was called with, as arguments; options without a value are left out."""
     options = [option for option in context.command.params if option.name not in leave_out]
-    written = [(option.opts[0], context.params[str(option.name)]) for option in options]
-    return [text for name, value in written if value is not None for text in (name, str(value))]
+    values = [(option.opts[0], context.params[str(option.name)]) for option in options]
+    return [text for name, value in values if value is not None for text in (name, str(value))]
 
 
 @contextmanager
-def place(file: str) -> Iterator[None]:
-    """Name the study file in what is refused."""
+def naming_file(file: str) -> Iterator[None]:
+    """Put the name of the study file in front of the message of an InputError."""
     try:
         yield
     except InputError as error:
@@ -113,9 +115,10 @@ def place(file: str) -> Iterator[None]:
 
 
 def until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:
+    """Yield the pieces of a job's log until Ctrl-C, which ends this command and not the job."""
     try:
         yield from pieces
     except KeyboardInterrupt:
-        told = f"the job goes on; `forcetune logs {job} --follow` shows it, `forcetune stop {job}` stops it"
-        click.echo(f"\n{told}", err=True)
+        message = f"the job goes on; `forcetune logs {job} --follow` shows it, `forcetune stop {job}` stops it"
+        click.echo(f"\n{message}", err=True)
         sys.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Pruning methods without a search: one network, or several methods side by side."""
+"""The commands for pruning methods without a search: one network, or several methods side by side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forcetune.cli.fields import Compare, Prune, demand, number_or_word, numbers, only_given, words
+from forcetune.cli.fields import Compare, Prune, drop_unset, number_or_word, parse_numbers, require_options, split_words
 from forcetune.cli.group import main
-from forcetune.cli.running import end, searched
+from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
 from forcetune.errors import InputError
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 @main.command(cls=Prune)
 @click.option("--trial", "run", help="id of a trial's run, as `best` prints it; other options change its fields")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, as masks.npz")
-def prune(run: str | None, out: Path | None, **given: Any) -> None:
+def prune(run: str | None, out: Path | None, **field_options: Any) -> None:
     """Prune one network without a search, and print its density by layer."""
     from forcetune import pruning, show, tracking, trial
 
     if out and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
-    wanted = _one_trial({**(tracking.trial_fields(run) if run else {}), **only_given(given)})
-    with _users_code(wanted), contained():
-        trial.check(wanted)
-        prepared = trial.prepare(wanted, fetch_masks=tracking.fetch_masks)
+    requested_trial = _make_trial({**(tracking.load_trial_fields(run) if run else {}), **drop_unset(field_options)})
+    with _locating_user_errors(requested_trial), contained():
+        trial.check(requested_trial)
+        prepared = trial.prepare(requested_trial, fetch_masks=tracking.fetch_masks)
     show.masks(prepared, pruning.layer_table(prepared.masks))
     if out:
         pruning.save_masks(out, prepared.masks)
@@ -59,53 +59,56 @@ def compare(
     gpus: float | str | None,
     concurrent: int | None,
     fresh: bool,
-    **given: Any,
+    **field_options: Any,
 ) -> None:
-    """Compare methods with the random controls over sparsity: writes the grid study, runs it, prints the table.
+    """Compare methods with the random controls over sparsity: write the grid study, run it, and print the table.
 
-    Run again with the same options it goes on where it was. Leaves NAME.yaml, NAME.csv, NAME.md and NAME.tex.
+    With the same options, a second call continues where the first one stopped. The command leaves NAME.yaml, NAME.csv,
+    NAME.md and NAME.tex.
     """
     from forcetune import comparison, search, show, spec
 
-    fields = only_given(given)
-    demand(fields, "model", "dataset")
-    if not words(methods):
+    fields = drop_unset(field_options)
+    require_options(fields, "model", "dataset")
+    if not split_words(methods):
         raise InputError(f"--methods {methods}: allowed: names with commas between, as snip,force")
     name = name or "compare-{model}-{dataset}".format(**fields).replace(":", "-")
-    resources = only_given({"cpus": cpus, "gpus": gpus, "concurrent": concurrent})
-    written = comparison.grid_study(name, words(methods), numbers("--densities", densities), seeds, fields, resources)
-    study = spec.Study.from_dict(written)
-    facts = search.check(study)
-    file = comparison.write_study(out / f"{name}.yaml", written)
-    found, ending = searched(study, str(file), fresh, again="the same command")
-    compared = comparison.compare(found.trials, study.grid(), chance=1 / facts[0]["classes"])
-    caption = comparison.caption(study, seeds)
+    resources = drop_unset({"cpus": cpus, "gpus": gpus, "concurrent": concurrent})
+    study_file = comparison.grid_study(
+        name, split_words(methods), parse_numbers("--densities", densities), seeds, fields, resources
+    )
+    study = spec.Study.from_dict(study_file)
+    descriptions = search.check(study)
+    file = comparison.write_study(out / f"{name}.yaml", study_file)
+    study_results, end_reason = run_search(study, str(file), fresh, rerun_command="the same command")
+    table = comparison.compare(study_results.trials, study.grid(), chance=1 / descriptions[0]["classes"])
+    caption = comparison.make_caption(study, seeds)
     click.echo(caption)
-    show.comparison(*comparison.side_by_side(compared))
+    show.comparison(*comparison.tabulate(table))
     click.echo(comparison.LEGEND)
-    if doubt := comparison.doubt(seeds):
-        click.echo(doubt)
-    click.echo("written: " + ", ".join(map(str, [file, *comparison.export(compared, caption, out / name)])))
-    end(study, found.trials, ending)
+    if caveat := comparison.warn_of_few_seeds(seeds):
+        click.echo(caveat)
+    click.echo("written: " + ", ".join(map(str, [file, *comparison.export(table, caption, out / name)])))
+    report_end(study, study_results.trials, end_reason)
 
 
-def _one_trial(fields: dict[str, Any]) -> Trial:
+def _make_trial(fields: dict[str, Any]) -> Trial:
     from forcetune.spec import Study
 
-    demand(fields, "dataset", "model", "method", "density")
+    require_options(fields, "dataset", "model", "method", "density")
     return Study.from_dict({"study": "prune", "trial": fields}).make_trial({})
 
 
 @contextmanager
-def _users_code(wanted: Trial) -> Iterator[None]:
-    """An error in code of the user's own is theirs to mend: said in one paragraph, with its place."""
+def _locating_user_errors(trial: Trial) -> Iterator[None]:
+    """Turn an error in the user's own code into an InputError of one paragraph, with the file and the line."""
     try:
         yield
     except Exception as error:
-        own = [name for name in (wanted.method, wanted.model, wanted.dataset, wanted.saliency_loss) if ":" in name]
-        if isinstance(error, InputError) or not own:
+        functions = [name for name in (trial.method, trial.model, trial.dataset, trial.saliency_loss) if ":" in name]
+        if isinstance(error, InputError) or not functions:
             raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
-            f"{' or '.join(own)} raised {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+            f"{' or '.join(functions)} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
         ) from error

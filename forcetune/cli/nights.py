@@ -1,4 +1,4 @@
-"""A front against random pruning: once, every night, and at a set time."""
+"""The commands that compare a front with random pruning: once, every night, and at a set time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.fields import numbers
+from forcetune.cli.fields import parse_numbers
 from forcetune.cli.group import ALARM, INTERRUPTED, address_option, json_option, main, priority_option
 from forcetune.errors import InputError
 
@@ -48,40 +48,45 @@ def baseline(
     priority: Priority,
     as_json: bool,
 ) -> None:
-    """Hold the best trials of STUDY against their random twins, with fresh seeds and on the test images.
+    """Compare the best trials of STUDY with their random twins, with fresh seeds and on the test images.
 
-    Runs what is missing, here or as a job where an address of a cluster's dashboard is given, and prints a verdict for
-    each comparison: the champion beats its twin, ties with it, loses to it, or that is undecided.
+    The command runs what is missing, here or as a job where the address of a cluster's dashboard is given. For each
+    comparison it prints a verdict: the champion beats its twin, ties with it, loses to it, or the result is undecided.
 
-    Without --top, --bands and --seeds it compares as many champions, in as many pairs, as an hour on a device has room
-    for.
+    Without --top, --bands and --seeds it compares as many champions, in as many pairs, as one hour on a device allows.
     """
-    from forcetune import baseline as room
+    from forcetune import baseline as baseline_package
     from forcetune import show
 
-    bench, seeds = room.check(study, top, numbers("--bands", bands) if bands else None, seeds)
-    planned = room.plan(bench, seeds)
-    out = click.echo if not as_json else lambda line: click.echo(line, err=True)
+    champion_study, seeds = baseline_package.check(
+        study, top, parse_numbers("--bands", bands) if bands else None, seeds
+    )
+    plan = baseline_package.plan(champion_study, seeds)
+    print_line = click.echo if not as_json else lambda line: click.echo(line, err=True)
     if dry_run and as_json:
-        click.echo(json.dumps(planned.plain(), indent=1))
+        click.echo(json.dumps(plan.plain(), indent=1))
         return
-    for line in show.plan_of_comparisons(planned, bench.left_out, room.RIVALS):
-        out(line)
+    for line in show.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS):
+        print_line(line)
     if dry_run:
         return
     try:
         console = show.console(error=as_json)
-        ending = room.run(bench, room.sender(console, priority, address), seeds) if planned.missing else None
+        end_reason = (
+            baseline_package.run(champion_study, baseline_package.make_sender(console, priority, address), seeds)
+            if plan.missing
+            else None
+        )
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    found = room.conclude(bench, seeds, margin, pool)
+    verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
-        click.echo(json.dumps([show.present(row) for row in found.to_dict("records")], indent=1))
+        click.echo(json.dumps([show.drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
     else:
-        show.verdicts(found, margin)
-    if ending:
-        out(ending)
+        show.verdicts(verdicts, margin)
+    if end_reason:
+        print_line(end_reason)
 
 
 @main.command()
@@ -91,85 +96,84 @@ def baseline(
 @address_option
 @json_option
 def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, as_json: bool) -> None:
-    """Hold the champions of the studies in FILE against random pruning: what is missing of tonight, and of a night that
-    died.
+    """Compare the champions of the studies in FILE with random pruning: run what tonight, or a night that died, lacks.
 
-    Trials yield to those of people on a cluster. Leaves a page in the current folder, and a run of the experiment
-    forcetune-nightly. Exit code 3 is an alarm: a verdict flipped, or runs that were the same no longer are.
+    On a cluster its trials yield to those of other users. It leaves a page in the current folder, and a run in the
+    experiment forcetune-nightly. Exit code 3 is an alarm: a verdict flipped, or runs that were the same differ now.
     """
     from forcetune import baseline, show
 
-    name = _night(night)
+    name = _parse_night(night)
     nights = baseline.Nights(file, console := show.console(error=as_json))
     if dry_run:
         shares = nights.plan(name)
         click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else show.shares(shares)
         return
     try:
-        found = nights.run(name, baseline.sender(console, "low", address))
+        night_findings = nights.run(name, baseline.make_sender(console, "low", address))
     except KeyboardInterrupt:
         click.echo("\ninterrupted; the same command goes on where it was", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
-        click.echo(json.dumps([findings.plain() for findings in found], indent=1))
-    for findings in found if not as_json else ():
-        show.night(findings, nights.asked.margin)
+        click.echo(json.dumps([findings.plain() for findings in night_findings], indent=1))
+    for findings in night_findings if not as_json else ():
+        show.night(findings, nights.settings.margin)
     for path in nights.pages:
         click.echo(f"page: {path}", err=as_json)
-    if any(findings.alarms for findings in found):
+    if any(findings.alarms for findings in night_findings):
         sys.exit(ALARM)
 
 
-def _night(written: str | None) -> str:
+def _parse_night(text: str | None) -> str:
     try:
-        return date.fromisoformat(written).isoformat() if written else date.today().isoformat()
+        return date.fromisoformat(text).isoformat() if text else date.today().isoformat()
     except ValueError:
-        raise InputError(f"--date {written}: allowed: a date as 2026-11-26") from None
+        raise InputError(f"--date {text}: allowed: a date as 2026-11-26") from None
 
 
-_file = click.argument("file", type=click.Path(path_type=Path), default="nightly.yaml")
-_at = click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="by the machine's clock")
-_log = click.option("--log", type=click.Path(path_type=Path), help="file for what it prints (FILE's name, .log)")
+_file_argument = click.argument("file", type=click.Path(path_type=Path), default="nightly.yaml")
+_at_option = click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="by the machine's clock")
+_log_option = click.option("--log", type=click.Path(path_type=Path), help="file for what it prints (FILE's name, .log)")
 
 
 @main.group()
 def schedule() -> None:
-    """Let `forcetune nightly` start by itself: by cron, by systemd, or on Kubernetes."""
+    """Start `forcetune nightly` every night: by cron, by systemd, or on Kubernetes."""
 
 
 @schedule.command()
-@_file
-@_at
-@_log
+@_file_argument
+@_at_option
+@_log_option
 @click.option("--install", is_flag=True, help="into the crontab, in place of an earlier line for FILE")
 @click.option("--remove", is_flag=True, help="the line for FILE from the crontab")
 def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> None:
     """Print the crontab line that starts a night of FILE, or install it."""
-    from forcetune import schedule as room
+    from forcetune import schedule as schedule_package
 
     if remove:
-        gone = room.uninstall(file)
-        click.echo(f"{'removed' if gone else 'the crontab has no line for'} {file}")
+        was_removed = schedule_package.uninstall(file)
+        click.echo(f"{'removed' if was_removed else 'the crontab has no line for'} {file}")
         return
-    night = _planned(file, at, log)
+    night = _plan_night(file, at, log)
     if not install:
-        click.echo(room.cron(night))
+        click.echo(schedule_package.cron(night))
         return
-    before = room.install(night)
-    click.echo(f"installed{f', in place of: {before.strip()}' if before else ''}")
-    click.echo(f"next night: {room.next_night(at, datetime.now()):%Y-%m-%d %H:%M}, log: {night.log}")
+    replaced_line = schedule_package.install(night)
+    click.echo(f"installed{f', in place of: {replaced_line.strip()}' if replaced_line else ''}")
+    click.echo(f"next night: {schedule_package.next_night(at, datetime.now()):%Y-%m-%d %H:%M}, log: {night.log}")
 
 
 @schedule.command()
-@_file
-@_at
-@_log
+@_file_argument
+@_at_option
+@_log_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="folder for the files (printed)")
 def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
     """Write the service and the timer that start a night of FILE."""
-    from forcetune import schedule as room
+    from forcetune import schedule as schedule_package
 
-    units = room.systemd(_planned(file, at, log))
+    units = schedule_package.systemd(_plan_night(file, at, log))
     for name, text in units.items():
         if out:
             out.mkdir(parents=True, exist_ok=True)
@@ -183,46 +187,46 @@ def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
 
 
 @schedule.command()
-@_file
-@_at
+@_file_argument
+@_at_option
 @click.option("--image", required=True, help="with forcetune in it, as cluster/Dockerfile makes one")
 def kubernetes(file: Path, at: str, image: str) -> None:
     """Print the CronJob that starts a night of FILE, for `kubectl apply -f -`."""
-    from forcetune import schedule as room
+    from forcetune import schedule as schedule_package
 
-    click.echo(room.kubernetes(_planned(file, at), image), nl=False)
+    click.echo(schedule_package.kubernetes(_plan_night(file, at), image), nl=False)
 
 
 @schedule.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show which nights the crontab starts, the last one of each file, and the verdicts that stand."""
+    """Show which nights the crontab starts, the last night of each file, and the verdicts that hold."""
     from forcetune import baseline, show
-    from forcetune import schedule as room
+    from forcetune import schedule as schedule_package
 
-    last = baseline.last_nights()
+    last_nights = baseline.load_last_nights()
     try:
-        planned = {str(file): _next(at) for file, at in room.installed()}
+        next_nights = {str(file): _next_start(at) for file, at in schedule_package.installed()}
     except InputError as error:
-        planned = {}
+        next_nights = {}
         click.echo(str(error), err=True)
     if as_json:
-        click.echo(json.dumps({"next": planned, "last": last}, indent=1))
+        click.echo(json.dumps({"next": next_nights, "last": last_nights}, indent=1))
     else:
-        show.schedule(planned, last)
+        show.schedule(next_nights, last_nights)
 
 
-def _planned(file: Path, at: str, log: Path | None = None) -> Night:
-    """The night of a file that can be used."""
-    from forcetune import schedule as room
+def _plan_night(file: Path, at: str, log: Path | None = None) -> Night:
+    """Plan a night of a file. Raises InputError where the file cannot be used."""
+    from forcetune import schedule as schedule_package
     from forcetune.spec import load_nightly
 
     load_nightly(file)
-    return room.plan(file, at, log=log)
+    return schedule_package.plan(file, at, log=log)
 
 
-def _next(at: str) -> str:
-    """The next night's moment, or the five fields of a line that somebody has changed."""
-    from forcetune import schedule as room
+def _next_start(at: str) -> str:
+    """Return when the next night starts, or the five fields of a crontab line that somebody has changed."""
+    from forcetune import schedule as schedule_package
 
-    return f"{room.next_night(at, datetime.now()):%Y-%m-%d %H:%M}" if at[2:3] == ":" else at
+    return f"{schedule_package.next_night(at, datetime.now()):%Y-%m-%d %H:%M}" if at[2:3] == ":" else at

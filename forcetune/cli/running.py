@@ -1,4 +1,4 @@
-"""What commands that search have in common."""
+"""The steps that commands which search have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.group import FAILED, INTERRUPTED, place
+from forcetune.cli.group import FAILED, INTERRUPTED, naming_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,38 +16,47 @@ if TYPE_CHECKING:
     from forcetune.spec import Priority, Study
 
 
-def searched(
-    study: Study, file: str, fresh: bool, again: str, priority: Priority = "normal", retry_failed: bool = False
+def run_search(
+    study: Study, file: str, fresh: bool, rerun_command: str, priority: Priority = "normal", retry_failed: bool = False
 ) -> tuple[Results, str | None]:
-    """The study once it has run, and why it ended early; an interrupt says how to go on."""
+    """Run a study, and return its results and why it ended early, or None. An interrupt prints how to go on.
+
+    Args:
+        study: The study.
+        file: Its file, which an error names.
+        fresh: Whether to archive what exists of the study, and start anew.
+        rerun_command: The command that goes on after an interrupt, as it is printed.
+        priority: Among the studies of a cluster.
+        retry_failed: Whether to run failed trials again.
+    """
     from forcetune import results, search, show
 
     try:
-        with place(file):
-            ending = search.run(study, show.console(), fresh, priority, retry_failed)
+        with naming_file(file):
+            end_reason = search.run(study, show.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; {again} goes on where it was", err=True)
+        click.echo(f"\ninterrupted; {rerun_command} goes on where it was", err=True)
         sys.exit(INTERRUPTED)
-    return results.read(study.study), ending
+    return results.read(study.study), end_reason
 
 
-def end(study: Study, found: pd.DataFrame, ending: str | None) -> None:
-    """Say what was spared, and what is less than was asked for; exit with 1 where every trial failed."""
-    if "steps_reused" in found and (reused := found["steps_reused"]).any():
-        trials = f"{(reused > 0).sum()} of {len(found)} trials"
-        click.echo(f"pruning steps taken over from another density: {reused.sum():.0f}, in {trials}")
-    if ending:
-        click.echo(f"{ending} ({len(found)} of {study.trials} trials)")
-    elif len(found) < study.trials:
-        click.echo(_say_fewer(study, len(found)))
-    if said := say_failed(found):
-        click.echo(said)
-    if (found["outcome"] == "failed").all():
+def report_end(study: Study, table: pd.DataFrame, end_reason: str | None) -> None:
+    """Print what was reused, missing and failed; exit with 1 where every trial failed."""
+    if "steps_reused" in table and (reused := table["steps_reused"]).any():
+        trial_share = f"{(reused > 0).sum()} of {len(table)} trials"
+        click.echo(f"pruning steps taken over from another density: {reused.sum():.0f}, in {trial_share}")
+    if end_reason:
+        click.echo(f"{end_reason} ({len(table)} of {study.trials} trials)")
+    elif len(table) < study.trials:
+        click.echo(_explain_missing(study, len(table)))
+    if notice := describe_failures(table):
+        click.echo(notice)
+    if (table["outcome"] == "failed").all():
         sys.exit(FAILED)
 
 
-def _say_fewer(study: Study, count: int) -> str:
-    """Why MLflow has fewer trials than were asked for, once the search has ended."""
+def _explain_missing(study: Study, count: int) -> str:
+    """Return why MLflow has fewer trials than the study asks for, once the search has ended."""
     from forcetune import search
 
     if search.is_complete(study):
@@ -58,8 +67,8 @@ def _say_fewer(study: Study, count: int) -> str:
     return f"{study.trials} trials were asked for, and the study's space has no more than {count}"
 
 
-def say_failed(table: pd.DataFrame) -> str | None:
-    """How many trials failed, where the reason is and how they are run again; None where none failed."""
+def describe_failures(table: pd.DataFrame) -> str | None:
+    """Return how many trials failed, where their reasons are and how to run them again; None where none failed."""
     failed = int((table["outcome"] == "failed").sum())
     if not failed:
         return None
@@ -69,8 +78,8 @@ def say_failed(table: pd.DataFrame) -> str | None:
     )
 
 
-def outcomes(table: pd.DataFrame) -> str:
-    """How many trials a study has, and what became of them."""
+def describe_outcomes(table: pd.DataFrame) -> str:
+    """Return how many trials a study has, and how many of them have each outcome."""
     if table.empty:
         return "no trials yet"
     counts = table["outcome"].fillna("running").value_counts()

@@ -1,4 +1,4 @@
-"""A study here: checked, searched, examined."""
+"""The commands for a study on this machine: check, search, examine, delete and move it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.asking import print_front
-from forcetune.cli.group import FAILED, main, options_of, place, priority_option, retry_option
-from forcetune.cli.running import end, searched
+from forcetune.cli.group import FAILED, main, naming_file, option_arguments, priority_option, retry_option
+from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
 from forcetune.errors import InputError
 
@@ -46,20 +46,20 @@ def check(
     timeout_s: int,
     result_fd: int | None,
 ) -> None:
-    """Validate the study in FILE and say what it would run and cost, or say what of MODEL can be pruned.
+    """Validate the study in FILE and print what it would run and cost, or print which weights of MODEL can be pruned.
 
-    Writes nothing but the predicted cost, which the search then holds against what it took.
+    It writes nothing but the predicted cost, which the search later compares with the cost that it had.
 
     MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
 
-    Code of your own runs in a process of its own: a function that ends the process, or does not end, is reported.
+    Code of your own runs in a separate process: a function that ends the process, or does not end, is reported.
     """
     from forcetune.cli import isolation
 
     if result_fd is None:
-        asked = [*options_of(context, leave_out={"what", "timeout_s", "result_fd"}), "--", what]
-        with place(what):
-            sys.exit(isolation.run_isolated(["check", *asked], timeout_s))
+        arguments = [*option_arguments(context, leave_out={"what", "timeout_s", "result_fd"}), "--", what]
+        with naming_file(what):
+            sys.exit(isolation.run_isolated(["check", *arguments], timeout_s))
     with isolation.reporting(result_fd), contained():
         _check(what, dataset, data_root, input_shape, classes, width)
 
@@ -75,19 +75,19 @@ def _check(
     from forcetune import models
 
     if what in models.MODELS or (":" in what and not Path(what).exists()):
-        _check_model(what, _samples(dataset, data_root, input_shape, classes), width)
-    elif given := [name for name, value in (("--dataset", dataset), ("--input", input_shape)) if value]:
+        _check_model(what, _sample_sizes(dataset, data_root, input_shape, classes), width)
+    elif model_options := [name for name, value in (("--dataset", dataset), ("--input", input_shape)) if value]:
         raise InputError(
-            f"{given[0]} is for a model, and {what!r} is none; allowed: {', '.join(models.MODELS)}, "
+            f"{model_options[0]} is for a model, and {what!r} is none; allowed: {', '.join(models.MODELS)}, "
             "torchvision:name, package.module:function"
         )
     else:
         from forcetune import search, show, spec
 
         study = spec.load(what)
-        with place(what):
-            facts = search.check(study)
-            show.study(study, facts)
+        with naming_file(what):
+            descriptions = search.check(study)
+            show.study(study, descriptions)
             show.cost(search.predict(study))
 
 
@@ -97,14 +97,14 @@ def _check(
 @retry_option
 @priority_option
 def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priority) -> None:
-    """Run the study in FILE here, or go on where it was, and print its front."""
+    """Run the study in FILE here, or continue it where it stopped, and print its front."""
     from forcetune import spec
 
     study = spec.load(file)
-    again = f"`forcetune search {file}`"
-    found, ending = searched(study, file, fresh, again, priority, retry_failed)
-    print_front(found)
-    end(study, found.trials, ending)
+    rerun_command = f"`forcetune search {file}`"
+    study_results, end_reason = run_search(study, file, fresh, rerun_command, priority, retry_failed)
+    print_front(study_results)
+    report_end(study, study_results.trials, end_reason)
 
 
 @main.command()
@@ -114,11 +114,11 @@ def doctor(study: str, repair: bool) -> None:
     """Compare what Optuna, MLflow and the checkpoints say of STUDY; exit code 1 where they disagree."""
     from forcetune import search, show
 
-    mended, left, holder = search.examine(study, repair)
+    repaired, remaining, holder = search.examine(study, repair)
     if holder:
         click.echo(f"{holder}; trials that run are left out")
-    show.findings(mended, left)
-    if left:
+    show.findings(repaired, remaining)
+    if remaining:
         sys.exit(FAILED)
 
 
@@ -129,14 +129,16 @@ def delete(study: str, yes: bool) -> None:
     """Delete STUDY with its companions from both stores; MLflow keeps its runs in the trash until `mlflow gc`."""
     from forcetune import search
 
-    found = search.find_contents(study)
-    what = f"{found.trials} trials of {study}, {found.companions} companions and {found.runs} runs in MLflow"
+    contents = search.find_contents(study)
+    description = (
+        f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
+    )
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"{what} would be deleted; give --yes where nobody can be asked")
-        click.confirm(f"Delete {what}?", abort=True)
+            raise InputError(f"{description} would be deleted; give --yes where nobody can be asked")
+        click.confirm(f"Delete {description}?", abort=True)
     search.delete(study)
-    click.echo(f"deleted: {what}; `mlflow gc` removes the runs for good")
+    click.echo(f"deleted: {description}; `mlflow gc` removes the runs for good")
 
 
 @main.command()
@@ -145,42 +147,44 @@ def delete(study: str, yes: bool) -> None:
 @click.option("--mlflow", "runs", metavar="URI", help="the MLflow server or store that shall have its runs")
 @click.option("--yes", is_flag=True, help="do not ask")
 def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
-    """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, as they are.
+    """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, unchanged.
 
-    Run again after a kill it goes on. Here they are deleted once all of it is there; runs get new ids, and are found by
-    their old ones too.
+    After a kill, the same command goes on. The study is deleted here once all of it is in the other stores. There its
+    runs get new ids, and are found by their old ids too.
     """
     from forcetune import search
-    from forcetune.stores import shown
+    from forcetune.stores import hide_password
 
-    found = search.find_contents(study)
-    what = f"{found.trials} trials of {study}, {found.companions} companions and {found.runs} runs in MLflow"
+    contents = search.find_contents(study)
+    description = (
+        f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
+    )
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"{what} would be moved; give --yes where nobody can be asked")
-        click.confirm(f"Move {what}?", abort=True)
+            raise InputError(f"{description} would be moved; give --yes where nobody can be asked")
+        click.confirm(f"Move {description}?", abort=True)
     search.move(study, ledger, runs, click.echo)
-    click.echo(f"moved: {what}")
+    click.echo(f"moved: {description}")
     for variable, uri in (("FORCETUNE_STORAGE", ledger), ("MLFLOW_TRACKING_URI", runs)):
         if uri:
-            click.echo(f"from now on: {variable}={shown(uri)}")
+            click.echo(f"from now on: {variable}={hide_password(uri)}")
 
 
-def _check_model(name: str, samples: tuple[tuple[int, ...], int], width: int | None) -> None:
+def _check_model(name: str, sample_sizes: tuple[tuple[int, ...], int], width: int | None) -> None:
     from forcetune import models, pruning, show
 
-    show.network(name, *samples, pruning.inspect(models.build(name, *samples, width), *samples))
+    show.network(name, *sample_sizes, pruning.inspect(models.build(name, *sample_sizes, width), *sample_sizes))
 
 
-def _samples(
+def _sample_sizes(
     dataset: str | None, data_root: str | None, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
-    """The shape of a sample and the number of classes, from a data set or as they were given."""
+    """Return the shape of a sample and the number of classes, of a data set or as the options give them."""
     if dataset:
         from forcetune import data
 
-        found = data.load(dataset, data_root)
-        return found.input_shape, found.classes
+        loaded_dataset = data.load(dataset, data_root)
+        return loaded_dataset.input_shape, loaded_dataset.classes
     sizes = (input_shape or "3x32x32").split("x")
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
         raise InputError(f"--input {input_shape}: allowed: sizes with an x between, as 3x32x32")

@@ -1,4 +1,4 @@
-"""The dashboards of this machine."""
+"""The command that opens the dashboards of this machine."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
     """Open MLflow's UI, Optuna Dashboard and Ray's dashboard, as far as they exist here, until Ctrl-C.
 
-    STUDY: whose pages the links lead to.
+    The links lead to the pages of STUDY, where it is given.
     """
     from forcetune import ui as dashboards
 
     stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    browser = not no_browser and _has_screen()
-    dashboards.run(study, stop, lambda page: _opened(page, browser), start_limit)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
+    opens_browser = not no_browser and _has_screen()
+    dashboards.run(study, stop, lambda page: _show_page(page, opens_browser), start_limit)
 
 
-def _opened(page: Page, browser: bool) -> None:
+def _show_page(page: Page, opens_browser: bool) -> None:
     import webbrowser
 
-    rows = {"all of them": page.address, **page.told()}
-    for name, told in rows.items():
-        click.echo(f"{name:<17} {told}")
+    rows = {"all of them": page.address, **page.link_texts()}
+    for name, text in rows.items():
+        click.echo(f"{name:<17} {text}")
     click.echo("Ctrl-C ends what was started here")
     sys.stdout.flush()
-    if browser:
+    if opens_browser:
         webbrowser.open(page.address)
 
 
 def _has_screen() -> bool:
-    """Whether a browser would get a window; one in the terminal would take it over."""
+    """Return whether a browser would open a window; without a screen a text browser would take over the terminal."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

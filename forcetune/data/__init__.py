@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from forcetune.data.checks import check
 from forcetune.data.dataset import Batches, Dataset, Images
-from forcetune.data.identity import DataIdentity, digest_of
+from forcetune.data.identity import DataIdentity, compute_digest
 from forcetune.data.interface import AnyBatches, AnyDataset
 from forcetune.data.readers import (
     cifar10,
@@ -54,9 +54,17 @@ DATASETS: dict[str, Loader] = {
 
 @lru_cache(maxsize=4)
 def load(name: str, root: str | None = None) -> AnyDataset:
-    """The data set called `name`, or the user's `package.module:function(data_root)`; kept for the next trial.
+    """Load a data set, and keep it for the next trial.
 
-    Raises InputError where the name is unknown, its files are missing, or it is not as `Dataset` or `Streamed` says.
+    Args:
+        name: A row of DATASETS or the user's `package.module:function(data_root)`.
+        root: The folder with the files of the data set; None for the reader's default.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: The name is unknown, the files are missing, or the data set is not as `Dataset` or `Streamed` says.
     """
     loader = resolve(name, DATASETS, "data set")
     if name in DATASETS:
@@ -74,10 +82,18 @@ def load(name: str, root: str | None = None) -> AnyDataset:
 
 @lru_cache(maxsize=4)
 def identify(name: str, root: str | None = None) -> DataIdentity:
-    """Return which data the data set called `name` has; computed once a process.
+    """Return the identity of a data set; it is computed once for each process.
 
-    Raises InputError as `load` does.
+    Args:
+        name: A row of DATASETS or the user's `package.module:function(data_root)`.
+        root: The folder with the files of the data set; None for the reader's default.
+
+    Returns:
+        The identity.
+
+    Raises:
+        InputError: The reasons are those of `load`.
     """
     dataset = load(name, root)
-    assert isinstance(dataset, Dataset | Streamed)  # `check` lets nothing else pass
-    return DataIdentity(name, root, digest_of(dataset), len(dataset.train), len(dataset.test), dataset.classes)
+    assert isinstance(dataset, Dataset | Streamed)  # `check` refuses everything else
+    return DataIdentity(name, root, compute_digest(dataset), len(dataset.train), len(dataset.test), dataset.classes)

@@ -1,4 +1,4 @@
-"""A labelled image data set in memory, and how a part of it is drawn and read in batches."""
+"""A labelled image data set in memory: its splits and its batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from forcetune.data.drawing import Balanced, Order, Plain, divide, restore, state_of
-from forcetune.data.moves import draw, move
+from forcetune.data.drawing import BalancedOrder, BatchOrder, PlainOrder, draw_split, generator_state, restore_generator
+from forcetune.data.moves import apply_moves, draw_moves
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images as uint8 (N, C, H, W) and their classes as int64 (N,)."""
+    """Images and their classes.
+
+    Attributes:
+        inputs: The images, uint8 (N, C, H, W).
+        targets: Their classes, int64 (N,).
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -21,11 +26,27 @@ class Images:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> "Images":
+        """Select images.
+
+        Args:
+            indices: The indices of the images, int64, on any device.
+
+        Returns:
+            The selected images, in the order of `indices`.
+        """
         indices = indices.to(self.inputs.device)
-        # an index reads byte by byte, this row by row
+        # index_select copies whole rows, where an index would read byte by byte
         return Images(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 
     def to(self, device: torch.device | str) -> "Images":
+        """Move the images to a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The images on that device.
+        """
         return Images(self.inputs.to(device), self.targets.to(device))
 
 
@@ -34,12 +55,21 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a loader returns: `package.module:function(data_root) -> Dataset` makes one of your own.
+    """A data set in memory, as a loader returns it.
 
-    mean, std: per channel, of values in 0..1; pad, flip: training images are shifted by up to `pad` pixels
-    and mirrored; augment: does so in their place, from uint8 (N, C, H, W) on the data's device and a generator
-    on the CPU to the same type and shape; validation: the share of `train` set aside for it, or a split of its
-    own. The test split is fixed.
+    `package.module:function(data_root) -> Dataset` is a loader of the user's own. The test split is fixed.
+
+    Attributes:
+        train: The training images.
+        test: The test images.
+        classes: The number of classes.
+        mean: The mean of each channel, of values in 0..1.
+        std: The standard deviation of each channel, of values in 0..1.
+        pad: The largest shift of a training image, in pixels.
+        flip: Whether training images are mirrored at random.
+        validation: The share of `train` that is set aside for validation, or a split of its own.
+        augment: A function that replaces shifts and mirror images. It maps uint8 (N, C, H, W) on the data's device, and
+            a generator on the CPU, to the same type and shape.
     """
 
     train: Images
@@ -54,30 +84,74 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, H, W)"""
+        """The shape of one image, (C, H, W)."""
         return tuple(self.train.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> "Dataset":
+        """Move the data set to a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The data set on that device.
+        """
         validation = self.validation.to(device) if isinstance(self.validation, Images) else self.validation
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
     def split(self, seed: int, samples: int | None = None) -> tuple[Images, Images]:
-        """Training and validation images: `samples` of the training set, or all, drawn and divided by `seed`."""
+        """Draw the images for training and for validation.
+
+        A data set with a validation split of its own has that for validation, and all drawn images for training.
+
+        Args:
+            seed: The seed of the draw.
+            samples: The number of samples of the training set to draw; None for all.
+
+        Returns:
+            The training images and the validation images.
+
+        Raises:
+            InputError: `samples` is out of bounds.
+        """
         if isinstance(self.validation, Images):
-            drawn, _ = divide(len(self.train), None, seed, samples)
+            drawn, _ = draw_split(len(self.train), None, seed, samples)
             return self.train.take(drawn), self.validation
-        training, held_out = divide(len(self.train), self.validation, seed, samples)
+        training, held_out = draw_split(len(self.train), self.validation, seed, samples)
         return self.train.take(training), self.train.take(held_out)
 
-    def batches(self, part: Images, batch_size: int, seed: int | None = None, per_class: int = 0) -> "Batches":
-        """Batches of a part, as `AnyDataset` says."""
-        return Batches(self, part, batch_size, seed, per_class)
+    def batches(self, split: Images, batch_size: int, seed: int | None = None, per_class: int = 0) -> "Batches":
+        """Return the batches of a split.
+
+        Args:
+            split: The images, as `split` returns them.
+            batch_size: The number of images in a batch.
+            seed: The seed by which images are shuffled and augmented in each pass; None for batches in order.
+            per_class: The number of samples of every class in each batch, whatever `batch_size`, which needs a seed; 0
+                for any number.
+
+        Returns:
+            The batches.
+
+        Raises:
+            InputError: A class has fewer samples than `per_class`.
+        """
+        return Batches(self, split, batch_size, seed, per_class)
 
 
 class Batches:
-    """Normalised float batches of images, in order, or shuffled anew and augmented in each pass where a seed is given.
+    """Normalized float batches of images, in order or shuffled and augmented anew in each pass.
 
-    per_class: of every class in each batch, whatever `batch_size`; raises InputError where there are too few.
+    Args:
+        dataset: The data set.
+        images: The images of the batches.
+        batch_size: The number of images in a batch.
+        seed: The seed by which images are shuffled and augmented; None for batches in order.
+        per_class: The number of samples of every class in each batch, whatever `batch_size`, which needs a seed; 0 for
+            any number.
+
+    Raises:
+        InputError: A class has fewer samples than `per_class`.
     """
 
     def __init__(
@@ -86,14 +160,14 @@ class Batches:
         self._dataset = dataset
         self._images = images
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self._order: Order = (
-            Balanced(images.targets.cpu(), dataset.classes, per_class, self._generator)
+        self._order: BatchOrder = (
+            BalancedOrder(images.targets.cpu(), dataset.classes, per_class, self._generator)
             if per_class
-            else Plain(len(images), batch_size, self._generator)
+            else PlainOrder(len(images), batch_size, self._generator)
         )
         device = images.inputs.device
         self._mean, self._std = (
-            torch.tensor(part, device=device)[:, None, None] for part in (dataset.mean, dataset.std)
+            torch.tensor(values, device=device)[:, None, None] for values in (dataset.mean, dataset.std)
         )
 
     def __len__(self) -> int:
@@ -101,33 +175,41 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self._order.draw()
-        sizes = [len(chosen) for chosen in batches]
+        sizes = [len(indices) for indices in batches]
         device = self._images.inputs.device
         moves = self._draw_moves(sum(sizes)).to(device).split(sizes)
-        for chosen, moved in zip(torch.cat(batches).to(device).split(sizes), moves, strict=True):
-            batch = self._images.take(chosen)
-            yield self._normalise(self._augment(batch.inputs, moved)), batch.targets
+        for indices, batch_moves in zip(torch.cat(batches).to(device).split(sizes), moves, strict=True):
+            batch = self._images.take(indices)
+            yield self._normalise(self._augment(batch.inputs, batch_moves)), batch.targets
 
     def state(self) -> Tensor | None:
-        """As `AnyBatches` says."""
-        return state_of(self._generator)
+        """Return the state on which the next pass depends.
+
+        Returns:
+            The state of the generator; None where batches are in order.
+        """
+        return generator_state(self._generator)
 
     def restore(self, state: Tensor | None) -> None:
-        """As `AnyBatches` says."""
-        restore(self._generator, state)
+        """Continue from a state.
+
+        Args:
+            state: The result of `state` of batches that were made alike.
+        """
+        restore_generator(self._generator, state)
 
     def _normalise(self, inputs: Tensor) -> Tensor:
-        """(x / 255 - mean) / std, in torchvision's order: bit for bit its ToTensor and Normalize."""
+        """Return (x / 255 - mean) / std in torchvision's order: bit for bit its ToTensor and Normalize."""
         return inputs.float().div_(255).sub_(self._mean).div_(self._std)
 
     def _draw_moves(self, count: int) -> Tensor:
-        """Those of a pass, none where there are none."""
+        """Draw the moves of the images of a pass; without moves, return a tensor of no columns."""
         dataset = self._dataset
         if self._generator is None or dataset.augment or not (dataset.pad or dataset.flip):
             return torch.zeros(count, 0)
-        return draw(count, dataset.pad, dataset.flip, self._generator)
+        return draw_moves(count, dataset.pad, dataset.flip, self._generator)
 
     def _augment(self, inputs: Tensor, moves: Tensor) -> Tensor:
         if self._generator and self._dataset.augment:
             return self._dataset.augment(inputs, self._generator)
-        return move(inputs, moves, self._dataset.pad, self._dataset.flip) if moves.numel() else inputs
+        return apply_moves(inputs, moves, self._dataset.pad, self._dataset.flip) if moves.numel() else inputs

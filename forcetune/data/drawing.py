@@ -1,29 +1,40 @@
-"""Which samples: the split by its seed, and the batches of each pass, for data in memory and streamed alike."""
+"""The choice of samples: the split by its seed, and the batches of each pass."""
 
 import torch
 from torch import Tensor
 
 from forcetune.errors import InputError
 
-NAMED = 5  # classes in a message
+MAX_CLASSES_LISTED = 5  # in a message
 
 
-def divide(available: int, share: float | None, seed: int, samples: int | None) -> tuple[Tensor, Tensor]:
-    """Indices for training and for validation: `samples` of those available, or all, drawn and divided by `seed`.
+def draw_split(available: int, validation_share: float | None, seed: int, samples: int | None) -> tuple[Tensor, Tensor]:
+    """Draw training samples by a seed, and divide them into samples for training and for validation.
 
-    share: of those drawn, for validation; None where validation has samples of its own.
+    Args:
+        available: The number of training samples in the data set.
+        validation_share: The share of the drawn samples that is for validation, 0 to 1; None where validation has
+            samples of its own.
+        seed: The seed of the draw.
+        samples: The number of samples to draw; None for all.
+
+    Returns:
+        The indices for training and for validation, int64.
+
+    Raises:
+        InputError: `samples` is less than 2 or more than `available`.
     """
     if samples is not None and not 2 <= samples <= available:
         raise InputError(f"train_samples {samples}: allowed: 2 to {available}, the training images there are")
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[: samples or available]
-    held_out = 0 if share is None else min(max(1, int(len(drawn) * share)), len(drawn) - 1)
+    held_out = 0 if validation_share is None else min(max(1, int(len(drawn) * validation_share)), len(drawn) - 1)
     return drawn[held_out:], drawn[:held_out]
 
 
-class Plain:
-    """Batches of `batch_size`: in order, or shuffled anew in each pass where there is a generator.
+class PlainOrder:
+    """Batches of `batch_size` samples: in order, or shuffled anew in each pass where there is a generator.
 
-    A last batch of a single sample is left out of a shuffled pass: batch norm cannot train on it.
+    A last batch of a single sample is left out of a shuffled pass, because batch norm cannot train on it.
     """
 
     def __init__(self, count: int, batch_size: int, generator: torch.Generator | None) -> None:
@@ -32,21 +43,23 @@ class Plain:
         self._generator = generator
 
     def __len__(self) -> int:
-        full, rest = divmod(self._count, self._batch_size)
-        return full + (rest > (1 if self._generator and full else 0))
+        full, remainder = divmod(self._count, self._batch_size)
+        return full + (remainder > (1 if self._generator and full else 0))
 
     def draw(self) -> list[Tensor]:
-        """The indices of each batch of the next pass."""
+        """Draw the indices of each batch of the next pass."""
         order = torch.arange(self._count)
         if self._generator:
             order = torch.randperm(self._count, generator=self._generator)
         return list(order.split(self._batch_size)[: len(self)])
 
 
-class Balanced:
-    """Batches of `per_class` samples of every class; passes go on where the one before ended.
+class BalancedOrder:
+    """Batches of `per_class` samples of every class; a pass continues where the one before ended.
 
-    Raises InputError where a class has fewer samples than that.
+    Raises:
+        InputError: A class has fewer samples than `per_class`.
+        ValueError: There is no generator.
     """
 
     def __init__(self, targets: Tensor, classes: int, per_class: int, generator: torch.Generator | None) -> None:
@@ -62,15 +75,15 @@ class Balanced:
         return self._length
 
     def draw(self) -> list[Tensor]:
-        """The indices of each batch of the next pass, class by class."""
+        """Draw the indices of each batch of the next pass, class by class."""
         return [torch.cat([deck.draw(self._per_class) for deck in self._decks]) for _ in range(self._length)]
 
 
-Order = Plain | Balanced
+BatchOrder = PlainOrder | BalancedOrder
 
 
 class _Deck:
-    """The samples of one class, dealt in a shuffled order, all of them before a new order is begun."""
+    """The samples of one class, dealt in a shuffled order; a new order begins when all of them are dealt."""
 
     def __init__(self, indices: Tensor, generator: torch.Generator) -> None:
         self._indices = indices
@@ -80,28 +93,32 @@ class _Deck:
     def draw(self, count: int) -> Tensor:
         if len(self._left) < count:
             fresh = self._indices[torch.randperm(len(self._indices), generator=self._generator)]
-            again = torch.isin(fresh, self._left[:count])  # these last, so that no sample is twice in a batch
-            self._left = torch.cat([self._left, fresh[~again], fresh[again]])
+            is_repeated = torch.isin(fresh, self._left[:count])  # they come last, so that no sample is twice in a batch
+            self._left = torch.cat([self._left, fresh[~is_repeated], fresh[is_repeated]])
         drawn, self._left = self._left[:count], self._left[count:]
         return drawn
 
 
-def state_of(generator: torch.Generator | None) -> Tensor | None:
-    """What a generator draws next hangs on this; None where there is none."""
+def generator_state(generator: torch.Generator | None) -> Tensor | None:
+    """Return the state of a generator; None where there is none."""
     return generator.get_state() if generator else None
 
 
-def restore(generator: torch.Generator | None, state: Tensor | None) -> None:
-    """Take a generator back to a state."""
+def restore_generator(generator: torch.Generator | None, state: Tensor | None) -> None:
+    """Set a generator back to a state; without a generator or a state, do nothing."""
     if generator and state is not None:
         generator.set_state(state)
 
 
 def _check_counts(counts: list[int], needed: int) -> None:
-    few = [f"class {label} has {count}" for label, count in enumerate(counts) if count < needed]
-    if few:
-        more = f" and {len(few) - NAMED} classes more have too few" if len(few) > NAMED else ""
+    shortages = [f"class {label} has {count}" for label, count in enumerate(counts) if count < needed]
+    if shortages:
+        more = (
+            f" and {len(shortages) - MAX_CLASSES_LISTED} classes more have too few"
+            if len(shortages) > MAX_CLASSES_LISTED
+            else ""
+        )
         raise InputError(
             f"batches with {needed} samples of every class need {needed} training samples of each, but "
-            f"{', '.join(few[:NAMED])}{more}; raise train_samples or lower samples_per_class"
+            f"{', '.join(shortages[:MAX_CLASSES_LISTED])}{more}; raise train_samples or lower samples_per_class"
         )

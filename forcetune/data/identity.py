@@ -1,4 +1,4 @@
-"""Which data a data set has, as a digest: two runs with one digest were trained and tested on the same."""
+"""The identity of a data set, as a digest: two runs with one digest were trained and tested on the same data."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,10 +15,15 @@ DIGEST_BYTES = 8
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """A data set as MLflow lists it among a run's inputs.
+    """The identity of a data set, as MLflow lists it among a run's inputs.
 
-    root: the folder of its files; None where it has a place of its own. digest: 16 hexadecimal digits. train_samples,
-    test_samples: before any of them are drawn or set aside.
+    Attributes:
+        name: The name of the data set.
+        root: The folder of its files; None where the reader's default was used.
+        digest: 16 hexadecimal digits.
+        train_samples: The number of training samples, before any are drawn or set aside.
+        test_samples: The number of test samples.
+        classes: The number of classes.
     """
 
     name: str
@@ -29,36 +34,36 @@ class DataIdentity:
     classes: int
 
 
-def digest_of(dataset: AnyDataset) -> str:
+def compute_digest(dataset: AnyDataset) -> str:
     """Return a digest of all images and classes; of a streamed data set, of its sizes and classes alone.
 
-    The images of a streamed one would have to be read, which takes as long as an epoch.
+    To read the images of a streamed data set would take as long as an epoch.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in _parts(dataset):
-        digest.update(part)
+    for chunk in _digest_chunks(dataset):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def _parts(dataset: AnyDataset) -> Iterator[bytes | memoryview]:
+def _digest_chunks(dataset: AnyDataset) -> Iterator[bytes | memoryview]:
     yield repr((dataset.classes, tuple(dataset.input_shape))).encode()
     if isinstance(dataset, Dataset):
         yield repr((dataset.mean, dataset.std, dataset.pad, dataset.flip)).encode()
     if isinstance(dataset, Dataset | Streamed):
-        for part in (dataset.train, dataset.test, dataset.validation):
-            yield from _of_images(part) if isinstance(part, Images) else _of_source(part)
+        for split in (dataset.train, dataset.test, dataset.validation):
+            yield from _image_chunks(split) if isinstance(split, Images) else _source_chunks(split)
 
 
-def _of_images(images: Images) -> Iterator[bytes | memoryview]:
+def _image_chunks(images: Images) -> Iterator[bytes | memoryview]:
     for tensor in (images.inputs, images.targets):
         yield repr((tuple(tensor.shape), str(tensor.dtype))).encode()
         yield memoryview(np.ascontiguousarray(tensor.cpu().numpy())).cast("B")
 
 
-def _of_source(source: object) -> Iterator[bytes]:
-    """Of a streamed part, or of the share that is set aside for validation."""
+def _source_chunks(source: object) -> Iterator[bytes]:
+    """Yield the digest's chunks for a streamed split, or for the share that is set aside for validation."""
     if isinstance(source, float):
         yield repr(source).encode()
         return
-    targets = stored_targets(source)  # type: ignore[arg-type]  # what is no number and no Images is a Source
+    targets = stored_targets(source)  # type: ignore[arg-type]  # neither a float nor Images, so a Source
     yield repr((len(source), [] if targets is None else targets.tolist())).encode()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of forcetune, whether it is held in memory or streamed."""
+"""The interface of a data set to the rest of forcetune, whether it is held in memory or streamed."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -11,16 +11,24 @@ class AnyBatches(Protocol):
     """Passes over batches of float inputs (B, C, H, W) and int64 targets (B,) on the data set's device."""
 
     def __len__(self) -> int:
-        """How many batches a pass has."""
+        """Return the number of batches in a pass."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next pass."""
+        """Yield the batches of the next pass."""
 
     def state(self) -> Tensor | None:
-        """All that the next pass depends on, between two passes; None where they are in order."""
+        """Return the state on which the next pass depends, between two passes.
+
+        Returns:
+            The state; None where batches are in order.
+        """
 
     def restore(self, state: Tensor | None) -> None:
-        """Go on where `state` was taken, with batches that were made alike."""
+        """Continue from a state.
+
+        Args:
+            state: The result of `state` of batches that were made alike.
+        """
 
 
 class AnyDataset(Protocol):
@@ -28,28 +36,56 @@ class AnyDataset(Protocol):
 
     @property
     def classes(self) -> int:
-        """Targets are 0 to classes - 1."""
+        """The number of classes; targets are 0 to classes - 1."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, H, W)"""
+        """The shape of one image, (C, H, W)."""
 
     @property
     def test(self) -> Any:
-        """A part as `split` returns them, the same for every seed."""
+        """The test split, of the type that `split` returns, the same for every seed."""
 
     def to(self, device: torch.device | str) -> "AnyDataset":
-        """The same data set, with batches on `device`."""
+        """Move the data set to a device.
 
-    def split(self, seed: int, samples: int | None = None) -> tuple[Any, Any]:
-        """Two parts, for training and for validation: `samples` of the training set, or all, drawn by `seed`.
+        Args:
+            device: The device.
 
-        The caller takes their len() and hands them to `batches`. Raises InputError where `samples` is out of bounds.
+        Returns:
+            The same data set, with batches on that device.
         """
 
-    def batches(self, part: Any, batch_size: int, seed: int | None = None, per_class: int = 0) -> AnyBatches:
-        """In order without a seed; with one, shuffled anew and augmented in every pass.
+    def split(self, seed: int, samples: int | None = None) -> tuple[Any, Any]:
+        """Draw a split for training and one for validation.
 
-        per_class: every batch holds so many samples of each class, whatever `batch_size`; needs a seed. Raises
-        InputError, before any batch is made, where the part has too few of a class or its classes are not known.
+        The caller takes their `len()` and hands them to `batches`.
+
+        Args:
+            seed: The seed of the draw.
+            samples: The number of samples of the training set to draw; None for all.
+
+        Returns:
+            The training split and the validation split.
+
+        Raises:
+            InputError: `samples` is out of bounds.
+        """
+
+    def batches(self, split: Any, batch_size: int, seed: int | None = None, per_class: int = 0) -> AnyBatches:
+        """Return the batches of a split.
+
+        Args:
+            split: A split, as `split` or `test` returns it.
+            batch_size: The number of samples in a batch.
+            seed: The seed by which samples are shuffled and augmented anew in every pass; None for batches in order.
+            per_class: The number of samples of each class in every batch, whatever `batch_size`, which needs a seed; 0
+                for any number.
+
+        Returns:
+            The batches.
+
+        Raises:
+            InputError: The split has too few samples of a class, or its classes are not known; raised before any batch
+                is made.
         """

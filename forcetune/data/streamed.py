@@ -1,4 +1,4 @@
-"""A labelled image data set that does not fit in memory: read and transformed by worker processes, batch by batch."""
+"""A labelled image data set that does not fit in memory: worker processes read and transform it batch by batch."""
 
 import operator
 import random
@@ -13,29 +13,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from forcetune.data.drawing import Balanced, Order, Plain, divide, restore, state_of
+from forcetune.data.drawing import BalancedOrder, BatchOrder, PlainOrder, draw_split, generator_state, restore_generator
 from forcetune.errors import InputError
 
 Transform = Callable[[Any], Tensor]
 
-# A fork hands over a list of a million files and a user's lambda at no cost, and starts in milliseconds; the
-# workers keep off CUDA, which does not outlive one. Elsewhere the platform's own way.
-START = "fork" if sys.platform == "linux" else None
+# A fork hands over a list of a million files and a user's lambda at no cost, and starts in milliseconds. The
+# workers do not use CUDA, which does not survive a fork. Other platforms start workers in their own way.
+WORKER_START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 class Source(Protocol):
     """A map-style torch dataset of (raw sample, class)."""
 
     def __len__(self) -> int:
-        """How many samples it has."""
+        """Return the number of samples."""
 
     def __getitem__(self, index: int, /) -> Any:
-        """One of them."""
+        """Return the raw sample of this index, and its class."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Samples `indices`, int64 (N,), of `source`, called `name` in messages."""
+class StreamedSplit:
+    """A selection of the samples of a source.
+
+    Attributes:
+        source: The source.
+        indices: The indices of the samples in the source, int64 (N,).
+        name: The name of the source in messages.
+    """
 
     source: Source
     indices: Tensor
@@ -47,13 +53,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What a loader returns in place of a `Dataset` where the images do not fit in memory.
+    """A data set that does not fit in memory, as a loader returns it in place of a `Dataset`.
 
-    train, test: map-style torch datasets of (raw sample, int class); train_transform, eval_transform: from a raw
-    sample to a float tensor of `input_shape`, (C, H, W), for batches with a seed and without; what they draw from
-    torch, random or numpy.random follows the seed. validation: the share of `train` set aside for it, or a split
-    of its own. workers: processes that read, 0 to read in this one, None for as many as torch has threads; batches
-    are the same whatever their number. The test split is fixed.
+    What a transform draws from torch, random or numpy.random follows the seed. The test split is fixed.
+
+    Attributes:
+        train: The training samples, a map-style torch dataset of (raw sample, int class).
+        test: The test samples, a dataset of the same kind.
+        train_transform: A function from a raw sample to a float tensor of `input_shape`, for batches with a seed.
+        eval_transform: The same kind of function, for batches without a seed.
+        classes: The number of classes.
+        input_shape: The shape of one transformed image, (C, H, W).
+        validation: The share of `train` that is set aside for validation, or a split of its own.
+        workers: The number of processes that read; 0 to read in this process, None for as many as torch has threads.
+            Batches do not depend on it.
+        device: The device of the batches.
     """
 
     train: Source
@@ -67,41 +81,80 @@ class Streamed:
     device: torch.device | str = "cpu"
 
     def to(self, device: torch.device | str) -> "Streamed":
+        """Return the data set with batches on a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The same data set, with batches on that device.
+        """
         return replace(self, device=device)
 
-    def split(self, seed: int, samples: int | None = None) -> tuple[Part, Part]:
-        """Parts for training and validation: `samples` of the training set, or all, drawn and divided by `seed`."""
+    def split(self, seed: int, samples: int | None = None) -> tuple[StreamedSplit, StreamedSplit]:
+        """Draw the samples for training and for validation.
+
+        A data set with a validation split of its own has that for validation, and all drawn samples for training.
+
+        Args:
+            seed: The seed of the draw.
+            samples: The number of samples of the training set to draw; None for all.
+
+        Returns:
+            The training split and the validation split.
+
+        Raises:
+            InputError: `samples` is out of bounds.
+        """
         if isinstance(self.validation, float):
-            training, held_out = divide(len(self.train), self.validation, seed, samples)
-            return Part(self.train, training, "train"), Part(self.train, held_out, "train")
-        drawn, _ = divide(len(self.train), None, seed, samples)
-        return Part(self.train, drawn, "train"), whole(self.validation, "validation")
+            training, held_out = draw_split(len(self.train), self.validation, seed, samples)
+            return StreamedSplit(self.train, training, "train"), StreamedSplit(self.train, held_out, "train")
+        drawn, _ = draw_split(len(self.train), None, seed, samples)
+        return StreamedSplit(self.train, drawn, "train"), full_split(self.validation, "validation")
 
-    def batches(self, part: Part, batch_size: int, seed: int | None = None, per_class: int = 0) -> "StreamedBatches":
-        """Batches of a part, as `AnyDataset` says; its worker processes start with the first pass."""
-        return StreamedBatches(self, part, batch_size, seed, per_class)
+    def batches(
+        self, split: StreamedSplit, batch_size: int, seed: int | None = None, per_class: int = 0
+    ) -> "StreamedBatches":
+        """Return the batches of a split; its worker processes start with the first pass.
+
+        Args:
+            split: A split, as `split` returns it.
+            batch_size: The number of samples in a batch.
+            seed: The seed by which samples are shuffled and augmented anew in every pass; None for batches in order.
+            per_class: The number of samples of each class in every batch, whatever `batch_size`, which needs a seed; 0
+                for any number.
+
+        Returns:
+            The batches.
+
+        Raises:
+            InputError: The split has too few samples of a class, or its classes are not known.
+        """
+        return StreamedBatches(self, split, batch_size, seed, per_class)
 
 
-def whole(source: Source, name: str) -> Part:
-    """All of a source, in its order."""
-    return Part(source, torch.arange(len(source)), name)
+def full_split(source: Source, name: str) -> StreamedSplit:
+    """Return all samples of a source, in its order."""
+    return StreamedSplit(source, torch.arange(len(source)), name)
 
 
 class StreamedBatches:
     """Float batches through a DataLoader, one pass at a time; its workers wait between passes and end with it.
 
-    Iterating raises InputError where a sample cannot be read or transformed.
+    Iteration raises InputError where a sample cannot be read or transformed.
     """
 
-    def __init__(self, dataset: Streamed, part: Part, batch_size: int, seed: int | None, per_class: int) -> None:
+    def __init__(
+        self, dataset: Streamed, split: StreamedSplit, batch_size: int, seed: int | None, per_class: int
+    ) -> None:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        order: Order = (
-            Balanced(_targets_of(part), dataset.classes, per_class, self._generator)
+        order: BatchOrder = (
+            BalancedOrder(_require_targets(split), dataset.classes, per_class, self._generator)
             if per_class
-            else Plain(len(part), batch_size, self._generator)
+            else PlainOrder(len(split), batch_size, self._generator)
         )
         self._tasks = _Tasks(order, self._generator)
-        self._reader = Reader(dataset, part, train=seed is not None)
+        self._reader = BatchReader(dataset, split, train=seed is not None)
         self._device = torch.device(dataset.device)
         workers = torch.get_num_threads() if dataset.workers is None else dataset.workers
         self._workers = min(workers, len(order))
@@ -115,18 +168,26 @@ class StreamedBatches:
             self._loader = self._new_loader()
         for batch in self._loader:
             if isinstance(batch, InputError):
-                self._loader = None  # its workers end, and do not live as long as the traceback
+                self._loader = None  # ends its workers, which would live as long as the traceback
                 raise batch
             inputs, targets = batch
             yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
     def state(self) -> Tensor | None:
-        """As `AnyBatches` says."""
-        return state_of(self._generator)
+        """Return the state on which the next pass depends.
+
+        Returns:
+            The state of the generator; None where batches are in order.
+        """
+        return generator_state(self._generator)
 
     def restore(self, state: Tensor | None) -> None:
-        """As `AnyBatches` says."""
-        restore(self._generator, state)
+        """Continue from a state.
+
+        Args:
+            state: The result of `state` of batches that were made alike.
+        """
+        restore_generator(self._generator, state)
 
     def _new_loader(self) -> DataLoader[Any]:
         return DataLoader(
@@ -135,20 +196,20 @@ class StreamedBatches:
             sampler=self._tasks,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
-            multiprocessing_context=START if self._workers else None,
+            multiprocessing_context=WORKER_START_METHOD if self._workers else None,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from torch's own, which dropout draws from
+            generator=torch.Generator(),  # the default would draw from the generator of dropout
         )
 
 
 class _Tasks:
-    """What the workers are given: the indices of a batch in its part, and a seed for its transforms.
+    """The tasks of the workers: the indices of a batch in its split, and a seed for its transforms.
 
-    A pass is drawn whole at its first task, so that nothing hangs on how far the loader reads ahead, or on the
-    iterators that it makes and does not use.
+    A pass is drawn as a whole at its first task, so that it depends neither on how far the loader reads ahead, nor on
+    the iterators that the loader makes and does not use.
     """
 
-    def __init__(self, order: Order, generator: torch.Generator | None) -> None:
+    def __init__(self, order: BatchOrder, generator: torch.Generator | None) -> None:
         self._order = order
         self._generator = generator
 
@@ -163,50 +224,55 @@ class _Tasks:
         yield from zip(batches, seeds.tolist(), strict=True)
 
 
-class Reader:
-    """From a task to its batch, in a worker process or in this one."""
+class BatchReader:
+    """A map from a task to its batch, in a worker process or in this one."""
 
-    def __init__(self, dataset: Streamed, part: Part, train: bool) -> None:
-        self._part = part
+    def __init__(self, dataset: Streamed, split: StreamedSplit, train: bool) -> None:
+        self._split = split
         self._shape = tuple(dataset.input_shape)
         self._classes = dataset.classes
         self._transform = dataset.train_transform if train else dataset.eval_transform
-        self._called = "train_transform" if train else "eval_transform"
+        self._transform_name = "train_transform" if train else "eval_transform"
 
     def __getitem__(self, task: tuple[Tensor, int]) -> tuple[Tensor, Tensor] | InputError:
-        """Inputs (B, C, H, W) and targets (B,), or what is wrong: raised in a worker, it would arrive as a traceback"""
-        chosen, seed = task
+        """Return the inputs (B, C, H, W) and targets (B,) of a task, or the error.
+
+        A worker that raised the error would send it as a traceback.
+        """
+        positions, seed = task
         try:
             with _seeded(seed):
-                samples = [self._sample(index) for index in self._part.indices[chosen].tolist()]
+                samples = [self._sample(index) for index in self._split.indices[positions].tolist()]
         except InputError as error:
             return error
         return torch.stack([inputs for inputs, _ in samples]), torch.tensor([target for _, target in samples])
 
     def _sample(self, index: int) -> tuple[Tensor, int]:
-        where = f"sample {index} of {self._part.name}{_file(self._part.source, index)}"
+        location = f"sample {index} of {self._split.name}{_describe_file(self._split.source, index)}"
         try:
-            raw, target = self._part.source[index]
+            raw, target = self._split.source[index]
             target = operator.index(target)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+            raise InputError(f"{location}: {error}") from error
         except Exception as error:  # a damaged file, or a user's dataset, may raise anything
-            raise InputError(f"{where}: reading it raised {type(error).__name__}: {error}") from error
+            raise InputError(f"{location}: reading it raised {type(error).__name__}: {error}") from error
         if not 0 <= target < self._classes:
-            raise InputError(f"{where}: its class must lie in 0..{self._classes - 1}; got {target}")
+            raise InputError(f"{location}: its class must lie in 0..{self._classes - 1}; got {target}")
         try:
             inputs = self._transform(raw)
         except Exception as error:  # a user's transform may raise anything
-            raise InputError(f"{where}: {self._called} raised {type(error).__name__}: {error}") from error
+            raise InputError(f"{location}: {self._transform_name} raised {type(error).__name__}: {error}") from error
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape != self._shape:
-            found = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise InputError(f"{where}: {self._called} must give a float tensor of shape {self._shape}; got {found}")
+            actual = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise InputError(
+                f"{location}: {self._transform_name} must give a float tensor of shape {self._shape}; got {actual}"
+            )
         return inputs.float(), target
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Generators that transforms draw from, seeded for a batch, then as they were."""
+    """Seed the generators that transforms draw from, and restore them at the end of the block."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA too
     random.seed(seed)
@@ -219,8 +285,8 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def _file(source: Source, index: int) -> str:
-    """The file of a sample in brackets, where the source lists its files as torchvision's folders do."""
+def _describe_file(source: Source, index: int) -> str:
+    """Return the file of a sample in brackets; '' where the source lists no files as torchvision's folders do."""
     try:
         return f" ({source.samples[index][0]})"  # type: ignore[attr-defined]
     except (AttributeError, LookupError, TypeError):
@@ -228,13 +294,16 @@ def _file(source: Source, index: int) -> str:
 
 
 def stored_targets(source: Source) -> Tensor | None:
-    """Classes of all samples, int64 (N,), as its `targets`, `labels` or `samples` list them; None where none does."""
+    """Return the classes of all samples, int64 (N,), or None.
+
+    They come from the source's `targets`, `labels` or `samples`, whichever lists them first.
+    """
     if isinstance(source, Subset):
         stored = stored_targets(source.dataset)  # type: ignore[arg-type]
         return None if stored is None else stored[torch.as_tensor(source.indices)]
-    for listed in (getattr(source, "targets", None), getattr(source, "labels", None), _second(source)):
+    for candidate in (getattr(source, "targets", None), getattr(source, "labels", None), _sample_targets(source)):
         try:
-            targets = torch.as_tensor(listed)
+            targets = torch.as_tensor(candidate)
         except (TypeError, ValueError, RuntimeError):  # None, or not one number a sample
             continue
         if targets.shape == (len(source),) and not targets.is_floating_point():
@@ -242,18 +311,18 @@ def stored_targets(source: Source) -> Tensor | None:
     return None
 
 
-def _second(source: Source) -> list[Any] | None:
+def _sample_targets(source: Source) -> list[Any] | None:
     try:
         return [target for _, target in source.samples]  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
         return None
 
 
-def _targets_of(part: Part) -> Tensor:
-    targets = stored_targets(part.source)
+def _require_targets(split: StreamedSplit) -> Tensor:
+    targets = stored_targets(split.source)
     if targets is None:
         raise InputError(
             f"class-balanced batches need the class of every sample without reading the images: give "
-            f"{type(part.source).__name__}, the dataset of {part.name}, an attribute `targets` with one int a sample"
+            f"{type(split.source).__name__}, the dataset of {split.name}, an attribute `targets` with one int a sample"
         )
-    return targets[part.indices]
+    return targets[split.indices]

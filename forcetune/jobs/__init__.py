@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from forcetune import service
 from forcetune.errors import HeldError, InputError
-from forcetune.jobs.client import connected
-from forcetune.jobs.package import Package, pack, placed, told
-from forcetune.jobs.supervisor import ACCEPTED, STORES, versions
+from forcetune.jobs.client import connect_client
+from forcetune.jobs.package import Package, format_size, locate_in_archive, pack
+from forcetune.jobs.supervisor import ACCEPTED_LINE, STORE_VARIABLES, collect_versions
 from forcetune.names import COMPANION, suggestion
 from forcetune.spec import CompanionRuns, Priority, Study, load
-from forcetune.stores import has_password, shown, sqlite_path
+from forcetune.stores import has_password, hide_password, sqlite_path
 from forcetune.temporary import make_folder
 
 if TYPE_CHECKING:
@@ -29,21 +29,32 @@ if TYPE_CHECKING:
 
 State = Literal["pending", "running", "stopped", "failed", "succeeded"]
 
-LIVE = ("pending", "running")
-WAITING = 2.0  # seconds between two looks at a job that is waited for
-GRACE = 60  # seconds that a job gets to hand back its trials when it is stopped; Ray's own are 3
-ACCEPTING = 20.0  # seconds within which a cluster that has the client's versions says so
-ENTRY = "exec python -m forcetune "  # how a job that was submitted here begins
-ONCE = ["--fresh", "--retry-failed"]  # options of a job that are not those of the one that resumes it
+LIVE_STATES = ("pending", "running")
+JOB_POLL_S = 2.0  # between two looks at a job while `wait` waits for its end
+JOB_STOP_GRACE_S = 60  # for a stopped job to hand back its trials; Ray's default is 3 s
+ACCEPT_PATIENCE_S = 20.0  # for a cluster to confirm the client's versions
+ENTRYPOINT_PREFIX = "exec python -m forcetune "  # by which a job of forcetune is known
+ONE_TIME_OPTIONS = ["--fresh", "--retry-failed"]  # of a job; the job that resumes it must not have them
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of forcetune's: which study, what became of it, whose, and how far the study is.
+    """A job of forcetune on a cluster.
 
-    started, ended: seconds since 1970; exit_code: of the driver; reason: the last line of a failed job's log;
-    trials: how many the study shall have; done, front, hypervolume: trials ended, points of the front and what it
-    covers, as MLflow has them, None where it has none.
+    Attributes:
+        id: The job's name on the cluster.
+        study: The name of its study.
+        state: Its state.
+        owner: The user who submitted it, USER@HOST.
+        priority: Its priority among the studies of the cluster.
+        started: The time of its start, in seconds since 1970.
+        ended: The time of its end, in seconds since 1970; None while it runs.
+        exit_code: The exit code of its driver.
+        reason: The last line of a failed job's message.
+        trials: The number of trials that the study shall have.
+        done: The number of trials that have ended, None where MLflow has no such number.
+        front: The number of points on the front, None where MLflow has no such number.
+        hypervolume: The hypervolume of the front, None where MLflow has none.
     """
 
     id: str
@@ -70,26 +81,41 @@ def submit(
     retry_failed: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Job:
-    """Send a study to a cluster, which goes on where the study was; returns once the cluster has accepted it.
+    """Send a study to a cluster, where the search goes on from the study's trials; wait until the job is accepted.
 
-    address: of the dashboard, http://HOST:8265; RAY_ADDRESS or the service of the current folder where it is not
-    given. restarts: of a driver that dies. retry_failed: run the failed trials again. say: is told what is
-    sent, and as what.
-    Raises InputError where the file, what it ships or the stores' addresses cannot be used, where no cluster answers
-    and where the cluster has other versions; HeldError where a job runs the study already. Nothing has run then.
+    Args:
+        file: The study file.
+        address: The address of the cluster's dashboard, http://HOST:8265; RAY_ADDRESS or the service of the current
+            folder where it is None.
+        priority: The priority among the studies of the cluster: those of low priority get what the others leave.
+        restarts: How often a driver that dies is started again.
+        fresh: Whether to archive first what the stores have under the study's name.
+        retry_failed: Whether to run the failed trials again.
+        say: Called with a line of text on what is sent.
+
+    Returns:
+        The job that the cluster has accepted.
+
+    Raises:
+        InputError: The file, the code that it ships or a store's address cannot be used; no cluster answers; or the
+            cluster has other versions. Nothing has run then.
+        HeldError: A job runs the study already.
     """
     if priority not in get_args(Priority):
         raise InputError(f"priority {priority!r}; allowed: {', '.join(get_args(Priority))}")
     study = load(file)
-    options = [option for option, wanted in zip(ONCE, (fresh, retry_failed), strict=True) if wanted]
+    options = [option for option, is_set in zip(ONE_TIME_OPTIONS, (fresh, retry_failed), strict=True) if is_set]
     return _send(str(file), Path(file), study, _metadata(study, priority), address, options, restarts, say)
 
 
 def preview(file: str | Path) -> Package:
-    """Return what `submit` would send of a study, without a cluster; the archive itself is gone.
+    """Return what `submit` would send of a study, without a cluster; the archive itself is deleted.
+
+    Args:
+        file: The study file.
 
     Raises:
-        InputError: The file, or what it ships, cannot be used.
+        InputError: The file, or the code that it ships, cannot be used.
     """
     study = load(file)
     with make_folder("job") as folder:
@@ -103,9 +129,21 @@ def submit_companions(
     restarts: int = 3,
     say: Callable[[str], None] = lambda line: None,
 ) -> Job:
-    """Send companions of a study to a cluster, to be run as `search.run_companions` does; a job of the companion.
+    """Send the listed companions of a study to a cluster, where `search.run_companions` runs them.
 
-    Raises as `submit` does.
+    Args:
+        companion_runs: The study and its listed companions.
+        address: The address of the cluster's dashboard, as in `submit`.
+        priority: The priority among the studies of the cluster.
+        restarts: How often a driver that dies is started again.
+        say: Called with a line of text on what is sent.
+
+    Returns:
+        The job that the cluster has accepted; its study is the companion.
+
+    Raises:
+        InputError: As in `submit`.
+        HeldError: A job runs the companion already.
     """
     metadata = _metadata(companion_runs.study, priority)
     metadata |= {
@@ -130,22 +168,22 @@ def _send(
     restarts: int,
     say: Callable[[str], None],
 ) -> Job:
-    stores = _stores()
+    stores = _collect_store_uris()
     with make_folder("job") as folder:
         package = _pack(name, file, study, folder.path / "code.zip")
         for path, secret in package.left_out.items():
             say(f"{metadata['forcetune.study']}: left out: {path}, which {secret}")
-        with connected(address) as client:
-            say(f"{metadata['forcetune.study']}: {_counted(package.files)}, {told(package.size)}")
+        with connect_client(address) as client:
+            say(f"{metadata['forcetune.study']}: {_count_files(package.files)}, {format_size(package.size)}")
             environment: dict[str, Any] = {
                 "working_dir": str(package.path),
-                "env_vars": {**stores, **_origin(), "RAY_JOB_STOP_WAIT_TIME_S": str(GRACE)},
-                **({"pip": list(study.shipped.pip)} if study.shipped.pip else {}),
+                "env_vars": {**stores, **_origin(), "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_GRACE_S)},
+                **({"pip": list(study.shipped_code.pip)} if study.shipped_code.pip else {}),
             }
-            place = placed(file, Path.cwd().resolve()).as_posix()
-            command = ["supervise", place, "--client", _versions(), "--restarts", str(restarts)]
+            archived_file = locate_in_archive(file, Path.cwd().resolve()).as_posix()
+            command = ["supervise", archived_file, "--client", _format_versions(), "--restarts", str(restarts)]
             command += ["--priority", metadata["forcetune.priority"], *options]
-            return _start(client, command, environment, metadata)
+            return _start_job(client, command, environment, metadata)
 
 
 def _pack(name: str, file: Path, study: Study, target: Path) -> Package:
@@ -156,120 +194,175 @@ def _pack(name: str, file: Path, study: Study, target: Path) -> Package:
 
 
 def jobs(address: str | None = None, say: Callable[[str], None] = lambda line: None) -> list[Job]:
-    """All jobs of forcetune's that the cluster knows, the latest first, with what MLflow says of their studies.
+    """Return all jobs of forcetune on the cluster, the latest first, with the progress of their studies from MLflow.
 
-    say: is told why where `done`, `front` and `hypervolume` are None since MLflow cannot be asked.
-    Raises InputError where no cluster answers.
+    Args:
+        address: The address of the cluster's dashboard, as in `submit`.
+        say: Called with the reason where MLflow cannot be read; `done`, `front` and `hypervolume` are None then.
+
+    Raises:
+        InputError: No cluster answers.
     """
-    with connected(address) as client:
-        found = _jobs(client)
-    known = _progress(say) if found else {}
-    return [_with_progress(job, known.get(job.study, {})) for job in found]
+    with connect_client(address) as client:
+        cluster_jobs = _list_jobs(client)
+    progress_by_study = _load_progress(say) if cluster_jobs else {}
+    return [_add_progress(job, progress_by_study.get(job.study, {})) for job in cluster_jobs]
 
 
 def logs(job: str, follow: bool = False, address: str | None = None) -> Iterator[str]:
-    """What a job has printed, piece by piece; with `follow` until it ends. Raises InputError for an unknown job."""
-    with connected(address) as client:
-        _find(client, job)
+    """Yield what a job has printed.
+
+    Args:
+        job: The job's name.
+        follow: Whether to go on until the job ends.
+        address: The address of the cluster's dashboard, as in `submit`.
+
+    Yields:
+        The pieces of the log, in order.
+
+    Raises:
+        InputError: The cluster has no such job.
+    """
+    with connect_client(address) as client:
+        _find_job(client, job)
         if not follow:
             yield client.get_job_logs(job)
             return
-        yield from _followed(client.tail_job_logs(job))
+        yield from _follow(client.tail_job_logs(job))
 
 
 def get(job: str, address: str | None = None) -> Job:
-    """One job as it stands. Raises InputError for an unknown one."""
-    with connected(address) as client:
-        return _find(client, job)
+    """Return a job in its present state.
+
+    Args:
+        job: The job's name.
+        address: The address of the cluster's dashboard, as in `submit`.
+
+    Raises:
+        InputError: The cluster has no such job.
+    """
+    with connect_client(address) as client:
+        return _find_job(client, job)
 
 
-def running(study: str, address: str | None = None) -> Job | None:
-    """The job that runs this study, if one does."""
-    with connected(address) as client:
-        return next((job for job in _jobs(client) if job.study == study and job.state in LIVE), None)
+def find_running(study: str, address: str | None = None) -> Job | None:
+    """Return the job that runs a study, None where none does.
+
+    Args:
+        study: The name of the study.
+        address: The address of the cluster's dashboard, as in `submit`.
+    """
+    with connect_client(address) as client:
+        return next((job for job in _list_jobs(client) if job.study == study and job.state in LIVE_STATES), None)
 
 
 def wait(job: str, address: str | None = None) -> Job:
-    """The job once it has ended. Raises InputError for an unknown one, and where the cluster answers no more."""
-    while (found := get(job, address)).state in LIVE:
-        time.sleep(WAITING)
-    return found
+    """Wait until a job has ended, and return it.
+
+    Args:
+        job: The job's name.
+        address: The address of the cluster's dashboard, as in `submit`.
+
+    Raises:
+        InputError: The cluster has no such job, or does not answer any more.
+    """
+    while (current := get(job, address)).state in LIVE_STATES:
+        time.sleep(JOB_POLL_S)
+    return current
 
 
 def stop(job: str, address: str | None = None) -> Job:
-    """Stop a job, its trials in flight handed back, and wait until it has ended; one that has ended stays as it is.
+    """Stop a job and wait until it has ended; its running trials are handed back.
 
-    Raises InputError for an unknown job.
+    A job that has ended already stays as it is.
+
+    Args:
+        job: The job's name.
+        address: The address of the cluster's dashboard, as in `submit`.
+
+    Returns:
+        The job in its last state.
+
+    Raises:
+        InputError: The cluster has no such job.
     """
-    with connected(address) as client:
-        found = _find(client, job)
-        if found.state in LIVE:
+    with connect_client(address) as client:
+        current = _find_job(client, job)
+        if current.state in LIVE_STATES:
             client.stop_job(job)
-        deadline = time.monotonic() + GRACE + ACCEPTING
-        while found.state in LIVE and time.monotonic() < deadline:
+        deadline = time.monotonic() + JOB_STOP_GRACE_S + ACCEPT_PATIENCE_S
+        while current.state in LIVE_STATES and time.monotonic() < deadline:
             time.sleep(0.3)
-            found = _find(client, job)
-        return found
+            current = _find_job(client, job)
+        return current
 
 
 def resume(job: str, address: str | None = None) -> Job:
-    """Start a job that has ended again, with the code that it had, as a new job of the same study.
+    """Start a job that has ended again, as a new job of the same study with the same code.
 
-    Raises InputError for an unknown job, and where the cluster no longer has its code; HeldError where a job runs the
-    study already.
+    Args:
+        job: The job's name.
+        address: The address of the cluster's dashboard, as in `submit`.
+
+    Returns:
+        The new job.
+
+    Raises:
+        InputError: The cluster has no such job, or no longer has its code.
+        HeldError: A job runs the study already.
     """
-    with connected(address) as client:
-        before = _find(client, job)
+    with connect_client(address) as client:
+        ended_job = _find_job(client, job)
         details = client.get_job_info(job)
         environment = dict(details.runtime_env or {})
         code = str(environment.get("working_dir"))
         if not client._package_exists(code):
             raise InputError(
                 f"the cluster no longer has the code of the job {job}; `forcetune submit FILE` sends it again, and the "
-                f"study {before.study!r} goes on where it was"
+                f"study {ended_job.study!r} goes on where it was"
             )
-        if not details.entrypoint.startswith(ENTRY):
+        if not details.entrypoint.startswith(ENTRYPOINT_PREFIX):
             raise InputError(f"the job {job} was not submitted by forcetune; whoever did so can start it again")
-        command = shlex.split(details.entrypoint.removeprefix(ENTRY))
-        command[command.index("--client") + 1] = _versions()
-        command = [word for word in command if word not in ONCE]
-        return _start(client, command, environment, dict(details.metadata or {}))
+        command = shlex.split(details.entrypoint.removeprefix(ENTRYPOINT_PREFIX))
+        command[command.index("--client") + 1] = _format_versions()
+        command = [word for word in command if word not in ONE_TIME_OPTIONS]
+        return _start_job(client, command, environment, dict(details.metadata or {}))
 
 
-def _start(
+def _start_job(
     client: JobSubmissionClient, command: Sequence[str], environment: dict[str, Any], metadata: dict[str, str]
 ) -> Job:
-    """Submit under the study's next number: Ray refuses a number that somebody else has just taken."""
+    """Submit a job under the study's next number; Ray refuses a number that another user has just taken."""
     study = metadata["forcetune.study"]
-    number = 1 + max((_number(job) for job in _refuse_second(client, study)), default=0)
+    number = 1 + max((_parse_number(job) for job in _refuse_second(client, study)), default=0)
     job = f"{study}-{number}"
     try:
         client.submit_job(
-            entrypoint=f"{ENTRY}{shlex.join(command)}",
+            entrypoint=f"{ENTRYPOINT_PREFIX}{shlex.join(command)}",
             submission_id=job,
             runtime_env=environment,
             metadata=metadata,
         )
     except RuntimeError as error:
         _refuse_second(client, study)
-        raise InputError(f"the cluster does not take the job: {_line(str(error))}") from None
-    return _accepted(client, job)
+        raise InputError(f"the cluster does not take the job: {_find_last_line(str(error))}") from None
+    return _wait_until_accepted(client, job)
 
 
 def _refuse_second(client: JobSubmissionClient, study: str) -> list[Job]:
-    """The jobs that a study had; raises HeldError where one of them runs."""
-    found = [job for job in _jobs(client) if job.study == study]
-    for job in found:
-        if job.state in LIVE:
+    """Return the jobs that a study had; raise HeldError where one of them runs."""
+    study_jobs = [job for job in _list_jobs(client) if job.study == study]
+    for job in study_jobs:
+        if job.state in LIVE_STATES:
             raise HeldError(
                 f"the study {study!r} runs already, as the job {job.id} of {job.owner}; "
                 f"`forcetune logs {job.id} --follow` shows it"
             )
-    return found
+    return study_jobs
 
 
 def _metadata(study: Study, priority: Priority) -> dict[str, str]:
-    """What Ray keeps with a job, for whoever lists them."""
+    """Return the metadata that Ray keeps with a job, from which `jobs` lists it."""
     return {
         "forcetune.study": study.study,
         "forcetune.trials": str(study.trials),
@@ -279,89 +372,89 @@ def _metadata(study: Study, priority: Priority) -> dict[str, str]:
 
 
 def _origin() -> dict[str, str]:
-    """Return the variable by which the job's runs in MLflow have the owner's name and commit, not the cluster's."""
+    """Return the variable that gives the job's runs in MLflow the owner's name and commit, not the cluster's."""
     from forcetune import tracking
 
-    return {tracking.CONTEXT: json.dumps(tracking.origin_tags("JOB"))}
+    return {tracking.RUN_CONTEXT_VARIABLE: json.dumps(tracking.collect_origin_tags("JOB"))}
 
 
-def _counted(files: Sequence[Path]) -> str:
+def _count_files(files: Sequence[Path]) -> str:
     return f"{len(files)} file{'s' if len(files) > 1 else ''}"
 
 
-def _versions() -> str:
-    return ",".join(f"{name}={text}" for name, text in versions().items())
+def _format_versions() -> str:
+    return ",".join(f"{name}={text}" for name, text in collect_versions().items())
 
 
-def _number(job: Job) -> int:
-    """Of a study's jobs in order; 0 of one that somebody else has named."""
-    last = job.id.rpartition("-")[2]
-    return int(last) if last.isdigit() else 0
+def _parse_number(job: Job) -> int:
+    """Return a job's number among the jobs of its study; 0 for a job that was not named by forcetune."""
+    suffix = job.id.rpartition("-")[2]
+    return int(suffix) if suffix.isdigit() else 0
 
 
-def _accepted(client: JobSubmissionClient, job: str) -> Job:
-    """The job once its supervisor has looked at the versions; raises InputError where they differ."""
-    deadline = time.monotonic() + ACCEPTING
+def _wait_until_accepted(client: JobSubmissionClient, job: str) -> Job:
+    """Return the job once its supervisor has compared the versions; raise InputError where they differ."""
+    deadline = time.monotonic() + ACCEPT_PATIENCE_S
     while True:
-        found = _find(client, job)
-        log = client.get_job_logs(job) if found.state != "pending" else ""
-        if ACCEPTED in log or found.state in ("stopped", "succeeded") or time.monotonic() > deadline:
-            return found
-        if found.state == "failed":
-            raise InputError(f"the job {job} was not accepted: {_line(log) or found.reason}")
+        current = _find_job(client, job)
+        log = client.get_job_logs(job) if current.state != "pending" else ""
+        if ACCEPTED_LINE in log or current.state in ("stopped", "succeeded") or time.monotonic() > deadline:
+            return current
+        if current.state == "failed":
+            raise InputError(f"the job {job} was not accepted: {_find_last_line(log) or current.reason}")
         time.sleep(0.2)
 
 
-def _jobs(client: JobSubmissionClient) -> list[Job]:
-    found = [_job(details) for details in client.list_jobs() if "forcetune.study" in (details.metadata or {})]
-    return sorted(found, key=lambda job: -(job.started or 0))
+def _list_jobs(client: JobSubmissionClient) -> list[Job]:
+    all_jobs = [_read_job(details) for details in client.list_jobs() if "forcetune.study" in (details.metadata or {})]
+    return sorted(all_jobs, key=lambda job: -(job.started or 0))
 
 
-def _find(client: JobSubmissionClient, job: str) -> Job:
-    known = _jobs(client)
-    for found in known:
-        if found.id == job:
-            return found
-    names = [found.id for found in known]
+def _find_job(client: JobSubmissionClient, job: str) -> Job:
+    all_jobs = _list_jobs(client)
+    for candidate in all_jobs:
+        if candidate.id == job:
+            return candidate
+    names = [candidate.id for candidate in all_jobs]
     raise InputError(
         f"the cluster has no job {job!r} of forcetune{suggestion(job, names)}; there are: {', '.join(names) or 'none'}"
     )
 
 
-def _job(details: JobDetails) -> Job:
-    known: Mapping[str, str] = details.metadata
+def _read_job(details: JobDetails) -> Job:
+    metadata: Mapping[str, str] = details.metadata
     state = details.status.value.lower()
-    trials = known.get("forcetune.trials")
+    trials = metadata.get("forcetune.trials")
     return Job(
         id=details.submission_id,
-        study=known["forcetune.study"],
+        study=metadata["forcetune.study"],
         state=state,
-        owner=known.get("forcetune.owner", "?"),
-        priority="low" if known.get("forcetune.priority") == "low" else "normal",
+        owner=metadata.get("forcetune.owner", "?"),
+        priority="low" if metadata.get("forcetune.priority") == "low" else "normal",
         started=details.start_time / 1000 if details.start_time else None,
         ended=details.end_time / 1000 if details.end_time else None,
         exit_code=details.driver_exit_code,
-        reason=_line(details.message or "") if state == "failed" else None,
+        reason=_find_last_line(details.message or "") if state == "failed" else None,
         trials=int(trials) if trials else None,
     )
 
 
-def _line(text: str) -> str:
-    """The last line with something in it."""
+def _find_last_line(text: str) -> str:
+    """Return the last line that is not blank, stripped; "" where there is none."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _stores() -> dict[str, str]:
-    """The addresses of the stores that this shell names, for the job; what it does not name the cluster knows.
+def _collect_store_uris() -> dict[str, str]:
+    """Return the addresses of the stores that this shell names, for the job; the cluster has its own for the others.
 
-    Everybody who reaches the Jobs API reads them.
+    No address may have a password: all who reach the Jobs API can read them.
     """
-    found = {name: uri for name in STORES if (uri := os.environ.get(name))}
-    for name, uri in found.items():
+    uris = {name: uri for name in STORE_VARIABLES if (uri := os.environ.get(name))}
+    for name, uri in uris.items():
         if has_password(uri):
             raise InputError(
-                f"{name} {shown(uri)} has a password in it, which all who reach the cluster would see; keep it in a "
-                "password file on the cluster (postgresql://USER@HOST/DATABASE?passfile=FILE), or set the address "
+                f"{name} {hide_password(uri)} has a password in it, which all who reach the cluster would see; keep it "
+                "in a password file on the cluster (postgresql://USER@HOST/DATABASE?passfile=FILE), or set the address "
                 "where the cluster is started and not here"
             )
         if sqlite_path(uri) is not None:
@@ -369,35 +462,35 @@ def _stores() -> dict[str, str]:
                 f"{name} is {uri}, a file that the cluster's machines do not share; allowed for a job: the address of "
                 "a server, or nothing where the cluster's own is meant"
             )
-    if mlflow := found.get("MLFLOW_TRACKING_URI"):
+    if mlflow := uris.get("MLFLOW_TRACKING_URI"):
         from forcetune.tracking import check_answers
 
         check_answers(mlflow)
-    return found
+    return uris
 
 
-def _progress(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """What MLflow says of each study; nothing where no server is known or none answers."""
-    here = service.find()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (here.mlflow if here else None)
+def _load_progress(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Return the progress of each study from MLflow; an empty dictionary where no server is known or none answers."""
+    local_service = service.find()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (local_service.mlflow if local_service else None)
     if uri is None:
         say("trials done and fronts are in MLflow, whose address is not known here: set MLFLOW_TRACKING_URI")
         return {}
-    from forcetune.tracking import progress
+    from forcetune.tracking import load_progress
 
     try:
-        return progress(uri)
+        return load_progress(uri)
     except InputError as error:
         say(str(error))
         return {}
 
 
-def _with_progress(job: Job, known: Mapping[str, float]) -> Job:
-    done, front = (int(known[name]) if name in known else None for name in ("trials_done", "front"))
-    return replace(job, done=done, front=front, hypervolume=known.get("hypervolume"))
+def _add_progress(job: Job, progress: Mapping[str, float]) -> Job:
+    done, front = (int(progress[name]) if name in progress else None for name in ("trials_done", "front"))
+    return replace(job, done=done, front=front, hypervolume=progress.get("hypervolume"))
 
 
-def _followed(pieces: AsyncIterator[str]) -> Iterator[str]:
+def _follow(pieces: AsyncIterator[str]) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     try:
         while True:

@@ -1,4 +1,4 @@
-"""The Jobs API of a cluster: found, reached within seconds, and what goes wrong told in a sentence."""
+"""The client of a cluster's Jobs API: it finds the API, answers within seconds, and explains failures in a sentence."""
 
 from __future__ import annotations
 
@@ -16,37 +16,46 @@ from forcetune.stores import ray_address
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-CONNECT, ANSWER = 5, 60  # seconds
-HERE = "/api/version"  # what is asked first: who does not answer that soon is not there
+CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 5, 60
+VERSION_ENDPOINT = "/api/version"  # the first request; a cluster that does not answer it soon counts as absent
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[JobSubmissionClient]:
-    """A client for the cluster at `address`, else RAY_ADDRESS, else the service of the current folder.
+def connect_client(address: str | None = None) -> Iterator[JobSubmissionClient]:
+    """Connect a client to a cluster.
 
-    Raises InputError where none of them is there, where it does not answer, where it refuses the token, and where it
-    has another Ray; StoppedError where the connection breaks while something is followed.
+    Args:
+        address: The address of the cluster's dashboard; RAY_ADDRESS or the service of the current folder where it is
+            None.
+
+    Yields:
+        The client.
+
+    Raises:
+        InputError: There is no address, or the cluster does not answer, refuses the token or has another version of
+            Ray.
+        StoppedError: The connection breaks while a log is followed.
     """
-    wanted, headers = _address(address)
-    with _answering(wanted):
-        with _variable("RAY_API_SERVER_ADDRESS", wanted):  # which Ray takes before the address that it is given
-            client = _client(wanted, headers)
+    dashboard, headers = _resolve_address(address)
+    with _translate_errors(dashboard):
+        with _set_variable("RAY_API_SERVER_ADDRESS", dashboard):  # Ray prefers this variable to the client's argument
+            client = _make_client(dashboard, headers)
         yield client
 
 
-def _client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
+def _make_client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    for chatty in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
-        """With limits of time: Ray's own waits for ever."""
+        """A client with time limits: Ray's client waits for ever."""
 
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            limits = (CONNECT, CONNECT if endpoint == HERE else ANSWER)
-            return super()._do_request(method, endpoint, **{"timeout": limits, **options})
+            timeouts = (CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S if endpoint == VERSION_ENDPOINT else RESPONSE_TIMEOUT_S)
+            return super()._do_request(method, endpoint, **{"timeout": timeouts, **options})
 
     client = Client(address, headers=headers)
     if client._server_ray_version != ray.__version__:
@@ -58,8 +67,8 @@ def _client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """The environment with this variable, and afterwards as it was."""
+def _set_variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment, and restore it at the end."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -71,8 +80,8 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def _answering(address: str) -> Iterator[None]:
-    """What the Jobs API may answer instead of what was asked for, as InputError."""
+def _translate_errors(address: str) -> Iterator[None]:
+    """Translate the errors of the Jobs API into InputError and StoppedError."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -92,20 +101,20 @@ def _answering(address: str) -> Iterator[None]:
         raise StoppedError(f"the connection to the cluster at {address} broke; its jobs may go on") from None
 
 
-def _address(given: str | None) -> tuple[str, dict[str, str]]:
-    """Of the dashboard, and the header with the token where the service of this folder is meant.
+def _resolve_address(address: str | None) -> tuple[str, dict[str, str]]:
+    """Return the address of the dashboard, and the header with the token where it is the service of this folder.
 
-    Of other clusters Ray finds the token by itself, by variables that it reads when it is imported.
+    For other clusters Ray finds the token itself, by variables that it reads when it is imported.
     """
-    chosen = given or ray_address()
-    here = service.find()
-    if not chosen and here is None:
+    chosen = address or ray_address()
+    local_service = service.find()
+    if not chosen and local_service is None:
         raise InputError(
             "no cluster is named: start one on this machine with `forcetune up`, or give the address of a dashboard "
             "with --address or RAY_ADDRESS (http://HOST:8265)"
         )
-    if here is not None and (not chosen or chosen.rstrip("/") == here.ray):
-        return here.ray, {"Authorization": f"Bearer {Path(here.token).read_text()}"}
+    if local_service is not None and (not chosen or chosen.rstrip("/") == local_service.ray):
+        return local_service.ray, {"Authorization": f"Bearer {Path(local_service.token).read_text()}"}
     assert chosen
     if not chosen.startswith(("http://", "https://")):
         raise InputError(f"the address {chosen} is a cluster's own; jobs are sent to its dashboard: http://HOST:8265")
@@ -113,7 +122,7 @@ def _address(given: str | None) -> tuple[str, dict[str, str]]:
 
 
 def _innermost(error: BaseException) -> str:
-    """What the socket said, of all that is wrapped around it."""
+    """Return the first line of the innermost exception, which is the socket's."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return str(error).partition("\n")[0]

@@ -1,11 +1,11 @@
-"""Files that hold a secret: private keys, environment files and known tokens, by their names and contents."""
+"""The detection of files that hold a secret: private keys, environment files and tokens, by name and content."""
 
 import re
 from fnmatch import fnmatch
 from pathlib import PurePath
 
-# What a file with such a name is; compared in lower case. A module (`*.py`) is judged by its content alone.
-NAMES = {
+# By kind of file. Names are compared in lower case; a module (`*.py`) is judged by its content alone.
+SECRET_FILE_NAMES = {
     "a private key": ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "identity", "*.ppk", "*.key"),
     "a certificate, perhaps with its key": ("*.pem", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.p8"),
     "an environment file": ("*.env", ".env*", "*.env.*", ".envrc"),
@@ -14,9 +14,9 @@ NAMES = {
         *("credentials", "credentials.json", "kubeconfig", "*.kubeconfig", "auth_token", "*.token", ".dockercfg"),
     ),
 }
-HARMLESS = ("*.pub", "*.example", "*.sample", "*.template")
+HARMLESS_FILE_NAMES = ("*.pub", "*.example", "*.sample", "*.template")
 
-TOKENS = {
+TOKEN_PATTERNS = {
     "a private key": rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d",
     "an access key of AWS": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
     "a token of GitHub": rb"\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_[A-Za-z0-9_]{50}",
@@ -33,32 +33,32 @@ TOKENS = {
     "a key of Azure storage": rb"AccountKey=[A-Za-z0-9+/]{86}==",
     "a JSON web token": rb"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20}",
 }
-_ANY_TOKEN = re.compile(b"|".join(b"(%s)" % pattern for pattern in TOKENS.values()))
-_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@$]+@")  # $ begins the name of a variable, which pip reads there
-TEXT_BYTES = 8192  # within which a file that is no text has a zero byte
+_ANY_TOKEN = re.compile(b"|".join(b"(%s)" % pattern for pattern in TOKEN_PATTERNS.values()))
+_PASSWORD_PATTERN = re.compile(r"://[^/\s@]*:[^/\s@$]+@")  # $ begins the name of a variable, which pip reads there
+BINARY_PREFIX_BYTES = 8192  # a file with a zero byte among its first bytes is no text
 
 
 def find_secret(path: PurePath, content: bytes) -> str | None:
-    """Return why a file should stay where it is, as the end of a sentence that begins with its name; None if it may go.
+    """Return the secret that a file holds, as the end of a sentence that begins with its name; None where it has none.
 
     Args:
-        path: The file; its name alone is looked at.
-        content: What it holds; of a file that is no text nothing is searched, unless it is a module.
+        path: The path of the file; only its name is examined.
+        content: Its content; it is not searched where the file is no text, unless it is a module.
     """
-    name, module = path.name.lower(), path.suffix.lower() == ".py"
-    if not module and not any(fnmatch(name, pattern) for pattern in HARMLESS):
-        for kind, patterns in NAMES.items():
+    name, is_module = path.name.lower(), path.suffix.lower() == ".py"
+    if not is_module and not any(fnmatch(name, pattern) for pattern in HARMLESS_FILE_NAMES):
+        for kind, patterns in SECRET_FILE_NAMES.items():
             if any(fnmatch(name, pattern) for pattern in patterns):
                 return f"has the name of {kind}"
-    if b"\0" in content[:TEXT_BYTES] and not module:
+    if b"\0" in content[:BINARY_PREFIX_BYTES] and not is_module:
         return None
     if token := _ANY_TOKEN.search(content):
         line = content.count(b"\n", 0, token.start()) + 1
-        kind = [*TOKENS][int(token.lastindex or 1) - 1]
+        kind = [*TOKEN_PATTERNS][int(token.lastindex or 1) - 1]
         return f"holds {kind} in line {line}"
     return None
 
 
 def has_password(requirement: str) -> bool:
-    """Return whether a requirement of pip's has a password, or a token of a known format, in its address."""
-    return bool(_PASSWORD.search(requirement) or _ANY_TOKEN.search(requirement.encode()))
+    """Return whether a requirement of pip has a password, or a token of a known format, in its address."""
+    return bool(_PASSWORD_PATTERN.search(requirement) or _ANY_TOKEN.search(requirement.encode()))

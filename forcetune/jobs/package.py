@@ -1,4 +1,4 @@
-"""What a job ships: the study file and the user's own code, in one archive that is the same for the same content."""
+"""The package of a job: the study file and the user's code, in one archive that is the same for the same content."""
 
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -9,11 +9,11 @@ from forcetune.errors import InputError
 from forcetune.jobs.credentials import find_secret, has_password
 from forcetune.spec import Study
 
-LIMIT = 100 * 2**20  # bytes that Ray's Jobs API takes
-BIG = 5  # files that are named where the archive is too large
-LEFT_OUT = {"__pycache__", "node_modules", "mlruns", "build", "dist"}
-STORES = (".db", ".db-wal", ".db-shm", ".pyc")
-WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time of every file in the archive, so that the same content has the same name
+MAX_ARCHIVE_BYTES = 100 * 2**20  # of an archive that Ray's Jobs API takes
+SHOWN_LARGEST_FILES = 5  # in the message where the archive is too large
+EXCLUDED_FOLDERS = {"__pycache__", "node_modules", "mlruns", "build", "dist"}
+EXCLUDED_SUFFIXES = (".db", ".db-wal", ".db-shm", ".pyc")
+ARCHIVED_TIME = (1980, 1, 1, 0, 0, 0)  # of every file: Ray names an archive by its content
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Package:
     """An archive on disk.
 
     Attributes:
-        path: The archive.
-        files: What it holds, relative to the folder that it was made in.
-        size: Its bytes.
-        left_out: Files that hold a secret, and why they are taken for such.
+        path: The path of the archive.
+        files: The files in it, relative to the folder that was archived.
+        size: Its size in bytes.
+        left_out: The files that are left out because they hold a secret, each with that secret in words.
     """
 
     path: Path
@@ -34,57 +34,74 @@ class Package:
 
 
 def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> Package:
-    """Archive what a study needs of a folder, the current one unless given.
+    """Archive the study file and the code that a study needs.
 
-    A file that holds a secret is left out where nobody named it.
+    A file that holds a secret is left out, unless the study file names it or it is a module.
 
-    Raises InputError where a path under `code:` is not there or lies elsewhere, where data would be looked for in
-    the archive, where it is larger than Ray takes, and where a module or a file that is named holds a secret.
+    Args:
+        file: The study file.
+        study: The study.
+        target: The path of the archive.
+        folder: The folder with the code; the current folder where it is None.
+
+    Returns:
+        The archive, with its files and those that are left out.
+
+    Raises:
+        InputError: A path under `code:` does not exist or lies outside the folder; data would be looked for in the
+            archive; the archive is larger than Ray takes; or a module, or a file that the study file names, holds a
+            secret.
     """
-    here = (folder or Path.cwd()).resolve()
+    root = (folder or Path.cwd()).resolve()
     _check_data(study)
     _check_requirements(study)
-    named: dict[Path, str | None] = {}
-    for path, position in sorted(_code(study, here), key=lambda file: file[0]):
-        named[path] = named.get(path) or position
-    files = {placed(file, here): file.resolve(), **{path: here / path for path in named}}
-    named[placed(file, here)] = "the study file"
+    positions: dict[Path, str | None] = {}
+    for path, position in sorted(_list_code(study, root), key=lambda file: file[0]):
+        positions[path] = positions.get(path) or position
+    files = {locate_in_archive(file, root): file.resolve(), **{path: root / path for path in positions}}
+    positions[locate_in_archive(file, root)] = "the study file"
     left_out: dict[Path, str] = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in files.items():
             content = path.read_bytes()
             if secret := find_secret(name, content):
-                _refuse_needed(name, secret, named[name])
+                _refuse_needed(name, secret, positions[name])
                 left_out[name] = secret
                 continue
-            entry = zipfile.ZipInfo(name.as_posix(), WRITTEN)
+            entry = zipfile.ZipInfo(name.as_posix(), ARCHIVED_TIME)
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
         sizes = sorted(((entry.compress_size, entry.filename) for entry in archive.infolist()), reverse=True)
     size = target.stat().st_size
-    if size > LIMIT:
-        largest = ", ".join(f"{name} ({told(each)})" for each, name in sizes[:BIG])
+    if size > MAX_ARCHIVE_BYTES:
+        largest = ", ".join(f"{name} ({format_size(file_size)})" for file_size, name in sizes[:SHOWN_LARGEST_FILES])
         raise InputError(
-            f"the job's archive has {told(size)}, and Ray takes {told(LIMIT)}; the largest files: {largest}. Name what "
-            "is needed under `code:`, and put data where the cluster's machines find it (`data_root`)"
+            f"the job's archive has {format_size(size)}, and Ray takes {format_size(MAX_ARCHIVE_BYTES)}; "
+            f"the largest files: {largest}. Name what is needed under `code:`, and put data where the cluster's "
+            "machines find it (`data_root`)"
         )
     return Package(target, [name for name in files if name not in left_out], size, left_out)
 
 
-def placed(file: Path, here: Path) -> Path:
-    """Where the study file lies in the archive: as it lies in the folder, or at the top."""
-    whole = file.resolve()
-    return whole.relative_to(here) if whole.is_relative_to(here) else Path(whole.name)
+def locate_in_archive(file: Path, root: Path) -> Path:
+    """Return the path of the study file in the archive: as in the folder, or at the top where it lies elsewhere.
+
+    Args:
+        file: The study file.
+        root: The folder with the code, resolved.
+    """
+    absolute = file.resolve()
+    return absolute.relative_to(root) if absolute.is_relative_to(root) else Path(absolute.name)
 
 
-def told(size: int) -> str:
-    """Bytes in words."""
+def format_size(size: int) -> str:
+    """Return a number of bytes in MiB or KiB, as text."""
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def _refuse_needed(name: Path, secret: str, position: str | None) -> None:
-    """Raise InputError where a job would miss a file that is left out: one that is named, or a module."""
+    """Raise InputError where a job needs a file with a secret: the file is named in the study file, or is a module."""
     if position or name.suffix == ".py":
         raise InputError(
             f"{f'{position}: ' if position else ''}{name} {secret}, and all who reach the cluster can read what a job "
@@ -93,7 +110,7 @@ def _refuse_needed(name: Path, secret: str, position: str | None) -> None:
 
 
 def _check_requirements(study: Study) -> None:
-    for i, requirement in enumerate(study.shipped.pip):
+    for i, requirement in enumerate(study.shipped_code.pip):
         if has_password(requirement):
             raise InputError(
                 f"code.pip.{i}: this requirement has a password or a token in it, and all who reach the cluster can "
@@ -101,51 +118,51 @@ def _check_requirements(study: Study) -> None:
             )
 
 
-def _code(study: Study, here: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of the user's own, relative to the folder, each with the position at which it is named itself."""
-    written = [(f"code.{i}", Path(path)) for i, path in enumerate(study.shipped.paths)]
-    if not written and any(_is_here(module, here) for module in study.modules):
-        written = [("code", path) for path in _modules(here)]
+def _list_code(study: Study, root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the user's files, relative to the folder, each with its position in the study file where it is named."""
+    entries = [(f"code.{i}", Path(path)) for i, path in enumerate(study.shipped_code.paths)]
+    if not entries and any(_is_in_folder(module, root) for module in study.modules):
+        entries = [("code", path) for path in _list_modules(root)]
     masks = study.space["layers_from"].values if "layers_from" in study.space else []
-    written += [("trial.layers_from", Path(name)) for name in masks if str(name).endswith(".npz")]
-    roots = _roots(study, here)
-    for place, path in written:
-        whole = (here / path).resolve()
-        if not whole.is_relative_to(here):
-            raise InputError(f"{place}: {path} lies outside {here}, and only what lies in it can be shipped")
-        if not whole.exists():
-            raise InputError(f"{place}: there is no {path} in {here}")
-        position = place if whole.is_file() and place != "code" else None
-        yield from ((file.relative_to(here), position) for file in _files(whole, roots))
+    entries += [("trial.layers_from", Path(name)) for name in masks if str(name).endswith(".npz")]
+    data_roots = _find_data_roots(study, root)
+    for field_path, path in entries:
+        absolute = (root / path).resolve()
+        if not absolute.is_relative_to(root):
+            raise InputError(f"{field_path}: {path} lies outside {root}, and only what lies in it can be shipped")
+        if not absolute.exists():
+            raise InputError(f"{field_path}: there is no {path} in {root}")
+        position = field_path if absolute.is_file() and field_path != "code" else None
+        yield from ((file.relative_to(root), position) for file in _list_files(absolute, data_roots))
 
 
-def _is_here(module: str, here: Path) -> bool:
-    return (here / module).is_dir() or (here / f"{module}.py").is_file()
+def _is_in_folder(module: str, folder: Path) -> bool:
+    return (folder / module).is_dir() or (folder / f"{module}.py").is_file()
 
 
-def _modules(here: Path) -> Iterator[Path]:
-    """The modules and packages of a folder."""
-    for path in here.iterdir():
+def _list_modules(folder: Path) -> Iterator[Path]:
+    """Yield the modules and packages of a folder, relative to it."""
+    for path in folder.iterdir():
         if path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").is_file()):
-            yield path.relative_to(here)
+            yield path.relative_to(folder)
 
 
-def _files(path: Path, roots: Iterable[Path]) -> Iterator[Path]:
-    """The file itself, or those of the folder that may be code: no hidden ones, environments, stores or data."""
+def _list_files(path: Path, data_roots: Iterable[Path]) -> Iterator[Path]:
+    """Yield a file, or the files of a folder that may be code: no hidden files, environments, stores or data."""
     if path.is_file():
-        if not path.name.endswith(STORES):
+        if not path.name.endswith(EXCLUDED_SUFFIXES):
             yield path
-    elif not (path.name in LEFT_OUT or (path / "pyvenv.cfg").exists() or path in roots):
-        for below in sorted(path.iterdir()):
-            if not below.name.startswith(".") and not below.is_symlink():
-                yield from _files(below, roots)
+    elif not (path.name in EXCLUDED_FOLDERS or (path / "pyvenv.cfg").exists() or path in data_roots):
+        for child in sorted(path.iterdir()):
+            if not child.name.startswith(".") and not child.is_symlink():
+                yield from _list_files(child, data_roots)
 
 
-def _roots(study: Study, here: Path) -> list[Path]:
-    """Folders of data: those that the study names, and the one in which data is looked for unless it names one."""
-    named = study.space["data_root"].values if "data_root" in study.space else []
-    data = [] if (here / "data" / "__init__.py").exists() else [here / "data"]
-    return [*(Path(root).resolve() for root in named), *data]
+def _find_data_roots(study: Study, folder: Path) -> list[Path]:
+    """Return the folders of data: those that the study names, and `data` in this folder, unless that is a package."""
+    named_roots = study.space["data_root"].values if "data_root" in study.space else []
+    default_roots = [] if (folder / "data" / "__init__.py").exists() else [folder / "data"]
+    return [*(Path(root).resolve() for root in named_roots), *default_roots]
 
 
 def _check_data(study: Study) -> None:

@@ -1,4 +1,4 @@
-"""What a job runs: the driver of a study, started again where it dies."""
+"""The supervisor that a job runs: it starts the driver of a study, and starts it again where it dies."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ from types import FrameType
 from forcetune import __version__
 from forcetune.errors import InputError
 
-ACCEPTED = "forcetune: the cluster has the client's versions"  # the log's line once nothing stands in the way
-STORES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
-FINAL = {0, 2, 4, 130}  # exit codes after which a driver is not started again
-FIRST, LONGEST = 1.0, 60.0  # seconds before it is, doubled each time
+ACCEPTED_LINE = "forcetune: the cluster has the client's versions"  # the log's line that `submit` waits for
+STORE_VARIABLES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
+FINAL_EXIT_CODES = {0, 2, 4, 130}  # after which a driver is not started again
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # before a driver is started again; the pause doubles each time
 
 
-def versions() -> dict[str, str]:
-    """Of what a client and its cluster must share."""
+def collect_versions() -> dict[str, str]:
+    """Return the versions that a client and its cluster must share, by name."""
     return {
         "forcetune": __version__,
         "ray": version("ray"),
@@ -29,22 +29,34 @@ def versions() -> dict[str, str]:
 
 
 def check_versions(client: Mapping[str, str]) -> None:
-    """Raise InputError where this machine has others than the client."""
-    here = versions()
-    differ = [f"{name} {client.get(name)} against {here[name]}" for name in here if client.get(name) != here[name]]
-    if differ:
+    """Compare the client's versions with those of this machine.
+
+    Args:
+        client: The client's versions, by name.
+
+    Raises:
+        InputError: A version differs.
+    """
+    cluster = collect_versions()
+    differences = [
+        f"{name} {client.get(name)} against {cluster[name]}" for name in cluster if client.get(name) != cluster[name]
+    ]
+    if differences:
         raise InputError(
-            f"the client and the cluster differ: {', '.join(differ)} on the cluster. Install the same on both, and "
-            "submit again; nothing was run"
+            f"the client and the cluster differ: {', '.join(differences)} on the cluster. Install the same on both, "
+            "and submit again; nothing was run"
         )
 
 
 def check_stores() -> None:
-    """Raise InputError where an address of a store is missing: a job's own folder is gone when it ends.
+    """Check that the addresses of both stores are set, since the folder of a job is deleted when the job ends.
 
-    Where nobody has said where running trials are kept it is below the home folder, for the same reason.
+    For the same reason the state of running trials is kept below the home folder, where FORCETUNE_STATE is not set.
+
+    Raises:
+        InputError: The address of a store is missing.
     """
-    for name in STORES:
+    for name in STORE_VARIABLES:
         if not os.environ.get(name):
             raise InputError(
                 f"{name} is set neither where the job was submitted nor on the cluster, and a job keeps nothing in "
@@ -54,51 +66,65 @@ def check_stores() -> None:
 
 
 def supervise(
-    command: Sequence[str], client: str, restarts: int, complete: Callable[[], bool], once: Sequence[str] = ()
+    command: Sequence[str],
+    client: str,
+    restarts: int,
+    is_complete: Callable[[], bool],
+    first_run_options: Sequence[str] = (),
 ) -> int:
-    """Run a driver to its end, and again up to `restarts` times where it dies; its last exit code.
+    """Run a driver to its end, and start it again where it dies. SIGTERM is passed on to the driver, and ends this.
 
-    client: the client's versions, as NAME=VERSION with commas between; complete: whether nothing is left for another
-    driver, though one failed; once: options of the first start alone. SIGTERM is handed on, and ends it.
+    Args:
+        command: The arguments of `forcetune` that start the driver.
+        client: The client's versions, as NAME=VERSION with commas between them.
+        restarts: How often the driver is started again at most.
+        is_complete: Returns whether no work is left for another driver, though one failed.
+        first_run_options: Options of the first start alone.
+
+    Returns:
+        The exit code of the last driver; 128 plus the number of the signal where a signal ended it.
+
+    Raises:
+        InputError: The versions differ from the client's, or the address of a store is missing.
     """
-    check_versions(dict(each.split("=", 1) for each in client.split(",")))
+    check_versions(dict(pair.split("=", 1) for pair in client.split(",")))
     check_stores()
-    print(ACCEPTED, flush=True)
+    print(ACCEPTED_LINE, flush=True)
     driver = _Driver()
-    code = driver.run([*command, *once])
-    for again in range(1, restarts + 1):
-        if code in FINAL or driver.stopped or (code > 0 and complete()):
+    code = driver.run([*command, *first_run_options])
+    for restart in range(1, restarts + 1):
+        if code in FINAL_EXIT_CODES or driver.is_stopped or (code > 0 and is_complete()):
             break
-        pause = min(FIRST * 2 ** (again - 1), LONGEST)
-        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        told = f"forcetune: the driver died ({why}); it is started again in {pause:g} s, {again} of {restarts}"
-        print(told, flush=True)
+        pause = min(FIRST_PAUSE_S * 2 ** (restart - 1), MAX_PAUSE_S)
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        message = f"forcetune: the driver died ({cause}); it is started again in {pause:g} s, {restart} of {restarts}"
+        print(message, flush=True)
         driver.wait(pause)
         code = driver.run(list(command))
     return code if code >= 0 else 128 - code
 
 
 class _Driver:
-    """One driver at a time, told of SIGTERM."""
+    """A driver process, one at a time; SIGTERM is passed on to it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self.stopped = False
+        self.is_stopped = False
         signal.signal(signal.SIGTERM, self._stop)
 
     def run(self, command: list[str]) -> int:
-        if self.stopped:
+        if self.is_stopped:
             return 130
         self._process = subprocess.Popen([sys.executable, "-m", "forcetune", *command], env=os.environ)
         return self._process.wait()
 
     def wait(self, seconds: float) -> None:
-        """Let so much time pass, unless the job is stopped."""
-        until = time.monotonic() + seconds
-        while not self.stopped and time.monotonic() < until:
+        """Wait for so many seconds, or until the job is stopped."""
+        deadline = time.monotonic() + seconds
+        while not self.is_stopped and time.monotonic() < deadline:
             time.sleep(min(seconds, 0.2))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
+        self.is_stopped = True
         if self._process and self._process.poll() is None:
-            self._process.terminate()  # Ray tells it too; a driver takes the second time for the first
+            self._process.terminate()  # Ray sends SIGTERM to it too; a driver ignores the second signal

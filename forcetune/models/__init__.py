@@ -12,7 +12,7 @@ from forcetune.errors import InputError
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
 from forcetune.models.small import convnet, lenet5, mlp
 from forcetune.models.vgg import vgg_bn, vgg_small
-from forcetune.models.vision import PREFIX, torchvision_builder
+from forcetune.models.vision import TORCHVISION_PREFIX, torchvision_builder
 from forcetune.names import resolve
 
 Builder = Callable[..., nn.Module]
@@ -31,12 +31,32 @@ MODELS: dict[str, Builder] = {
 
 
 def find_builder(name: str) -> Builder:
-    """The row of MODELS, torchvision's or the user's own builder of this name. Raises InputError."""
-    return torchvision_builder(name) if name.startswith(PREFIX) else resolve(name, MODELS, "model")
+    """Return the builder of this name.
+
+    Args:
+        name: A row of MODELS, `torchvision:name` or the user's `package.module:function`.
+
+    Returns:
+        A function of (input_shape, classes) that builds the network.
+
+    Raises:
+        InputError: There is no such builder.
+    """
+    return torchvision_builder(name) if name.startswith(TORCHVISION_PREFIX) else resolve(name, MODELS, "model")
 
 
-def own_width(name: str) -> int:
-    """The width that the builder takes where none is given. Raises InputError where it takes none."""
+def default_width(name: str) -> int:
+    """Return the width that a builder takes by default.
+
+    Args:
+        name: The name of the builder.
+
+    Returns:
+        The default of its argument `width`.
+
+    Raises:
+        InputError: There is no such builder, or it takes no `width` with a default.
+    """
     width = inspect.signature(find_builder(name)).parameters.get("width")
     if width is None or not isinstance(width.default, int):
         raise InputError(f"the model {name!r} has no width to change: its builder takes no `width` with a default")
@@ -44,16 +64,28 @@ def own_width(name: str) -> int:
 
 
 def build(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None, seed: int = 0) -> nn.Module:
-    """The network called `name` for samples of `input_shape` (no batch), initialized from `seed`.
+    """Build a network and initialize it.
 
-    A row of MODELS gets kaiming-normal (fan-in) weights and zero biases; `torchvision:name` and the user's
-    `package.module:function(input_shape, classes)` keep the initialization they give themselves.
-    `width` is passed on where it is set. torch's random state is left as it was.
-    Raises InputError where the name is unknown, the builder takes no `width`, or the network does not map a batch
-    of such samples to (batch, classes).
+    A row of MODELS gets kaiming-normal (fan-in) weights and zero biases. `torchvision:name` and the user's
+    `package.module:function(input_shape, classes)` keep the initialization they give themselves. torch's random state
+    is left as it was.
+
+    Args:
+        name: A row of MODELS, `torchvision:name` or the user's `package.module:function`.
+        input_shape: The shape of one sample, without the batch.
+        classes: The number of classes.
+        width: The width that is passed to the builder; None for the builder's default.
+        seed: The seed of the initialization.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: The name is unknown, the builder takes no `width`, or the network does not map a batch of such
+            samples to (batch, classes).
     """
     builder = find_builder(name)
-    if width is not None and not _takes_width(builder):
+    if width is not None and not _has_width_argument(builder):
         raise InputError(f"the model {name!r} takes no width: its builder has no such argument; leave width out")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -69,13 +101,17 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, width: int | No
     return model
 
 
-def _takes_width(builder: Builder) -> bool:
+def _has_width_argument(builder: Builder) -> bool:
     parameters = inspect.signature(builder).parameters.values()
     return any(parameter.name == "width" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def initialize(model: nn.Module) -> None:
-    """Kaiming-normal (fan-in) weights and zero biases in every Conv2d and Linear, as in the FORCE authors' code."""
+    """Give every Conv2d and Linear kaiming-normal (fan-in) weights and zero biases, as the FORCE authors' code does.
+
+    Args:
+        model: The network.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in")
@@ -84,10 +120,18 @@ def initialize(model: nn.Module) -> None:
 
 
 def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raise InputError where a network fails in train mode, or returns more than logits there.
+    """Check that a network runs in train mode, and returns the logits alone there.
 
-    `build` looks at it in eval mode alone, and is called in each trial; this is for once before a search. The buffers
-    stay as they are, and so does torch's random state.
+    `build` checks eval mode alone and is called in each trial; this check runs once before a search. The buffers stay
+    as they are, and so does torch's random state.
+
+    Args:
+        model: The network.
+        input_shape: The shape of one sample, without the batch.
+        classes: The number of classes.
+
+    Raises:
+        InputError: The network fails in train mode, or returns more than logits there.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -103,7 +147,7 @@ def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int)
 
 
 def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """One pass in eval mode, which writes nothing to batch norm's statistics."""
+    """Check one pass in eval mode, which writes nothing to batch norm's statistics."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
     modes = [(module, module.training) for module in model.modules()]
@@ -115,7 +159,7 @@ def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int)
 
 
 def _check_logits(outputs: object, mode: str, classes: int) -> None:
-    """Raise TypeError or ValueError where the outputs of two samples are no logits."""
+    """Raise TypeError or ValueError where the outputs for two samples are no logits."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"in {mode} mode it returns a {type(outputs).__name__}, not the logits alone, a tensor (batch, classes); "

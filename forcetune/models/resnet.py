@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
 
 
 def narrow_resnet(input_shape: tuple[int, ...], classes: int, width: int = 16, *, depth: int) -> nn.Module:
-    """ResNet-`depth` of section 4.2, depth = 6n + 2: n blocks at each of `width`, 2x and 4x channels."""
+    """Build ResNet-`depth` of section 4.2, depth = 6n + 2: n blocks at each of `width`, 2x and 4x channels."""
     return _resnet(input_shape, classes, width, Block, [(depth - 2) // 6] * 3)
 
 
@@ -59,7 +59,7 @@ def wide_resnet(
     block: type[Block | Bottleneck],
     blocks: Sequence[int],
 ) -> nn.Module:
-    """The ImageNet networks of table 1 with a 3x3 stem and no pooling before the blocks, for 32x32 images."""
+    """Build a ResNet of table 1 for 32x32 images: with a 3x3 stem and no pooling before the blocks."""
     return _resnet(input_shape, classes, width, block, blocks)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, width: int = 300) -> nn.Module:
-    """LeNet-300-100's shape: two hidden layers of `width` and a third of it."""
+    """Build a network of LeNet-300-100's shape: two hidden layers of `width` and a third of it."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(input_shape), width),
@@ -18,7 +18,10 @@ def mlp(input_shape: tuple[int, ...], classes: int, width: int = 300) -> nn.Modu
 
 
 def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32) -> nn.Module:
-    """Three 3x3 convolutions of `width`, 2x and 2x channels with batch norm, one halving, and a linear layer."""
+    """Build three 3x3 convolutions of `width`, 2x and 2x channels with batch norm, and a linear layer.
+
+    The image is halved once, after the second convolution.
+    """
     return nn.Sequential(
         *conv_norm_relu(input_shape[0], width),
         *conv_norm_relu(width, 2 * width),
@@ -31,10 +34,10 @@ def convnet(input_shape: tuple[int, ...], classes: int, width: int = 32) -> nn.M
 
 
 def lenet5(input_shape: tuple[int, ...], classes: int, width: int = 20) -> nn.Module:
-    """LeNet-5 as SNIP and Caffe have it: 5x5 convolutions of `width` and 2.5x channels, 500 hidden units."""
+    """Build LeNet-5 as SNIP and Caffe have it: 5x5 convolutions of `width` and 2.5x channels, 25x hidden units."""
     channels, height, breadth = input_shape
     second = width * 5 // 2
-    features = second * _after_lenet(height) * _after_lenet(breadth)
+    features = second * _size_after_lenet(height) * _size_after_lenet(breadth)
     return nn.Sequential(
         nn.Conv2d(channels, width, 5),
         nn.ReLU(),
@@ -50,10 +53,10 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: int = 20) -> nn.Mo
 
 
 def conv_norm_relu(inputs: int, outputs: int) -> list[nn.Module]:
-    """A 3x3 convolution that keeps the size, batch norm and ReLU."""
+    """Return a 3x3 convolution that keeps the size of the image, batch norm and ReLU."""
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _after_lenet(side: int) -> int:
-    """A side of the image after two times a 5x5 convolution without padding and a halving."""
-    return ((side - 4) // 2 - 4) // 2
+def _size_after_lenet(size: int) -> int:
+    """Return the height or width of an image after twice a 5x5 convolution without padding and a halving."""
+    return ((size - 4) // 2 - 4) // 2

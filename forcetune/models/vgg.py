@@ -6,16 +6,16 @@ from torch import nn
 
 from forcetune.models.small import conv_norm_relu
 
-CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # at each size of the image
+CONVOLUTIONS_PER_STAGE = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # a stage is one size of the image
 
 
 def vgg_bn(input_shape: tuple[int, ...], classes: int, width: int = 64, *, depth: int) -> nn.Module:
-    """VGG-`depth`-BN with stages of `width`, 2x, 4x, 8x and 8x channels, the image halved between them."""
-    return _vgg(input_shape, classes, [width * times for times in (1, 2, 4, 8, 8)], CONVOLUTIONS[depth])
+    """Build VGG-`depth`-BN: stages of `width`, 2x, 4x, 8x and 8x channels, the image halved between them."""
+    return _vgg(input_shape, classes, [width * factor for factor in (1, 2, 4, 8, 8)], CONVOLUTIONS_PER_STAGE[depth])
 
 
 def vgg_small(input_shape: tuple[int, ...], classes: int, width: int = 32) -> nn.Module:
-    """Three stages of two convolutions, of `width`, 2x and 4x channels, for images from 4x4."""
+    """Build three stages of two convolutions, of `width`, 2x and 4x channels, for images from 4x4."""
     return _vgg(input_shape, classes, [width, 2 * width, 4 * width], (2, 2, 2))
 
 

@@ -8,29 +8,42 @@ from torch import nn
 from forcetune.errors import InputError
 from forcetune.names import suggestion
 
-PREFIX = "torchvision:"
+TORCHVISION_PREFIX = "torchvision:"
 
-# Networks whose training mode would return a second output, and that warn unless told how to initialize
-_SPECIAL: dict[str, dict[str, Any]] = {
+# By default, these networks return a second output in train mode, and warn about their initialization
+_BUILDER_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
 
 
 def torchvision_builder(name: str) -> Callable[..., nn.Module]:
-    """The builder of `torchvision:<name>`; images of other than three channels get a first convolution that fits.
+    """Return the builder of `torchvision:<name>`.
 
-    Raises InputError where torchvision has no classification network of this name.
+    For images of other than three channels, the network gets a first convolution that fits them.
+
+    Args:
+        name: The name with its prefix.
+
+    Returns:
+        A function of (input_shape, classes) that builds the network.
+
+    Raises:
+        InputError: torchvision has no classification network of this name.
     """
     import torchvision
 
-    own = name.removeprefix(PREFIX)
-    known = torchvision.models.list_models(module=torchvision.models)
-    if own not in known:
-        raise InputError(f"unknown model {name!r}{suggestion(own, known)}; torchvision has: {', '.join(known)}")
+    model_name = name.removeprefix(TORCHVISION_PREFIX)
+    available = torchvision.models.list_models(module=torchvision.models)
+    if model_name not in available:
+        raise InputError(
+            f"unknown model {name!r}{suggestion(model_name, available)}; torchvision has: {', '.join(available)}"
+        )
 
     def build(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        model: nn.Module = torchvision.models.get_model(own, weights=None, num_classes=classes, **_SPECIAL.get(own, {}))
+        model: nn.Module = torchvision.models.get_model(
+            model_name, weights=None, num_classes=classes, **_BUILDER_OPTIONS.get(model_name, {})
+        )
         _fit_channels(model, input_shape[0])
         return model
 
@@ -42,7 +55,7 @@ def _fit_channels(model: nn.Module, channels: int) -> None:
     path, first = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
     if first.in_channels == channels:
         return
-    fitting = nn.Conv2d(
+    replacement = nn.Conv2d(
         channels,
         first.out_channels,
         first.kernel_size,  # type: ignore[arg-type]
@@ -50,6 +63,6 @@ def _fit_channels(model: nn.Module, channels: int) -> None:
         first.padding,  # type: ignore[arg-type]
         bias=first.bias is not None,
     )
-    nn.init.kaiming_normal_(fitting.weight, mode="fan_out")
+    nn.init.kaiming_normal_(replacement.weight, mode="fan_out")
     parent, _, attribute = path.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, fitting)
+    setattr(model.get_submodule(parent), attribute, replacement)

@@ -1,4 +1,4 @@
-"""A pass through a network in which outputs are sums over paths of positive terms."""
+"""A forward pass in which every output is a sum over paths of positive terms."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,43 +10,65 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from forcetune.pruning.network import untouched
+from forcetune.pruning.network import preserve_mode_and_rng
 
-Seen = Callable[[Tensor, int], None]  # a weight that a function uses, and for how many vectors
+ProjectionObserver = Callable[[Tensor, int], None]  # of a projection's weight and the vectors that it multiplies
 
 
 def additive_pass(
-    model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, mixing: bool = False, seen: Seen | None = None
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor,
+    mixing: bool = False,
+    observe_projection: ProjectionObserver | None = None,
 ) -> Tensor:
-    """The outputs in float64 with these prunable weights, no biases, norms taken away, pooling by averages.
+    """Run a forward pass in which every output is a sum over paths of positive terms.
 
-    mixing: let a norm or a softmax over several channels hand on what comes in, and to each channel a part of all
-    others, as its statistics do; else each channel alone. seen: is told of the weights of attention's projections.
+    The pass runs in float64 and in eval mode. Biases are 0 and the other parameters outside `weights` are 1, norms hand
+    their input on, and pooling takes averages. The modes of the model and torch's random state are restored.
+
+    Args:
+        model: The network.
+        weights: Parameter name to float64 tensor, for the prunable weights.
+        inputs: A batch of inputs, float64.
+        mixing: Whether a norm or a softmax over several channels adds to each channel a share of the others, as its
+            statistics do. Otherwise it hands each channel on alone.
+        observe_projection: A function that is called with each weight of attention's projections and with the number of
+            vectors that the weight multiplies.
+
+    Returns:
+        The outputs of the network, float64.
     """
     state = {n: _neutral(n, p) for n, p in model.named_parameters() if n not in weights}
     buffers = {n: b.clone().double() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
-    with untouched(model), _Additive(mixing, seen):
+    with preserve_mode_and_rng(model), _AdditiveMode(mixing, observe_projection):
         model.eval()
         outputs: Tensor = functional_call(model, {**state, **buffers, **weights}, (inputs,))
         return outputs
 
 
 @contextmanager
-def hooked(
+def forward_hooks(
     model: nn.Module, names: Iterable[str], hook: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """While it lasts, `hook(name, module, inputs, outputs)` sees each pass of the modules with these weights.
+    """Call `hook(name, module, inputs, outputs)` in each forward pass of the modules with these weights.
 
-    What it returns, unless None, takes the place of the outputs.
+    The hooks are removed at the end of the block.
+
+    Args:
+        model: The network.
+        names: The parameter names of the weights.
+        hook: A function of a weight's name, its module, the module's first input and its outputs. Its result replaces
+            the outputs, unless it is None.
     """
     parameters = dict(model.named_parameters())
-    found = {id(parameters[name]): name for name in names}
+    names_by_id = {id(parameters[name]): name for name in names}
 
     def register(module: nn.Module, name: str) -> Any:
         return module.register_forward_hook(lambda module, inputs, outputs: hook(name, module, inputs[0], outputs))
 
-    modules = [module for module in model.modules() if id(getattr(module, "weight", None)) in found]
-    handles = [register(module, found[id(module.weight)]) for module in modules]
+    modules = [module for module in model.modules() if id(getattr(module, "weight", None)) in names_by_id]
+    handles = [register(module, names_by_id[id(module.weight)]) for module in modules]
     try:
         yield
     finally:
@@ -55,45 +77,46 @@ def hooked(
 
 
 def _neutral(name: str, parameter: Tensor) -> Tensor:
+    """Return zeros for a bias and ones for any other parameter, float64."""
     fill = torch.zeros_like if name.endswith("bias") else torch.ones_like
     return fill(parameter, dtype=torch.float64)
 
 
-# What rescales each channel by itself, and what rescales its inputs by all of them together
-_PASS_ON = {"batch_norm", "instance_norm"}
-_MIXING = {"layer_norm", "group_norm", "rms_norm", "softmax", "log_softmax"}
+# The first set normalizes each channel by itself, the second each value by several channels together
+_CHANNEL_NORMS = {"batch_norm", "instance_norm"}
+_MIXING_FUNCTIONS = {"layer_norm", "group_norm", "rms_norm", "softmax", "log_softmax"}
 
-# Zero for zero and growing, but with flat pieces, where a path would seem to end
-_LIKE_RELU = {"relu6", "hardtanh", "silu", "gelu", "hardswish", "elu", "celu", "selu", "mish", "tanh"}
+# These are 0 at 0 and grow, but a path would seem to end in their flat pieces: ReLU replaces them
+_RELU_LIKE = {"relu6", "hardtanh", "silu", "gelu", "hardswish", "elu", "celu", "selu", "mish", "tanh"}
 
 _GATES = {"sigmoid", "hardsigmoid"}
 
 
-class _Additive(TorchFunctionMode):
-    """Norms and softmax pass their input on, maxima become means, gates and bounded activations never saturate."""
+class _AdditiveMode(TorchFunctionMode):
+    """A mode in which norms and softmax hand their input on, maxima become means, and no activation saturates."""
 
-    def __init__(self, mixing: bool, seen: Seen | None) -> None:
+    def __init__(self, mixing: bool, observe_projection: ProjectionObserver | None) -> None:
         super().__init__()
         self._mixing = mixing
-        self._seen = seen
+        self._observe_projection = observe_projection
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _PASS_ON or (name in _MIXING and not self._mixing):
+        if name in _CHANNEL_NORMS or (name in _MIXING_FUNCTIONS and not self._mixing):
             return args[0]
-        if name in _MIXING:
+        if name in _MIXING_FUNCTIONS:
             return _mix(name, *args, **kwargs)
         if name == "scaled_dot_product_attention":
             return _attend(*args, **kwargs)
         if name == "multi_head_attention_forward":
-            return _attend_in_heads(self._seen, *args, **kwargs)
-        if name in _LIKE_RELU:
-            return functional.relu(args[0]).clone()  # which the next step may overwrite
+            return _attend_in_heads(self._observe_projection, *args, **kwargs)
+        if name in _RELU_LIKE:
+            return functional.relu(args[0]).clone()  # a copy, because the next operation may write in place
         if name in _GATES:
-            return 1 + torch.log1p(args[0])  # open at zero, as a gate is, and slow enough not to overflow
+            return 1 + torch.log1p(args[0])  # positive at zero, as a gate is, and too slow to overflow
         if name == "max_pool2d":
             return _mean_pool(*args, **kwargs)
         if name == "adaptive_max_pool2d":
@@ -103,17 +126,17 @@ class _Additive(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _mix(name: str, values: Tensor, *how: Any, **named: Any) -> Tensor:
-    """Each channel and the mean of those that it is normalized with."""
+def _mix(name: str, values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return each channel with a share of the channels that it is normalized with."""
     if name == "group_norm":
-        groups = values.reshape(len(values), named.get("num_groups", how[0] if how else 1), -1)
+        groups = values.reshape(len(values), kwargs.get("num_groups", args[0] if args else 1), -1)
         return (groups + groups.mean(2, keepdim=True)).view_as(values)
     if name in ("softmax", "log_softmax"):
-        dim = named.get("dim", how[0] if how else None)
+        dim = kwargs.get("dim", args[0] if args else None)
         return values + values.mean(-1 if dim is None else dim, keepdim=True)
-    last = tuple(range(-len(named.get("normalized_shape", how[0] if how else (0,))), 0))
-    mean = values.mean(last, keepdim=True)
-    # without a mean that is taken away, a channel that is 0 stays so
+    normalized_axes = tuple(range(-len(kwargs.get("normalized_shape", args[0] if args else (0,))), 0))
+    mean = values.mean(normalized_axes, keepdim=True)
+    # RMS norm subtracts no mean, so a channel that is 0 stays 0
     return values * (1 + torch.log1p(mean)) if name == "rms_norm" else values + mean
 
 
@@ -127,21 +150,21 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention whose weights grow with the scores, slowly enough not to overflow, and are open at zero."""
+    """Return attention whose weights grow with the scores, too slowly to overflow, and are positive at zero."""
     if enable_gqa:
-        key, value = (part.repeat_interleave(query.size(-3) // part.size(-3), -3) for part in (key, value))
+        key, value = (heads.repeat_interleave(query.size(-3) // heads.size(-3), -3) for heads in (key, value))
     scores = torch.log1p(query @ key.transpose(-2, -1))
-    seen = torch.ones_like(scores)
+    visible = torch.ones_like(scores)
     if is_causal:
-        seen = seen.tril()
+        visible = visible.tril()
     if attn_mask is not None:
-        seen = seen * (attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf)
-    each = seen / seen.sum(-1, keepdim=True).clamp(min=1)
-    return ((1 + scores + (scores * each).sum(-1, keepdim=True)) * each) @ value
+        visible = visible * (attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf)
+    uniform = visible / visible.sum(-1, keepdim=True).clamp(min=1)
+    return ((1 + scores + (scores * uniform).sum(-1, keepdim=True)) * uniform) @ value
 
 
 def _attend_in_heads(
-    told: Seen | None,
+    observe_projection: ProjectionObserver | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -160,24 +183,25 @@ def _attend_in_heads(
     q_proj_weight: Tensor | None = None,
     k_proj_weight: Tensor | None = None,
     v_proj_weight: Tensor | None = None,
-    **others: Any,
+    **unused: Any,
 ) -> tuple[Tensor, None]:
-    """`nn.MultiheadAttention`, whose projections are no layers: (length, batch, channels) in and out."""
-    apart = [part for part in (q_proj_weight, k_proj_weight, v_proj_weight) if part is not None]
-    parts = apart if in_proj_weight is None else in_proj_weight.chunk(3)
-    sources = [part if part.dim() == 3 else part[:, None] for part in (query, key, value)]
-    projected = [functional.linear(source, part) for source, part in zip(sources, parts, strict=True)]
+    """Return the outputs of `nn.MultiheadAttention`, (length, batch, channels); its projections are no layers."""
+    separate_weights = [tensor for tensor in (q_proj_weight, k_proj_weight, v_proj_weight) if tensor is not None]
+    projection_weights = separate_weights if in_proj_weight is None else in_proj_weight.chunk(3)
+    sources = [tensor if tensor.dim() == 3 else tensor[:, None] for tensor in (query, key, value)]
+    projected = [functional.linear(source, tensor) for source, tensor in zip(sources, projection_weights, strict=True)]
     queries, keys, values = (
-        part.reshape(len(part), -1, num_heads, part.shape[2] // num_heads).permute(1, 2, 0, 3) for part in projected
+        tensor.reshape(len(tensor), -1, num_heads, tensor.shape[2] // num_heads).permute(1, 2, 0, 3)
+        for tensor in projected
     )
     mask = attn_mask
     if mask is not None and mask.dim() == 3:
         mask = mask.view(-1, num_heads, *mask.shape[1:])
     mixed = _attend(queries, keys, values, mask).permute(2, 0, 1, 3).flatten(2)
     outputs = functional.linear(mixed, out_proj_weight)
-    if told:
-        for weight, source in [*zip(parts, sources, strict=True), (out_proj_weight, mixed)]:
-            told(weight, source.shape[0] * source.shape[1])
+    if observe_projection:
+        for weight, source in [*zip(projection_weights, sources, strict=True), (out_proj_weight, mixed)]:
+            observe_projection(weight, source.shape[0] * source.shape[1])
     return (outputs if query.dim() == 3 else outputs[:, 0]), None
 
 
@@ -190,7 +214,7 @@ def _mean_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """The mean over all that a maximum would look at; of a dilated window, over what lies between as well."""
-    kernel, spread = torch.tensor(kernel_size).expand(2), torch.tensor(dilation).expand(2)
-    window = (spread * (kernel - 1) + 1).tolist()
+    """Return the mean over each window of a maximum; a dilated window includes the positions in between."""
+    kernel, dilations = torch.tensor(kernel_size).expand(2), torch.tensor(dilation).expand(2)
+    window = (dilations * (kernel - 1) + 1).tolist()
     return functional.avg_pool2d(inputs, window, stride or kernel_size, padding, ceil_mode, count_include_pad=False)

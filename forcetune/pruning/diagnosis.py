@@ -1,4 +1,4 @@
-"""What a mask does to a network, known before any training."""
+"""The static metrics of a mask: its effect on a network, computed before any training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,53 +6,79 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from forcetune.pruning.additive import Seen, additive_pass, hooked
+from forcetune.pruning.additive import ProjectionObserver, additive_pass, forward_hooks
 from forcetune.pruning.masks import Masks, density, emptied_channels, prunable
 
-PROJECTIONS = "attention's projections"  # in a table by layer, though they are none
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+PROJECTIONS_ROW = "attention's projections"  # their name in a table of layers, though they are no layer
+REPLACED_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def diagnose(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]) -> dict[str, float]:
-    """The metrics of a mask; `input_shape` is one sample's, without the batch.
+    """Return the static metrics of a mask.
 
-    density, sparsity: of the masks; effective_density: weights on a path from input to output;
-    macs: multiply-adds of one sample with every layer cut down to the input and output channels that
-    still carry such a path; macs_fraction: of the dense network's; layers_emptied: layers without a
-    weight; channels_emptied: output channels without one; collapsed: 1 where no path is left.
+    Args:
+        model: The network.
+        masks: Parameter name to bool tensor, for every prunable weight.
+        input_shape: The shape of one sample, without the batch.
+
+    Returns:
+        Metric name to value:
+
+        - `density`: The fraction of the prunable weights that the masks keep.
+        - `sparsity`: 1 - density.
+        - `effective_density`: The fraction of the prunable weights that are kept and lie on a path from input to
+          output.
+        - `macs`: The multiply-adds of one sample, with every layer cut down to the input and output channels that still
+          carry such a path.
+        - `macs_fraction`: The multiply-adds as a fraction of the dense network's.
+        - `layers_emptied`: The number of layers without a weight.
+        - `channels_emptied`: The number of output channels without a weight.
+        - `collapsed`: 1 where no path is left, else 0.
     """
-    effective, uses = effective_masks(model, masks, input_shape)
-    kept = density(masks)
-    on_path = density(effective)
-    dense = uses.projections + uses.macs({name: mask.numel() for name, mask in masks.items()})
-    left = uses.macs({name: _live_size(mask, uses.groups[name]) for name, mask in effective.items()})
-    left += uses.projections if on_path else 0
+    effective, usage = effective_masks(model, masks, input_shape)
+    mask_density = density(masks)
+    path_density = density(effective)
+    macs_dense = usage.projections + usage.macs({name: mask.numel() for name, mask in masks.items()})
+    macs_left = usage.macs({name: _live_size(mask, usage.groups[name]) for name, mask in effective.items()})
+    macs_left += usage.projections if path_density else 0
     return {
-        "density": kept,
-        "sparsity": 1 - kept,
-        "effective_density": on_path,
-        "macs": left,
-        "macs_fraction": left / dense if dense else 1.0,  # 0: used by functions alone, which are not counted
+        "density": mask_density,
+        "sparsity": 1 - mask_density,
+        "effective_density": path_density,
+        "macs": macs_left,
+        # Only modules are counted: a network that uses its weights in functions alone has macs of 0
+        "macs_fraction": macs_left / macs_dense if macs_dense else 1.0,
         "layers_emptied": sum(not mask.any() for mask in masks.values()),
         "channels_emptied": sum(map(emptied_channels, masks.values())),
-        "collapsed": float(on_path == 0),
+        "collapsed": float(path_density == 0),
     }
 
 
 def dense_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Multiply-adds of one sample by layer, nothing pruned."""
+    """Return the multiply-adds of one sample in each layer of the dense network.
+
+    Args:
+        model: The network.
+        input_shape: The shape of one sample, without the batch.
+
+    Returns:
+        Name of the layer's weight to multiply-adds. Attention's projections that belong to no layer have one entry
+        together.
+    """
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
-    uses = effective_masks(model, masks, input_shape)[1]
-    projections = {PROJECTIONS: uses.projections} if uses.projections else {}
-    return {name: mask.numel() * uses.positions[name] for name, mask in masks.items()} | projections
+    usage = effective_masks(model, masks, input_shape)[1]
+    projections = {PROJECTIONS_ROW: usage.projections} if usage.projections else {}
+    return {name: mask.numel() * usage.positions[name] for name, mask in masks.items()} | projections
 
 
 @dataclass
-class Uses:
-    """How one sample uses the prunable weights.
+class WeightUsage:
+    """The use of the prunable weights by one sample.
 
-    positions: how often each weight is used, by layer; groups: of each convolution; projections: the multiply-adds of
-    attention's weights that belong to no layer and are not pruned.
+    Attributes:
+        positions: The number of uses of each weight, by layer.
+        groups: The number of groups of each convolution; 1 for other layers.
+        projections: The multiply-adds of attention's weights that belong to no layer and are not pruned.
     """
 
     positions: dict[str, int]
@@ -60,72 +86,75 @@ class Uses:
     projections: int = 0
 
     def macs(self, weights: Mapping[str, int]) -> int:
-        """The multiply-adds of so many weights a layer."""
+        """Return the multiply-adds of this number of weights in each layer."""
         return sum(self.positions[name] * count for name, count in weights.items())
 
 
-def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]) -> tuple[Masks, Uses]:
-    """The masks less the weights on no path from input to output, and how a sample uses the weights.
+def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]) -> tuple[Masks, WeightUsage]:
+    """Return the masks without the weights on no path from input to output, and the use of the weights by a sample.
 
-    One additive pass with weights of mask / (kept in the row): a weight is on a path where its gradient is not zero.
-    Exact for networks whose other layers pass values on as ReLU does (zero for zero, growing for positive inputs).
-    Where the network adds a constant that it has learned (a class token, a position's embedding), what flows without
-    any input is taken away: a constant is no path from the input.
+    One additive pass with weights of mask / (number kept in the row) decides: a weight is on a path where its gradient
+    is not zero. This is exact for networks whose other layers pass values on as ReLU does (zero at zero, growing for
+    positive inputs). Where the network adds a constant that it has learned (a class token, a positional embedding), the
+    flow without any input is subtracted, because a constant is no path from the input.
     """
     weights = {n: _row_mean(mask).requires_grad_() for n, mask in masks.items()}
     names = {id(weight): name for name, weight in weights.items()}
-    uses = Uses(dict.fromkeys(masks, 0), dict.fromkeys(masks, 1))
+    usage = WeightUsage(dict.fromkeys(masks, 0), dict.fromkeys(masks, 1))
 
-    def count(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-        channels = 1 if isinstance(module, nn.Conv2d) else -1
-        uses.positions[name] += outputs.numel() // outputs.shape[channels]
-        uses.groups[name] = getattr(module, "groups", 1)
+    def count_positions(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+        channel_axis = 1 if isinstance(module, nn.Conv2d) else -1
+        usage.positions[name] += outputs.numel() // outputs.shape[channel_axis]
+        usage.groups[name] = getattr(module, "groups", 1)
 
     def count_projection(weight: Tensor, vectors: int) -> None:
         if id(weight) in names:
-            uses.positions[names[id(weight)]] += vectors
+            usage.positions[names[id(weight)]] += vectors
         else:
-            uses.projections += vectors * weight.numel()
+            usage.projections += vectors * weight.numel()
 
-    def flow(inputs: Tensor, seen: Seen | None) -> list[Tensor]:
-        """The gradients of the weights."""
+    def flow(inputs: Tensor, observe_projection: ProjectionObserver | None) -> list[Tensor]:
+        """Return the gradients of the weights."""
         with torch.enable_grad():
-            outputs = additive_pass(model, weights, inputs, mixing=True, seen=seen).sum()
-            parts = list(weights.values())
-            if not outputs.requires_grad:  # the network detaches its outputs: nothing flows
-                return [torch.zeros_like(part) for part in parts]
-            return list(torch.autograd.grad(outputs, parts, materialize_grads=True))
+            outputs = additive_pass(model, weights, inputs, mixing=True, observe_projection=observe_projection).sum()
+            leaves = list(weights.values())
+            if not outputs.requires_grad:  # the network detaches its outputs: no gradient reaches the weights
+                return [torch.zeros_like(leaf) for leaf in leaves]
+            return list(torch.autograd.grad(outputs, leaves, materialize_grads=True))
 
     ones = torch.ones((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
-    with hooked(model, masks, count):
+    with forward_hooks(model, masks, count_positions):
         flows = flow(ones, count_projection)
-    if _adds_constants(model, masks):
-        flows = [one - other for one, other in zip(flows, flow(torch.zeros_like(ones), None), strict=True)]
-    found = {n: masks[n] & (gradient != 0) for n, gradient in zip(weights, flows, strict=True)}
-    return found, uses
+    if _has_added_constants(model, masks):
+        flows = [total - constant for total, constant in zip(flows, flow(torch.zeros_like(ones), None), strict=True)]
+    on_path = {n: masks[n] & (gradient != 0) for n, gradient in zip(weights, flows, strict=True)}
+    return on_path, usage
 
 
-def _adds_constants(model: nn.Module, masks: Masks) -> bool:
-    """Whether a network has parameters or buffers of its own that may be added to what comes in."""
+def _has_added_constants(model: nn.Module, masks: Masks) -> bool:
+    """Return whether a network has parameters or buffers that it may add to its activations."""
     for prefix, module in model.named_modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, REPLACED_NORMS):
             continue
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            whole = f"{prefix}.{name}" if prefix else name
-            if tensor.is_floating_point() and whole not in masks and not name.endswith(("bias", "in_proj_weight")):
+            full_name = f"{prefix}.{name}" if prefix else name
+            if tensor.is_floating_point() and full_name not in masks and not name.endswith(("bias", "in_proj_weight")):
                 return True
     return False
 
 
 def _row_mean(mask: Tensor) -> Tensor:
-    """The mask with every output's weights summing to 1, so that depth neither over- nor underflows."""
+    """Return the mask as weights that sum to 1 for each output.
+
+    Without this, the values of a deep network would over- or underflow.
+    """
     rows = mask.flatten(1).double()
     return (rows / rows.sum(1, keepdim=True).clamp(min=1)).view(mask.shape)
 
 
-def _live_size(effective: Tensor, groups: int) -> int:
-    """Weights of the layer with the live rows and columns of each of its groups alone."""
+def _live_size(effective_mask: Tensor, groups: int) -> int:
+    """Return the number of weights of the layer, each group cut down to its live rows and columns."""
     size = 0
-    for group in effective.flatten(2).chunk(groups) if effective.dim() > 2 else (effective[..., None],):
+    for group in effective_mask.flatten(2).chunk(groups) if effective_mask.dim() > 2 else (effective_mask[..., None],):
         size += int(group.any(2).any(1).sum() * group.any(2).any(0).sum()) * group.shape[2]
     return size

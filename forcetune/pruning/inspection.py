@@ -1,4 +1,4 @@
-"""What of a network can be pruned, and what would stand in the way."""
+"""The inspection of a network: its prunable layers and the obstacles to pruning it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,46 +11,70 @@ from forcetune.pruning.diagnosis import dense_macs, diagnose
 from forcetune.pruning.masks import prunable
 from forcetune.pruning.methods import find_masks
 
-# One method for each way in which scores are found: gradients, their gradients, the network of absolute values
-PROBES = ("snip", "grasp", "synflow")
+# One method for each way to compute scores: gradients, their gradients, the network of absolute values
+PROBE_METHODS = ("snip", "grasp", "synflow")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Prunable layers as (name, shape, weights, multiply-adds of one sample), other parameters, and obstacles."""
+    """The prunable layers of a network, its other parameters and the obstacles to pruning it.
+
+    Attributes:
+        layers: The name, shape, number of weights and multiply-adds of one sample of each prunable layer.
+        unprunable: The number of parameters that are never pruned, by kind.
+        obstacles: A sentence for each obstacle.
+    """
 
     layers: list[tuple[str, tuple[int, ...], int, int]]
-    others: dict[str, int]  # parameters that are never pruned, by what they are
+    unprunable: dict[str, int]
     obstacles: list[str]
 
     @property
     def weights(self) -> int:
+        """The number of prunable weights."""
         return sum(weights for _, _, weights, _ in self.layers)
 
     @property
     def macs(self) -> int:
+        """The multiply-adds of one sample in the prunable layers."""
         return sum(macs for *_, macs in self.layers)
 
 
 def inspect(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> Inspection:
-    """Look at a network; `input_shape` is one sample's, without the batch. Raises InputError: nothing is prunable."""
+    """Inspect a network before it is pruned.
+
+    Args:
+        model: The network.
+        input_shape: The shape of one sample, without the batch.
+        classes: The number of classes.
+
+    Returns:
+        The prunable layers, the other parameters and the obstacles.
+
+    Raises:
+        InputError: The network has no prunable layer, or a layer computes its weight from other parameters.
+    """
     weights = prunable(model)
     macs = dense_macs(model, input_shape)
     layers = [(name, tuple(weight.shape), weight.numel(), macs[name]) for name, weight in weights.items()]
-    return Inspection(layers, _others(model, set(weights)), list(_obstacles(model, input_shape, classes, macs)))
+    return Inspection(
+        layers, _count_unprunable(model, set(weights)), list(_find_obstacles(model, input_shape, classes, macs))
+    )
 
 
-def _others(model: nn.Module, pruned: set[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _count_unprunable(model: nn.Module, prunable_names: set[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        if name not in pruned:
+        if name not in prunable_names:
             module = model.get_submodule(name.rpartition(".")[0])
             kind = "biases" if name.endswith("bias") else f"{name.rpartition('.')[2]} of {type(module).__name__}"
-            found[kind] = found.get(kind, 0) + parameter.numel()
-    return found
+            counts[kind] = counts.get(kind, 0) + parameter.numel()
+    return counts
 
 
-def _obstacles(model: nn.Module, input_shape: tuple[int, ...], classes: int, macs: dict[str, int]) -> Iterator[str]:
+def _find_obstacles(
+    model: nn.Module, input_shape: tuple[int, ...], classes: int, macs: dict[str, int]
+) -> Iterator[str]:
     weights = prunable(model)
     counted = sum(weight.numel() for weight in weights.values())
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -63,28 +87,28 @@ def _obstacles(model: nn.Module, input_shape: tuple[int, ...], classes: int, mac
         yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:
         yield f"one sample does not pass through {', '.join(unused)} as layers: their multiply-adds are not counted"
-    on_path = diagnose(model, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, input_shape)
-    if on_path["effective_density"] < 1:
+    metrics = diagnose(model, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, input_shape)
+    if metrics["effective_density"] < 1:
         yield (
-            f"unpruned, {1 - on_path['effective_density']:.2%} of the weights count as on no path from input to output "
+            f"unpruned, {1 - metrics['effective_density']:.2%} of the weights count as on no path from input to output "
             "(a kernel larger than its image, or operations that the diagnosis does not follow): read "
             "effective_density and macs as lower bounds"
         )
-    yield from _failing(model, input_shape, classes)
+    yield from _probe_methods(model, input_shape, classes)
 
 
 def _is_frozen(module: nn.Conv2d | nn.Linear) -> bool:
     return not module.weight.requires_grad
 
 
-def _failing(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> Iterator[str]:
-    """What a training pass and one method of each kind say to a random batch."""
+def _probe_methods(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> Iterator[str]:
+    """Yield a sentence for each of PROBE_METHODS that cannot score a random batch."""
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn((4, *input_shape), generator=generator), torch.arange(4) % classes
-    for method in PROBES:
+    for method in PROBE_METHODS:
         try:
             find_masks(model, [batch], method, 0.5, iterations=1)
         except InputError as error:
             yield f"{method} cannot score it: {error}"
-        except Exception as error:  # whatever the user's network raises
+        except Exception as error:  # the user's network may raise anything
             yield f"{method} cannot score it: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Masks: bool tensors by parameter name, True keeps."""
+"""Masks: bool tensors by parameter name, in which True keeps a weight."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,25 @@ from torch import Tensor, nn
 from forcetune.errors import InputError
 
 Masks = dict[str, Tensor]
-SAFETENSORS, ORDER = ".safetensors", "order"  # the end of a file's name, and where it keeps the order of the layers
+SAFETENSORS_SUFFIX, LAYER_ORDER_KEY = ".safetensors", "order"  # the key is of the file's metadata
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that may be pruned, in module order: those of every Conv2d and Linear, never biases or norms.
+    """Return the weights that may be pruned: those of every Conv2d and Linear, never biases or norms.
 
     A weight that two modules share is listed once, and one that is frozen (`requires_grad` is False) not at all.
 
+    Args:
+        model: The network.
+
+    Returns:
+        Parameter name to weight, in module order.
+
     Raises:
-        InputError: There is none, or a layer computes its weight from other parameters, of which a mask means nothing.
+        InputError: The network has no such weight, or a layer computes its weight from other parameters, so that a mask
+            of it would mean nothing.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     frozen = 0
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -39,19 +46,19 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
                 "torch.nn.utils.prune.remove"
             )
         frozen += not module.weight.requires_grad
-        if module.weight.requires_grad and all(module.weight is not known for known in found.values()):
-            found[f"{name}.weight" if name else "weight"] = module.weight
-    if not found:
-        why = f"its {frozen} layers are frozen" if frozen else "the weights of Conv2d and Linear are pruned"
-        raise InputError(f"the model {type(model).__name__} has no prunable layer; {why}")
-    return found
+        if module.weight.requires_grad and all(module.weight is not weight for weight in weights.values()):
+            weights[f"{name}.weight" if name else "weight"] = module.weight
+    if not weights:
+        reason = f"its {frozen} layers are frozen" if frozen else "the weights of Conv2d and Linear are pruned"
+        raise InputError(f"the model {type(model).__name__} has no prunable layer; {reason}")
+    return weights
 
 
 def keep_largest(scores: Tensor, count: int) -> Tensor:
-    """A bool tensor that keeps exactly `count` entries of a flat tensor, the largest; ties go to the lower index."""
+    """Return a mask of a flat tensor's exactly `count` largest scores; ties go to the lower index."""
     if count >= scores.numel() or count == 0:
         return torch.full_like(scores, count > 0, dtype=torch.bool)
-    threshold = _largest(scores, count)
+    threshold = _find_threshold(scores, count)
     keep = scores >= threshold
     surplus = int(keep.count_nonzero()) - count
     if surplus:
@@ -60,53 +67,80 @@ def keep_largest(scores: Tensor, count: int) -> Tensor:
     return keep
 
 
-def _largest(scores: Tensor, count: int) -> float | Tensor:
-    """The `count`-th largest score, selected without sorting."""
-    place = scores.numel() - count
+def _find_threshold(scores: Tensor, count: int) -> float | Tensor:
+    """Return the `count`-th largest score."""
+    position = scores.numel() - count
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-        found: float = np.partition(scores.numpy(), place)[place].item()  # an introselect in vector instructions
-        return found
-    if scores.is_cuda:  # kthvalue runs on a single block of threads there
-        return scores.sort().values[place]
-    return scores.kthvalue(place + 1).values
+        threshold: float = np.partition(scores.numpy(), position)[position].item()  # numpy's introselect is vectorized
+        return threshold
+    if scores.is_cuda:  # kthvalue would run on a single block of threads
+        return scores.sort().values[position]
+    return scores.kthvalue(position + 1).values
 
 
 def density(masks: Masks) -> float:
-    """The fraction of weights kept."""
+    """Return the fraction of the weights that masks keep."""
     return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
 
 def layer_densities(masks: Masks, weights: Mapping[str, Tensor]) -> list[float]:
-    """The density of each of these weights' masks. Raises InputError where the masks are of another network."""
+    """Return the density of the mask of each weight.
+
+    Args:
+        masks: Parameter name to mask.
+        weights: Parameter name to weight, for the weights of the network.
+
+    Returns:
+        The density of each weight's mask, in the order of `weights`.
+
+    Raises:
+        InputError: The masks belong to another network.
+    """
     for name, weight in weights.items():
         if name not in masks or masks[name].shape != weight.shape:
-            found = f"with shape {tuple(masks[name].shape)}" if name in masks else "not at all"
+            mismatch = f"with shape {tuple(masks[name].shape)}" if name in masks else "not at all"
             raise InputError(
                 f"the masks whose layer densities are copied are of another network: {name} has shape "
-                f"{tuple(weight.shape)} in this one, and stands in those {found}"
+                f"{tuple(weight.shape)} in this one, and stands in those {mismatch}"
             )
     return [int(masks[name].sum()) / masks[name].numel() for name in weights]
 
 
 def emptied_channels(mask: Tensor) -> int:
-    """Output channels of a layer without a weight."""
+    """Return the number of output channels of a layer that keep no weight."""
     return int((~mask.flatten(1).any(1)).sum())
 
 
 def shuffled(masks: Masks, seed: int) -> Masks:
-    """The bits of each layer in random places of the same layer: the layers keep their counts [2009.08576]."""
+    """Permute the bits of each layer within the layer, so that each layer keeps its count [2009.08576].
+
+    Args:
+        masks: Parameter name to mask.
+        seed: The seed of the permutations.
+
+    Returns:
+        Parameter name to permuted mask.
+    """
     generator = torch.Generator().manual_seed(seed)
     return {name: permuted(mask, generator) for name, mask in masks.items()}
 
 
 def permuted(values: Tensor, generator: torch.Generator) -> Tensor:
-    """The same values in random places."""
+    """Return a tensor of the same shape with the values in random order."""
     order = torch.randperm(values.numel(), generator=generator).to(values.device)
     return values.flatten()[order].view(values.shape)
 
 
 def layer_table(masks: Masks) -> list[dict[str, Any]]:
-    """One row a layer: its name, shape, weights, how many are kept, its density, channels and emptied channels."""
+    """Return one row for each layer of a mask.
+
+    Args:
+        masks: Parameter name to mask.
+
+    Returns:
+        The rows, with the layer's name (`layer`), its `shape`, its `weights`, the number of `kept` weights, its
+        `density`, its output `channels` and its emptied channels (`channels_emptied`).
+    """
     return [
         {
             "layer": name,
@@ -122,7 +156,14 @@ def layer_table(masks: Masks) -> list[dict[str, Any]]:
 
 
 def pack_masks(masks: Masks) -> bytes:
-    """Masks as the content of an .npz of packed bits, one array a layer, and `shapes`, a JSON text; no pickle."""
+    """Pack masks into the content of an .npz file without pickles.
+
+    Args:
+        masks: Parameter name to mask.
+
+    Returns:
+        The content: one array of packed bits for each layer, and `shapes`, a JSON text.
+    """
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
     bits = {name: np.packbits(mask.cpu().numpy().ravel()) for name, mask in masks.items()}
     packed = BytesIO()
@@ -131,12 +172,17 @@ def pack_masks(masks: Masks) -> bytes:
 
 
 def save_masks(path: str | Path, masks: Masks) -> None:
-    """Write masks to a file: an .npz as `pack_masks` packs it, or bool tensors where its name ends in .safetensors.
+    """Write masks to a file.
+
+    Args:
+        path: The file. It holds bool tensors where its name ends in .safetensors, else an .npz as `pack_masks` packs
+            it.
+        masks: Parameter name to mask.
 
     Raises:
         InputError: The file cannot be written, or the package safetensors is missing.
     """
-    content = _save_safetensors(path, masks) if Path(path).suffix == SAFETENSORS else pack_masks(masks)
+    content = _pack_safetensors(path, masks) if Path(path).suffix == SAFETENSORS_SUFFIX else pack_masks(masks)
     try:
         Path(path).write_bytes(content)
     except OSError as error:
@@ -144,39 +190,42 @@ def save_masks(path: str | Path, masks: Masks) -> None:
 
 
 def load_masks(path: str | Path) -> Masks:
-    """Return the masks of a file that `save_masks` wrote, or of any .safetensors with one bool tensor a parameter.
+    """Read masks that `save_masks` wrote, or any .safetensors file with one bool tensor for each parameter.
+
+    Args:
+        path: The file.
 
     Returns:
-        Parameter name to bool tensor of the parameter's shape, in the order of the network's modules; of a .safetensors
-        of another program, in the order of the file.
+        Parameter name to bool tensor of the parameter's shape, in the order of the network's modules; for a
+        .safetensors file of another program, in the order of the file.
 
     Raises:
-        InputError: It is no such file, or the package safetensors is missing.
+        InputError: The file holds no such masks, or the package safetensors is missing.
     """
-    if Path(path).suffix == SAFETENSORS:
+    if Path(path).suffix == SAFETENSORS_SUFFIX:
         return _load_safetensors(path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             shapes: dict[str, list[int]] = json.loads(str(stored["shapes"]))
-            return {name: _unpack(stored[name], shape) for name, shape in shapes.items()}
+            return {name: _unpack_bits(stored[name], shape) for name, shape in shapes.items()}
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise InputError(
             f"{path} is no readable file of masks ({error}); `forcetune prune` and trials write them"
         ) from error
 
 
-def _save_safetensors(path: str | Path, masks: Masks) -> bytes:
-    safetensors = _safetensors(path)
-    kept = {name: mask.cpu().contiguous() for name, mask in masks.items()}
-    content: bytes = safetensors.torch.save(kept, {ORDER: json.dumps(list(masks))})
+def _pack_safetensors(path: str | Path, masks: Masks) -> bytes:
+    safetensors = _import_safetensors(path)
+    contiguous_masks = {name: mask.cpu().contiguous() for name, mask in masks.items()}
+    content: bytes = safetensors.torch.save(contiguous_masks, {LAYER_ORDER_KEY: json.dumps(list(masks))})
     return content
 
 
 def _load_safetensors(path: str | Path) -> Masks:
-    safetensors = _safetensors(path)
+    safetensors = _import_safetensors(path)
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
-            order = (stored.metadata() or {}).get(ORDER)
+            order = (stored.metadata() or {}).get(LAYER_ORDER_KEY)
             masks: Masks = {name: stored.get_tensor(name) for name in (json.loads(order) if order else stored.keys())}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is no readable file of masks ({error})") from error
@@ -186,7 +235,7 @@ def _load_safetensors(path: str | Path) -> Masks:
     return masks
 
 
-def _safetensors(path: str | Path) -> ModuleType:
+def _import_safetensors(path: str | Path) -> ModuleType:
     try:
         import safetensors.torch
     except ImportError:
@@ -194,6 +243,6 @@ def _safetensors(path: str | Path) -> ModuleType:
     return safetensors
 
 
-def _unpack(bits: np.ndarray, shape: list[int]) -> Tensor:
+def _unpack_bits(bits: np.ndarray, shape: list[int]) -> Tensor:
     flat = np.unpackbits(bits, count=int(np.prod(shape)))
     return torch.from_numpy(flat.astype(bool).reshape(shape))

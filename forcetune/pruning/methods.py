@@ -24,7 +24,7 @@ from forcetune.pruning.layers import (
     uniform_plus,
 )
 from forcetune.pruning.masks import Masks, keep_largest, layer_densities
-from forcetune.pruning.network import Batch, Loss, Network, Weights, untouched
+from forcetune.pruning.network import Batch, Loss, Network, Weights, preserve_mode_and_rng
 from forcetune.pruning.saliency import (
     connection_sensitivity,
     fisher,
@@ -44,17 +44,19 @@ from forcetune.pruning.walks import biased_walks
 
 @dataclass(frozen=True)
 class Method:
-    """A saliency and a rule.
+    """A pruning method: a saliency and a rule.
 
-    score: from the network as it stands, and the options, to a score a weight, high = keep
-    iterative: scored and pruned in several steps along a schedule
-    resurrect: a pruned weight may return at a later step
-    data: reads batches
-    mode: of the model while scoring (batch norm, dropout)
-    pooled: its one step takes the batches that an iterative method would take in all of its steps
-    layers: how many weights each layer keeps, where they are not ranked over all layers at once
-    options: numbers that the score takes, with their defaults
-    samples_per_class: of a saliency batch that holds every class equally often; 0: drawn from all samples
+    Attributes:
+        score: A function that maps the network in its current state, and the options, to a score for each weight; a
+            high score keeps the weight.
+        iterative: Whether the method scores and prunes in several steps along a schedule.
+        resurrect: Whether a pruned weight may return at a later step.
+        data: Whether the method reads batches.
+        mode: The mode of the model while the method scores, which affects batch norm and dropout.
+        pooled: Whether the single step takes the batches that an iterative method would take in all of its steps.
+        layers: The rule for the number of weights that each layer keeps; None where weights are ranked over all layers.
+        options: The numbers that the score takes, with their defaults.
+        samples_per_class: The samples of each class in a saliency batch; 0 where they are drawn from all samples.
     """
 
     score: Callable[..., Weights]
@@ -69,20 +71,29 @@ class Method:
 
     @property
     def is_random(self) -> bool:
-        """Whether chance alone says which weights of a layer are kept."""
+        """Return whether chance alone decides which weights of a layer are kept."""
         return self.score is random
 
     @property
     def uses_iterations(self) -> bool:
-        """Whether the number of iterations changes what it does."""
+        """Return whether the number of iterations changes the masks."""
         return self.iterative or self.pooled
 
     def batches(self, iterations: int, batches_per_step: int, options: Mapping[str, float]) -> int:
-        """How many batches one step takes; ProsPr's inner steps have their own."""
+        """Return the number of batches that one step takes.
+
+        Args:
+            iterations: The number of pruning steps.
+            batches_per_step: The batches of one step of an iterative method.
+            options: The options of the score; each of ProsPr's `inner_steps` takes batches of its own.
+
+        Returns:
+            The number of batches.
+        """
         return batches_per_step * (iterations if self.pooled else 1) * (1 + int(options.get("inner_steps", 0)))
 
 
-_GRASP = {"temperature": 200}
+_GRASP_OPTIONS = {"temperature": 200}
 
 METHODS: dict[str, Method] = {
     "random": Method(random, data=False),
@@ -97,8 +108,8 @@ METHODS: dict[str, Method] = {
     "snip_it": Method(connection_sensitivity, iterative=True, mode="eval"),
     "iter_snip": Method(connection_sensitivity, iterative=True),
     "force": Method(connection_sensitivity, iterative=True, resurrect=True),
-    "grasp": Method(gradient_flow, options=_GRASP, samples_per_class=10),
-    "grasp_mb": Method(gradient_flow, options=_GRASP, pooled=True),
+    "grasp": Method(gradient_flow, options=_GRASP_OPTIONS, samples_per_class=10),
+    "grasp_mb": Method(gradient_flow, options=_GRASP_OPTIONS, pooled=True),
     "grasp_it": Method(squared_gradient, iterative=True),
     "synflow": Method(synaptic_flow, iterative=True, data=False, mode="eval"),
     "prospr": Method(prospective, options={"inner_steps": 3, "inner_lr": 0.1}),
@@ -108,16 +119,26 @@ METHODS: dict[str, Method] = {
     "phew": Method(biased_walks, data=False, mode="eval"),
 }
 
-LOSSES: dict[str, Loss] = {
+SALIENCY_LOSSES: dict[str, Loss] = {
     "cross_entropy": functional.cross_entropy,
     "nll_logits": functional.nll_loss,  # on raw logits, as the FORCE authors' scripts do
 }
 
 
 def method_row(name: str) -> Method:
-    """The row of METHODS, or of the user's `package.module:object`: a Method, or a score function (one shot)."""
-    found = resolve(name, METHODS, "method")
-    return found if isinstance(found, Method) else Method(found)
+    """Return the row of METHODS with this name, or the user's own method.
+
+    Args:
+        name: A row of METHODS, or `package.module:object`, which names a Method or a score function.
+
+    Returns:
+        The method; a score function becomes a one-shot method.
+
+    Raises:
+        InputError: There is no such row or object.
+    """
+    row = resolve(name, METHODS, "method")
+    return row if isinstance(row, Method) else Method(row)
 
 
 def find_masks(
@@ -136,24 +157,39 @@ def find_masks(
     options: Mapping[str, float] | None = None,
     trail: PruningCache | None = None,
 ) -> Masks:
-    """Prune a network at its initial weights: bool tensors by parameter name, in module order, True keeps.
+    """Prune a network at its initial weights.
 
-    model: left exactly as it was: weights, gradients, buffers, mode; so is torch's random state
-    batches: of (inputs, targets); every step takes the next `batches_per_step`, starting over at the end;
-        may be empty where the method reads no data (synflow, ntk_sap and phew take an input's shape from the first)
-    method: a row of METHODS or `package.module:object`
-    density: fraction of the N prunable weights kept, 0 < density <= 1; exactly int(N * density) remain
-    iterations, schedule: pruning steps and the density after each; one-shot methods ignore them
-    loss: `cross_entropy`, `nll_logits`, or a function of (logits, targets) that returns the batch mean
-    seed: what the random methods, hutchinson, ntk_sap and phew draw from; the others draw nothing
-    invert: keep the lowest scores
-    layer_masks: another mask of the same network; each layer keeps its density, scaled to `density` over all
-    options: numbers that the method's score takes, in place of its METHODS row's
-    trail: of masks found before from the same weights and batches by the same method and all else that is given but
-        density, schedule and an iterative method's iterations; steps that were taken for them are not taken again
+    The model is left exactly as it was: weights, gradients, buffers and mode; so is torch's random state.
 
-    Raises InputError (a ValueError) for arguments out of range, a model without prunable layers, a density
-    that keeps no weight, data missing or scores that are not finite.
+    Args:
+        model: The network at its initial weights.
+        batches: Batches of (inputs, targets). Every step takes the next `batches_per_step` of them and starts over at
+            the end. May be empty where the method reads no data; synflow, ntk_sap and phew take the shape of an input
+            from the first batch.
+        method: A row of METHODS or `package.module:object`.
+        density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain.
+        iterations: The number of pruning steps, at least 1; a one-shot method takes one step, a pooled one with the
+            batches of all of them.
+        schedule: The density after each step, a row of SCHEDULES or `package.module:function`; one-shot methods ignore
+            it.
+        batches_per_step: The number of batches that a step takes, at least 1.
+        loss: `cross_entropy`, `nll_logits`, `package.module:function`, or a function of (logits, targets) that returns
+            the batch mean.
+        seed: The seed of the random methods, hutchinson, ntk_sap and phew; the other methods draw nothing.
+        invert: Whether to keep the lowest scores.
+        layer_masks: Masks of the same network; each layer keeps its density in them, scaled to `density` over all
+            layers.
+        options: Numbers that the method's score takes, in place of those of its METHODS row.
+        trail: A cache of the steps of earlier calls. They must have the same weights, batches, method and other
+            arguments, except density, schedule and an iterative method's iterations. Steps in the cache are not
+            computed again.
+
+    Returns:
+        Parameter name to bool tensor of the parameter's shape, in module order; True keeps the weight.
+
+    Raises:
+        InputError: An argument is out of range, the model has no prunable layer, the density keeps no weight, data are
+            missing, or scores are not finite. InputError is a ValueError.
     """
     steps = mask_steps(
         model,
@@ -189,35 +225,42 @@ def mask_steps(
     options: Mapping[str, float] | None = None,
     trail: PruningCache | None = None,
 ) -> Iterator[Masks]:
-    """The masks after each pruning step; arguments as for `find_masks`, which returns the last of them.
+    """Yield the masks after each pruning step.
 
-    The model is as it was again once the iterator is used up or closed.
+    The arguments are those of `find_masks`, which returns the last of these masks. The model is restored once the
+    iterator is used up or closed.
+
+    Yields:
+        Parameter name to bool tensor of the parameter's shape, in module order; True keeps the weight.
+
+    Raises:
+        InputError: The reasons are those of `find_masks`.
     """
     row = method_row(method)
-    net = Network(model, loss if callable(loss) else resolve(loss, LOSSES, "loss"), seed)
-    counts = _counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
-    given = _options(row, method, options or {})
-    taken = row.batches(iterations, batches_per_step, given)
+    net = Network(model, loss if callable(loss) else resolve(loss, SALIENCY_LOSSES, "loss"), seed)
+    counts = _kept_counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
+    score_options = _merge_options(row, method, options or {})
+    batch_count = row.batches(iterations, batches_per_step, score_options)
     rule = row.layers if layer_masks is None else copied(layer_densities(layer_masks, net.weights))
 
     def score() -> Tensor:
-        return _flat(row.score(net, **given), net, f"{method} step {t} of {len(counts)}")
+        return _flatten_scores(row.score(net, **score_options), net, f"{method} step {t} of {len(counts)}")
 
     def keep(scores: Tensor) -> Masks:
         if invert:
             scores = -scores
         if not row.resurrect:
-            scores = scores.masked_fill(~_flat_masks(net.masks), -torch.inf)
+            scores = scores.masked_fill(~_flatten_masks(net.masks), -torch.inf)
         return _keep(scores, net, rule, row.resurrect)
 
-    # torch's quick kernels of attention have no second derivative, and on a GPU add up in any order
-    with untouched(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        feed = _Feed(batches)
+    # torch's fast attention kernels have no second derivative, and on a GPU they add up in any order
+    with preserve_mode_and_rng(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        feed = _BatchFeed(batches)
         if not row.data:
             net.input_shape = feed.input_shape()
         for t, net.count in enumerate(counts, 1):
             model.train(row.mode == "train")
-            net.batches = feed.take(taken, method) if row.data else ()
+            net.batches = feed.take(batch_count, method) if row.data else ()
             if trail is None:
                 net.masks = keep(score())
             elif t == 1:
@@ -227,26 +270,29 @@ def mask_steps(
             yield net.masks
 
 
-def _options(row: Method, method: str, given: Mapping[str, float]) -> dict[str, float]:
-    for name in given:
+def _merge_options(row: Method, method: str, options: Mapping[str, float]) -> dict[str, float]:
+    for name in options:
         if name not in row.options:
             allowed = f"allowed: {', '.join(row.options)}" if row.options else "it takes none"
             raise InputError(f"method {method!r} has no option {name!r}; {allowed}")
-    return {**row.options, **given}
+    return {**row.options, **options}
 
 
 def _keep(scores: Tensor, net: Network, rule: Rule | None, resurrect: bool) -> Masks:
-    """The `net.count` largest scores, over all layers or as many in each layer as the rule gives it."""
+    """Keep the `net.count` largest scores, over all layers or in each layer the number that the rule gives it."""
     if rule is None:
-        return _like(keep_largest(scores, net.count), net.weights)
+        return _unflatten(keep_largest(scores, net.count), net.weights)
     shapes = [tuple(weight.shape) for weight in net.weights.values()]
-    room = None if resurrect else [int(mask.sum()) for mask in net.masks.values()]
-    counts = allocate(rule, shapes, net.count, room)
-    parts = scores.split([weight.numel() for weight in net.weights.values()])
-    return _like(torch.cat([keep_largest(part, k) for part, k in zip(parts, counts, strict=True)]), net.weights)
+    capacities = None if resurrect else [int(mask.sum()) for mask in net.masks.values()]
+    counts = allocate(rule, shapes, net.count, capacities)
+    segments = scores.split([weight.numel() for weight in net.weights.values()])
+    return _unflatten(
+        torch.cat([keep_largest(segment, k) for segment, k in zip(segments, counts, strict=True)]),
+        net.weights,
+    )
 
 
-def _counts(total: int, density: float, iterations: int, schedule: str, batches_per_step: int) -> list[int]:
+def _kept_counts(total: int, density: float, iterations: int, schedule: str, batches_per_step: int) -> list[int]:
     if not 0 < density <= 1:
         raise InputError(f"density {density} is not a fraction of weights to keep; allowed: 0 < density <= 1")
     if iterations < 1 or batches_per_step < 1:
@@ -258,20 +304,23 @@ def _counts(total: int, density: float, iterations: int, schedule: str, batches_
     return weight_counts(total, density, iterations, resolve(schedule, SCHEDULES, "schedule"))
 
 
-class _Feed:
-    """The batches in order, starting over at the end, through one iterator (restarting a loader is dear)."""
+class _BatchFeed:
+    """An endless sequence of the batches, in order and from one iterator where possible.
+
+    To restart a loader for each step would be slow.
+    """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        first = iter(batches)
-        self._batches = cycle(first) if first is batches else self._again(first, batches)
+        iterator = iter(batches)
+        self._batches = cycle(iterator) if iterator is batches else self._repeat(iterator, batches)
 
     @staticmethod
-    def _again(first: Iterator[Batch], batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _repeat(iterator: Iterator[Batch], batches: Iterable[Batch]) -> Iterator[Batch]:
         batch = None
-        for batch in first:
+        for batch in iterator:
             yield batch
         while batch is not None:
-            batch = None  # a pass without a batch is the last: they do not come again
+            batch = None  # a pass that yields no batch ends the loop: the iterable is used up
             for batch in batches:
                 yield batch
 
@@ -282,26 +331,28 @@ class _Feed:
         return taken
 
     def input_shape(self) -> tuple[int, ...] | None:
-        first = next(self._batches, None)
-        return None if first is None else tuple(first[0].shape[1:])
+        batch = next(self._batches, None)
+        return None if batch is None else tuple(batch[0].shape[1:])
 
 
-def _flat(scores: Weights, net: Network, where: str) -> Tensor:
+def _flatten_scores(scores: Weights, net: Network, context: str) -> Tensor:
     for name, weight in net.weights.items():
         if name not in scores or scores[name].shape != weight.shape:
-            raise InputError(f"{where}: the score of {name!r} must have the weight's shape {tuple(weight.shape)}")
+            raise InputError(f"{context}: the score of {name!r} must have the weight's shape {tuple(weight.shape)}")
     flat = torch.cat([scores[name].detach().flatten() for name in net.weights])
-    if not torch.isfinite(flat.sum()):  # quicker than to look at each, which a sum that overflows asks for
+    # One sum is quicker than a check of each layer, but finite scores may overflow in it
+    if not torch.isfinite(flat.sum()):
         for name in net.weights:
             if not torch.isfinite(scores[name]).all():
-                raise InputError(f"{where}: the scores of {name!r} are not finite")
-    return flat if flat.is_floating_point() else flat.double()  # whole numbers have no -inf for pruned weights
+                raise InputError(f"{context}: the scores of {name!r} are not finite")
+    return flat if flat.is_floating_point() else flat.double()  # integers have no -inf, the score of pruned weights
 
 
-def _flat_masks(masks: Masks) -> Tensor:
+def _flatten_masks(masks: Masks) -> Tensor:
     return torch.cat([mask.flatten() for mask in masks.values()])
 
 
-def _like(keep: Tensor, weights: Weights) -> Masks:
-    parts = keep.split([weight.numel() for weight in weights.values()])
-    return {n: part.view(w.shape) for (n, w), part in zip(weights.items(), parts, strict=True)}
+def _unflatten(flat_mask: Tensor, weights: Weights) -> Masks:
+    """Return a flat mask as one mask for each weight."""
+    segments = flat_mask.split([weight.numel() for weight in weights.values()])
+    return {n: segment.view(w.shape) for (n, w), segment in zip(weights.items(), segments, strict=True)}

@@ -1,4 +1,4 @@
-"""What a saliency sees: a model as a function of its prunable weights, which is never written to."""
+"""The network that a saliency sees: a model, never written to, as a function of its prunable weights."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +16,25 @@ Weights = dict[str, Tensor]
 
 
 class Network:
-    """The dense initial weights, the mask so far, and one step's batches.
+    """A model at its dense initial weights, with the mask so far and the batches of one step.
 
-    Forward passes run on copies of the buffers, so that batch norm's running statistics and
-    whatever else a forward pass writes stay as they were.
+    Forward passes run on copies of the buffers, so that batch norm's running statistics, and whatever else a forward
+    pass writes, stay as they were in the model.
+
+    Args:
+        model: The model.
+        loss: A function of (logits, targets) that returns the batch mean.
+        seed: The seed of `generator`.
+
+    Attributes:
+        model: The model.
+        loss: The loss function.
+        weights: Parameter name to dense initial weight, theta0, in module order.
+        masks: Parameter name to bool tensor, the mask so far, m; True keeps the weight.
+        count: The number of weights that the step keeps.
+        batches: The step's batches of (inputs, targets).
+        input_shape: The shape of one sample, without the batch; None where no batch gives it.
+        generator: The generator, on the CPU, of all that a saliency draws.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, seed: int) -> None:
@@ -27,9 +42,9 @@ class Network:
         self.loss = loss
         self.weights: Weights = {name: weight.detach() for name, weight in prunable(model).items()}
         self.masks: Masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()}
-        self.count = self.total  # weights that this step keeps
+        self.count = self.total
         self.batches: Sequence[Batch] = ()
-        self.input_shape: tuple[int, ...] | None = None  # of one sample, where a batch told it
+        self.input_shape: tuple[int, ...] | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
@@ -39,7 +54,14 @@ class Network:
         return sum(weight.numel() for weight in self.weights.values())
 
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch. Raises InputError where neither a batch nor the first layer tells it."""
+        """Return the shape of one sample, without the batch.
+
+        Returns:
+            `input_shape`, or the width of the first layer where that is linear.
+
+        Raises:
+            InputError: Neither a batch nor the first layer gives the shape.
+        """
         if self.input_shape is not None:
             return self.input_shape
         first = next(iter(self.weights.values()))
@@ -51,16 +73,37 @@ class Network:
         )
 
     def sparse_weights(self) -> Weights:
-        """theta0 * m as leaves that gradients can be asked for."""
+        """Return the sparse weights, theta0 * m, as leaves of a new graph.
+
+        Returns:
+            Parameter name to tensor, which requires a gradient.
+        """
         return {n: (w * self.masks[n]).requires_grad_() for n, w in self.weights.items()}
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """The outputs for `inputs` with these prunable weights."""
+        """Run the model with these prunable weights.
+
+        Args:
+            weights: Parameter name to tensor of the parameter's shape, all on one device.
+            inputs: A batch of inputs; it is moved to the device of the weights.
+
+        Returns:
+            The outputs of the model.
+        """
         device = next(iter(weights.values())).device
         return functional_call(self.model, {**weights, **self._buffers}, (inputs.to(device),))
 
     def batch_loss(self, weights: Weights, batch: Batch, temperature: float = 1) -> Tensor:
-        """The batch-mean loss with these prunable weights, the logits divided by `temperature`."""
+        """Return the loss of a batch with these prunable weights.
+
+        Args:
+            weights: Parameter name to tensor of the parameter's shape.
+            batch: A batch of (inputs, targets).
+            temperature: The number that the logits are divided by.
+
+        Returns:
+            The mean of the loss over the batch, a scalar.
+        """
         inputs, targets = batch
         logits = self.forward(weights, inputs)
         if temperature != 1:
@@ -68,44 +111,69 @@ class Network:
         return self.loss(logits, targets.to(logits.device))
 
     def gradients(self) -> Weights:
-        """g(theta0 * m): the gradient at the sparse weights, for pruned weights too; its mean over the batches."""
+        """Return g(theta0 * m), the gradient of the loss at the sparse weights.
+
+        Returns:
+            Parameter name to gradient, the mean over `batches`; pruned weights have gradients too.
+        """
         weights = self.sparse_weights()
         return mean(gradient(self.batch_loss(weights, batch), weights) for batch in self.batches)
 
     def draw(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers of the weights' type and device, the same on every device."""
-        like = next(iter(self.weights.values()))
-        return torch.randn(tuple(shape), generator=self.generator, dtype=like.dtype).to(like.device)
+        """Draw standard normal numbers, which are the same on every device.
+
+        Args:
+            shape: The shape of the tensor.
+
+        Returns:
+            A tensor of the weights' type, on their device.
+        """
+        weight = next(iter(self.weights.values()))
+        return torch.randn(tuple(shape), generator=self.generator, dtype=weight.dtype).to(weight.device)
 
     def state(self) -> list[Tensor]:
-        """All that a step leaves behind it beside its masks: where the generators are, and the buffers."""
-        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda()]
+        """Return everything that a step leaves behind other than its masks.
+
+        Returns:
+            The state of `generator`, of torch's generator on the CPU and, for a network on a GPU, on that GPU; then the
+            buffers.
+        """
+        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda_devices()]
         buffers = [buffer.clone() for buffer in self._buffers.values()]
         return [self.generator.get_state(), torch.get_rng_state(), *cuda, *buffers]
 
     def restore(self, state: Sequence[Tensor]) -> None:
-        """As it was when `state` was taken."""
-        own, cpu, *rest = state
-        self.generator.set_state(own)
-        torch.set_rng_state(cpu)
-        for device in self._cuda():
-            torch.cuda.set_rng_state(rest.pop(0), device)
-        for buffer, value in zip(self._buffers.values(), rest, strict=True):
+        """Restore the generators and buffers.
+
+        Args:
+            state: The result of an earlier call of `state`.
+        """
+        generator_state, cpu_state, *remaining = state
+        self.generator.set_state(generator_state)
+        torch.set_rng_state(cpu_state)
+        for device in self._cuda_devices():
+            torch.cuda.set_rng_state(remaining.pop(0), device)
+        for buffer, value in zip(self._buffers.values(), remaining, strict=True):
             buffer.copy_(value)
 
-    def _cuda(self) -> list[torch.device]:
+    def _cuda_devices(self) -> list[torch.device]:
         device = next(iter(self.weights.values())).device
         return [device] if device.type == "cuda" else []
 
-    def settle_statistics(self, weights: Weights, inputs: Iterable[Tensor]) -> None:
-        """Batch norm's statistics as their mean over these batches of inputs; the model is in eval mode then."""
+    def estimate_norm_statistics(self, weights: Weights, inputs: Iterable[Tensor]) -> None:
+        """Set batch norm's statistics to their mean over batches of inputs, and put the model in eval mode.
+
+        Args:
+            weights: Parameter name to tensor of the parameter's shape.
+            inputs: The batches of inputs.
+        """
         norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         for name, buffer in self._buffers.items():
             if name.endswith("num_batches_tracked"):
                 buffer.zero_()
         for norm in norms:
-            norm.momentum = None  # a plain mean over the batches seen
+            norm.momentum = None  # the plain mean over the batches
         try:
             self.model.train()
             with torch.no_grad():
@@ -117,33 +185,40 @@ class Network:
                 norm.momentum = momentum
 
 
-def gradient(scalar: Tensor, weights: Weights, create_graph: bool = False, retain: bool = False) -> Weights:
-    """d scalar / d weight by name; zeros where a weight plays no part; `retain` the graph for another one."""
-    found = torch.autograd.grad(
+def gradient(scalar: Tensor, weights: Weights, create_graph: bool = False, retain_graph: bool = False) -> Weights:
+    """Return d scalar / d weight by name, zeros where a weight plays no part.
+
+    Args:
+        scalar: The tensor to differentiate.
+        weights: Parameter name to tensor that requires a gradient.
+        create_graph: Whether the gradient can be differentiated again.
+        retain_graph: Whether the graph is kept for another gradient.
+    """
+    gradients = torch.autograd.grad(
         scalar,
         list(weights.values()),
-        retain_graph=create_graph or retain,
+        retain_graph=create_graph or retain_graph,
         create_graph=create_graph,
         materialize_grads=True,
     )
-    return dict(zip(weights, found, strict=True))
+    return dict(zip(weights, gradients, strict=True))
 
 
-def mean(parts: Iterable[Weights]) -> Weights:
-    """The mean of weight-shaped tensors, by name."""
+def mean(terms: Iterable[Weights]) -> Weights:
+    """Return the mean of weight-shaped tensors, by name."""
     total: Weights = {}
     count = 0
-    for part in parts:
+    for term in terms:
         count += 1
         if count == 2:
             total = {name: value.clone() for name, value in total.items()}
-        total = {name: total[name].add_(value) for name, value in part.items()} if total else part
+        total = {name: total[name].add_(value) for name, value in term.items()} if total else term
     return total if count == 1 else {name: value / count for name, value in total.items()}
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Give back each module's mode and torch's random state, which dropout draws from."""
+def preserve_mode_and_rng(model: nn.Module) -> Iterator[None]:
+    """Restore each module's mode and torch's random state, which dropout draws from, at the end of the block."""
     modes = [(module, module.training) for module in model.modules()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices):

@@ -1,7 +1,7 @@
-"""The density after each pruning step.
+"""Schedules: functions from the final density, a step t and the T iterations to the density after step t.
 
-The order of the floating-point operations is part of the definition: the counts are `int()` of a
-product of doubles, and one weight more or less at an early step changes hundreds at the end.
+The order of the floating-point operations is part of the definition: the counts are `int()` of a product of doubles,
+and one weight more or less at an early step changes hundreds at the end.
 """
 
 import math
@@ -11,24 +11,24 @@ Schedule = Callable[[float, int, int], float]
 
 
 def exponential(density: float, t: int, iterations: int) -> float:
-    """density^(t/T): the same share of what is left goes at every step [arXiv 2006.09081]."""
+    """Return density^(t/T): every step removes the same share of the remaining weights [arXiv 2006.09081]."""
     return math.exp(math.log(density) * t / iterations)
 
 
 def linear(density: float, t: int, iterations: int) -> float:
-    """1 - t(1 - density)/T: the same number of weights goes at every step."""
+    """Return 1 - t(1 - density)/T: every step removes the same number of weights."""
     return 1 - t * (1 - density) / iterations
 
 
 def cubic(density: float, t: int, iterations: int) -> float:
-    """1 - (1 - density)(1 - (1 - t/T)^3): fast at first, slow towards the end [arXiv 1710.01878]."""
+    """Return 1 - (1 - density)(1 - (1 - t/T)^3): fast at first, slow towards the end [arXiv 1710.01878]."""
     return 1 - (1 - density) * (1 - (1 - t / iterations) ** 3)
 
 
 def halving(density: float, t: int, iterations: int) -> float:
-    """1/2 at first, then half of the way to `density` at every step but the last [arXiv 2006.00896].
+    """Return 1/2 at the first step, then halve the distance to `density` at every step but the last [arXiv 2006.00896].
 
-    Densities of 1/2 and above are reached at once.
+    The last step reaches `density`. Densities of 1/2 and above are reached at once.
     """
     return density if t == iterations else density + max(0.5 - density, 0) * 0.5 ** (t - 1)
 
@@ -42,6 +42,6 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def weight_counts(total: int, density: float, iterations: int, schedule: Schedule) -> list[int]:
-    """Weights kept after each of `iterations` steps; the last is exactly int(total * density)."""
+    """Return the number of weights kept after each of `iterations` steps; the last is exactly int(total * density)."""
     steps = [int(total * schedule(density, t, iterations)) for t in range(1, iterations)]
     return [*steps, int(total * density)]

@@ -1,4 +1,4 @@
-"""What pruning a network in one setting has found, by which another density is spared the steps they share."""
+"""A cache of the pruning steps of a network, from which masks of other densities reuse the steps that they share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,57 +11,87 @@ from forcetune.pruning.network import Network
 
 
 @dataclass(frozen=True)
-class _Done:
-    """A step that was taken: what it found, the state it left behind it, and the seconds it took."""
+class _CachedStep:
+    """A pruning step that was computed.
 
-    found: Tensor | Masks
+    Attributes:
+        result: The scores of the first step, or the masks after a later one, on the CPU.
+        state: The state of the network after the step.
+        seconds: The duration of the step.
+    """
+
+    result: Tensor | Masks
     state: list[Tensor]
     seconds: float
 
 
 class PruningCache:
-    """Steps taken once for all masks of the same weights, batches, method and options.
+    """A cache of pruning steps, for all masks of the same weights, batches, method and options.
 
-    How many weights the first step keeps plays no part in its scores: they serve every density, schedule and number
-    of iterations. A later step finds the same masks wherever it and the steps before it keep the same numbers.
+    The scores of the first step do not depend on the number of weights that it keeps, so they serve every density,
+    schedule and number of iterations. A later step gives the same masks wherever it and the steps before it keep the
+    same numbers of weights.
+
+    Attributes:
+        reused_steps: The number of steps that were reused, for all masks so far.
+        saved_seconds: The seconds that these steps took when they were computed.
     """
 
     def __init__(self) -> None:
-        self.reused = 0  # steps, of all masks so far
-        self.seconds = 0.0  # that they took when they were taken
-        self._done: dict[tuple[int, ...], _Done] = {}
+        self.reused_steps = 0
+        self.saved_seconds = 0.0
+        self._steps: dict[tuple[int, ...], _CachedStep] = {}
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size of the cached tensors, in bytes."""
         return sum(
             tensor.numel() * tensor.element_size()
-            for done in self._done.values()
-            for tensor in (*(done.found.values() if isinstance(done.found, dict) else [done.found]), *done.state)
+            for step in self._steps.values()
+            for tensor in (*(step.result.values() if isinstance(step.result, dict) else [step.result]), *step.state)
         )
 
-    def scores(self, net: Network, take: Callable[[], Tensor]) -> Tensor:
-        """The first step's: taken now, or as they were found before."""
-        device = next(iter(net.weights.values())).device
-        found = self._once((), net, lambda: take().cpu())
-        assert isinstance(found, Tensor)
-        return found.to(device)
+    def scores(self, net: Network, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the scores of the first step, from the cache if it has them.
 
-    def masks(self, counts: Sequence[int], net: Network, take: Callable[[], Masks]) -> Masks:
-        """The masks after the step that keeps the last of these numbers of weights."""
-        device = next(iter(net.weights.values())).device
-        found = self._once(tuple(counts), net, lambda: {name: mask.cpu() for name, mask in take().items()})
-        assert isinstance(found, dict)
-        return {name: mask.to(device) for name, mask in found.items()}
+        Args:
+            net: The network. If the cache has the scores, its state becomes the state after the step.
+            compute: A function that computes the scores.
 
-    def _once(self, key: tuple[int, ...], net: Network, take: Callable[[], Tensor | Masks]) -> Tensor | Masks:
-        done = self._done.get(key)
-        if done is None:
+        Returns:
+            The scores of all weights as a flat tensor, on the network's device.
+        """
+        device = next(iter(net.weights.values())).device
+        scores = self._get_or_compute((), net, lambda: compute().cpu())
+        assert isinstance(scores, Tensor)
+        return scores.to(device)
+
+    def masks(self, counts: Sequence[int], net: Network, compute: Callable[[], Masks]) -> Masks:
+        """Return the masks after a later step, from the cache if it has them.
+
+        Args:
+            counts: The number of weights that are kept at each step up to this one.
+            net: The network. If the cache has the masks, its state becomes the state after the step.
+            compute: A function that computes the masks.
+
+        Returns:
+            Parameter name to mask, on the network's device.
+        """
+        device = next(iter(net.weights.values())).device
+        masks = self._get_or_compute(tuple(counts), net, lambda: {name: mask.cpu() for name, mask in compute().items()})
+        assert isinstance(masks, dict)
+        return {name: mask.to(device) for name, mask in masks.items()}
+
+    def _get_or_compute(
+        self, key: tuple[int, ...], net: Network, compute: Callable[[], Tensor | Masks]
+    ) -> Tensor | Masks:
+        step = self._steps.get(key)
+        if step is None:
             started = perf_counter()
-            found = take()
-            done = self._done[key] = _Done(found, net.state(), perf_counter() - started)
+            result = compute()
+            step = self._steps[key] = _CachedStep(result, net.state(), perf_counter() - started)
         else:
-            self.reused += 1
-            self.seconds += done.seconds
-            net.restore(done.state)
-        return done.found
+            self.reused_steps += 1
+            self.saved_seconds += step.seconds
+            net.restore(step.state)
+        return step.result

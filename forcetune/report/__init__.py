@@ -1,4 +1,4 @@
-"""A study as one page that opens without a network."""
+"""The report of a study: one page that opens without a network."""
 
 from forcetune.report.writing import ARTIFACT, write
 

@@ -1,4 +1,4 @@
-"""Tables as columns of JSON: what a figure draws and its table shows is written once."""
+"""Tables as columns of JSON, from which page.js draws figures and fills tables, so that each number is written once."""
 
 from __future__ import annotations
 
@@ -8,64 +8,77 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-SHARES = {"density", "sparsity", "effective_density", "macs_fraction", "trained_macs_fraction", "front_probability"}
-DIGITS = 6
-REPEATED = 0.5  # share of values that are different, below which words are written once each
+SHARE_METRICS = {
+    "density",
+    "sparsity",
+    "effective_density",
+    "macs_fraction",
+    "trained_macs_fraction",
+    "front_probability",
+}
+NUMBER_DIGITS = 6  # significant ones
+LEVELS_BELOW_SHARE = 0.5  # the share of distinct values below which each word is written once, with a code a row
 
 
-def encoded(frame: pd.DataFrame, labels: Mapping[str, str], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Each column: name, label, kind (share, chance, whole, number, points, words, flag) and its values.
+def encode_columns(frame: pd.DataFrame, labels: Mapping[str, str], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Encode a table as columns for JSON.
 
-    These are `constant`, or `levels` with a `codes` a row, or `values`. labels: headings, where they are not the names;
-    kinds: where they do not follow from name and type.
+    Args:
+        frame: The table.
+        labels: The headings of columns whose heading does not follow from the name.
+        kinds: The kinds of columns whose kind does not follow from the name and the type.
+
+    Returns:
+        For each column: name, label, kind (share, chance, whole, number, points, words or flag) and its values, which
+        are `constant`, or `levels` with a `codes` a row, or `values`.
     """
     return [
         {
             "name": str(name),
-            "label": labels.get(str(name), heading(str(name))),
-            "kind": kinds.get(str(name)) or kind(str(name), frame[name]),
-            **_values(frame[name]),
+            "label": labels.get(str(name), format_heading(str(name))),
+            "kind": kinds.get(str(name)) or choose_kind(str(name), frame[name]),
+            **_encode_values(frame[name]),
         }
         for name in frame
     ]
 
 
-def heading(name: str) -> str:
-    """A column's name in words."""
+def format_heading(name: str) -> str:
+    """Return the name of a column as words."""
     words = name.replace("_", " ")
     return f"validation {words[4:]}" if words.startswith("val ") else words
 
 
-def kind(name: str, column: pd.Series) -> str:
-    """How the values of a column are told."""
+def choose_kind(name: str, column: pd.Series) -> str:
+    """Choose the kind of a column, by which page.js formats its values."""
     if pd.api.types.is_bool_dtype(column):
         return "flag"
     if not pd.api.types.is_numeric_dtype(column):
         return "words"
     if is_share(name):
         return "share"
-    known = column.dropna()
-    return "whole" if (known == known.round()).all() else "number"
+    values = column.dropna()
+    return "whole" if (values == values.round()).all() else "number"
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is told in percent."""
-    return name in SHARES or "accuracy" in name
+    """Return whether a metric lies between 0 and 1, and is shown in percent."""
+    return name in SHARE_METRICS or "accuracy" in name
 
 
-def _values(column: pd.Series) -> dict[str, Any]:
-    values = [value_of(value) for value in column.tolist()]
+def _encode_values(column: pd.Series) -> dict[str, Any]:
+    values = [encode_value(value) for value in column.tolist()]
     levels = list(dict.fromkeys(values))
     if len(levels) == 1:
         return {"constant": values[0]}
-    if any(isinstance(value, str) for value in levels) and len(levels) < REPEATED * len(values):
-        places = {level: place for place, level in enumerate(levels)}
-        return {"levels": levels, "codes": [places[value] for value in values]}
+    if any(isinstance(value, str) for value in levels) and len(levels) < LEVELS_BELOW_SHARE * len(values):
+        codes = {level: code for code, level in enumerate(levels)}
+        return {"levels": levels, "codes": [codes[value] for value in values]}
     return {"values": values}
 
 
-def value_of(value: Any) -> Any:
-    """A value as JSON knows it, numbers to so many digits; None where there is none."""
+def encode_value(value: Any) -> Any:
+    """Encode a value for JSON, a number with six significant digits; None where it is missing or not finite."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, str):
@@ -76,4 +89,4 @@ def value_of(value: Any) -> Any:
         return None
     if float(value).is_integer():
         return int(value)
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{NUMBER_DIGITS}g}")

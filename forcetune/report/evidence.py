@@ -1,4 +1,4 @@
-"""All that a page tells of a study, read from the stores once."""
+"""The evidence of a page: a study with the runs beside it, read from the stores once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from forcetune.errors import InputError
 from forcetune.names import COMPANION
 from forcetune.report import numbers
 
-LAYERS = "layers.json"
-VERDICTS = "verdicts.json"
-CONNECTIONS = 8
+LAYERS_FILE = "layers.json"
+VERDICTS_FILE = "verdicts.json"
+LAYER_CONNECTIONS = 8  # at a time, to the store of the artifacts
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A study: its trials as `numbers.trials` tells them, and what is known beside them.
+    """A study with its trials and the runs beside them.
 
-    dense: dense companions. twins: random ones of champions, as `numbers.twins` tells them. curves: run_id, step, value
-    of the metric `curve` for some trials. layers: rows of layers.json by run id, for points of the front. verdicts:
-    rows of the last `forcetune baseline`; margin: points.
+    Attributes:
+        study: The name of the study.
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        dense: The dense companions.
+        twins: The random twins of champions, as `numbers.summarize_twins` returns them.
+        curves: The learning curves of some trials: run_id, step and value.
+        curve_metric: The metric of the curves.
+        layers: The rows of layers.json by run id, for points of the front.
+        verdicts: The rows of the last `forcetune baseline` that left verdicts.
+        margin: The margin of the verdicts, in points of accuracy; None without verdicts.
     """
 
     study: str
@@ -32,25 +39,32 @@ class Evidence:
     dense: pd.DataFrame = field(default_factory=pd.DataFrame)
     twins: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
-    curve: str = "val_accuracy"
+    curve_metric: str = "val_accuracy"
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     margin: float | None = None
 
 
 def gather(study: str) -> Evidence:
-    """Raises InputError where there is no such study, or none of its trials has ended."""
-    known = results.read(study)
-    check_ended(study, known.trials)
-    trials = numbers.trials(known.trials)
-    metric, curves = _curves(trials)
-    verdicts, margin = _verdicts(study)
-    twins = numbers.twins(known.companions, trials.attrs["quality"])
-    return Evidence(study, trials, known.dense, twins, curves, metric, _layers(trials), verdicts, margin)
+    """Read the evidence of a page from the stores.
+
+    Args:
+        study: The name of the study.
+
+    Raises:
+        InputError: There is no such study, or none of its trials has ended.
+    """
+    stored = results.read(study)
+    check_has_ended(study, stored.trials)
+    trials = numbers.prepare_trials(stored.trials)
+    curve_metric, curves = _load_curves(trials)
+    verdicts, margin = _load_verdicts(study)
+    twins = numbers.summarize_twins(stored.companions, trials.attrs["quality"])
+    return Evidence(study, trials, stored.dense, twins, curves, curve_metric, _load_layers(trials), verdicts, margin)
 
 
-def check_ended(study: str, table: pd.DataFrame) -> None:
-    """Raise InputError where there is nothing to tell yet."""
+def check_has_ended(study: str, table: pd.DataFrame) -> None:
+    """Raise InputError where no trial of the study has ended."""
     if len(table) and table["outcome"].notna().any():
         return
     begun = f"of its {len(table)} trials none has ended yet" if len(table) else "it has no trial yet"
@@ -59,29 +73,29 @@ def check_ended(study: str, table: pd.DataFrame) -> None:
     )
 
 
-def _curves(trials: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The metric that was measured epoch by epoch, the chosen one if it was, and its values."""
-    runs = numbers.drawn(trials)["run_id"].tolist()
-    found = pd.DataFrame()
+def _load_curves(trials: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Return the metric that has values of several epochs, preferably the study's quality, and its curves."""
+    runs = numbers.select_curves(trials)["run_id"].tolist()
+    curves = pd.DataFrame()
     if not runs:
-        return "val_accuracy", found
+        return "val_accuracy", curves
     for metric in dict.fromkeys([trials.attrs["quality"], "val_accuracy"]):
-        found = tracking.curves(runs, metric)
-        if len(found) and found.groupby("run_id")["step"].nunique().max() > 1:
-            return metric, numbers.thinned(found.dropna())
-    return "val_accuracy", found.iloc[:0]
+        curves = tracking.load_curves(runs, metric)
+        if len(curves) and curves.groupby("run_id")["step"].nunique().max() > 1:
+            return metric, numbers.thin_curves(curves.dropna())
+    return "val_accuracy", curves.iloc[:0]
 
 
-def _layers(trials: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    runs = numbers.spread(trials[trials["on_front"]])["run_id"].tolist()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        told = pool.map(lambda run: tracking.read_json(run, LAYERS), runs)
-        return {run: layers for run, layers in zip(runs, told, strict=True) if layers}
+def _load_layers(trials: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    runs = numbers.select_evenly(trials[trials["on_front"]])["run_id"].tolist()
+    with ThreadPoolExecutor(LAYER_CONNECTIONS) as pool:
+        contents = pool.map(lambda run: tracking.read_json(run, LAYERS_FILE), runs)
+        return {run: layers for run, layers in zip(runs, contents, strict=True) if layers}
 
 
-def _verdicts(study: str) -> tuple[list[dict[str, Any]], float | None]:
-    """Of the last comparison that left some."""
-    for run in reversed(tracking.records(study + COMPANION, "baseline")):
-        if found := tracking.read_json(run["id"], VERDICTS):
-            return found, run["metrics"].get("margin")
+def _load_verdicts(study: str) -> tuple[list[dict[str, Any]], float | None]:
+    """Return the verdicts and the margin of the last comparison that left verdicts."""
+    for run in reversed(tracking.list_records(study + COMPANION, "baseline")):
+        if verdicts := tracking.read_json(run["id"], VERDICTS_FILE):
+            return verdicts, run["metrics"].get("margin")
     return [], None

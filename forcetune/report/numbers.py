@@ -1,4 +1,4 @@
-"""What the page says of a study in numbers: tables in, tables out."""
+"""The numbers of the page: functions from tables to tables."""
 
 from __future__ import annotations
 
@@ -11,181 +11,215 @@ import pandas as pd
 from forcetune import analysis
 from forcetune.spec import method_label
 
-ENDED = ("trained", "stopped", "collapsed", "infeasible", "failed")  # in the order in which they are told
-TWINS = ("random_uniform", "random_erk", "tuned_random")  # arms of comparisons
-SPARSE = ("density", "sparsity")
-RUNNING = "running"
-CURVES = 200
-EPOCHS = 100  # values of a curve
-COLUMNS = 40  # front points in the heat map
+ENDED_OUTCOMES = (
+    "trained",
+    "stopped",
+    "collapsed",
+    "infeasible",
+    "failed",
+)  # in the order in which the page names them
+TWIN_ARMS = ("random_uniform", "random_erk", "tuned_random")  # of comparisons with champions
+SPARSITY_OBJECTIVES = ("density", "sparsity")
+RUNNING_OUTCOME = "running"
+MAX_CURVES = 200
+MAX_CURVE_VALUES = 100
+MAX_HEAT_MAP_POINTS = 40  # points of the front
 
 
-def trials(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of a study, a row a trial, with what the page calls things by: the front first, by rising sparsity.
+def prepare_trials(table: pd.DataFrame) -> pd.DataFrame:
+    """Prepare the table of a study for the page.
 
-    Columns besides: label (the method and its controls), reached (what counts of `.attrs["quality"]`: the mean over
-    fresh seeds where there are any), low, high (its 95 % interval, NaN without), on_front, and of points on the front
-    beaten_by and beaten_at, as `analysis.beaten` says. density and sparsity are
-    there and positive or NaN; outcome is `running` where a trial has not ended. `.attrs` besides: quality and way.
+    Args:
+        table: The trials, as `results.load` returns them.
+
+    Returns:
+        A row for each trial, the front first and by rising sparsity. Further columns are label (the method and its
+        controls), reached (the value of `.attrs["quality"]`: the mean over fresh seeds where there are any), low and
+        high (its 95 % interval, else NaN), on_front, and, for points of the front, beaten_by and beaten_at of
+        `analysis.find_beating_controls`. The columns density and sparsity always exist, and are positive or NaN;
+        outcome is `running` where a trial has not ended. `.attrs` also has quality (the name of an objective) and way
+        (`max` or `min`).
     """
     attrs = dict(table.attrs)
-    quality, way = analysis.quality(table)
-    found = table.reset_index(drop=True)
-    found["label"] = [
-        _label({name: value for name, value in row.items() if not pd.isna(value)}) for row in found.to_dict("records")
+    quality, way = analysis.choose_quality(table)
+    trials = table.reset_index(drop=True)
+    trials["label"] = [
+        _label_trial({name: value for name, value in row.items() if not pd.isna(value)})
+        for row in trials.to_dict("records")
     ]
-    found["outcome"] = found["outcome"].astype(object).where(found["outcome"].notna(), RUNNING)
-    density = _numbers(found, "density")
-    found["density"] = density.where(density > 0)
-    found["sparsity"] = (1 - found["density"]).round(12)
-    found["reached"] = _numbers(found, f"{quality}_mean").fillna(_numbers(found, quality))
-    for side in ("low", "high"):
-        found[side] = _numbers(found, f"{quality}_{side}")
-    found.attrs = attrs
-    front = analysis.front(found, attrs["objectives"])
-    found["on_front"] = found.index.isin(front.index)
-    found = found.join(analysis.beaten(front, found))
-    found = found.sort_values(["on_front", "sparsity"], ascending=[False, True], kind="stable", ignore_index=True)
-    found.attrs = {**attrs, "quality": quality, "way": way}
-    return found
+    trials["outcome"] = trials["outcome"].astype(object).where(trials["outcome"].notna(), RUNNING_OUTCOME)
+    density = _to_floats(trials, "density")
+    trials["density"] = density.where(density > 0)
+    trials["sparsity"] = (1 - trials["density"]).round(12)
+    trials["reached"] = _to_floats(trials, f"{quality}_mean").fillna(_to_floats(trials, quality))
+    for bound in ("low", "high"):
+        trials[bound] = _to_floats(trials, f"{quality}_{bound}")
+    trials.attrs = attrs
+    front = analysis.front(trials, attrs["objectives"])
+    trials["on_front"] = trials.index.isin(front.index)
+    trials = trials.join(analysis.find_beating_controls(front, trials))
+    trials = trials.sort_values(["on_front", "sparsity"], ascending=[False, True], kind="stable", ignore_index=True)
+    trials.attrs = {**attrs, "quality": quality, "way": way}
+    return trials
 
 
-def _label(row: Mapping[Any, Any]) -> str:
-    known = {name: value for name, value in row.items() if not pd.isna(value)}
-    return method_label(known) if "method" in known else "unknown"
+def _label_trial(row: Mapping[Any, Any]) -> str:
+    fields = {name: value for name, value in row.items() if not pd.isna(value)}
+    return method_label(fields) if "method" in fields else "unknown"
 
 
-def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
-    """A column as floats, NaN where there is none."""
+def _to_floats(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column as floats, NaN where a value is missing or not finite."""
     if name not in table:
         return pd.Series(np.nan, index=table.index, dtype=float)
     column = pd.to_numeric(table[name], errors="coerce").astype(float)
     return column.where(np.isfinite(column))
 
 
-def counts(trials: pd.DataFrame) -> dict[str, int]:
-    """How many trials ended how, those that run last."""
-    found = trials["outcome"].value_counts()
-    order = [*ENDED, *(str(name) for name in found.index if name not in (*ENDED, RUNNING)), RUNNING]
-    return {name: int(found[name]) for name in order if name in found}
+def count_outcomes(trials: pd.DataFrame) -> dict[str, int]:
+    """Count the trials by outcome; those that are running come last."""
+    counts = trials["outcome"].value_counts()
+    order = [
+        *ENDED_OUTCOMES,
+        *(str(name) for name in counts.index if name not in (*ENDED_OUTCOMES, RUNNING_OUTCOME)),
+        RUNNING_OUTCOME,
+    ]
+    return {name: int(counts[name]) for name in order if name in counts}
 
 
-def on_main_axes(trials: pd.DataFrame) -> bool:
-    """Whether the front is one of sparsity against what is reached, so that it is a line in the main figure."""
-    others = {*trials.attrs["objectives"]} - {*SPARSE, trials.attrs["quality"]}
-    return not others
+def is_front_on_main_axes(trials: pd.DataFrame) -> bool:
+    """Return whether the main figure shows all objectives, so that the front is a line in it."""
+    other_objectives = {*trials.attrs["objectives"]} - {*SPARSITY_OBJECTIVES, trials.attrs["quality"]}
+    return not other_objectives
 
 
-def plotted(trials: pd.DataFrame, x: str = "density", y: str = "reached") -> pd.DataFrame:
-    """The trials that have a place in a figure."""
+def select_plottable(trials: pd.DataFrame, x: str = "density", y: str = "reached") -> pd.DataFrame:
+    """Select the trials that have values for both axes of a figure."""
     return trials.dropna(subset=[x, y])
 
 
-def control_front(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trained controls that no other one is at least as sparse and as good as, by density."""
-    return best_by_density(trials[analysis.is_control(trials)], trials.attrs["way"])
+def select_control_front(trials: pd.DataFrame) -> pd.DataFrame:
+    """Select the front of the trained controls in density and quality, by falling density."""
+    return select_front_by_density(trials[analysis.is_control(trials)], trials.attrs["way"])
 
 
-def twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:
-    """What random pruning reaches as a champion's twin, a row an arm and density: mean, low, high over seeds, seeds.
+def summarize_twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:
+    """Summarize what random pruning reaches as the twin of a champion.
 
-    companions: the table of a study's companions, perhaps empty, of which those count that `baseline` compared.
+    Args:
+        companions: The companions of a study, perhaps none; only those in comparisons with champions count.
+        quality: The metric.
+
+    Returns:
+        A row for each arm and density: arm, density, mean, low and high (Student's 95 % interval) and seeds (their
+        number).
     """
     columns = ["arm", "density", "mean", "low", "high", "seeds"]
     if not {"arm", quality} <= set(companions):
         return pd.DataFrame(columns=columns)
-    own = companions["outcome"].isin(analysis.COUNTED) & companions["arm"].isin(TWINS)
-    groups = companions[own].dropna(subset=[quality]).groupby(["arm", "density"])[quality]
-    rows = [(*key, *analysis.interval(sample.to_numpy(float)), len(sample)) for key, sample in groups]
+    is_random_twin = companions["outcome"].isin(analysis.COUNTED_OUTCOMES) & companions["arm"].isin(TWIN_ARMS)
+    groups = companions[is_random_twin].dropna(subset=[quality]).groupby(["arm", "density"])[quality]
+    rows = [(*key, *analysis.student_interval(sample.to_numpy(float)), len(sample)) for key, sample in groups]
     return pd.DataFrame(rows, columns=columns)
 
 
 def is_random_label(label: str) -> bool:
-    """Whether that is random pruning; a method whose mask was shuffled is not."""
+    """Return whether a label is that of random pruning; a method with a shuffled mask is not."""
     return label.startswith("random") and "+" not in label and ":" not in label
 
 
-def best_by_density(trials: pd.DataFrame, way: str) -> pd.DataFrame:
-    """The front of density against what is reached among trained trials, by falling density."""
-    trained = plotted(trials[trials["outcome"] == "trained"])
+def select_front_by_density(trials: pd.DataFrame, way: str) -> pd.DataFrame:
+    """Select the trained trials on the front of density against quality, by falling density."""
+    trained = select_plottable(trials[trials["outcome"] == "trained"])
     if not len(trained):
         return trained
-    kept = analysis.non_dominated(trained[["density", "reached"]].to_numpy(float), ["min", way])
-    return trained[kept].sort_values("density", ascending=False, kind="stable")
+    is_on_front = analysis.non_dominated(trained[["density", "reached"]].to_numpy(float), ["min", way])
+    return trained[is_on_front].sort_values("density", ascending=False, kind="stable")
 
 
-def references(trials: pd.DataFrame) -> tuple[dict[str, float], list[str]]:
-    """The worst value of each objective that counts, and those of which only the worst value found is known."""
-    known = {name: float(value) for name, value in trials.attrs.get("references", {}).items() if value is not None}
-    found: dict[str, float] = {}
+def find_references(trials: pd.DataFrame) -> tuple[dict[str, float], list[str]]:
+    """Return the reference value of each objective, from which the hypervolume is measured.
+
+    Args:
+        trials: The trials, as `prepare_trials` returns them.
+
+    Returns:
+        The references, and the objectives without a stored reference, whose reference is the worst value of the trials.
+    """
+    stored = {name: float(value) for name, value in trials.attrs.get("references", {}).items() if value is not None}
+    references: dict[str, float] = {}
     for name, way in trials.attrs["objectives"].items():
-        values = _numbers(trials, name)
-        found[name] = known.get(name, float(values.min() if way == "max" else values.max()))
-    return found, [name for name in found if name not in known]
+        values = _to_floats(trials, name)
+        references[name] = stored.get(name, float(values.min() if way == "max" else values.max()))
+    return references, [name for name in references if name not in stored]
 
 
-def growth(trials: pd.DataFrame) -> pd.DataFrame:
-    """The hypervolume wherever it grew, in the order in which trials ended, and at the end.
+def trace_hypervolume(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trace the hypervolume in the order in which trials ended.
 
-    Columns: trials (ended so far), device_hours (spent on them, in sum), hypervolume, name (of the trial). Values count
-    as the search saw them, each from one seed.
+    Args:
+        trials: The trials, as `prepare_trials` returns them.
+
+    Returns:
+        A row wherever the hypervolume grew, and one at the end: trials (the number that had ended), device_hours (their
+        sum), hypervolume and name (of the trial). The values are those that the search saw, each from one seed.
     """
     columns = ["trials", "device_hours", "hypervolume", "name"]
     objectives = trials.attrs["objectives"]
-    ended = trials[trials["outcome"] != RUNNING]
+    ended = trials[trials["outcome"] != RUNNING_OUTCOME]
     if not set(objectives) <= set(trials):
         return pd.DataFrame(columns=columns)
     ended = ended.sort_values("ended", kind="stable") if "ended" in ended else ended
-    hours = _numbers(ended, "device_seconds").fillna(0).cumsum().to_numpy() / 3600
-    values = np.column_stack([_numbers(ended, name) for name in objectives]) if len(ended) else np.empty((0, 0))
-    counts = (ended["outcome"] == "trained").to_numpy() & ~np.isnan(values).any(axis=1)
+    hours = _to_floats(ended, "device_seconds").fillna(0).cumsum().to_numpy() / 3600
+    values = np.column_stack([_to_floats(ended, name) for name in objectives]) if len(ended) else np.empty((0, 0))
+    is_counted = (ended["outcome"] == "trained").to_numpy() & ~np.isnan(values).any(axis=1)
     names = ended["name"].to_numpy() if "name" in ended else np.full(len(ended), "")
     rows = [
-        (place + 1, hours[place], volume, names[place])
-        for place, volume in _volumes(values, counts, objectives, references(trials)[0])
+        (index + 1, hours[index], volume, names[index])
+        for index, volume in _grow_hypervolume(values, is_counted, objectives, find_references(trials)[0])
     ]
     if rows and rows[-1][0] < len(ended):
         rows.append((len(ended), hours[-1], rows[-1][2], ""))
     return pd.DataFrame(rows, columns=columns)
 
 
-def _volumes(
-    values: np.ndarray, counts: np.ndarray, objectives: Mapping[str, str], origin: Mapping[str, float]
+def _grow_hypervolume(
+    values: np.ndarray, is_counted: np.ndarray, objectives: Mapping[str, str], origin: Mapping[str, float]
 ) -> Iterable[tuple[int, float]]:
-    """The places at which the hypervolume grew, and to what."""
+    """Yield the positions at which the hypervolume grew, and its new value."""
     front, volume = np.empty((0, len(objectives))), 0.0
-    for place in np.flatnonzero(counts):
-        tried = np.vstack([front, values[place]])
-        kept = analysis.non_dominated(tried, list(objectives.values()))
-        front = tried[kept]
-        if kept[-1] and (grown := analysis.hypervolume(front, objectives, origin)) > volume:
+    for index in np.flatnonzero(is_counted):
+        candidates = np.vstack([front, values[index]])
+        is_on_front = analysis.non_dominated(candidates, list(objectives.values()))
+        front = candidates[is_on_front]
+        if is_on_front[-1] and (grown := analysis.hypervolume(front, objectives, origin)) > volume:
             volume = grown
-            yield int(place), volume
+            yield int(index), volume
 
 
-def spread(front: pd.DataFrame, most: int = COLUMNS) -> pd.DataFrame:
-    """At most so many points of a front, from end to end, sorted by sparsity."""
+def select_evenly(front: pd.DataFrame, limit: int = MAX_HEAT_MAP_POINTS) -> pd.DataFrame:
+    """Select at most `limit` points of a front, evenly from end to end, by rising sparsity."""
     ordered = front.sort_values("density", ascending=False, kind="stable")
-    return ordered.iloc[_evenly(len(ordered), most)]
+    return ordered.iloc[_space_evenly(len(ordered), limit)]
 
 
-def _evenly(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` places, from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, max(0, min(most, count))).round().astype(int))
+def _space_evenly(count: int, limit: int) -> np.ndarray:
+    """Return at most `limit` of `count` positions, evenly from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, max(0, min(limit, count))).round().astype(int))
 
 
-def drawn(trials: pd.DataFrame, most: int = CURVES) -> pd.DataFrame:
-    """The trials whose learning curves are drawn: the front's first, the others evenly over sparsity."""
-    known = trials[~trials["outcome"].isin(["collapsed", "infeasible"])]
-    front = spread(known[known["on_front"]], most)
-    others = known[~known["on_front"]]
-    return pd.concat([others.iloc[_evenly(len(others), most - len(front))], front])
+def select_curves(trials: pd.DataFrame, limit: int = MAX_CURVES) -> pd.DataFrame:
+    """Select the trials whose learning curves are drawn: the front first, the others evenly over sparsity."""
+    candidates = trials[~trials["outcome"].isin(["collapsed", "infeasible"])]
+    front = select_evenly(candidates[candidates["on_front"]], limit)
+    off_front = candidates[~candidates["on_front"]]
+    return pd.concat([off_front.iloc[_space_evenly(len(off_front), limit - len(front))], front])
 
 
-def thinned(curves: pd.DataFrame, most: int = EPOCHS) -> pd.DataFrame:
-    """Curves of at most about so many values each; the first and the last stay."""
+def thin_curves(curves: pd.DataFrame, limit: int = MAX_CURVE_VALUES) -> pd.DataFrame:
+    """Thin curves to about `limit` values each; the first and the last value stay."""
     longest = int(curves.groupby("run_id").size().max())
-    every = -(-longest // most)
-    place = curves.groupby("run_id").cumcount()
-    last = curves.groupby("run_id").cumcount(ascending=False) == 0
-    return curves[(place % every == 0) | last]
+    stride = -(-longest // limit)
+    position = curves.groupby("run_id").cumcount()
+    is_last = curves.groupby("run_id").cumcount(ascending=False) == 0
+    return curves[(position % stride == 0) | is_last]

@@ -1,4 +1,4 @@
-"""The three figures of the FORCE paper in numbers: iterations and schedules, methods over sparsity, layers."""
+"""The numbers of three figures of the FORCE paper: iterations and schedules, methods over sparsity, layers."""
 
 from __future__ import annotations
 
@@ -9,132 +9,169 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.report.numbers import best_by_density, plotted
+from forcetune.report.numbers import select_front_by_density, select_plottable
 
-FEW = 6  # densities that are shown beside one another
-REPEATS = 3  # trials a density, beyond which densities count as repeated
-BINS = 6
-DIGITS = 3  # of densities that count as the same: asked for they are, and rounded to whole weights
-
-
-def rounded(density: pd.Series) -> pd.Series:
-    """Densities to so many digits, by which equal ones are found."""
-    return density.map(lambda value: float(f"{value:.{DIGITS}g}"))
+MAX_SIDE_BY_SIDE_DENSITIES = 6  # densities that fit beside one another
+MIN_TRIALS_PER_DENSITY = 3  # from which on densities count as repeated
+MAX_BINS = 6
+DENSITY_DIGITS = 3  # trials of one requested density differ beyond these, because whole weights are kept
 
 
-def of_iterations(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials that have iterations and counted, where at least two numbers of iterations were tried; else none."""
+def round_densities(density: pd.Series) -> pd.Series:
+    """Round densities, so that trials of one requested density have equal ones."""
+    return density.map(lambda value: float(f"{value:.{DENSITY_DIGITS}g}"))
+
+
+def select_iterations(trials: pd.DataFrame) -> pd.DataFrame:
+    """Select the counted trials that have iterations; none where fewer than two numbers of iterations were tried."""
     if "iterations" not in trials:
         return trials.iloc[:0]
-    told = plotted(trials[trials["outcome"].isin(analysis.COUNTED)]).dropna(subset=["iterations"])
-    schedule = told["schedule"] if "schedule" in told else pd.Series("", index=told.index)
-    told = told.assign(iterations=told["iterations"].astype(int), schedule=schedule.fillna("").astype(str))
-    told.attrs = trials.attrs
-    return told if told["iterations"].nunique() > 1 else told.iloc[:0]
+    counted = select_plottable(trials[trials["outcome"].isin(analysis.COUNTED_OUTCOMES)]).dropna(subset=["iterations"])
+    schedule = counted["schedule"] if "schedule" in counted else pd.Series("", index=counted.index)
+    counted = counted.assign(iterations=counted["iterations"].astype(int), schedule=schedule.fillna("").astype(str))
+    counted.attrs = trials.attrs
+    return counted if counted["iterations"].nunique() > 1 else counted.iloc[:0]
 
 
-def repeats(trials: pd.DataFrame, most: int = FEW) -> bool:
-    """Whether few densities were tried, each several times, as in a grid."""
-    known = rounded(trials["density"].dropna()).nunique()
-    return 0 < known <= most and known * REPEATS <= len(trials)
+def has_repeated_densities(trials: pd.DataFrame, limit: int = MAX_SIDE_BY_SIDE_DENSITIES) -> bool:
+    """Return whether few densities were tried, each several times, as in a grid."""
+    density_count = round_densities(trials["density"].dropna()).nunique()
+    return 0 < density_count <= limit and density_count * MIN_TRIALS_PER_DENSITY <= len(trials)
 
 
-def by_iterations(trials: pd.DataFrame) -> pd.DataFrame:
-    """What is reached by sparsity, density, label, schedule and iterations: mean, low, high and trials of each."""
-    told = trials.assign(density=rounded(trials["density"]))
-    found = _means(told, ["density", "label", "schedule", "iterations"], "reached")
-    found.insert(0, "sparsity", (1 - found["density"]).round(12))
-    return found.sort_values(["sparsity", "label", "schedule", "iterations"], kind="stable", ignore_index=True)
+def average_by_iterations(trials: pd.DataFrame) -> pd.DataFrame:
+    """Average the quality of trials with equal iterations.
 
+    Args:
+        trials: The trials, as `select_iterations` returns them.
 
-def relative_to_density(trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """name, label, schedule, iterations and points: accuracy less what trials of like density reach, in points."""
-    points = analysis.at_equal_density(table).reindex(trials.index)
-    told = trials.assign(points=points).dropna(subset=["points"])
-    told = told.sort_values(["schedule", "iterations"], kind="stable", ignore_index=True)
-    return told[["name", "label", "schedule", "iterations", "sparsity", "points"]]
-
-
-def in_bins(relative: pd.DataFrame) -> pd.DataFrame:
-    """Means by schedule over bins of iterations that hold equally many trials: points, low, high, trials, iterations.
-
-    iterations: the median of a bin's.
+    Returns:
+        A row for each sparsity, density, label, schedule and number of iterations: mean, low, high and trials.
     """
-    found = []
+    rounded_trials = trials.assign(density=round_densities(trials["density"]))
+    means = _summarize_groups(rounded_trials, ["density", "label", "schedule", "iterations"], "reached")
+    means.insert(0, "sparsity", (1 - means["density"]).round(12))
+    return means.sort_values(["sparsity", "label", "schedule", "iterations"], kind="stable", ignore_index=True)
+
+
+def compare_at_equal_density(trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Compare the accuracy of trials with what is usual at their density.
+
+    Args:
+        trials: The trials to compare.
+        table: All trials of the study, which show what is usual.
+
+    Returns:
+        A row for each trial: name, label, schedule, iterations, sparsity and points (its accuracy minus what trials of
+        equal density reach, in points).
+    """
+    points = analysis.accuracy_at_equal_density(table).reindex(trials.index)
+    relative = trials.assign(points=points).dropna(subset=["points"])
+    relative = relative.sort_values(["schedule", "iterations"], kind="stable", ignore_index=True)
+    return relative[["name", "label", "schedule", "iterations", "sparsity", "points"]]
+
+
+def average_in_bins(relative: pd.DataFrame) -> pd.DataFrame:
+    """Average the points of each schedule over bins of iterations that hold equally many trials.
+
+    Args:
+        relative: The trials, as `compare_at_equal_density` returns them.
+
+    Returns:
+        A row for each bin: points (the mean), low, high, trials, iterations (the median in the bin) and schedule.
+    """
+    schedule_means = []
     for schedule, rows in relative.groupby("schedule"):
-        count = min(BINS, max(1, len(rows) // 4), rows["iterations"].nunique())
-        part = pd.qcut(rows["iterations"], count, labels=False, duplicates="drop")
-        means = _means(rows.assign(part=part), ["part"], "points")
-        means["iterations"] = rows.groupby(part)["iterations"].median().to_numpy()
-        found.append(means.assign(schedule=schedule).drop(columns="part"))
-    return pd.concat(found, ignore_index=True).rename(columns={"mean": "points"})
+        count = min(MAX_BINS, max(1, len(rows) // 4), rows["iterations"].nunique())
+        bins = pd.qcut(rows["iterations"], count, labels=False, duplicates="drop")
+        means = _summarize_groups(rows.assign(part=bins), ["part"], "points")
+        means["iterations"] = rows.groupby(bins)["iterations"].median().to_numpy()
+        schedule_means.append(means.assign(schedule=schedule).drop(columns="part"))
+    return pd.concat(schedule_means, ignore_index=True).rename(columns={"mean": "points"})
 
 
-def side_by_side(trials: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Methods over sparsity: label, density, sparsity, mean, low, high, trials; and whether densities repeat.
+def compare_methods(trials: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Compare methods over sparsity.
 
-    Where they do: the mean over the trials of a label and density, collapsed ones counted as they are logged. Else
-    each label's own front, a trial a row.
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+
+    Returns:
+        The table with label, density, sparsity, mean, low and high; and whether densities are repeated. Where they are,
+        a row is the mean over the trials of a label and density, with their number in trials, and collapsed trials
+        count with their logged value. Else a row is a trial of the label's own front, with its name, and trials is 1.
     """
-    told = plotted(trials[trials["outcome"].isin(analysis.COUNTED)])
-    if repeats(told, most=20):
-        found = _means(told.assign(density=rounded(told["density"])), ["label", "density"], "reached")
-        return _over_sparsity(found), True
-    fronts = [best_by_density(rows, trials.attrs["way"]) for _, rows in told.groupby("label")]
-    found = pd.concat([rows for rows in fronts if len(rows)] or [told.iloc[:0]])
-    found = found[["label", "density", "reached", "low", "high", "name"]].rename(columns={"reached": "mean"})
-    return _over_sparsity(found.assign(trials=1)), False
+    counted = select_plottable(trials[trials["outcome"].isin(analysis.COUNTED_OUTCOMES)])
+    if has_repeated_densities(counted, limit=20):
+        means = _summarize_groups(
+            counted.assign(density=round_densities(counted["density"])), ["label", "density"], "reached"
+        )
+        return _order_by_sparsity(means), True
+    fronts = [select_front_by_density(rows, trials.attrs["way"]) for _, rows in counted.groupby("label")]
+    means = pd.concat([rows for rows in fronts if len(rows)] or [counted.iloc[:0]])
+    means = means[["label", "density", "reached", "low", "high", "name"]].rename(columns={"reached": "mean"})
+    return _order_by_sparsity(means.assign(trials=1)), False
 
 
-def _over_sparsity(found: pd.DataFrame) -> pd.DataFrame:
-    told = found.sort_values(["label", "density"], ascending=[True, False], kind="stable", ignore_index=True)
-    told.insert(1, "sparsity", (1 - told["density"]).round(12))
-    return told
+def _order_by_sparsity(means: pd.DataFrame) -> pd.DataFrame:
+    ordered = means.sort_values(["label", "density"], ascending=[True, False], kind="stable", ignore_index=True)
+    ordered.insert(1, "sparsity", (1 - ordered["density"]).round(12))
+    return ordered
 
 
-def _means(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """A row a group: its keys, mean, low, high (Student's 95 % interval, NaN for one) and trials."""
-    told = [
-        (*key, *analysis.interval(group.to_numpy(float)), len(group)) for key, group in rows.groupby(list(by))[value]
+def _summarize_groups(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Return a row for each group: its keys, mean, low and high (Student's 95 % interval) and trials (their number)."""
+    summaries = [
+        (*key, *analysis.student_interval(group.to_numpy(float)), len(group))
+        for key, group in rows.groupby(list(by))[value]
     ]
-    return pd.DataFrame(told, columns=[*by, "mean", "low", "high", "trials"])
+    return pd.DataFrame(summaries, columns=[*by, "mean", "low", "high", "trials"])
 
 
-def networks(front: pd.DataFrame, layers: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, pd.DataFrame]]:
-    """For each network on the front its name and a row a point and layer: name, label, sparsity, layer, kept, weights.
+def split_by_network(front: pd.DataFrame, layers: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, pd.DataFrame]]:
+    """Split the layers of the front by network.
 
-    Points by rising sparsity, layers in the network's order. Runs whose layers have the same names and shapes have the
-    same network.
+    Runs whose layers have the same names and shapes have the same network.
+
+    Args:
+        front: The trials of the front.
+        layers: The rows of layers.json by run id.
+
+    Returns:
+        The name of each network, and a row for each point and layer: name, label, sparsity, layer, kept, weights and
+        density. Points are sorted by rising sparsity, layers are in the order of the network.
     """
     groups: dict[str, list[pd.DataFrame]] = {}
-    named: dict[str, str] = {}
+    names: dict[str, str] = {}
     for row in front.sort_values("density", ascending=False, kind="stable").to_dict("records"):
         if rows := layers.get(row["run_id"]):
             key = str([(layer["layer"], layer["shape"]) for layer in rows])
-            named.setdefault(key, str(row.get("model", "the network")))
-            groups.setdefault(key, []).append(_layer_rows(row, rows))
-    return [(named[key], pd.concat(found, ignore_index=True)) for key, found in groups.items()]
+            names.setdefault(key, str(row.get("model", "the network")))
+            groups.setdefault(key, []).append(_tabulate_layers(row, rows))
+    return [(names[key], pd.concat(tables, ignore_index=True)) for key, tables in groups.items()]
 
 
-def _layer_rows(row: Mapping[Any, Any], layers: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    found = pd.DataFrame(layers)[["layer", "kept", "weights"]]
-    found["layer"] = [layer_label(layer) for layer in layers]
-    told = {"name": row["name"], "label": row["label"], "sparsity": row["sparsity"]}
-    density = found["kept"].to_numpy() / np.maximum(found["weights"].to_numpy(), 1)
-    return found.assign(**told, density=density)[["name", "label", "sparsity", "layer", "kept", "weights", "density"]]
+def _tabulate_layers(row: Mapping[Any, Any], layers: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(layers)[["layer", "kept", "weights"]]
+    table["layer"] = [format_layer_label(layer) for layer in layers]
+    trial_columns = {"name": row["name"], "label": row["label"], "sparsity": row["sparsity"]}
+    density = table["kept"].to_numpy() / np.maximum(table["weights"].to_numpy(), 1)
+    return table.assign(**trial_columns, density=density)[
+        ["name", "label", "sparsity", "layer", "kept", "weights", "density"]
+    ]
 
 
-def layer_label(layer: Mapping[str, Any]) -> str:
-    """A layer's name; of one that its network only counts, as nn.Sequential does, also its kind and shape."""
+def format_layer_label(layer: Mapping[str, Any]) -> str:
+    """Return a layer's name; a layer without a name of its own, as in nn.Sequential, also gets its kind and shape."""
     name = str(layer["layer"]).removesuffix(".weight")
-    if not all(part.isdigit() for part in name.split(".")):
+    if not all(component.isdigit() for component in name.split(".")):
         return name
     outputs, inputs, *kernel = layer["shape"]
     kind = f"convolution {'x'.join(map(str, kernel))}" if kernel else "linear"
     return f"{name}: {kind}, {inputs} to {outputs}"
 
 
-def emptied(network: pd.DataFrame) -> dict[str, list[str]]:
-    """The layers without a weight, and the trials in which they have none."""
+def find_empty_layers(network: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the layers that have no weight, with the names of the trials in which they have none."""
     rows = network[network["kept"] == 0]
-    return {str(layer): found["name"].tolist() for layer, found in rows.groupby("layer", sort=False)}
+    return {str(layer): layer_rows["name"].tolist() for layer, layer_rows in rows.groupby("layer", sort=False)}

@@ -1,4 +1,4 @@
-"""What the page says in sentences and in plain tables."""
+"""The sentences and the plain tables of the page."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ import pandas as pd
 
 from forcetune import analysis
 from forcetune.report import listing, numbers, paper
-from forcetune.report.columns import heading, is_share
+from forcetune.report.columns import format_heading, is_share
 from forcetune.report.evidence import Evidence
-from forcetune.report.looks import percent
+from forcetune.report.looks import format_percent
 from forcetune.times import duration
 
-OUTCOMES = {"stopped": "stopped early", "running": "running"}
-BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
-WITHIN = 1.0  # points of accuracy
-VERDICTS = (
+OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
+BEATEN_AT_WORDS = {"density": "weights", "macs": "multiply-adds"}
+NEAR_DENSE_POINTS = 1.0
+VERDICTS_NOTE = (
     "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
     "95 % interval. Ties: the mean lies within the margin. p: of no difference, by all flips of the pairs' signs, "
     "corrected for all comparisons."
 )
 
 
-def lead(evidence: Evidence) -> list[str]:
-    """The headline facts, a sentence or two each, as HTML."""
+def write_lead(evidence: Evidence) -> list[str]:
+    """Write the headline facts as HTML, a sentence or two each."""
     trials = evidence.trials
-    return [sentence for sentence in (_counted(trials), _answer(evidence), _controls(trials)) if sentence]
+    return [
+        sentence
+        for sentence in (_describe_counts(trials), _describe_answer(evidence), _describe_controls(trials))
+        if sentence
+    ]
 
 
-def _counted(trials: pd.DataFrame) -> str:
-    counts = ", ".join(f"{count:,} {OUTCOMES.get(name, name)}" for name, count in numbers.counts(trials).items())
+def _describe_counts(trials: pd.DataFrame) -> str:
+    counts = ", ".join(
+        f"{count:,} {OUTCOME_WORDS.get(name, name)}" for name, count in numbers.count_outcomes(trials).items()
+    )
     labels, front = trials["label"].nunique(), int(trials["on_front"].sum())
     methods = f"{labels} methods" if labels > 1 else f"the method {escape(trials['label'].iloc[0])}"
     points = {0: "none of them stands on the front", 1: "one stands on the front"}.get(
         front, f"{front} stand on the front"
     )
     count = "One trial" if len(trials) == 1 else f"{len(trials):,} trials"
-    return f"<strong>{count}</strong> of {methods}: {escape(counts)}; <strong>{points}</strong>. {_state(trials)}"
+    return (
+        f"<strong>{count}</strong> of {methods}: {escape(counts)}; <strong>{points}</strong>. {_describe_state(trials)}"
+    )
 
 
-def _state(trials: pd.DataFrame) -> str:
+def _describe_state(trials: pd.DataFrame) -> str:
     hours, state = trials.attrs.get("device_hours"), trials.attrs.get("state")
     took = f"took {duration(3600 * hours)} on a device" if hours else ""
     if state == "RUNNING":
@@ -52,101 +60,111 @@ def _state(trials: pd.DataFrame) -> str:
     return f"The search {ended}" + (f" and {took}." if took else ".")
 
 
-def _answer(evidence: Evidence) -> str:
-    """The knee, and what is as good as unpruned."""
+def _describe_answer(evidence: Evidence) -> str:
+    """Describe the knee of the front, the unpruned networks, and the sparsest trials that are as good as those."""
     trials = evidence.trials
     front = trials[trials["on_front"]]
     front.attrs = trials.attrs
-    said = [f"The knee of the front is {_point(row, trials)}." for row in analysis.knee(front).to_dict("records")]
-    for line in analysis.unpruned(evidence.dense, trials.attrs["quality"]).to_dict("records"):
-        reached = _value(line["mean"], line["low"], line["high"], trials)
-        runs = f"mean of {line['seeds']} runs" if line["seeds"] > 1 else "one run"
-        said.append(f"Unpruned, {escape(line['model'] or 'the network')} reaches {reached} ({runs}).")
-    return " ".join([*said, *_near_dense(evidence)])
+    sentences = [
+        f"The knee of the front is {_describe_point(row, trials)}." for row in analysis.knee(front).to_dict("records")
+    ]
+    for network in analysis.summarize_dense(evidence.dense, trials.attrs["quality"]).to_dict("records"):
+        value = _format_quality(network["mean"], network["low"], network["high"], trials)
+        runs = f"mean of {network['seeds']} runs" if network["seeds"] > 1 else "one run"
+        sentences.append(f"Unpruned, {escape(network['model'] or 'the network')} reaches {value} ({runs}).")
+    return " ".join([*sentences, *_describe_near_dense(evidence)])
 
 
-def _controls(trials: pd.DataFrame) -> str:
-    """How many points of the front are controls, or beaten by one."""
+def _describe_controls(trials: pd.DataFrame) -> str:
+    """Describe how many points of the front are controls, and how many a control beats."""
     front = trials[trials["on_front"]]
     if not len(front) or not analysis.is_control(trials).any():
         return ""
-    own, beaten = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
+    control_count, beaten_count = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
     return (
-        f"Of the front's {len(front)} points {own} are controls (random pruning or a small dense network), and "
-        f"<strong>{beaten} {'is' if beaten == 1 else 'are'} beaten by a control</strong>, which is as accurate with no "
-        "more of the network's weights, or no more multiply-adds."
+        f"Of the front's {len(front)} points {control_count} are controls (random pruning or a small dense network), "
+        f"and <strong>{beaten_count} {'is' if beaten_count == 1 else 'are'} beaten by a control</strong>, which is as "
+        "accurate with no more of the network's weights, or no more multiply-adds."
     )
 
 
-def _near_dense(evidence: Evidence) -> list[str]:
-    """Of each network the sparsest trial that is as good as unpruned, where accuracy is what counts."""
+def _describe_near_dense(evidence: Evidence) -> list[str]:
+    """Describe the sparsest trial of each network that is as good as unpruned, where accuracy counts."""
     trials = evidence.trials
-    if trials.attrs["quality"] != "val_accuracy" or not len(analysis.unpruned(evidence.dense, "val_accuracy")):
+    if trials.attrs["quality"] != "val_accuracy" or not len(analysis.summarize_dense(evidence.dense, "val_accuracy")):
         return []
-    rows = analysis.near_dense(trials, evidence.dense, WITHIN).to_dict("records")
-    several = len(rows) > 1
+    rows = analysis.near_dense(trials, evidence.dense, NEAR_DENSE_POINTS).to_dict("records")
+    has_several = len(rows) > 1
     return [
-        f"The sparsest trial{_of_model(row) if several else ''} within {WITHIN:g} point of that is "
-        f"{_point(row, trials)}."
+        f"The sparsest trial{_describe_model(row) if has_several else ''} within {NEAR_DENSE_POINTS:g} point of that "
+        f"is {_describe_point(row, trials)}."
         for row in rows
     ]
 
 
-def _of_model(row: Mapping[Any, Any]) -> str:
+def _describe_model(row: Mapping[Any, Any]) -> str:
     return f" of {escape(str(row.get('model', 'a network')))}"
 
 
-def _point(row: Mapping[Any, Any], trials: pd.DataFrame) -> str:
-    """A trial: its method, sparsity and what it reaches."""
-    told = f"<strong>{escape(row['label'])} at {percent(round(row['sparsity'], 5))} sparsity</strong>"
-    value = _value(row["reached"], row["low"], row["high"], trials)
-    others = "".join(f", {escape(heading(name))} {row[name]:.4g}" for name in listing.others(trials))
-    return f"{told} with {value}{others} ({escape(row['name'])})"
+def _describe_point(row: Mapping[Any, Any], trials: pd.DataFrame) -> str:
+    """Describe a trial by its method, its sparsity and its objectives."""
+    summary = f"<strong>{escape(row['label'])} at {format_percent(round(row['sparsity'], 5))} sparsity</strong>"
+    value = _format_quality(row["reached"], row["low"], row["high"], trials)
+    other_values = "".join(
+        f", {escape(format_heading(name))} {row[name]:.4g}" for name in listing.list_other_objectives(trials)
+    )
+    return f"{summary} with {value}{other_values} ({escape(row['name'])})"
 
 
-def _value(mean: float, low: float, high: float, trials: pd.DataFrame) -> str:
-    """What is reached, with half of its interval where there is one."""
+def _format_quality(mean: float, low: float, high: float, trials: pd.DataFrame) -> str:
+    """Format the study's quality, with half of its interval where there is one."""
     quality = trials.attrs["quality"]
-    what = escape(heading(quality))
+    metric = escape(format_heading(quality))
     if not is_share(quality):
-        return f"{what} {mean:.4g}" + ("" if pd.isna(low) else f" ± {(high - low) / 2:.2g}")
-    return f"{mean:.1%}" + ("" if pd.isna(low) else f" ± {50 * (high - low):.1f}") + f" {what}"
+        return f"{metric} {mean:.4g}" + ("" if pd.isna(low) else f" ± {(high - low) / 2:.2g}")
+    return f"{mean:.1%}" + ("" if pd.isna(low) else f" ± {50 * (high - low):.1f}") + f" {metric}"
 
 
-def notes(trials: pd.DataFrame) -> list[str]:
-    """How far the main figure may be believed."""
-    said = []
+def write_notes(trials: pd.DataFrame) -> list[str]:
+    """Write notes on how reliable the main figure is."""
+    sentences = []
     front = trials[trials["on_front"]]
-    again = front["seeds"].fillna(0) > 0 if "seeds" in front else front["on_front"] & False
-    alone = int((~again).sum())
-    if again.any():
-        rest = f" Only one seed stands behind {alone} of the front's points." if alone else ""
-        said.append(f"Points that were run again with fresh seeds are shown at the mean over those.{rest}")
+    has_seeds = front["seeds"].fillna(0) > 0 if "seeds" in front else front["on_front"] & False
+    single_count = int((~has_seeds).sum())
+    if has_seeds.any():
+        single_note = f" Only one seed stands behind {single_count} of the front's points." if single_count else ""
+        sentences.append(f"Points that were run again with fresh seeds are shown at the mean over those.{single_note}")
     elif len(front):
-        said.append(
+        sentences.append(
             "One seed stands behind each point; `search: {seeds: {front: 5}}` runs the front again with fresh ones."
         )
-    if hidden := len(trials) - len(numbers.plotted(trials)):
-        said.append(f"{hidden} of the {len(trials)} trials tell no value to show here: they are in the list alone.")
-    return said
+    if hidden_count := len(trials) - len(numbers.select_plottable(trials)):
+        sentences.append(
+            f"{hidden_count} of the {len(trials)} trials tell no value to show here: they are in the list alone."
+        )
+    return sentences
 
 
-def front_table(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[str]]:
-    """The front for paper: header, rows, and the columns that are words."""
+def tabulate_front(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[str]]:
+    """Return the front as a plain table: the header, the rows, and the columns that hold words."""
     front = trials[trials["on_front"]]
-    quality = heading(trials.attrs["quality"])
-    extra = [name for name in ("iterations", "schedule", *listing.others(trials), "seeds", "macs") if name in front]
+    quality = format_heading(trials.attrs["quality"])
+    extra_columns = [
+        name
+        for name in ("iterations", "schedule", *listing.list_other_objectives(trials), "seeds", "macs")
+        if name in front
+    ]
     has_beaten = front["beaten_by"].notna().any()
-    told = [*map(heading, extra), *(["beaten by"] if has_beaten else [])]
-    header = ["trial", "method", "sparsity", quality.removeprefix("validation "), *told, "run id"]
+    extra_headings = [*map(format_heading, extra_columns), *(["beaten by"] if has_beaten else [])]
+    header = ["trial", "method", "sparsity", quality.removeprefix("validation "), *extra_headings, "run id"]
     rows = [
         [
             str(row["name"]),
             row["label"],
-            percent(round(row["sparsity"], 5)),
-            _value(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
-            *(_cell(row[name]) for name in extra),
-            *([beaten_by(row)] if has_beaten else []),
+            format_percent(round(row["sparsity"], 5)),
+            _format_quality(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
+            *(_format_cell(row[name]) for name in extra_columns),
+            *([describe_beating_control(row)] if has_beaten else []),
             row["run_id"],
         ]
         for row in front.to_dict("records")
@@ -154,12 +172,12 @@ def front_table(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[s
     return header, rows, {"trial", "method", "schedule", "beaten by", "run id"}
 
 
-def beaten_by(row: Mapping[Any, Any]) -> str:
-    """The control that beats a point of the front, and at what equal cost."""
-    return f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if row["beaten_by"] else "-"
+def describe_beating_control(row: Mapping[Any, Any]) -> str:
+    """Name the control that beats a point of the front, and the cost at which it does."""
+    return f"{row['beaten_by']} ({BEATEN_AT_WORDS[row['beaten_at']]})" if row["beaten_by"] else "-"
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if pd.isna(value):
         return "-"
     if isinstance(value, str):
@@ -167,63 +185,63 @@ def _cell(value: Any) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], set[str]]:
-    """Header, rows, and the columns that are words."""
+def tabulate_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], set[str]]:
+    """Return the verdicts as a plain table: the header, the rows, and the columns that hold words."""
     header = ["champion", "method", "sparsity", "against", "pairs", "difference", "p", "verdict", "needed"]
     rows = [
         [
             str(row["champion"]),
             str(row["method"]),
-            percent(round(row["sparsity"], 5)) if row.get("sparsity") is not None else str(row.get("band", "-")),
+            format_percent(round(row["sparsity"], 5)) if row.get("sparsity") is not None else str(row.get("band", "-")),
             str(row["against"]),
             str(row["pairs"]),
-            _difference(row),
-            _known(row.get("p_difference"), ".2g"),
+            _format_difference(row),
+            _format_number(row.get("p_difference"), ".2g"),
             str(row["verdict"]),
-            _known(row.get("needed"), ".0f"),
+            _format_number(row.get("needed"), ".0f"),
         ]
         for row in verdicts
     ]
     return header, rows, {"champion", "method", "against", "verdict"}
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _format_difference(row: Mapping[str, Any]) -> str:
     if row.get("mean") is None:
         return "-"
     interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row.get("low") is not None else ""
     return f"{row['mean']:+.2f}{interval}"
 
 
-def _known(value: Any, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _format_number(value: Any, format_spec: str) -> str:
+    return "-" if value is None else format(value, format_spec)
 
 
-def left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
-    """What the page does not show, and why."""
-    trials, quality = evidence.trials, heading(evidence.trials.attrs["quality"])
-    why = {
+def describe_left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
+    """Describe what the page does not show, and why."""
+    trials, quality = evidence.trials, format_heading(evidence.trials.attrs["quality"])
+    reasons = {
         "main": f"sparsity against {quality}, since no trial tells both",
         "methods": f"methods side by side, since fewer than two tell {quality}",
-        "iterations": f"iterations and schedules, since {_why_no_iterations(trials)}",
-        "layers": f"density by layer, since {_why_no_layers(trials)}",
+        "iterations": f"iterations and schedules, since {_explain_no_iterations(trials)}",
+        "layers": f"density by layer, since {_explain_no_layers(trials)}",
         "growth": "the hypervolume, since no trial trained to its end is better than where it is measured from",
         "curves": "learning curves, since nothing was measured epoch by epoch",
     }
-    said = [reason for name, reason in why.items() if name not in drawn]
-    if not len(analysis.unpruned(evidence.dense, trials.attrs["quality"])):
-        said.append("the line of unpruned networks, since none was trained beside the study")
-    if len(numbers.control_front(trials)) < 2 and not len(evidence.twins):
-        said.append("the line of the controls, since fewer than two points make up their front")
+    sentences = [reason for name, reason in reasons.items() if name not in drawn]
+    if not len(analysis.summarize_dense(evidence.dense, trials.attrs["quality"])):
+        sentences.append("the line of unpruned networks, since none was trained beside the study")
+    if len(numbers.select_control_front(trials)) < 2 and not len(evidence.twins):
+        sentences.append("the line of the controls, since fewer than two points make up their front")
     if not evidence.verdicts:
-        said.append(f"verdicts against random twins, since `forcetune baseline {evidence.study}` has left none")
-    return said
+        sentences.append(f"verdicts against random twins, since `forcetune baseline {evidence.study}` has left none")
+    return sentences
 
 
-def _why_no_layers(trials: pd.DataFrame) -> str:
+def _explain_no_layers(trials: pd.DataFrame) -> str:
     return "no run of the front has a layers.json" if trials["on_front"].any() else "the front is empty"
 
 
-def _why_no_iterations(trials: pd.DataFrame) -> str:
-    if len(paper.of_iterations(trials)):
+def _explain_no_iterations(trials: pd.DataFrame) -> str:
+    if len(paper.select_iterations(trials)):
         return "too few trials of one network were trained to tell what is usual at their density"
     return "no two numbers of pruning iterations were tried"

@@ -1,4 +1,4 @@
-"""The page of a study, in a file and among the artifacts of its parent run."""
+"""The page of a study, written to a file and logged among the artifacts of its parent run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ from pathlib import Path
 from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.report.evidence import gather
-from forcetune.report.page import page
+from forcetune.report.page import render_page
 
 ARTIFACT = "report.html"
 
 
 def write(study: str, out: Path | None = None) -> Path:
-    """Write the page to `out`, or `report-STUDY.html` of the current folder, and log it with the parent run.
+    """Write the page of a study to a file, and log it with the study's parent run.
 
-    The study may still be running: the page says how far it is. Raises InputError where there is no such study, none
-    of its trials has ended, or the file cannot be written.
+    The study may still be running: the page says how far it is.
+
+    Args:
+        study: The name of the study.
+        out: The file; None takes `report-STUDY.html` in the current folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: There is no such study, none of its trials has ended, or the file cannot be written.
     """
     evidence = gather(study)
-    told = page(evidence)
+    html = render_page(evidence)
     path = out or Path(f"report-{study.replace('/', '-')}.html")
     try:
-        path.write_text(told, encoding="utf-8")
+        path.write_text(html, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out: {path} cannot be written: {error}") from error
-    tracking.log_page(evidence.trials.attrs["parent"], ARTIFACT, told)
+    tracking.log_page(evidence.trials.attrs["parent"], ARTIFACT, html)
     return path

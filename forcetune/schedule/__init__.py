@@ -1,4 +1,4 @@
-"""What starts `forcetune nightly`: a line of the crontab, a pair of systemd's units, or a CronJob of Kubernetes."""
+"""Timers that start `forcetune nightly`: a crontab line, two units of systemd, or a CronJob of Kubernetes."""
 
 from forcetune.schedule.cronjob import kubernetes
 from forcetune.schedule.crontab import cron, install, installed, uninstall

@@ -1,4 +1,4 @@
-"""Nights by Kubernetes, beside the cluster of cluster/kuberay: a ConfigMap of the nightly.yaml, and a CronJob."""
+"""Nights on Kubernetes, beside the cluster of cluster/kuberay: a ConfigMap with the nightly.yaml, and a CronJob."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from forcetune.errors import InputError
 from forcetune.schedule.night import Night
 
-HERE = ("localhost", "127.0.0.1", "::1")  # a machine's own names, by which a pod reaches itself alone
-RAY, MLFLOW = "http://forcetune-head-svc:8265", "http://mlflow:5000"  # of cluster/kuberay
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")  # by these names a pod reaches only itself
+CLUSTER_RAY, CLUSTER_MLFLOW = "http://forcetune-head-svc:8265", "http://mlflow:5000"  # of cluster/kuberay
 CRONJOB = Template("""\
 # Beside what cluster/kuberay makes, whose Secret has Ray's token: kubectl apply -f this file
 # The address of the ledger is not in here: the jobs that a night submits have it from the cluster. A program that
@@ -98,29 +98,35 @@ spec:
 
 
 def kubernetes(night: Night, image: str) -> str:
-    """The YAML of a night, its file included, for an image with forcetune in it; it submits jobs to the cluster.
+    """Return the YAML of a night with its file, which submits jobs to the cluster.
 
-    RAY_ADDRESS and MLFLOW_TRACKING_URI are those of cluster/kuberay, or the night's where they name another machine.
-    Raises InputError for what cannot be an image, and where the file is not text.
+    The addresses of Ray and MLflow are those of cluster/kuberay, unless the night's variables name another machine.
+
+    Args:
+        night: The night that the CronJob starts.
+        image: The name of an image that contains forcetune.
+
+    Raises:
+        InputError: The image's name is not valid, or the file is not text in UTF-8.
     """
     if not re.fullmatch(r"[\w./:@-]+", image, re.ASCII):
         raise InputError(f"--image {image!r}: allowed: the name of an image, as registry.example.org/forcetune:0.1.0")
     hour, minute = map(int, night.at.split(":"))
     return CRONJOB.substitute(
         name=night.name,
-        content=indent(_content(night), " " * 4, lambda line: True),
+        content=indent(_read_file(night), " " * 4, lambda line: True),
         minute=minute,
         hour=hour,
-        image=_quoted(image),
-        file=_quoted(night.file.name),
-        path=_literal(f"/etc/forcetune/{night.file.name}"),
-        ray=_literal(_address(night, "RAY_ADDRESS", RAY)),
-        mlflow=_literal(_address(night, "MLFLOW_TRACKING_URI", MLFLOW)),
+        image=_quote_yaml(image),
+        file=_quote_yaml(night.file.name),
+        path=_quote_literal(f"/etc/forcetune/{night.file.name}"),
+        ray=_quote_literal(_reachable_address(night, "RAY_ADDRESS", CLUSTER_RAY)),
+        mlflow=_quote_literal(_reachable_address(night, "MLFLOW_TRACKING_URI", CLUSTER_MLFLOW)),
     )
 
 
-def _content(night: Night) -> str:
-    """Of the file, its last line ended."""
+def _read_file(night: Night) -> str:
+    """Return the text of the night's file, with a line break at its end."""
     try:
         text = night.file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -128,18 +134,18 @@ def _content(night: Night) -> str:
     return text if text.endswith("\n") or not text else f"{text}\n"
 
 
-def _address(night: Night, name: str, usual: str) -> str:
-    """That a pod can reach."""
+def _reachable_address(night: Night, name: str, default: str) -> str:
+    """Return an address that a pod can reach: the night's, or the default one where that names this machine."""
     address = night.variables.get(name, "")
-    found = urlsplit(address)
-    return address if found.scheme in ("http", "https") and found.hostname not in HERE else usual
+    url = urlsplit(address)
+    return address if url.scheme in ("http", "https") and url.hostname not in LOOPBACK_HOSTS else default
 
 
-def _literal(text: str) -> str:
-    """Where Kubernetes would put in a variable for $(NAME)."""
-    return _quoted(text.replace("$", "$$"))
+def _quote_literal(text: str) -> str:
+    """Return a text in quotes in which Kubernetes replaces no $(NAME) by a variable."""
+    return _quote_yaml(text.replace("$", "$$"))
 
 
-def _quoted(text: str) -> str:
-    """As YAML, which takes JSON's quotes."""
+def _quote_yaml(text: str) -> str:
+    """Return a text in quotes for YAML, which accepts JSON's quotes."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Nights in the crontab of the current user: one line each, all other lines left as they are."""
+"""Nights in the crontab of the current user: one line for each night; all other lines stay as they are."""
 
 import os
 import re
@@ -10,94 +10,123 @@ from pathlib import Path
 from forcetune.errors import InputError
 from forcetune.schedule.night import Night, absolute_path
 
-MARK = " # by forcetune schedule"  # ends a line of ours; a comment to the shell
-LONGEST = 998  # bytes of a command that Debian's cron takes, the least of all
-EMPTY = re.compile(rb"no crontab|No such file")  # what `crontab -l` says where a user has none
+LINE_MARK = " # by forcetune schedule"  # ends forcetune's lines; a comment for the shell
+COMMAND_LIMIT_BYTES = 998  # of Debian's cron, which has the lowest limit
+NO_CRONTAB = re.compile(rb"no crontab|No such file")  # the error of `crontab -l` where a user has no table
 
 
 def cron(night: Night) -> str:
-    """The line of the crontab that runs a night. Raises InputError where it is longer than cron takes."""
+    """Return the crontab line that runs a night.
+
+    Args:
+        night: The night that the line starts.
+
+    Raises:
+        InputError: The command is longer than cron allows.
+    """
     settings = [f"{name}={shlex.quote(value)}" for name, value in night.variables.items()]
     command = " ".join([*settings, shlex.join(night.command)])
-    whole = f"cd {_quoted(night.folder)} && {command} >> {_quoted(night.log)} 2>&1{MARK}"
-    whole = whole.replace("%", r"\%")  # to cron a bare one is the end of the line
-    if len(os.fsencode(whole)) > LONGEST:
+    command_line = f"cd {_quote_path(night.folder)} && {command} >> {_quote_path(night.log)} 2>&1{LINE_MARK}"
+    command_line = command_line.replace("%", r"\%")  # cron ends the command at a % without a backslash
+    if len(os.fsencode(command_line)) > COMMAND_LIMIT_BYTES:
         raise InputError(
-            f"the line of {night.file} has {len(os.fsencode(whole))} bytes, and cron takes {LONGEST}: use shorter "
-            f"paths, unset what is not needed of {', '.join(night.variables)}, or use `forcetune schedule systemd`"
+            f"the line of {night.file} has {len(os.fsencode(command_line))} bytes, and cron takes "
+            f"{COMMAND_LIMIT_BYTES}: use shorter paths, unset what is not needed of {', '.join(night.variables)}, "
+            "or use `forcetune schedule systemd`"
         )
     hour, minute = map(int, night.at.split(":"))
-    return f"{minute} {hour} * * * {whole}"
+    return f"{minute} {hour} * * * {command_line}"
 
 
 def install(night: Night) -> str | None:
-    """Put a night into the crontab, in the place of the line for the same file; that line, None where there was none.
+    """Put a night into the crontab, in place of the line for the same file.
 
-    Raises InputError where there is no `crontab`, and where it does not take the line; the table is as it was then.
+    Args:
+        night: The night that the new line starts.
+
+    Returns:
+        The line that was replaced; None where there was none.
+
+    Raises:
+        InputError: There is no program `crontab`, or it refuses the line. The crontab stays as it was.
     """
-    line, table = cron(night), _read()
-    places = [place for place, each in enumerate(table) if _file(each) == night.file]
-    kept = [each for place, each in enumerate(table) if place not in places]
-    kept.insert(places[0] if places else len(kept), line)
-    _write(kept)
-    return table[places[0]] if places else None
+    line, table = cron(night), _read_table()
+    indices = [index for index, entry in enumerate(table) if _nightly_file(entry) == night.file]
+    kept = [entry for index, entry in enumerate(table) if index not in indices]
+    kept.insert(indices[0] if indices else len(kept), line)
+    _write_table(kept)
+    return table[indices[0]] if indices else None
 
 
 def uninstall(file: str | Path) -> bool:
-    """Take the night of a nightly.yaml out of the crontab; whether it was there. Raises InputError as `install`."""
-    table = _read()
-    kept = [each for each in table if _file(each) != absolute_path(file)]
+    """Remove the night of a nightly.yaml from the crontab.
+
+    Args:
+        file: The nightly.yaml.
+
+    Returns:
+        Whether the crontab had a line for the file.
+
+    Raises:
+        InputError: There is no program `crontab`, or it refuses the table.
+    """
+    table = _read_table()
+    kept = [entry for entry in table if _nightly_file(entry) != absolute_path(file)]
     if len(kept) < len(table):
-        _write(kept)
+        _write_table(kept)
     return len(kept) < len(table)
 
 
 def installed() -> list[tuple[Path, str]]:
-    """The nights in the crontab: each file, and HH:MM or the five fields that somebody wrote instead.
+    """Return the nights in the crontab.
 
-    Raises InputError where there is no `crontab`, or where it refuses to say.
+    Returns:
+        Each file with its time as HH:MM, or with the five time fields where somebody has changed them.
+
+    Raises:
+        InputError: There is no program `crontab`, or it cannot read the table.
     """
-    return [(file, _when(each)) for each in _read() if (file := _file(each))]
+    return [(file, _format_time(entry)) for entry in _read_table() if (file := _nightly_file(entry))]
 
 
-def _quoted(path: Path) -> str:
+def _quote_path(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _file(line: str) -> Path | None:
-    """The nightly.yaml that a line runs; None of one that is not ours or was made a comment."""
-    if not line.endswith(MARK) or line.lstrip().startswith("#"):
+def _nightly_file(line: str) -> Path | None:
+    """Return the nightly.yaml that a line runs; None for another line, or one that is commented out."""
+    if not line.endswith(LINE_MARK) or line.lstrip().startswith("#"):
         return None
     try:
-        words = shlex.split(line.removesuffix(MARK).replace(r"\%", "%"))
+        words = shlex.split(line.removesuffix(LINE_MARK).replace(r"\%", "%"))
         return Path(words[words.index("nightly") + 1])
-    except (ValueError, IndexError):  # somebody wrote another command before our mark
+    except (ValueError, IndexError):  # somebody has put another command in front of the mark
         return None
 
 
-def _when(line: str) -> str:
+def _format_time(line: str) -> str:
     minute, hour, *days = line.split()[:5]
     if minute.isdecimal() and hour.isdecimal() and days == ["*", "*", "*"]:
         return f"{int(hour):02}:{int(minute):02}"
     return " ".join((minute, hour, *days))
 
 
-def _read() -> list[str]:
-    """The lines of the table; bytes that are no text survive in them."""
-    done = _crontab("-l")
-    if done.returncode and EMPTY.search(done.stderr):
+def _read_table() -> list[str]:
+    """Return the lines of the crontab; bytes that are no text survive in them."""
+    result = _run_crontab("-l")
+    if result.returncode and NO_CRONTAB.search(result.stderr):
         return []
-    _check(done, "cannot be read")
-    text = os.fsdecode(done.stdout)
+    _check_exit(result, "cannot be read")
+    text = os.fsdecode(result.stdout)
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _write(lines: Iterable[str]) -> None:
+def _write_table(lines: Iterable[str]) -> None:
     table = "".join(f"{line}\n" for line in lines)
-    _check(_crontab("-", table=os.fsencode(table)), "is as it was, since the new one is refused")
+    _check_exit(_run_crontab("-", table=os.fsencode(table)), "is as it was, since the new one is refused")
 
 
-def _crontab(argument: str, table: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _run_crontab(argument: str, table: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             ["crontab", argument], input=table, capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False
@@ -109,7 +138,7 @@ def _crontab(argument: str, table: bytes = b"") -> subprocess.CompletedProcess[b
         ) from None
 
 
-def _check(done: subprocess.CompletedProcess[bytes], what: str) -> None:
-    if done.returncode:
-        said = " ".join(os.fsdecode(done.stderr).split())
-        raise InputError(f"the crontab {what}: {said or f'crontab ended with {done.returncode}'}")
+def _check_exit(result: subprocess.CompletedProcess[bytes], problem: str) -> None:
+    if result.returncode:
+        error_output = " ".join(os.fsdecode(result.stderr).split())
+        raise InputError(f"the crontab {problem}: {error_output or f'crontab ended with {result.returncode}'}")

@@ -1,4 +1,4 @@
-"""What is run at night, where, when, and with which variables of the shell in which it was scheduled."""
+"""A night: what runs, where, when, and with which variables of the shell in which it was scheduled."""
 
 import os
 import re
@@ -10,35 +10,39 @@ from pathlib import Path
 from zlib import crc32
 
 from forcetune.errors import InputError
-from forcetune.stores import absolute, has_password
+from forcetune.stores import absolute_uri, has_password
 
-ADDRESSES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
-FILES = (
+ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
+PATH_VARIABLES = (
     *("FORCETUNE_STATE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "PGPASSFILE"),
     *("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
 )
-AS_THEY_ARE = (
+OTHER_VARIABLES = (
     *("RAY_ADDRESS", "RAY_AUTH_MODE", "CUDA_VISIBLE_DEVICES"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_INSECURE_TLS"),
     *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
-CARRIED = (*ADDRESSES, *FILES, "PYTHONPATH", *AS_THEY_ARE)
-SECRETS = {  # what is done instead of writing them where others can read them
+NIGHT_VARIABLES = (*ADDRESS_VARIABLES, *PATH_VARIABLES, "PYTHONPATH", *OTHER_VARIABLES)
+SECRET_VARIABLES = {  # what to do instead, since others can read a crontab or a unit
     "RAY_AUTH_TOKEN": "name the file that holds it with RAY_AUTH_TOKEN_PATH",
     "MLFLOW_TRACKING_PASSWORD": "put it into ~/.mlflow/credentials",
     "MLFLOW_TRACKING_TOKEN": "put a user's name and password into ~/.mlflow/credentials",
     "PGPASSWORD": "put it into ~/.pgpass",
 }
-NAME = "forcetune-nightly"
-NAME_LENGTH = 52  # characters that Kubernetes allows a CronJob
+NIGHT_NAME = "forcetune-nightly"
+NIGHT_NAME_CHARACTERS = 52  # the limit of Kubernetes for a CronJob
 
 
 @dataclass(frozen=True)
 class Night:
-    """What is run, and where.
+    """A night: what runs, and where. All its paths are absolute.
 
-    file: the nightly.yaml; folder: where it runs; at: HH:MM of 24 hours, by the clock of the machine; log: what it
-    prints is appended to it; variables: of the environment, none of them a secret. All paths are absolute.
+    Attributes:
+        file: The nightly.yaml.
+        folder: The folder in which it runs.
+        at: When it starts, as HH:MM of 24 hours, by the clock of the machine.
+        log: The file that its output is appended to.
+        variables: Its environment variables, none of them a secret.
     """
 
     file: Path
@@ -49,68 +53,80 @@ class Night:
 
     @property
     def command(self) -> list[str]:
-        """With this interpreter, since cron and systemd know no virtual environment."""
-        return [plain("the path of Python", sys.executable), "-m", "forcetune", "nightly", str(self.file)]
+        """The command that runs it, with this interpreter, since cron and systemd know no virtual environment."""
+        return [check_plain("the path of Python", sys.executable), "-m", "forcetune", "nightly", str(self.file)]
 
     @property
     def name(self) -> str:
-        """Of its units or its CronJob: another one for a file of another name."""
+        """The name of its units or of its CronJob; it differs for files with different names."""
         stem = self.file.stem
         if stem == "nightly":
-            return NAME
+            return NIGHT_NAME
         short = re.sub("[^a-z0-9]+", "-", stem.lower()).strip("-")
-        if short != stem or len(f"{NAME}-{short}") > NAME_LENGTH:
-            own = f"{crc32(os.fsencode(stem)):08x}"
-            short = f"{short[: NAME_LENGTH - len(f'{NAME}--{own}')]}-{own}".lstrip("-")  # what was left out tells apart
-        return f"{NAME}-{short}"
+        if short != stem or len(f"{NIGHT_NAME}-{short}") > NIGHT_NAME_CHARACTERS:
+            checksum = f"{crc32(os.fsencode(stem)):08x}"
+            # the checksum tells apart names that are shortened to the same text
+            short = f"{short[: NIGHT_NAME_CHARACTERS - len(f'{NIGHT_NAME}--{checksum}')]}-{checksum}".lstrip("-")
+        return f"{NIGHT_NAME}-{short}"
 
 
 def plan(file: str | Path, at: str, folder: str | Path | None = None, log: str | Path | None = None) -> Night:
-    """The night of a nightly.yaml, with what this shell's variables say.
+    """Return the night of a nightly.yaml, with the variables of this shell.
 
-    at: HH:MM of 24 hours; folder: where it runs, the current one unless given; log: unless given, in that folder with
-    the name of the file (nightly.log).
-    Raises InputError where one of them is not there or cannot be written in a crontab or a unit, and where a variable
-    holds a secret.
+    Args:
+        file: The nightly.yaml.
+        at: When it starts, as HH:MM of 24 hours.
+        folder: The folder in which it runs. None: the current one.
+        log: The file for its output. None: in that folder, with the name of `file` (nightly.log).
+
+    Raises:
+        InputError: A path does not exist or cannot be written into a crontab or a unit, or a variable holds a secret.
     """
-    here = absolute_path(folder or Path.cwd())
-    own = here / f"{Path(file).stem}.log"
-    night = Night(absolute_path(file), here, _time(at), absolute_path(log or own), dict(_variables()))
+    run_folder = absolute_path(folder or Path.cwd())
+    default_log = run_folder / f"{Path(file).stem}.log"
+    night = Night(
+        absolute_path(file), run_folder, _check_time(at), absolute_path(log or default_log), dict(_night_variables())
+    )
     for path in (night.file, night.folder, night.log):
-        plain("the path", str(path))
-    _check_there(night)
+        check_plain("the path", str(path))
+    _check_paths(night)
     return night
 
 
 def next_night(at: str, now: datetime) -> datetime:
-    """The next moment after `now` at which it is HH:MM."""
-    hour, minute = map(int, _time(at).split(":"))
+    """Return the next moment at which a night starts.
+
+    Args:
+        at: When it starts, as HH:MM of 24 hours.
+        now: The moment after which it starts.
+    """
+    hour, minute = map(int, _check_time(at).split(":"))
     today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return today if today > now else today + timedelta(days=1)
 
 
 def absolute_path(path: str | Path) -> Path:
-    """Absolute and without `..`; links stay, since what they point to may change."""
+    """Return a path as an absolute one without `..`. Links stay, since their targets may change."""
     return Path(os.path.abspath(path))
 
 
-def plain(what: str, text: str) -> str:
-    """The text, where no cron, shell or systemd can read something else in it; raises InputError otherwise."""
+def check_plain(subject: str, text: str) -> str:
+    """Return the text. Raises InputError where cron, a shell or systemd could read something else in it."""
     if not text.isprintable() or "\\" in text or text != text.strip():
         raise InputError(
-            f"{what} {text!r} cannot be scheduled, since cron and systemd may read something else in it; allowed: text "
-            "without line breaks, characters that are not printed, backslashes, and spaces at its ends"
+            f"{subject} {text!r} cannot be scheduled, since cron and systemd may read something else in it; allowed: "
+            "text without line breaks, characters that are not printed, backslashes, and spaces at its ends"
         )
     return text
 
 
-def _time(at: str) -> str:
+def _check_time(at: str) -> str:
     if not re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]", at):
         raise InputError(f"--at {at!r}: allowed: a time of the day from 00:00 to 23:59, as 02:00")
     return at
 
 
-def _check_there(night: Night) -> None:
+def _check_paths(night: Night) -> None:
     if not night.file.is_file():
         raise InputError(f"{night.file}: there is no such file")
     for folder in (night.folder, night.log.parent):
@@ -120,25 +136,25 @@ def _check_there(night: Night) -> None:
         raise InputError(f"--log {night.log}: is a folder; allowed: the path of a file")
 
 
-def _variables() -> Iterator[tuple[str, str]]:
-    """Those that the night needs too."""
-    for name, instead in SECRETS.items():
+def _night_variables() -> Iterator[tuple[str, str]]:
+    """Yield the variables of this shell that a night needs too. Raises InputError where one holds a secret."""
+    for name, instead in SECRET_VARIABLES.items():
         if os.environ.get(name):
             raise InputError(f"{name} is a secret, and others could read it where it is scheduled: {instead}; unset it")
-    for name in CARRIED:
+    for name in NIGHT_VARIABLES:
         if value := os.environ.get(name):
             if has_password(value):
                 raise InputError(
                     f"{name} has a password in it, and others could read it where it is scheduled; keep it in a file: "
                     "postgresql://USER@HOST/DATABASE?passfile=FILE, or ~/.mlflow/credentials for a server of MLflow"
                 )
-            yield name, plain(name, _from_here(name, value))
+            yield name, check_plain(name, _make_absolute(name, value))
 
 
-def _from_here(name: str, value: str) -> str:
-    """The value with paths taken from the current folder, as this shell takes them."""
-    if name in ADDRESSES:
-        return absolute(value)
+def _make_absolute(name: str, value: str) -> str:
+    """Return the value with its paths made absolute, as this shell reads them."""
+    if name in ADDRESS_VARIABLES:
+        return absolute_uri(value)
     if name == "PYTHONPATH":
         return os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
-    return os.path.abspath(value) if name in FILES else value
+    return os.path.abspath(value) if name in PATH_VARIABLES else value

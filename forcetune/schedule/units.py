@@ -1,4 +1,4 @@
-"""Nights by systemd: a service that runs one, and the timer that starts it."""
+"""Nights by systemd: a service that runs a night, and the timer that starts the service."""
 
 from string import Template
 
@@ -39,9 +39,13 @@ WantedBy=timers.target
 
 
 def systemd(night: Night) -> dict[str, str]:
-    """The name and the text of a service and of its timer.
+    """Return the files of a service that runs a night, and of its timer, by their names.
 
-    Raises InputError where this Python is none that systemd starts.
+    Args:
+        night: The night that the timer starts.
+
+    Raises:
+        InputError: systemd cannot start this Python, since its path has quotes in it.
     """
     if {*night.command[0]} & {*"\"'"}:
         raise InputError(
@@ -50,22 +54,24 @@ def systemd(night: Night) -> dict[str, str]:
         )
     texts = {
         "name": night.name,
-        "description": _whole(f"forcetune nightly {night.file}"),
-        "folder": _whole(str(night.folder)),
-        "environment": "".join(f"Environment={_word(f'{name}={value}')}\n" for name, value in night.variables.items()),
-        "command": " ".join(map(_word, night.command)),
-        "log": _whole(str(night.log)),
+        "description": _escape(f"forcetune nightly {night.file}"),
+        "folder": _escape(str(night.folder)),
+        "environment": "".join(
+            f"Environment={_quote_word(f'{name}={value}')}\n" for name, value in night.variables.items()
+        ),
+        "command": " ".join(map(_quote_word, night.command)),
+        "log": _escape(str(night.log)),
         "at": night.at,
     }
     return {f"{night.name}.service": SERVICE.substitute(texts), f"{night.name}.timer": TIMER.substitute(texts)}
 
 
-def _whole(text: str) -> str:
-    """As the rest of a line, which has no quotes."""
+def _escape(text: str) -> str:
+    """Return a text for the rest of a line, which takes no quotes."""
     return text.replace("%", "%%")
 
 
-def _word(text: str) -> str:
-    """As one word of several. A dollar means nothing here: the colon before the command says so."""
-    escaped = _whole(text).replace('"', r"\"")
+def _quote_word(text: str) -> str:
+    """Return a text in quotes as one word of a line. A dollar has no meaning, since a colon precedes the command."""
+    escaped = _escape(text).replace('"', r"\"")
     return f'"{escaped}"'

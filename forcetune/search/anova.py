@@ -1,4 +1,4 @@
-"""How much each field has to do with being good: PED-ANOVA over a study's trials."""
+"""The importance of each field: PED-ANOVA over a study's trials."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,89 +12,117 @@ from optuna.trial import create_trial
 
 from forcetune import analysis, tracking
 from forcetune.errors import InputError
-from forcetune.search.proposals import distribution, sampled_of
+from forcetune.search.proposals import distribution, find_sampled_params
 from forcetune.spec import Choice, Domain, Range, Study
 
-BEST = 0.1  # of the trials count as good
-LEAST = 5  # of them, for an estimate to be stable, as Optuna's documentation has it
-FEWEST = 2 * LEAST
+GOOD_SHARE = 0.1  # of the trials count as good
+MIN_GOOD_TRIALS = 5  # with fewer an estimate is not stable, says Optuna's documentation
+MIN_IMPORTANCE_TRIALS = 2 * MIN_GOOD_TRIALS
 
 
 def importance(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a sampled field (the index), one column a target, each summing to 1; sorted by the last column.
+    """Return the importance of each sampled field for each target, by conditional PED-ANOVA.
 
-    Targets: each objective; the front (good are those that few dominate); accuracy at equal density. A share says how
-    differently the field is spread over the best tenth of the trials (five of them at least) and over all of them.
-    table: of one study, as `results.load` gives it; the domains are those of its study file in MLflow.
-    Conditional PED-ANOVA: https://arxiv.org/abs/2304.10255 and https://arxiv.org/abs/2601.20800.
-    Raises InputError where fewer than ten trials tell their objectives, or the study samples nothing.
+    The targets are each objective, the front (good trials are those that few trials dominate) and the accuracy at
+    equal density. The importance says how differently a field is distributed over the best tenth of the trials (at
+    least five) and over all trials. Source: https://arxiv.org/abs/2304.10255 and https://arxiv.org/abs/2601.20800.
+
+    Args:
+        table: The trials of one study, as `results.load` returns them. The domains of the fields are those of the
+            study's file in MLflow.
+
+    Returns:
+        One row a sampled field (the index) and one column a target. Each column sums to 1. The rows are sorted by the
+        last column.
+
+    Raises:
+        InputError: Fewer than ten trials report all objectives, or the study samples no field.
     """
     name = table.attrs["study"]
-    study = Study.from_dict(tracking.study_file(name))
-    losses = analysis.losses(table)
+    study = Study.from_dict(tracking.load_study_file(name))
+    losses = analysis.objective_losses(table)
     objectives = [objective for objective in table.attrs["objectives"] if objective in losses]
-    told = losses[objectives].notna().all(axis=1)
-    known = [(place, each) for place, row in _fields(table[told]) if (each := _sampled(study, row))]
-    if len(known) < FEWEST:
+    is_complete = losses[objectives].notna().all(axis=1)
+    trials = [
+        (index, params)
+        for index, row in _read_fields(table[is_complete])
+        if (params := _read_sampled_params(study, row))
+    ]
+    if len(trials) < MIN_IMPORTANCE_TRIALS:
         raise InputError(
-            f"{name}: importance needs {FEWEST} trials with sampled fields that tell all objectives, not {len(known)}"
+            f"{name}: importance needs {MIN_IMPORTANCE_TRIALS} trials with sampled fields that tell all objectives, "
+            f"not {len(trials)}"
         )
-    losses = losses.loc[[place for place, _ in known]]
-    shadow = _shadow([each for _, each in known], losses[objectives].to_numpy(float))
-    shares = {target: _shares(shadow, losses[target].to_numpy(float)) for target in objectives}
+    losses = losses.loc[[index for index, _ in trials]]
+    memory_study = _make_memory_study([params for _, params in trials], losses[objectives].to_numpy(float))
+    shares = {target: _compute_shares(memory_study, losses[target].to_numpy(float)) for target in objectives}
     if len(objectives) > 1:
-        shares["front"] = _shares(shadow)
-    shares |= {other: _shares(shadow, losses[other].to_numpy(float)) for other in losses if other not in objectives}
-    found = pd.DataFrame(shares).fillna(0.0).rename_axis("field")
-    return found.sort_values(found.columns[-1], ascending=False)
+        shares["front"] = _compute_shares(memory_study)
+    shares |= {
+        other: _compute_shares(memory_study, losses[other].to_numpy(float))
+        for other in losses
+        if other not in objectives
+    }
+    importances = pd.DataFrame(shares).fillna(0.0).rename_axis("field")
+    return importances.sort_values(importances.columns[-1], ascending=False)
 
 
-Sampled = tuple[dict[str, Any], dict[str, Any]]  # values and distributions by field
+SampledParams = tuple[dict[str, Any], dict[str, Any]]  # values and distributions by field
 
 
-def _fields(table: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
+def _read_fields(table: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
     names = [name for name in table.attrs["fields"] if name in table]
     rows = table[names].astype(object).to_dict("records")
-    plain = [{str(n): _plain(v) for n, v in row.items() if not pd.isna(v)} for row in rows]
-    return list(zip(table.index, plain, strict=True))
+    plain_rows = [{str(n): _to_plain(v) for n, v in row.items() if not pd.isna(v)} for row in rows]
+    return list(zip(table.index, plain_rows, strict=True))
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _sampled(study: Study, fields: Mapping[str, Any]) -> Sampled | None:
-    near = {**fields, "density": _nearest(study.space["density"], fields["density"])} if "density" in fields else fields
-    values = sampled_of(study, near)
+def _read_sampled_params(study: Study, fields: Mapping[str, Any]) -> SampledParams | None:
+    proposed = (
+        {**fields, "density": _find_proposed_density(study.space["density"], fields["density"])}
+        if "density" in fields
+        else fields
+    )
+    values = find_sampled_params(study, proposed)
     if not values:
         return None
     return values, {name: distribution(study.space[name]) for name in values}
 
 
-def _nearest(domain: Domain, density: float) -> float:
-    """The value that was asked for: masks keep a whole number of weights, so that what is measured is a bit less."""
+def _find_proposed_density(domain: Domain, density: float) -> float:
+    """Return the proposed density for a measured one, which is a little less: masks keep a whole number of weights."""
     if isinstance(domain, Range):
         return min(max(density, domain.low), domain.high)
     values: list[float] = list(domain.values) if isinstance(domain, Choice) else [density]
     return min(values, key=lambda value: abs(value - density))
 
 
-def _shadow(trials: list[Sampled], losses: np.ndarray) -> optuna.Study:
-    """A study in memory that has these trials in this order."""
+def _make_memory_study(trials: list[SampledParams], losses: np.ndarray) -> optuna.Study:
+    """Return an in-memory study that has these trials in this order, with losses of shape (trials, objectives)."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shadow = optuna.create_study(directions=["minimize"] * losses.shape[1])
-    shadow.add_trials(
+    memory_study = optuna.create_study(directions=["minimize"] * losses.shape[1])
+    memory_study.add_trials(
         create_trial(params=values, distributions=distributions, values=row)
         for (values, distributions), row in zip(trials, losses.tolist(), strict=True)
     )
-    return shadow
+    return memory_study
 
 
-def _shares(shadow: optuna.Study, losses: np.ndarray | None = None) -> dict[str, float]:
-    """Of being good by these losses, one a trial, NaN where a trial tells none; else by all objectives of the study."""
-    known = len(shadow.trials) if losses is None else int(np.isfinite(losses).sum())
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(BEST, LEAST / known)))
+def _compute_shares(memory_study: optuna.Study, losses: np.ndarray | None = None) -> dict[str, float]:
+    """Return the importance of each field.
+
+    Args:
+        memory_study: The trials, in memory.
+        losses: The loss by which a trial is good, one a trial, NaN where a trial has none; all objectives of the study
+            where it is None.
+    """
+    count = len(memory_study.trials) if losses is None else int(np.isfinite(losses).sum())
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(GOOD_SHARE, MIN_GOOD_TRIALS / count)))
     target = None if losses is None else lambda trial: float(losses[trial.number])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parts of a conditional space with one trial
-        return get_param_importances(shadow, evaluator=evaluator, target=target)
+        warnings.simplefilter("ignore")  # Optuna warns of parts of a conditional space that have one trial
+        return get_param_importances(memory_study, evaluator=evaluator, target=target)

@@ -1,4 +1,4 @@
-"""`--fresh`: what both stores have of a study goes under a dated name, and the study's own name is free again."""
+"""`--fresh`: a study is renamed in both stores to a dated name, so that its own name is free again."""
 
 from collections.abc import Callable
 from datetime import date
@@ -11,30 +11,39 @@ from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
 from forcetune.search.driver_lock import driver_lock
 from forcetune.search.faults import durable
-from forcetune.search.ledger import known, pending_archive, recorded
+from forcetune.search.ledger import has_study, load_recorded_study, pending_archive
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
 
-REASON = "it had not ended when its study was archived"
+ARCHIVED_REASON = "it had not ended when its study was archived"
 
 
-def archive(study: str, check: Callable[[], None], console: Console, wanted: bool) -> str | None:
-    """Archive a study where it is wanted, or where a driver that was killed had begun to; the name it has now.
+def archive(study: str, check: Callable[[], None], console: Console, fresh: bool) -> str | None:
+    """Archive a study where this is asked for, or where a driver that was killed had begun to archive it.
 
-    Trials that had not ended fail, so that nothing stays RUNNING under the old name. The ledger's new name comes
-    last: until then every step is done again by whoever starts the study next. None where there is nothing.
+    Trials that have not ended become failed trials, so that nothing in the archive stays RUNNING. The study is renamed
+    in the ledger last: until then the next driver of the study repeats every step.
+
+    Args:
+        study: The name of the study.
+        check: Raises HeldError where another driver has the study.
+        console: The console for the progress of the study's driver.
+        fresh: Whether to archive the study also where no earlier driver had begun to.
+
+    Returns:
+        The name of the archived study; None where nothing was archived.
 
     Raises:
         HeldError: A driver runs the study's companions, which are archived with it; nothing is changed then.
     """
-    begun = pending_archive(study, optuna_uri())
-    if not (begun or wanted):
+    pending_name = pending_archive(study, optuna_uri())
+    if not (pending_name or fresh):
         return None
-    name = begun or _free(study)
-    if known(study, optuna_uri()):
+    name = pending_name or _find_free_name(study)
+    if has_study(study, optuna_uri()):
         with driver_lock(study + COMPANION, optuna_uri()) as companions:
             _archive(study, check, companions.check, console, name)
-    elif tracking.exists(study, mlflow_uri()):  # its ledger is gone
+    elif tracking.has_experiment(study, mlflow_uri()):  # somebody has deleted its ledger
         Tracker(study, mlflow_uri()).rename(name)
     else:
         return None
@@ -44,23 +53,25 @@ def archive(study: str, check: Callable[[], None], console: Console, wanted: boo
 def _archive(
     study: str, check: Callable[[], None], check_companions: Callable[[], None], console: Console, name: str
 ) -> None:
-    renamed = tracking.exists(name, mlflow_uri())
-    driver = open_driver(recorded(study, optuna_uri()), check, console, experiment=name if renamed else study)
+    is_renamed = tracking.has_experiment(name, mlflow_uri())
+    driver = open_driver(
+        load_recorded_study(study, optuna_uri()), check, console, experiment=name if is_renamed else study
+    )
     driver.ledger.begin_archive(name)
-    driver.give_up(REASON)
+    driver.give_up(ARCHIVED_REASON)
     driver.close()
-    if known(study + COMPANION, optuna_uri()):
+    if has_study(study + COMPANION, optuna_uri()):
         _archive(study + COMPANION, check_companions, check_companions, console, name + COMPANION)
     with durable("experiment archived"):
         driver.tracker.rename(name)
     driver.ledger.rename(name)
 
 
-def _free(study: str) -> str:
-    """The study's name with today's date, and a number where that is taken."""
+def _find_free_name(study: str) -> str:
+    """Return the study's name with today's date, and with a number where a study of that name exists."""
     dated = f"{study}.{date.today().isoformat()}"
     for number in count(1):
         name = dated if number == 1 else f"{dated}.{number}"
-        if not known(name, optuna_uri()) and not tracking.exists(name, mlflow_uri()):
+        if not has_study(name, optuna_uri()) and not tracking.has_experiment(name, mlflow_uri()):
             return name
     raise AssertionError

@@ -1,4 +1,4 @@
-"""A trial on disk while it runs: which attempt may write, and the state that the next one goes on from."""
+"""The files of a trial that runs: which attempt may write, and the state from which the next attempt goes on."""
 
 import os
 import shutil
@@ -10,86 +10,108 @@ import torch
 
 from forcetune.search.faults import durable
 
-SHARE = 0.05  # of a trial's time that checkpoints may take, beside the first and the last
+CHECKPOINT_TIME_SHARE = 0.05  # of a trial's time that its checkpoints may take, without the first and the last one
 
 
 class SupersededError(Exception):
-    """A later attempt has this trial; what its worker does no longer counts."""
+    """The error of a worker whose trial has a later attempt: what this worker does no longer counts."""
 
 
 class Checkpoints:
     """The checkpoints of one attempt at a trial, and those of the attempts before it.
 
-    Every attempt has a folder of its own, made when its worker claims the trial; the highest number is the one in
-    force. A worker that was thought dead looks before each write and never touches the folder of another. Where
-    the folder of all trials is not to be reached (another machine without a shared disk) nothing is kept.
+    Every attempt has a folder of its own, which its worker makes when it claims the trial. The attempt with the highest
+    number is the one in force. A worker that was thought dead checks this before each write, and never touches the
+    folder of another attempt. Where the folder of all trials cannot be reached (another machine without a shared
+    disk), nothing is kept.
+
+    Args:
+        folder: The trial's folder.
+        attempt: The number of the attempt.
+        key: The trial's key; a checkpoint with another key is ignored.
     """
 
     def __init__(self, folder: str | Path, attempt: int, key: str) -> None:
-        self._trial = Path(folder)
+        self._trial_folder = Path(folder)
         self._attempt = attempt
         self._key = key
-        self._usable = self._trial.parent.is_dir()
-        self._cost = 0.0
-        self._last = -float("inf")
+        self._is_reachable = self._trial_folder.parent.is_dir()
+        self._save_seconds = 0.0
+        self._last_save = -float("inf")
 
     def claim(self) -> None:
-        """Put this attempt in force. Raises SupersededError where a later one is."""
+        """Put this attempt in force.
+
+        Raises:
+            SupersededError: A later attempt is in force.
+        """
         with durable("claim"):
-            if self._usable:
-                self._own.mkdir(parents=True, exist_ok=True)
+            if self._is_reachable:
+                self._attempt_folder.mkdir(parents=True, exist_ok=True)
         self.check()
 
     def check(self) -> None:
-        """Raise SupersededError where a later attempt is in force, or the trial has ended and its folder is gone."""
-        if self._usable and max(self._attempts(), default=None) != self._attempt:
-            raise SupersededError(f"attempt {self._attempt} at the trial in {self._trial} is no longer the last")
+        """Check that this attempt is the one in force.
+
+        Raises:
+            SupersededError: A later attempt is in force, or the trial has ended and its folder is gone.
+        """
+        if self._is_reachable and max(self._attempts(), default=None) != self._attempt:
+            raise SupersededError(f"attempt {self._attempt} at the trial in {self._trial_folder} is no longer the last")
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the last attempt that left a readable one for this trial; None where none did."""
+        """Return the state of the last attempt that left a readable checkpoint of this trial; None where none did."""
         for attempt in sorted(self._attempts(), reverse=True):
-            state = read(self._trial / str(attempt) / "checkpoint.pt")
+            state = read_checkpoint(self._trial_folder / str(attempt) / "checkpoint.pt")
             if state and state["key"] == self._key:
                 return state
         return None
 
-    def due(self) -> bool:
-        """Whether a checkpoint now would stay within SHARE."""
-        return self._usable and (time.monotonic() - self._last) * SHARE >= self._cost
+    def is_due(self) -> bool:
+        """Return whether a checkpoint now would stay within CHECKPOINT_TIME_SHARE."""
+        return self._is_reachable and (time.monotonic() - self._last_save) * CHECKPOINT_TIME_SHARE >= self._save_seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint at once and whole. Raises SupersededError; OSError where the disk does not take it."""
-        if not self._usable:
+        """Replace the attempt's checkpoint in one step, and remove the folders of earlier attempts.
+
+        Args:
+            state: The state, of types that `torch.load(weights_only=True)` reads.
+
+        Raises:
+            SupersededError: A later attempt is in force, or the trial has ended.
+            OSError: The disk does not take the checkpoint.
+        """
+        if not self._is_reachable:
             return
         started = time.monotonic()
         self.check()
-        written = self._own / "checkpoint.tmp"
-        with open(written, "wb") as file:
+        temporary = self._attempt_folder / "checkpoint.tmp"
+        with open(temporary, "wb") as file:
             torch.save({**state, "key": self._key}, file)
             file.flush()
             os.fsync(file.fileno())
         with durable("checkpoint"):
             self.check()
-            written.replace(self._own / "checkpoint.pt")
+            temporary.replace(self._attempt_folder / "checkpoint.pt")
         for attempt in self._attempts():
             if attempt < self._attempt:
-                shutil.rmtree(self._trial / str(attempt), ignore_errors=True)
-        self._last = time.monotonic()
-        self._cost = self._last - started
+                shutil.rmtree(self._trial_folder / str(attempt), ignore_errors=True)
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - started
 
     @property
-    def _own(self) -> Path:
-        return self._trial / str(self._attempt)
+    def _attempt_folder(self) -> Path:
+        return self._trial_folder / str(self._attempt)
 
     def _attempts(self) -> list[int]:
-        if not self._trial.is_dir():
+        if not self._trial_folder.is_dir():
             return []
-        return [int(path.name) for path in self._trial.iterdir() if path.name.isdigit()]
+        return [int(path.name) for path in self._trial_folder.iterdir() if path.name.isdigit()]
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's state, on the CPU; None where there is none or it is damaged."""
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the state of a checkpoint, on the CPU; None where the file does not exist or is damaged."""
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception:  # of bytes that are no checkpoint torch may make anything
+    except Exception:  # torch may raise any error on bytes that are no checkpoint
         return None

@@ -1,4 +1,4 @@
-"""Trials on Ray: Tune places them on actors that live on, and says how they end."""
+"""Trials on Ray: Tune places them on actors that live on from trial to trial, and reports how they end."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
-from ray._private import state as _ray_state  # the public API for actors asks the dashboard, which a Ray may lack
+from ray._private import state as _ray_state  # the public API for actors needs the dashboard, which a Ray may lack
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -27,93 +27,109 @@ from forcetune.search.worker import Assignment, Cause, LostError, Report, execut
 from forcetune.spec import AUTO, Priority, ResolvedResources, Study
 from forcetune.temporary import make_folder
 
-T = TypeVar("T")
-A = TypeVar("A")
+ResultT = TypeVar("ResultT")
+ArgumentT = TypeVar("ArgumentT")
 
-REPORT = "report"
-SOON = 60.0  # seconds after which somebody who waits is told what for
-READING = 300.0  # seconds that a node gets to read the study's data
-MANY = 1000  # trials that may wait for a place at once
-POLL = 0.2  # seconds between two looks for a slot of one's own
-EPOCH = 20.0  # seconds within which a trial should end an epoch, and give way to another study if it must
-SWITCH = 0.0005  # seconds that a thread keeps the interpreter: at Python's 5 ms the outbox holds up who feeds the slots
-NODE_DEATH_PATIENCE_S = 2.0  # of a worker that is lost: its node may be lost a moment later, as a machine shuts down
-NODE_ANSWER_S = 1.0  # for a node's own process to take a connection
-TRIES = 3  # failures of Tune's loop in a row, no trial ended between them, before it is given up
+REPORT_KEY = "report"  # of a worker's report in Tune's result
+PROBE_NOTICE_S = 60.0  # after which a user who waits for the probe is told so
+DATA_READ_PATIENCE_S = 300.0  # for a node to read the study's data
+MAX_PENDING_TRIALS = 1000  # that may wait for an actor at once
+CLUSTER_POLL_S = 0.2  # between two checks for a slot, or of a node
+HAND_BACK_PATIENCE_S = 20.0  # for a trial to end an epoch and make room; then the actor of one is killed
+THREAD_SWITCH_S = 0.0005  # at Python's 0.005 s the outbox's thread delays the thread that keeps the slots busy
+NODE_DEATH_PATIENCE_S = 2.0  # after a worker is lost: as a machine shuts down, its node may be lost a moment later
+NODE_ANSWER_S = 1.0  # for a node's process to take a connection
+MAX_TUNE_FAILURES = 3  # of Tune's loop in a row without a trial that ends, before the search is given up
 
 
-def place(study: Study, console: Console) -> ResolvedResources:
-    """What a trial occupies, in numbers: for `gpus: auto` a probe takes a whole GPU and sees how many may share one.
+def resolve_resources(study: Study, console: Console) -> ResolvedResources:
+    """Return the resources of a trial in numbers: for `gpus: auto` a probe on a whole GPU measures how many share one.
 
-    Where there are several kinds it is whichever Ray gives; a trial that finds too little memory is tried again with
-    more room. Raises InputError where not even one trial fits, and where the probe fails.
+    Where a cluster has several kinds of GPU, Ray chooses the probe's. A trial that runs out of memory is tried again
+    with a larger share.
+
+    Args:
+        study: The study.
+        console: Where the user reads what the probe measured.
+
+    Raises:
+        InputError: Not even one trial fits, or the probe fails.
     """
-    resources, nodes = study.resources, _nodes()
+    resources, nodes = study.resources, _list_node_resources()
     if resources.gpus != AUTO:
-        return placement.placed(resources, resources.gpus)
+        return placement.resolve_gpus(resources, resources.gpus)
     if not any(node.get("GPU") for node in nodes):
         console.print("resources: no GPU here, trials run on the CPU", soft_wrap=True)
-        return placement.placed(resources, 0)
-    slots(placement.placed(resources, 1))
-    memory = _on_a_gpu(placement.measure, placement.largest(study), resources.cpus, console)
-    trials = placement.sharing(memory, resources, nodes)
-    console.print(placement.told(trials, memory), soft_wrap=True, highlight=False)
-    return placement.placed(resources, placement.share(trials))
+        return placement.resolve_gpus(resources, 0)
+    count_slots(placement.resolve_gpus(resources, 1))
+    memory = _call_on_gpu(placement.measure_memory, placement.plan_probe(study), resources.cpus, console)
+    trials = placement.count_trials_per_gpu(memory, resources, nodes)
+    console.print(placement.describe_probe(trials, memory), soft_wrap=True, highlight=False)
+    return placement.resolve_gpus(resources, placement.compute_gpu_share(trials))
 
 
-def _on_a_gpu(call: Callable[[A], T], argument: A, cpus: float, console: Console) -> T:
-    """What `call` returns in a process that has a GPU to itself, and that ends with it so that its memory is free."""
-    answer = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
-    if not ray.wait([answer], timeout=SOON)[0]:
+def _call_on_gpu(call: Callable[[ArgumentT], ResultT], argument: ArgumentT, cpus: float, console: Console) -> ResultT:
+    """Call a function in a process with a GPU to itself, and return its result.
+
+    The process ends after the call, so that the memory of the GPU is free again.
+    """
+    reference = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
+    if not ray.wait([reference], timeout=PROBE_NOTICE_S)[0]:
         console.print("resources: the probe for `gpus: auto` waits for a whole GPU, or runs still", soft_wrap=True)
     try:
-        found: T = ray.get(answer)
+        result: ResultT = ray.get(reference)
     except ray.exceptions.RayError as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         raise InputError(
             f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Mend that, or write a "
             "number (0.5: two trials share a GPU), which needs no probe"
         ) from error
-    return found
+    return result
 
 
-def _nodes() -> list[dict[str, float]]:
-    """What each node has."""
+def _list_node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def fits(resources: ResolvedResources) -> int:
-    """Trials for which the nodes that are there have room at once."""
-    return sum(_fit_on(node, resources) for node in _nodes())
+def count_fitting(resources: ResolvedResources) -> int:
+    """Return the number of trials that fit on the living nodes at once."""
+    return sum(_count_fitting_on(node, resources) for node in _list_node_resources())
 
 
-def _fit_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
+def _count_fitting_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
     by_gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6
     return min(int(node.get("CPU", 0) / resources.cpus + 1e-9), by_gpus)
 
 
-def slots(resources: ResolvedResources) -> int:
-    """Trials that fit at once, at most `concurrent`. Raises InputError where not even one fits."""
-    have, nodes, fit = ray.cluster_resources(), _nodes(), fits(resources)
-    if fit < 1:
+def count_slots(resources: ResolvedResources) -> int:
+    """Return the number of trials that run at once: those that fit, at most `concurrent`.
+
+    Raises:
+        InputError: Not even one trial fits.
+    """
+    total, nodes, fitting = ray.cluster_resources(), _list_node_resources(), count_fitting(resources)
+    if fitting < 1:
         raise InputError(
             f"resources: a trial asks for {resources.cpus:g} cpus and {resources.gpus:g} gpus, and no node has them; "
-            f"Ray has {have.get('CPU', 0):g} cpus and {have.get('GPU', 0):g} gpus on {len(nodes)} nodes"
+            f"Ray has {total.get('CPU', 0):g} cpus and {total.get('GPU', 0):g} gpus on {len(nodes)} nodes"
         )
-    return min(fit, resources.concurrent or fit)
+    return min(fitting, resources.concurrent or fitting)
 
 
-def most_room(resources: ResolvedResources) -> int:
-    """How many times what a trial asks for a node can give it; a trial that shares a GPU gets the whole at most."""
-    nodes = [node for node in _nodes() if node.get("GPU", 0) >= resources.gpus]
+def find_max_memory_factor(resources: ResolvedResources) -> int:
+    """Return the largest multiple of a trial's resources that one node has, for a trial that needs more memory.
+
+    A trial that shares a GPU gets the whole GPU at most.
+    """
+    nodes = [node for node in _list_node_resources() if node.get("GPU", 0) >= resources.gpus]
     by_cores = max((int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes), default=1)
     return min(by_cores, int(1 / resources.gpus + 1e-9) or 1) if resources.gpus else by_cores
 
 
 class Worker(tune.Trainable):
-    """An actor that runs one trial after the other; a step is what the trial tells next.
+    """An actor that runs one trial after the other; each step returns the next report of the trial.
 
-    Tune may set up a second actor for a trial that a waiting one then takes, so nothing happens before a step.
+    Tune may set up a second actor for a trial that an idle actor then takes, so nothing happens before the first step.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -128,54 +144,67 @@ class Worker(tune.Trainable):
             hide_gpus()
             self._reports = execute(Assignment(**self.config))
         report = next(self._reports)
-        return {REPORT: report, "done": report.outcome is not None}
+        return {REPORT_KEY: report, "done": report.outcome is not None}
 
 
 def hide_gpus() -> None:
-    """Let torch see no GPU in a process to which Ray gave none: `gpus: 0` means the CPU, whatever the machine has."""
+    """Hide the GPUs from torch in a process to which Ray gave none: `gpus: 0` means the CPU on any machine."""
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def share(study: Study, resources: ResolvedResources, priority: Priority) -> ExclusiveSlots:
-    """Of the slots of this Ray what the study has: all of one of its own, of a cluster what others leave it."""
-    most = slots(resources)
+def assign_slots(study: Study, resources: ResolvedResources, priority: Priority) -> ExclusiveSlots:
+    """Return the slots of a study: all slots of a Ray of this process, or a fair share of a cluster's.
+
+    Raises:
+        InputError: Not even one trial fits.
+    """
+    slots = count_slots(resources)
     if not environment.is_shared():
-        return ExclusiveSlots(most)
-    return FairShare(study.study, priority, resources.concurrent, lambda: fits(resources))
+        return ExclusiveSlots(slots)
+    return FairShare(study.study, priority, resources.concurrent, lambda: count_fitting(resources))
 
 
-def ask_nodes(study: Study) -> list[tuple[str, Any]]:
-    """Have each node that has room for a trial read the study's data; whom was asked, and what will be the answer.
+def start_data_reads(study: Study) -> list[tuple[str, Any]]:
+    """Let each node on which a trial fits read the study's data.
 
-    A node does so while the driver starts, and in a process that goes on as its first worker.
+    A node reads the data while the driver starts, in a process that goes on as its first worker.
+
+    Returns:
+        The address of each node, and Ray's reference to the result of its read, for `check_data_reads`.
     """
-    places = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
+    sources = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
     gpus = study.resources.gpus
-    resources = placement.placed(study.resources, 0 if gpus == AUTO else gpus)
-    nodes = [node for node in ray.nodes() if node["Alive"] and _fit_on(node["Resources"], resources)]
-    return [(node["NodeManagerAddress"], _on_node(node["NodeID"]).remote(places, os.getcwd())) for node in nodes]
+    resources = placement.resolve_gpus(study.resources, 0 if gpus == AUTO else gpus)
+    nodes = [node for node in ray.nodes() if node["Alive"] and _count_fitting_on(node["Resources"], resources)]
+    return [(node["NodeManagerAddress"], _make_reader(node["NodeID"]).remote(sources, os.getcwd())) for node in nodes]
 
 
-def hear_nodes(asked: list[tuple[str, Any]]) -> None:
-    """Raise InputError with the node's address where one does not have the data, or says nothing.
+def check_data_reads(reads: list[tuple[str, Any]]) -> None:
+    """Wait until the nodes have read the study's data. A node that is lost meanwhile is no fault of the study.
 
-    A node that is lost meanwhile is no fault of the study's.
+    Args:
+        reads: What `start_data_reads` returned.
+
+    Raises:
+        InputError: A node does not have the data, or does not read them in time; the message has its address.
     """
-    for address, answer in asked:
+    for address, reference in reads:
         try:
-            ray.get(answer, timeout=READING)
+            ray.get(reference, timeout=DATA_READ_PATIENCE_S)
         except ray.exceptions.GetTimeoutError:
-            raise InputError(f"the node {address} does not read the study's data within {READING:g} s") from None
+            raise InputError(
+                f"the node {address} does not read the study's data within {DATA_READ_PATIENCE_S:g} s"
+            ) from None
         except ray.exceptions.RayTaskError as error:
             raise InputError(f"trial.dataset: on the node {address}: {error.cause}") from error
         except ray.exceptions.RayError:
             continue
 
 
-def _on_node(node: str) -> Any:
-    only_there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=only_there)(read_data)
+def _make_reader(node: str) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(read_data)
 
 
 def run(
@@ -185,40 +214,47 @@ def run(
     worker: type[tune.Trainable] = Worker,
     reuse_actors: bool = True,
 ) -> None:
-    """Hand the driver's trials to actors until it has no more; `reuse_actors` as Tune's own.
+    """Hand the driver's trials to actors until the driver has no more trials.
 
-    Raises what the driver raises; an error of Tune's own makes the trials be handed out anew.
+    Raises what the driver raises. After an error of Tune the trials are handed out anew.
+
+    Args:
+        driver: The driver of the study.
+        resources: The resources of a trial.
+        share: The study's slots.
+        worker: The class of the actors.
+        reuse_actors: Whether an actor runs one trial after the other, as in Tune's TuneConfig.
     """
-    # Tune asks a searcher for one trial at a time unless told otherwise: the second actor would be started
-    # only when the first has a trial, and a trial that ends before that takes the second's place
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MANY)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it misses its own per-trial files
-    driver.most_room = most_room(resources)
+    # By default Tune asks a searcher for one trial at a time: it would start the second actor only when the first one
+    # has a trial, and where that trial ends soon the first actor would take the second trial too.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_PENDING_TRIALS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it complains that its files for each trial are missing
+    driver.max_memory_factor = find_max_memory_factor(resources)
     driver.devices = resources.gpus or resources.cpus
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(THREAD_SWITCH_S)
     driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
     failures = 0
-    while not driver.finished:
-        _wait_for_a_slot(driver, share)
+    while not driver.is_finished:
+        _wait_for_slot(driver, share)
         searcher = DriverSearcher(driver, share)
         watch = Watch(searcher, resources.max_seconds)
         try:
             _fit(searcher, watch, resources, worker, reuse_actors)
-        except Exception:  # Tune trips over an idle actor that is killed, and over one that Ray ends for its memory
-            watch.tell_of_memory()
-            failures = 0 if searcher.ended else failures + 1
-            if failures == TRIES and searcher.broken is None:
+        except Exception:  # Tune fails where an idle actor is killed, and where Ray ends an actor for its memory
+            watch.report_out_of_memory()
+            failures = 0 if searcher.ended_trials else failures + 1
+            if failures == MAX_TUNE_FAILURES and searcher.error is None:
                 raise
-        if searcher.broken:
-            raise searcher.broken
+        if searcher.error:
+            raise searcher.error
         driver.hand_back()
 
 
-def _wait_for_a_slot(driver: Driver, share: ExclusiveSlots) -> None:
+def _wait_for_slot(driver: Driver, share: ExclusiveSlots) -> None:
     if not share.slots:
-        driver.progress.waits()
+        driver.progress.report_wait()
     while not share.slots:
-        time.sleep(POLL)
+        time.sleep(CLUSTER_POLL_S)
 
 
 def _fit(
@@ -230,7 +266,7 @@ def _fit(
 ) -> None:
     with make_folder("tune") as folder:
         tune.Tuner(
-            tune.with_resources(worker, lambda config: _request(resources, config["room"])),
+            tune.with_resources(worker, lambda config: _make_request(resources, config["memory_factor"])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=DriverScheduler(searcher),
@@ -241,7 +277,7 @@ def _fit(
             run_config=tune.RunConfig(
                 storage_path=str(folder.path),
                 verbose=0,
-                stop=_Over(searcher),
+                stop=_LoopStopper(searcher),
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -249,9 +285,13 @@ def _fit(
 
 
 class DriverSearcher(Searcher):
-    """Tune's questions put to the driver; all state is in the ledger.
+    """A searcher that passes Tune's questions on to the driver; all state is in the ledger.
 
-    Tune takes what a searcher raises for the trial's fault, so it is kept in `broken` and ends the search.
+    Tune takes an exception of a searcher for the trial's fault, so it is kept in `error` and ends the search.
+
+    Attributes:
+        error: The exception that ends the search, None while there is none.
+        ended_trials: The number of trials that have ended in this loop of Tune.
     """
 
     def __init__(self, driver: Driver, share: ExclusiveSlots) -> None:
@@ -259,110 +299,115 @@ class DriverSearcher(Searcher):
         self._driver = driver
         self._share = share
         self._assignments: dict[str, Assignment] = {}
-        self._unplaced: set[str] = set()  # that wait for more room than others
-        self.broken: Exception | None = None
-        self.ended = 0
+        self._unplaced: set[str] = set()  # trials that need more resources than others, and wait for them
+        self.error: Exception | None = None
+        self.ended_trials = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.broken:
+        if self.error:
             return str(Searcher.FINISHED)
-        self._share.want(self._driver.wanted)
+        self._share.set_wanted(self._driver.wanted)
         if self._unplaced or self._driver.running >= self._share.slots:
-            return None  # trials that follow would take the room that one waits for
-        assignment = self._kept(self._driver.issue)
+            return None  # otherwise the next trials would take the resources that an unplaced one waits for
+        assignment = self._guard(self._driver.issue)
         if assignment is None:
-            return str(Searcher.FINISHED) if self.broken or self._driver.finished else None
+            return str(Searcher.FINISHED) if self.error or self._driver.is_finished else None
         self._assignments[trial_id] = assignment
-        if assignment.room > 1:
+        if assignment.memory_factor > 1:
             self._unplaced.add(trial_id)
         return dict(vars(assignment))
 
-    def placed(self, trial_id: str) -> None:
-        """Its actor has the trial."""
+    def mark_placed(self, trial_id: str) -> None:
+        """Note that a trial has its actor."""
         self._unplaced.discard(trial_id)
 
-    def goes_on(self, trial_id: str, report: Report) -> bool:
-        """Hand the driver what a worker tells before the end; whether its trial goes on."""
-        of = self._assignments[trial_id]
-        stopped = self._kept(lambda: self._driver.report(of.number, of.attempt, report))
-        self.ended += bool(stopped)
-        if not stopped and report.epoch and self.surplus > 0:
-            self.give_way(trial_id)
+    def handle_report(self, trial_id: str, report: Report) -> bool:
+        """Pass a report that is not a trial's last to the driver; return whether the trial goes on."""
+        assignment = self._assignments[trial_id]
+        is_stopped = self._guard(lambda: self._driver.report(assignment.number, assignment.attempt, report))
+        self.ended_trials += bool(is_stopped)
+        if not is_stopped and report.epoch and self.surplus > 0:
+            self.hand_back(trial_id)
             return False
-        return not stopped
+        return not is_stopped
 
     @property
     def surplus(self) -> int:
-        """Trials that run beyond the study's share, and in the way of others."""
+        """The number of trials that run beyond the study's share while other studies want slots."""
         return self._driver.running - self._share.slots if self._share.contested else 0
 
     @property
-    def over(self) -> bool:
-        """Whether Tune's loop has nothing more to do: the driver cannot go on, or no slot is the study's."""
-        return self.broken is not None or (self._share.slots == 0 and self._driver.running == 0)
+    def is_over(self) -> bool:
+        """Return whether Tune's loop has nothing more to do: the driver cannot go on, or the study has no slot."""
+        return self.error is not None or (self._share.slots == 0 and self._driver.running == 0)
 
-    def give_way(self, trial_id: str) -> None:
-        """Hand a trial back to make room for another study; it goes on from its last checkpoint when its turn comes."""
-        of = self._assignments[trial_id]
+    def hand_back(self, trial_id: str) -> None:
+        """Hand a trial back to the driver to make room for another study; later it goes on from its last checkpoint."""
+        assignment = self._assignments[trial_id]
         self._unplaced.discard(trial_id)
-        self._kept(lambda: self._driver.hand_back_one(of.number, of.attempt))
+        self._guard(lambda: self._driver.hand_back_one(assignment.number, assignment.attempt))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the scheduler, which Tune asks first, has told it."""
+        """Do nothing: the scheduler, which Tune calls first, has passed the result on."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        of = self._assignments[trial_id]
-        if result and not error and result[REPORT].outcome:  # stopped, or the watch tells why
-            self.ended += 1
-            self._kept(lambda: self._driver.end(of.number, of.attempt, result[REPORT]))
+        assignment = self._assignments[trial_id]
+        # without an outcome the driver has stopped the trial, or the watch reports why it was lost
+        if result and not error and result[REPORT_KEY].outcome:
+            self.ended_trials += 1
+            self._guard(lambda: self._driver.end(assignment.number, assignment.attempt, result[REPORT_KEY]))
 
-    def lost(self, trial_id: str, cause: Cause, reason: str) -> None:
-        """The trial's actor is gone, or of no more use."""
-        of = self._assignments[trial_id]
+    def report_loss(self, trial_id: str, cause: Cause, reason: str) -> None:
+        """Tell the driver that a trial's actor is gone, or of no more use."""
+        assignment = self._assignments[trial_id]
         self._unplaced.discard(trial_id)
-        self._kept(lambda: self._driver.lost(of.number, of.attempt, cause, reason))
+        self._guard(lambda: self._driver.report_loss(assignment.number, assignment.attempt, cause, reason))
 
-    def _kept(self, call: Callable[[], T]) -> T | None:
-        if self.broken is None:
+    def _guard(self, call: Callable[[], ResultT]) -> ResultT | None:
+        """Call the driver; keep its exception in `error`, and then call it no more."""
+        if self.error is None:
             try:
                 return call()
             except Exception as error:
-                self.broken = error
+                self.error = error
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing for the copy that Tune writes of its searcher: what it would save stands in the ledger."""
+        """Return no state for the copy that Tune writes of its searcher: the state is in the ledger."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, for the same reason."""
+        """Do nothing: the state is in the ledger."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, for the same reason."""
+        """Do nothing: the state is in the ledger."""
 
 
 class DriverScheduler(FIFOScheduler):
-    """Trials one after the other, each until the driver stops it; actors that wait for none are given back."""
+    """A scheduler that runs each trial until the driver stops it, and frees the actors that wait for no trial."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
         super().__init__()
         self._searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Tune's question whether a trial goes on after a result that is not its last."""
-        goes_on = self._searcher.goes_on(trial.trial_id, result[REPORT])
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        """Return Tune's word for whether a trial goes on after a result that is not its last."""
+        is_going_on = self._searcher.handle_report(trial.trial_id, result[REPORT_KEY])
+        return str(TrialScheduler.CONTINUE if is_going_on else TrialScheduler.STOP)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune's question which trial is next, asked after its searcher: where there is none, nobody needs an actor."""
+        """Return the next trial, None where there is none.
+
+        Tune calls this after its searcher, so that without a pending trial no idle actor is needed.
+        """
         pending = [trial for trial in tune_controller.get_live_trials() if trial.status == "PENDING"]
         if not pending:
-            tune_controller._cleanup_cached_actors(force_all=True)  # Tune itself would keep one, and its room with it
+            tune_controller._cleanup_cached_actors(force_all=True)  # Tune itself would keep one with its resources
         return min(pending, key=lambda trial: trial.trial_id, default=None)
 
 
-class _Over(tune.Stopper):
-    """Ends Tune's loop, and gives its actors back, once the driver cannot go on or has no slot."""
+class _LoopStopper(tune.Stopper):
+    """A stopper that ends Tune's loop, and so frees its actors, once the driver cannot go on or has no slot."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
         self._searcher = searcher
@@ -371,26 +416,31 @@ class _Over(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._searcher.over
+        return self._searcher.is_over
 
 
 class Watch(tune.Callback):
-    """Sees which trials take too long, kills their actors, and says why an actor was lost."""
+    """A callback of Tune that kills the actors of trials that take too long, and reports why an actor was lost.
+
+    Args:
+        searcher: The searcher to which losses are reported.
+        max_seconds: The longest time of a trial, in seconds; None for no limit.
+    """
 
     def __init__(self, searcher: DriverSearcher, max_seconds: float | None) -> None:
         self._searcher = searcher
         self._max_seconds = max_seconds
-        self._started: dict[str, tuple[float, Any]] = {}  # when, and its actor
+        self._started: dict[str, tuple[float, Any]] = {}  # the start of each trial, and its actor
         self._overdue: set[str] = set()
-        self._yielding: set[str] = set()
-        self._within_share = time.monotonic()
+        self._yielding: set[str] = set()  # trials whose actors were killed to make room
+        self._last_within_share = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.placed(trial.trial_id)
+        self._searcher.mark_placed(trial.trial_id)
         self._started[trial.trial_id] = time.monotonic(), trial.temporary_state.ray_actor
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._give_way()
+        self._make_room()
         if self._max_seconds is None:
             return
         for trial_id, (started, actor) in self._started.items():
@@ -398,27 +448,29 @@ class Watch(tune.Callback):
                 self._overdue.add(trial_id)
                 ray.kill(actor)
 
-    def _give_way(self) -> None:
-        """Take its actor from the trial that has run shortest, where none gives way at the end of an epoch."""
+    def _make_room(self) -> None:
+        """Kill the actor of the trial that has run shortest, where no trial makes room at the end of an epoch."""
         now = time.monotonic()
         if self._searcher.surplus <= len(self._yielding):
-            self._within_share = now
-        elif now > self._within_share + EPOCH:
-            running = {one: started for one, (started, _) in self._started.items() if one not in self._yielding}
+            self._last_within_share = now
+        elif now > self._last_within_share + HAND_BACK_PATIENCE_S:
+            running = {
+                trial_id: started for trial_id, (started, _) in self._started.items() if trial_id not in self._yielding
+            }
             if running:
-                latest = max(running, key=lambda one: running[one])
+                latest = max(running, key=lambda trial_id: running[trial_id])
                 self._yielding.add(latest)
                 ray.kill(self._started[latest][1])
 
-    def tell_of_memory(self) -> None:
-        """Tell of the trials whose actors Ray has ended since their node was out of memory."""
-        asked = {actor.__ray_ready__.remote(): trial_id for trial_id, (_, actor) in self._started.items()}
-        dead, _ = ray.wait(list(asked), num_returns=len(asked), timeout=1) if asked else ([], [])
-        for answer in dead:
+    def report_out_of_memory(self) -> None:
+        """Report the trials whose actors Ray has ended because their node was out of memory."""
+        references = {actor.__ray_ready__.remote(): trial_id for trial_id, (_, actor) in self._started.items()}
+        ready, _ = ray.wait(list(references), num_returns=len(references), timeout=1) if references else ([], [])
+        for reference in ready:
             try:
-                ray.get(answer)
+                ray.get(reference)
             except ray.exceptions.OutOfMemoryError as error:
-                self._searcher.lost(asked[answer], *_why(error))
+                self._searcher.report_loss(references[reference], *_explain_loss(error))
             except ray.exceptions.RayError:
                 continue
 
@@ -430,37 +482,42 @@ class Watch(tune.Callback):
         _, actor = self._started.pop(trial.trial_id, (0.0, None))
         if trial.trial_id in self._yielding:
             self._yielding.discard(trial.trial_id)
-            self._searcher.give_way(trial.trial_id)
+            self._searcher.hand_back(trial.trial_id)
         elif trial.trial_id in self._overdue:
-            self._searcher.lost(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
+            self._searcher.report_loss(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
         else:
             error = _read_error(trial)
-            cause, reason = _why(error)
-            if actor and not isinstance(error, ray.exceptions.RayTaskError) and cause == "lost" and _lost_node(actor):
+            cause, reason = _explain_loss(error)
+            if (
+                actor
+                and not isinstance(error, ray.exceptions.RayTaskError)
+                and cause == "lost"
+                and _has_lost_node(actor)
+            ):
                 cause, reason = "node", "its node was lost (preempted, switched off or out of reach)"
-            self._searcher.lost(trial.trial_id, cause, reason)
+            self._searcher.report_loss(trial.trial_id, cause, reason)
 
 
 def _read_error(trial: Any) -> Exception | None:
     """Return the error with which Tune lost a trial, None where Tune kept none.
 
-    Tune's own `get_pickled_error` reads it where Tune copies it to, some time later.
+    Tune's `get_pickled_error` reads a copy of it, which Tune makes some time later.
     """
     path = trial.pickled_error_file
     return cast(Exception, pickle.loads(Path(path).read_bytes())) if path and Path(path).exists() else None
 
 
-def _lost_node(actor: Any) -> bool:
-    """Return whether an actor that is gone has taken its node with it, or the node the actor."""
+def _has_lost_node(actor: Any) -> bool:
+    """Return whether the node of an actor that is gone is gone too."""
     address = _ray_state.actors(actor._actor_id.hex()).get("Address", {})
     deadline = time.monotonic() + NODE_DEATH_PATIENCE_S
-    while not (lost := not _is_reachable(address.get("NodeID"))) and time.monotonic() < deadline:
-        time.sleep(POLL)
-    return lost
+    while not (is_lost := not _is_reachable(address.get("NodeID"))) and time.monotonic() < deadline:
+        time.sleep(CLUSTER_POLL_S)
+    return is_lost
 
 
 def _is_reachable(node_id: str | None) -> bool:
-    """Return whether a node is alive for Ray and takes a connection: Ray itself notices a death up to 15 s later."""
+    """Return whether a node is alive for Ray and takes a connection; Ray itself notices a death up to 15 s later."""
     if not node_id:  # an actor that was never placed
         return True
     node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
@@ -473,18 +530,18 @@ def _is_reachable(node_id: str | None) -> bool:
     return True
 
 
-def _why(error: Exception | None) -> tuple[Cause, str]:
-    """The cause and the words for the error with which Tune lost a trial."""
-    found = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(found, LostError):
-        return found.cause, found.reason
-    if isinstance(found, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(found):
+def _explain_loss(error: Exception | None) -> tuple[Cause, str]:
+    """Return the cause and the reason, in words, of the error with which Tune lost a trial."""
+    original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(original, LostError):
+        return original.cause, original.reason
+    if isinstance(original, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(original):
         return "memory", "Ray ended its worker, since the node was out of memory"
-    if found is None or isinstance(found, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
+    if original is None or isinstance(original, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
         return "lost", "its worker ended without a word (killed, out of memory, or its node is gone)"
-    return "lost", f"its worker failed: {type(found).__name__}: {found}".splitlines()[0]
+    return "lost", f"its worker failed: {type(original).__name__}: {original}".splitlines()[0]
 
 
-def _request(resources: ResolvedResources, room: int) -> tune.PlacementGroupFactory:
-    gpus = min(resources.gpus * room, max(resources.gpus, 1))
-    return tune.PlacementGroupFactory([{"CPU": resources.cpus * room, "GPU": gpus}])
+def _make_request(resources: ResolvedResources, memory_factor: int) -> tune.PlacementGroupFactory:
+    gpus = min(resources.gpus * memory_factor, max(resources.gpus, 1))
+    return tune.PlacementGroupFactory([{"CPU": resources.cpus * memory_factor, "GPU": gpus}])

@@ -1,4 +1,4 @@
-"""Companions of a study: those that `search.seeds` asks for, until it is clear which points stand, and listed ones."""
+"""Companions of a study: re-runs with fresh seeds until the front is clear (`search.seeds`), and listed companions."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -7,92 +7,119 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from forcetune.analysis import believe, non_dominated
+from forcetune.analysis import estimate_from_seeds, non_dominated
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
-from forcetune.search.ending import left_of, spent_by
-from forcetune.search.ledger import counted, current, ends, has_retries, is_on_front, trials_of
+from forcetune.search.ending import compute_budget_left, find_spent
+from forcetune.search.ledger import has_retries, is_on_front, load_trials, read_outcomes, select_counted, select_current
 from forcetune.search.marking import mark_front
 from forcetune.search.proposals import FixedProposals, Proposal
 from forcetune.spec import Budget, CompanionRuns, Search, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
 
-FIRST = 2  # fresh seeds of a front point before anything is said of it
-CLEAR = 0.05  # of a probability to stand on the front, or not to
+FIRST_FRESH_SEEDS = 2  # of each front point, before its place on the front is judged
+CLEAR_PROBABILITY = 0.05  # nearer than this to 0 or 1, the probability to stand on the front needs no further seed
 
 
 def rerun(study: Study, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]) -> str | None:
-    """Run the companions round by round, a seed more for each point that is in doubt; why they ended early, if so.
+    """Run the front again with fresh seeds, round by round: one more seed for each point that is in doubt.
 
-    drive: runs a driver to its end. What is there already counts, so that a restart goes on.
+    What the ledger has already counts, so that the next call goes on where this one ended.
+
+    Args:
+        study: The study; it has `search.seeds`.
+        check: Raises HeldError where another driver has the companion.
+        console: Where the progress is printed.
+        drive: Runs a driver to its end.
+
+    Returns:
+        Why the re-runs ended early, None where all were run.
     """
     while True:
-        companion = study.companion(Search())
-        theirs, reruns = trials_of(study.study, optuna_uri()), current(trials_of(companion.study, optuna_uri()))
-        proposals = wanted(study, theirs, reruns)
+        companion = study.make_companion(Search())
+        trials, reruns = (
+            load_trials(study.study, optuna_uri()),
+            select_current(load_trials(companion.study, optuna_uri())),
+        )
+        proposals = propose_reruns(study, trials, reruns)
         all_ended = all(trial.state.is_finished() for trial in reruns)
         if not proposals and all_ended and not has_retries(companion.study, optuna_uri()):
             return None
-        budget = left_of(study.search.budget, spent_by(ends(theirs)))
-        total = len(counted(reruns)) + len(proposals)
-        companion = study.companion(
+        budget = compute_budget_left(study.search.budget, find_spent(read_outcomes(trials)))
+        total = len(select_counted(reruns)) + len(proposals)
+        companion = study.make_companion(
             Search(trials=total, sampler="random", stopping="none", budget=budget, max_failures=total)
         )
         if proposals:
-            told = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
-            console.print(told, soft_wrap=True)
+            message = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
+            console.print(message, soft_wrap=True)
         driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))  # noqa: B023
         drive(driver)
         mark_front(Tracker(study.study, mlflow_uri()))  # by the means over fresh seeds
-        if driver.ending:
-            return f"the re-runs with fresh seeds ended by the {driver.ending}"
+        if driver.end_reason:
+            return f"the re-runs with fresh seeds ended by the {driver.end_reason}"
 
 
 def run_listed_companions(
     companion_runs: CompanionRuns, check: Callable[[], None], console: Console, drive: Callable[[Driver], None]
 ) -> str | None:
-    """Run the companions that the study lacks; why they ended early, if so.
+    """Run the listed companions that the study lacks.
 
-    drive: runs a driver to its end. Twins are no candidates for the user's device: no constraint holds for them.
+    No constraint of the study holds for them: twins are no candidates for the user's device.
+
+    Args:
+        companion_runs: The study and its listed companions.
+        check: Raises HeldError where another driver has the companion.
+        console: Where the progress is printed.
+        drive: Runs a driver to its end.
+
+    Returns:
+        Why the companions ended early, None where all were run.
     """
-    known = trials_of(companion_runs.study.study + COMPANION, optuna_uri())
-    keys = {trial.user_attrs.get("key") for trial in known}
+    trials = load_trials(companion_runs.study.study + COMPANION, optuna_uri())
+    keys = {trial.user_attrs.get("key") for trial in trials}
     proposals = [
-        Proposal(one.trial, of=one.of, marks=one.marks) for one in companion_runs.companions if one.key not in keys
+        Proposal(companion_run.trial, parent_key=companion_run.parent_key, tags=companion_run.tags)
+        for companion_run in companion_runs.companions
+        if companion_run.key not in keys
     ]
-    all_ended = all(trial.state.is_finished() for trial in known)
+    all_ended = all(trial.state.is_finished() for trial in trials)
     if not proposals and all_ended and not has_retries(companion_runs.study.study + COMPANION, optuna_uri()):
         return None
-    companion = companion_runs.study.companion(
+    companion = companion_runs.study.make_companion(
         Search(
-            trials=len(counted(known)) + len(proposals),
+            trials=len(select_counted(trials)) + len(proposals),
             sampler="random",
             stopping="none",
-            budget=_budget(companion_runs, known),
-            max_failures=len(counted(known)) + len(proposals),  # a night says itself what failures mean
+            budget=_compute_budget(companion_runs, trials),
+            max_failures=len(select_counted(trials)) + len(proposals),  # the night itself decides what failures mean
         ),
         constraints={},
     )
     driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))
     drive(driver)
-    mark_front(Tracker(companion_runs.study.study, mlflow_uri()))  # re-runs that had failed may be among what was run
-    return f"the comparisons ended by their {driver.ending}" if driver.ending else None
+    mark_front(Tracker(companion_runs.study.study, mlflow_uri()))  # re-runs that had failed may be among these trials
+    return f"the comparisons ended by their {driver.end_reason}" if driver.end_reason else None
 
 
-def _budget(companion_runs: CompanionRuns, known: list[FrozenTrial]) -> Budget | None:
-    """What may be spent in all: what it was before this night, and what the night may cost."""
+def _compute_budget(companion_runs: CompanionRuns, trials: list[FrozenTrial]) -> Budget | None:
+    """Return the budget of the companion in all: what was spent before this night, and what the night may cost."""
     if companion_runs.device_hours is None:
         return None
-    before = [trial for trial in known if trial.user_attrs.get("marks", {}).get("night") != companion_runs.night]
-    return Budget(device_hours=spent_by(ends(before))["device_hours"] + companion_runs.device_hours)
+    before = [trial for trial in trials if trial.user_attrs.get("marks", {}).get("night") != companion_runs.night]
+    return Budget(device_hours=find_spent(read_outcomes(before))["device_hours"] + companion_runs.device_hours)
 
 
-def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -> list[Proposal]:
-    """The next re-runs: two of each front point, then one of each that may or may not stand on the front.
+def propose_reruns(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -> list[Proposal]:
+    """Return the next re-runs: two of each front point, then one of each point that may or may not stand on the front.
 
-    trials: the study's; reruns: the companion's, those that still run among them. All points get the same fresh
-    seeds in the same order, above all that the study itself can ask for.
+    All points get the same fresh seeds in the same order. Fresh seeds are above all seeds that the study can propose.
+
+    Args:
+        study: The study; it has `search.seeds`.
+        trials: The study's trials.
+        reruns: The companion's trials, with those that still run.
     """
     assert study.search.seeds is not None
     points = [trial for trial in trials if is_on_front(trial)]
@@ -105,20 +132,22 @@ def wanted(study: Study, trials: list[FrozenTrial], reruns: list[FrozenTrial]) -
         if trial.state == TrialState.PRUNED or "of" not in trial.user_attrs or "marks" in trial.user_attrs:
             continue
         tried[trial.user_attrs["of"]] += 1
-        fresh[trial.user_attrs["of"]] += [list(ended.values) for ended in ends([trial]) if ended.values is not None]
+        fresh[trial.user_attrs["of"]] += [
+            list(outcome.values) for outcome in read_outcomes([trial]) if outcome.values is not None
+        ]
     keys = [trial.user_attrs["key"] for trial in points]
     fields = [trial.user_attrs["fields"] for trial in points]
     on_front = non_dominated(values, list(study.directions.values()))
-    densities = np.array([found["density"] for found in fields])
-    belief = believe(values, densities, [np.array(fresh[key]) for key in keys], study.directions)
-    found = []
+    densities = np.array([point["density"] for point in fields])
+    belief = estimate_from_seeds(values, densities, [np.array(fresh[key]) for key in keys], study.directions)
+    proposals = []
     for key, trial, front, probability in zip(keys, fields, on_front, belief.probability, strict=True):
-        if front and tried[key] < FIRST:
-            seeds = FIRST
-        elif CLEAR < probability < 1 - CLEAR:
+        if front and tried[key] < FIRST_FRESH_SEEDS:
+            seeds = FIRST_FRESH_SEEDS
+        elif CLEAR_PROBABILITY < probability < 1 - CLEAR_PROBABILITY:
             seeds = tried[key] + 1
         else:
             continue
         for n in range(tried[key], min(seeds, study.search.seeds.front)):
-            found.append(Proposal(Trial(**{**trial, "seed": study.first_fresh_seed + n}), of=key))
-    return found
+            proposals.append(Proposal(Trial(**{**trial, "seed": study.first_fresh_seed + n}), parent_key=key))
+    return proposals

@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster, or a Ray of this process alone; and what is said where Ray's head is gone."""
+"""The connection to Ray, which is a cluster or a Ray of this process alone; and a watch over Ray's head."""
 
 import logging
 import os
@@ -15,15 +15,22 @@ from forcetune.errors import InputError, StoppedError
 from forcetune.search import environment
 from forcetune.stores import ray_address
 
-START_TRIES = 3  # of a Ray of this process
-HEARTBEAT_S = 2.0  # between two questions to Ray's head, and for its answer
-OWN_HEAD_PATIENCE_S = 3.0  # the head of a Ray of this process does not come back
-CLUSTER_HEAD_PATIENCE_S = 40.0  # that of a cluster may; Ray gives up after 60 s
+START_TRIES = 3  # of a Ray of this process, before the search is given up
+HEARTBEAT_S = 2.0  # between two connections to Ray's head, and the longest that one may take
+OWN_HEAD_PATIENCE_S = 3.0  # short, since the head of a Ray of this process does not come back
+CLUSTER_HEAD_PATIENCE_S = 40.0  # the head of a cluster may come back; Ray itself gives up after 60 s
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """The cluster that RAY_ADDRESS names, or a Ray of this process alone that listens on loopback only."""
+def connect_ray() -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, or start a Ray of this process alone; disconnect at the end.
+
+    The Ray of this process listens on loopback only. While connected, a `RayHeartbeat` watches Ray's head.
+
+    Raises:
+        InputError: RAY_ADDRESS is the address for jobs, or no Ray cluster answers there.
+        StoppedError: The Ray of this process did not start.
+    """
     address = ray_address()
     if address.startswith(("http://", "https://")):
         raise InputError(
@@ -46,15 +53,18 @@ def connected() -> Iterator[None]:
 
 
 def _start_own_ray() -> None:
-    """Start a Ray of this process. Ray waits for itself for 30 s and no longer: a loaded machine gets further tries."""
-    options = {"include_dashboard": False, "_temp_dir": str(environment.ray_folder())}
-    for left in reversed(range(START_TRIES)):
+    """Start a Ray of this process, in several tries.
+
+    Ray waits no longer than 30 s until it has started, which is too short on a loaded machine.
+    """
+    options = {"include_dashboard": False, "_temp_dir": str(environment.get_ray_folder())}
+    for tries_left in reversed(range(START_TRIES)):
         try:
             ray.init("local", log_to_driver=False, logging_level=logging.ERROR, **options)
             return
-        except Exception as error:  # Ray raises plain exceptions here
+        except Exception as error:  # Ray raises no type of its own here
             ray.shutdown()
-            if not left:
+            if not tries_left:
                 reason = str(error).partition("\n")[0]
                 raise StoppedError(
                     f"Ray did not start on this machine in {START_TRIES} tries ({reason}). Nothing is lost: the same "
@@ -63,34 +73,38 @@ def _start_own_ray() -> None:
 
 
 class RayHeartbeat:
-    """A thread that asks every few seconds whether Ray's head, its process gcs_server, still takes connections.
+    """A thread that checks every few seconds whether Ray's head, its process gcs_server, still takes connections.
 
-    Where the head is gone it says so and ends the process with exit code 1. Ray does the same after a minute, with a
-    line of its own; Tune's loop waits in Ray's library until then, so no exception reaches it. The stores take up the
-    running trials at the next start, as after any crash.
+    Where the head is gone, the thread prints a message and ends the process with exit code 1. No exception could end
+    the search: Tune's loop waits in Ray's library, which itself ends the process a minute later. At the next start the
+    running trials are taken up from the stores, as after any crash.
+
+    Args:
+        address: The address of Ray's head, HOST:PORT.
+        patience_s: How long the head may refuse connections, in seconds.
     """
 
     def __init__(self, address: str, patience_s: float) -> None:
         host, _, port = address.rpartition(":")
         self._head = host.strip("[]"), int(port)
         self._patience_s = patience_s
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._ask, name="ray-heartbeat", daemon=True)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._check_periodically, name="ray-heartbeat", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *error: object) -> None:
-        self._ended.set()
+        self._closed.set()
 
-    def _ask(self) -> None:
-        answered = time.monotonic()
-        while not self._ended.wait(HEARTBEAT_S):
+    def _check_periodically(self) -> None:
+        last_answer = time.monotonic()
+        while not self._closed.wait(HEARTBEAT_S):
             try:
                 socket.create_connection(self._head, timeout=HEARTBEAT_S).close()
-                answered = time.monotonic()
+                last_answer = time.monotonic()
             except OSError as error:
-                if time.monotonic() > answered + self._patience_s and not self._ended.is_set():
+                if time.monotonic() > last_answer + self._patience_s and not self._closed.is_set():
                     self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:

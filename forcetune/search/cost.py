@@ -1,4 +1,4 @@
-"""What a search will cost, predicted from a few measured seconds of its slowest and its fastest trial."""
+"""The predicted cost of a search, from a few measured seconds of its slowest and its fastest trial."""
 
 import json
 import logging
@@ -14,26 +14,33 @@ import torch
 from rich.console import Console
 
 from forcetune import trial
-from forcetune.search.placement import on_this_machine
-from forcetune.search.stopping import share_trained
+from forcetune.search.placement import resolve_on_this_machine
+from forcetune.search.stopping import estimate_trained_share
 from forcetune.spec import ResolvedResources, Study, Task, Trial
 from forcetune.stores import optuna_uri, ray_address, state_folder
 from forcetune.times import duration
 
 log = logging.getLogger(__name__)
 
-DRAWS = 256  # configurations that stand for the whole space
-STEPS = 8  # of training that are measured
-START = 15.0  # seconds until Ray's first trial runs
-BESIDE = 0.1  # seconds a trial beside its pruning and training: benchmarks/overhead.py
+MAX_CONFIGURATIONS = 256  # that stand for the whole space
+TIMED_STEPS = 8  # of training
+RAY_START_S = 15.0  # until Ray's first trial runs
+TRIAL_OVERHEAD_S = 0.1  # of a trial beside its pruning and training: benchmarks/overhead.py
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a study: trials, at once; seconds of the fastest, the slowest and the mean trial, trained to its end.
+    """The predicted cost of a study.
 
-    device: on which they were measured; hours: of the search; device_hours: of all trials; both with what early
-    stopping saves on average.
+    Attributes:
+        device: The device on which the trials were measured.
+        trials: The number of trials of the study.
+        at_once: The number of trials that run at once.
+        fastest: The time of the fastest trial, trained to its end, in seconds.
+        slowest: The time of the slowest trial, trained to its end, in seconds.
+        mean: The mean time of a trial, trained to its end, in seconds.
+        hours: The duration of the search, less what early stopping saves on average.
+        device_hours: The device hours of all trials, less what early stopping saves on average.
     """
 
     device: str
@@ -47,18 +54,22 @@ class Cost:
 
 
 def predict(study: Study) -> Cost:
-    """Measure and keep the prediction beside the ledger for `report`. Raises what a trial may raise."""
-    resources = on_this_machine(study)
-    drawn = list(islice(_configurations(study), DRAWS))
-    work = _work(drawn)
-    ends = [drawn[int(np.argmin(work))], drawn[int(np.argmax(work))]]
+    """Predict the cost of a study, and keep the prediction beside the ledger for `report`.
+
+    It measures the trials with the least and the most multiply-adds, and interpolates between them. Raises what a trial
+    may raise.
+    """
+    resources = resolve_on_this_machine(study)
+    sample = list(islice(_draw_configurations(study), MAX_CONFIGURATIONS))
+    work = _count_work(sample)
+    extremes = [sample[int(np.argmin(work))], sample[int(np.argmax(work))]]
     torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
-    _seconds(ends[0], study.task)  # what is loaded and built for the first time is not the trial's
-    fastest, slowest = (_seconds(end, study.task) for end in ends)
-    each = np.interp(work, [min(work), max(work)], [fastest, slowest])
-    mean, at_once = float(each.mean()), _at_once(resources)
-    trained = study.trials * share_trained(study.stopping, study.trials)
-    seconds = mean * trained + BESIDE * study.trials
+    _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
+    fastest, slowest = (_measure_seconds(extreme, study.task) for extreme in extremes)
+    durations = np.interp(work, [min(work), max(work)], [fastest, slowest])
+    mean, at_once = float(durations.mean()), _count_concurrent_trials(resources)
+    trained = study.trials * estimate_trained_share(study.stopping, study.trials)
+    seconds = mean * trained + TRIAL_OVERHEAD_S * study.trials
     cost = Cost(
         torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's cpu",
         study.trials,
@@ -66,7 +77,7 @@ def predict(study: Study) -> Cost:
         fastest,
         slowest,
         mean,
-        (START + seconds / at_once) / 3600,
+        (RAY_START_S + seconds / at_once) / 3600,
         (resources.gpus or resources.cpus) * seconds / 3600,
     )
     _keep(study, cost)
@@ -74,7 +85,7 @@ def predict(study: Study) -> Cost:
 
 
 def _keep(study: Study, cost: Cost) -> None:
-    path = cost_file(study.study)
+    path = get_cost_file(study.study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(cost)))
@@ -83,70 +94,79 @@ def _keep(study: Study, cost: Cost) -> None:
 
 
 def report(study: Study, hours: float, console: Console) -> None:
-    """Print what the search took beside what was predicted, where it was."""
-    path = cost_file(study.study)
+    """Print what a search took beside the predicted cost; nothing where no cost of so many trials was predicted.
+
+    Args:
+        study: The study.
+        hours: The measured duration of the search.
+        console: Where the line is printed.
+    """
+    path = get_cost_file(study.study)
     if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
-        off = cost.hours / hours - 1
-        took, predicted = (duration(3600 * each) for each in (hours, cost.hours))
-        told = f"searched for {took}; `forcetune check` had predicted {predicted} ({off:+.0%})"
-        console.print(told, soft_wrap=True, highlight=False)
+        deviation = cost.hours / hours - 1
+        took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
+        message = f"searched for {took}; `forcetune check` had predicted {predicted} ({deviation:+.0%})"
+        console.print(message, soft_wrap=True, highlight=False)
 
 
-def cost_file(study: str) -> Path:
-    """Where the prediction of a study is kept."""
+def get_cost_file(study: str) -> Path:
+    """Return the path of the file that keeps the prediction of a study."""
     return state_folder(optuna_uri()) / f"{study}.cost.json"
 
 
-def _configurations(study: Study) -> Iterator[Trial]:
-    """The grid's trials, or as many drawn at random as somebody asks for."""
+def _draw_configurations(study: Study) -> Iterator[Trial]:
+    """Yield the grid's trials in random order, or trials of a random search without end."""
     if study.search.sampler == "grid":
-        everything = list(study.grid())
+        grid = list(study.grid())
         generator = np.random.default_rng(0)
-        yield from (everything[i] for i in generator.permutation(len(everything)))
+        yield from (grid[i] for i in generator.permutation(len(grid)))
         return
-    from forcetune.search.proposals import Sampled
+    from forcetune.search.proposals import SampledProposals
 
     at_random = study.model_copy(update={"search": study.search.model_copy(update={"sampler": "random"})})
-    proposals = Sampled(at_random, [])
+    proposals = SampledProposals(at_random, [])
     while proposal := proposals.ask():
         yield proposal.trial
 
 
-def _work(trials: list[Trial]) -> list[float]:
-    """The multiply-adds of pruning and training each network once dense, a backward pass taken for two forward."""
-    found = []
-    for one, known in zip(trials, trial.check_each(trials), strict=True):
-        fields = one.fields()
-        samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * one.saliency_batch_size
-        found.append(known["macs"] * (3 * samples + one.epochs * (3 * known["training"] + known["validation"])))
-    return found
+def _count_work(trials: list[Trial]) -> list[float]:
+    """Return the multiply-adds to prune and train each dense network; a backward pass counts as two forward passes."""
+    work = []
+    for configuration, description in zip(trials, trial.check_trials(trials), strict=True):
+        fields = configuration.fields()
+        samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * configuration.saliency_batch_size
+        work.append(
+            description["macs"]
+            * (3 * samples + configuration.epochs * (3 * description["training"] + description["validation"]))
+        )
+    return work
 
 
-def _seconds(one: Trial, task: Task) -> float:
-    """What one trial takes, from a few of its pruning and training steps."""
-    unbound = replace(task, constraints={})
-    whole = one.model_copy(update={"screen": False})
-    trial.forget()
+def _measure_seconds(configuration: Trial, task: Task) -> float:
+    """Return the seconds that a trial takes, from a few of its pruning and training steps."""
+    unconstrained_task = replace(task, constraints={})
+    unscreened = configuration.model_copy(update={"screen": False})
+    trial.clear_pruning_caches()
     started = time.perf_counter()
-    prepared = trial.prepare(_pruned_in(whole, 1), unbound)
+    prepared = trial.prepare(_with_iterations(unscreened, 1), unconstrained_task)
     pruning = time.perf_counter() - started
-    if one.fields().get("iterations", 1) > 1:
-        trial.forget()
-        two = time.perf_counter()
-        trial.prepare(_pruned_in(whole, 2), unbound)
-        pruning += (time.perf_counter() - two - pruning) * (one.iterations - 1)
-    return max(pruning, 0.0) + one.epochs * trial.seconds_an_epoch(prepared, STEPS)
+    if configuration.fields().get("iterations", 1) > 1:
+        trial.clear_pruning_caches()
+        restarted = time.perf_counter()
+        trial.prepare(_with_iterations(unscreened, 2), unconstrained_task)
+        pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
+    return max(pruning, 0.0) + configuration.epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
 
 
-def _pruned_in(one: Trial, iterations: int) -> Trial:
-    return one.model_copy(update={"iterations": iterations})
+def _with_iterations(configuration: Trial, iterations: int) -> Trial:
+    return configuration.model_copy(update={"iterations": iterations})
 
 
-def _at_once(resources: ResolvedResources) -> int:
-    """Trials that fit beside one another, of a cluster as many as the study says."""
-    fit = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
+def _count_concurrent_trials(resources: ResolvedResources) -> int:
+    """Return the number of trials that run at once: those that fit here, or on a cluster what `concurrent` says."""
+    fitting = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
     if resources.gpus:
-        fit = min(fit, int(torch.cuda.device_count() / resources.gpus + 1e-9))
+        fitting = min(fitting, int(torch.cuda.device_count() / resources.gpus + 1e-9))
     if ray_address():
-        fit = resources.concurrent or fit
-    return max(1, min(fit, resources.concurrent or fit))
+        fitting = resources.concurrent or fitting
+    return max(1, min(fitting, resources.concurrent or fitting))

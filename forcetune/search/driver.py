@@ -1,4 +1,4 @@
-"""The state of a search: which trial to start next and what follows when one ends. Knows no Ray."""
+"""The state of a search, without Ray: which trial starts next, and what follows when a trial ends."""
 
 import hashlib
 import json
@@ -18,25 +18,25 @@ from rich.console import Console
 from forcetune import __version__
 from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
-from forcetune.search.driver_lock import SCHEMAS, driver_lock
-from forcetune.search.ending import StoppingCriterion, by_time, spent_by
+from forcetune.search.driver_lock import SCHEMA_LOCK_NAME, driver_lock
+from forcetune.search.ending import StoppingCriterion, find_spent, list_outcomes
 from forcetune.search.faults import durable
-from forcetune.search.ledger import Attempts, Ledger, TrialOutcome, current, is_failed, retried_at
+from forcetune.search.ledger import Attempts, Ledger, TrialOutcome, is_failed, retried_at, select_current
 from forcetune.search.marking import mark_front
 from forcetune.search.meter import Meter
-from forcetune.search.note import note
-from forcetune.search.outbox import Outbox, remove
+from forcetune.search.note import render_note
+from forcetune.search.outbox import Outbox, remove_trial_folder
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposal, Proposals, make_proposals
 from forcetune.search.stopping import RULES, EarlyStopping
 from forcetune.search.worker import Assignment, Cause, Report
 from forcetune.spec import Fixed, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Epoch, Tracker, origin_tags
+from forcetune.tracking import Epoch, Tracker, collect_origin_tags
 
-REPEATS = 100  # proposals in a row that the study already has before the space counts as used up
-QUIET_S = 5.0  # that MLflow may be waited for without a word
-PATIENCE = 300.0  # seconds that MLflow may be away once all trials have ended
+MAX_REPEATED_PROPOSALS = 100  # in a row, which the study already has, before the search space counts as used up
+MLFLOW_QUIET_S = 5.0  # for which the driver waits for MLflow without a message
+MLFLOW_PATIENCE_S = 300.0  # that MLflow may be away once all trials have ended
 FREE_NODE_LOSSES = 10  # lost nodes of a trial that do not count towards `retries`; a trial may be what kills them
 
 
@@ -45,17 +45,36 @@ class Running:
     """A trial that is with a worker."""
 
     proposal: Proposal
-    issued: Attempts
-    facts: Mapping[str, float] = field(default_factory=dict)  # known before training, once the worker has told
-    since: float | None = None  # of this attempt, on the monotonic clock; None while no worker has it
+    attempts: Attempts
+    static_metrics: Mapping[str, float] = field(default_factory=dict)  # once the worker has reported them
+    started_at: float | None = None  # the attempt's start on the monotonic clock; None while no worker has it
 
 
 class Driver:
-    """Opens both stores and takes the study up where it is; whoever makes one holds the study.
+    """The driver of a study, which takes it up in both stores where it is; its process has the study's lock.
 
-    The order of writes: a trial in the ledger, then its run; at the end what became of it in the ledger, then its
-    run, and the ledger's own word last, so that a restart finds everything that is not told and goes on with it.
-    MLflow's part is left to the outbox. What a worker says counts only while its attempt is the trial's last.
+    The order of writes: a trial in the ledger, then its run; at the end the trial's outcome in the ledger, then its
+    run, and last the trial's final state in the ledger. So a restart finds every trial without one, and goes on with
+    it. The outbox writes to MLflow. What a worker reports counts only while its attempt is the trial's last.
+
+    Args:
+        study: The study.
+        ledger: The study's ledger.
+        tracker: The tracker of the study's experiment.
+        mlflow_uri: The address of the MLflow store, which workers read.
+        folder: The folder of the study's running trials.
+        progress: The progress that the user sees.
+        references: The reference point of the hypervolume, by objective.
+        propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
+
+    Attributes:
+        ledger: The study's ledger.
+        tracker: The tracker of the study's experiment.
+        progress: The progress that the user sees.
+        max_memory_factor: The largest multiple of a trial's resources that a node can give.
+        meter: The measurements of the driver itself.
+        devices: The devices of a trial that device hours count: its GPUs, or its cores where it has no GPU.
+        parent: The id of the study's parent run.
     """
 
     def __init__(
@@ -75,111 +94,127 @@ class Driver:
         self._mlflow_uri = mlflow_uri
         self._folder = folder
         self.progress = progress
-        self.most_room = 1  # times what a trial asks for that a node can give
+        self.max_memory_factor = 1
         self.meter = Meter()
-        self.devices = 1.0  # of a trial, that device hours count: GPUs, or cores where it has no GPU
+        self.devices = 1.0
         provenance = _provenance(study)
         ledger.claim()
         with durable("parent"):
             self.parent = tracker.open_study(study.directions, provenance)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = ledger.trials()
-        history = current(rows)
+        trials = ledger.trials()
+        history = select_current(trials)
         self._proposals = propose(history) if propose else make_proposals(study, history)
-        self._known: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
+        self._known_keys: set[str] = {trial.user_attrs["key"] for trial in history if "key" in trial.user_attrs}
         self._running: dict[int, Running] = {}
         self._waiting: deque[tuple[int, Running]] = deque()
-        self._used_up = False
-        self._retries_given_up = False
-        self._count = 0
-        self._stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
+        self._is_space_used_up = False
+        self._has_given_up_retries = False
+        self._trial_count = 0
+        self._early_stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
-        self._ending = StoppingCriterion(study, references)
-        self._began = time.monotonic()
-        self._spent = spent_by([])  # by earlier drivers; device hours also by this one
+        self._stopping_criterion = StoppingCriterion(study, references)
+        self._started_at = time.monotonic()
+        self._spent = find_spent([])  # hours and device hours by earlier drivers; device hours also by this one
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
         self._outbox.warn = progress.warn
-        self._outbox.logged = lambda seconds: self.meter.logged(seconds)
+        self._outbox.on_delivered = lambda seconds: self.meter.observe_log(seconds)
         self._take_up(history)
-        self._spent = spent_by(by_time(rows))
-        self._clear({f"{trial.number:04d}" for trial in rows if trial.state.is_finished()})
+        self._spent = find_spent(list_outcomes(trials))
+        self._remove_leftovers({f"{trial.number:04d}" for trial in trials if trial.state.is_finished()})
 
     @property
     def _threads(self) -> int:
-        """Of torch's, in each trial: its losses depend on it in their last digits."""
+        """The number of torch's threads in each trial; the last digits of its losses depend on it."""
         return max(1, int(self._study.resources.cpus))
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """The name of the study."""
         return self._study.study
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing runs and nothing is to be started."""
-        return not self._running and not self._waiting and self._exhausted
+    def is_finished(self) -> bool:
+        """Whether no trial runs and no trial is to be started."""
+        return not self._running and not self._waiting and self._is_exhausted
 
     @property
     def running(self) -> int:
-        """Trials handed out and not ended."""
+        """The number of trials that are issued and have not ended."""
         return len(self._running)
 
     @property
     def wanted(self) -> int:
-        """Trials that could run at once, had they all the room in the world."""
-        return len(self._running) + len(self._waiting) + (0 if self._exhausted else self._study.trials - self._count)
+        """The number of trials that could run at once if resources had no limit."""
+        return (
+            len(self._running)
+            + len(self._waiting)
+            + (0 if self._is_exhausted else self._study.trials - self._trial_count)
+        )
 
     @property
-    def ending(self) -> str | None:
-        """Why the search has ended before it had all its trials; None where it has not."""
-        return self._ending.reason
+    def end_reason(self) -> str | None:
+        """The reason why the search has ended before it had all its trials; None where it has not."""
+        return self._stopping_criterion.reason
 
     @property
-    def hopeless(self) -> str | None:
-        """Why the search was given up, since too many trials failed; None where it was not, or had all its trials."""
-        is_short = self._retries_given_up or (self._count < self._study.trials and not self._used_up)
-        return self._ending.failures if is_short else None
+    def failure_reason(self) -> str | None:
+        """The reason why the search was given up after too many failed trials.
+
+        None where it was not given up, or had all its trials.
+        """
+        is_short = self._has_given_up_retries or (self._trial_count < self._study.trials and not self._is_space_used_up)
+        return self._stopping_criterion.failure_reason if is_short else None
 
     @property
     def hours(self) -> float:
-        """How long the study has been searched, by this driver and those before it."""
-        return self._spent["hours"] + (time.monotonic() - self._began) / 3600
+        """The hours that the study has been searched, by this driver and those before it."""
+        return self._spent["hours"] + (time.monotonic() - self._started_at) / 3600
 
     def issue(self) -> Assignment | None:
-        """The next trial to run: one that was interrupted, else a new one; None where there is none to start."""
+        """Return the next trial to run: an interrupted one, else a new one; None where no trial is to be started."""
         self._give_up_retries()
         if self._waiting:
             number, running = self._waiting.popleft()
-            running.issued = replace(running.issued, attempt=running.issued.attempt + 1)
-            self.ledger.issue(number, running.issued)
+            running.attempts = replace(running.attempts, attempt=running.attempts.attempt + 1)
+            self.ledger.issue(number, running.attempts)
         else:
-            began = time.monotonic()
-            fresh = None if self._exhausted else self._propose()
-            if fresh is None:
+            started = time.monotonic()
+            proposal = None if self._is_exhausted else self._propose()
+            if proposal is None:
                 return None
-            running = Running(fresh, Attempts())
-            number = self.ledger.add(fresh)
-            self.meter.asked(time.monotonic() - began)
-            self._count += 1
-            self._outbox.open(number, fresh, self._place(number), adopt=False)
+            running = Running(proposal, Attempts())
+            number = self.ledger.add(proposal)
+            self.meter.observe_ask(time.monotonic() - started)
+            self._trial_count += 1
+            self._outbox.open(number, proposal, self._trial_folder(number), adopt=False)
         self._running[number] = running
-        running.since = time.monotonic()
-        self.progress.started(number, running.proposal.trial)
+        running.started_at = time.monotonic()
+        self.progress.start_trial(number, running.proposal.trial)
         return Assignment(
             number=number,
             fields=running.proposal.trial.fields(),
             task=self._study.task,
-            attempt=running.issued.attempt,
+            attempt=running.attempts.attempt,
             mlflow_uri=self._mlflow_uri,
             folder=str(Path.cwd()),
-            checkpoints=str(self._place(number)),
+            checkpoints=str(self._trial_folder(number)),
             threads=self._threads,
-            room=running.issued.room,
+            memory_factor=running.attempts.room,
         )
 
     def report(self, number: int, attempt: int, report: Report) -> bool:
-        """What a worker tells of its trial before the end; whether the trial ends here all the same, stopped early."""
-        if not self._in_force(number, attempt):
+        """Record a report that is not the trial's last one, and judge whether the trial is stopped early.
+
+        Args:
+            number: The trial's number.
+            attempt: The number of the worker's attempt.
+            report: The report.
+
+        Returns:
+            Whether the trial ends here, stopped early.
+        """
+        if not self._is_in_force(number, attempt):
             return False
         reason = self._judge(number, report)
         if reason and report.epoch:
@@ -187,94 +222,113 @@ class Driver:
             report = replace(report, epoch=replace(report.epoch, metrics={**report.epoch.metrics, **spent}))
         self._record(number, report)
         if reason:
-            metrics = {**self._running[number].facts, **_curve(report)[-1].metrics}
-            self._end(number, self._outcome(Report(metrics, outcome="stopped", reason=reason)))
+            metrics = {**self._running[number].static_metrics, **_curve(report)[-1].metrics}
+            self._end(number, self._determine_outcome(Report(metrics, outcome="stopped", reason=reason)))
         return reason is not None
 
     def end(self, number: int, attempt: int, report: Report) -> None:
-        """What a worker tells last."""
-        if not self._in_force(number, attempt):
+        """Record the last report of a trial, and end the trial.
+
+        Args:
+            number: The trial's number.
+            attempt: The number of the worker's attempt.
+            report: The report, which has the outcome.
+        """
+        if not self._is_in_force(number, attempt):
             return
         self._record(number, report)
-        if report.outcome in ("collapsed", "infeasible"):  # a training loop of the user's own says nothing of these
-            guessed = {name: value for name, value in self._references.items() if name not in report.metrics}
-            self._outbox.add(number, guessed)
-            report = replace(report, metrics={**report.metrics, **guessed})
-        self._end(number, self._outcome(report))
+        if report.outcome in ("collapsed", "infeasible"):  # a training loop of the user's own has no metrics for these
+            reference_metrics = {name: value for name, value in self._references.items() if name not in report.metrics}
+            self._outbox.add(number, reference_metrics)
+            report = replace(report, metrics={**report.metrics, **reference_metrics})
+        self._end(number, self._determine_outcome(report))
 
-    def lost(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
-        """An attempt that ended without its trial's end: another follows while the trial has retries left.
+    def report_loss(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
+        """Record that an attempt ended without its trial's end: another one follows while the trial has retries left.
 
-        An attempt whose node was lost is no retry, the first ten times.
+        An attempt that was lost with its node takes no retry, the first FREE_NODE_LOSSES times. An attempt that took
+        too long ends the trial.
+
+        Args:
+            number: The trial's number.
+            attempt: The number of the attempt.
+            cause: Why the attempt ended.
+            reason: The same for the user, in words.
         """
-        if not self._in_force(number, attempt):
+        if not self._is_in_force(number, attempt):
             return
         running = self._running[number]
-        if cause == "node" and running.issued.lost_nodes < FREE_NODE_LOSSES:
-            running.issued = replace(running.issued, lost_nodes=running.issued.lost_nodes + 1)
+        if cause == "node" and running.attempts.lost_nodes < FREE_NODE_LOSSES:
+            running.attempts = replace(running.attempts, lost_nodes=running.attempts.lost_nodes + 1)
             self._hand_back(number)
             return
-        lost = running.issued.lost + 1
-        before = running.issued.room
-        room = min(2 * before, max(self.most_room, before)) if cause == "memory" else before
+        lost_attempts = running.attempts.lost + 1
+        previous = running.attempts.room
+        factor = min(2 * previous, max(self.max_memory_factor, previous)) if cause == "memory" else previous
         if cause == "time":
             self._end(number, TrialOutcome("failed", reason))
-        elif lost > self._study.resources.retries:
-            self._end(number, TrialOutcome("failed", f"{reason}; given up after {running.issued.attempt} attempts"))
-        elif cause == "memory" and room == before:
+        elif lost_attempts > self._study.resources.retries:
+            self._end(number, TrialOutcome("failed", f"{reason}; given up after {running.attempts.attempt} attempts"))
+        elif cause == "memory" and factor == previous:
             self._end(number, TrialOutcome("failed", f"{reason}; no node has more room for it"))
         else:
-            running.issued = replace(running.issued, lost=lost, room=room)
+            running.attempts = replace(running.attempts, lost=lost_attempts, room=factor)
             self._hand_back(number)
 
     def hand_back(self) -> int:
-        """Take all trials from their workers, to be issued again; how many they were."""
+        """Take all trials from their workers, so that they are issued again; return the number of trials."""
         running = list(self._running)
         for number in running:
             self._hand_back(number)
         return len(running)
 
     def hand_back_one(self, number: int, attempt: int) -> None:
-        """Take a trial from its worker, to be issued again."""
-        if self._in_force(number, attempt):
+        """Take a trial from its worker, so that it is issued again."""
+        if self._is_in_force(number, attempt):
             self._hand_back(number)
 
     def describe(self) -> None:
-        """Show the study as it is written now in MLflow, and what it is about in both UIs."""
-        told = note(self._study)
+        """Write the study file as it is now to MLflow, and the note on the study to MLflow and Optuna Dashboard."""
+        note = render_note(self._study)
         sampled = [name for name, domain in self._study.space.items() if not isinstance(domain, Fixed)]
-        self.tracker.describe(self.parent, self._study.model_dump(), self._references, told, sampled)
-        self.ledger.describe(told)
+        self.tracker.describe(self.parent, self._study.model_dump(), self._references, note, sampled)
+        self.ledger.describe(note)
 
     def give_up(self, reason: str) -> None:
-        """End all trials that wait to be taken up again as failed, and the study with them."""
-        self._used_up = True
+        """End all trials that wait for another attempt as failed, and the search with them."""
+        self._is_space_used_up = True
         while self._waiting:
             number, running = self._waiting.popleft()
             self._running[number] = running
             self._end(number, TrialOutcome("failed", reason))
 
-    def close(self, seconds: float = PATIENCE) -> None:
-        """Wait until MLflow has everything; end the parent run if the study is complete.
+    def close(self, seconds: float = MLFLOW_PATIENCE_S) -> None:
+        """Wait until MLflow has everything, and end the parent run if the study is finished.
 
-        Raises StoppedError where MLflow does not take it in time.
+        Args:
+            seconds: The longest wait; with 0 it is no error that MLflow lacks something.
+
+        Raises:
+            StoppedError: MLflow has not taken everything in time.
         """
-        left = self._outbox.drain(min(seconds, QUIET_S))
-        if left and seconds > QUIET_S:
-            cause = self._outbox.trouble or "it is slow"
-            self.progress.warn(f"waits up to {seconds:g} s for MLflow, which lacks a part of {left} trials: {cause}")
-            left = self._outbox.drain(seconds - QUIET_S)
-        trouble = self._outbox.trouble
-        self._outbox.close()
-        if left and seconds:
-            raise StoppedError(
-                f"MLflow has not taken what is known of {left} trials ({trouble or 'it is slow'}); the ledger keeps "
-                "it, and the same command hands it over"
+        undelivered = self._outbox.drain(min(seconds, MLFLOW_QUIET_S))
+        if undelivered and seconds > MLFLOW_QUIET_S:
+            cause = self._outbox.last_error or "it is slow"
+            self.progress.warn(
+                f"waits up to {seconds:g} s for MLflow, which lacks a part of {undelivered} trials: {cause}"
             )
-        if self.finished and not left:
+            undelivered = self._outbox.drain(seconds - MLFLOW_QUIET_S)
+        last_error = self._outbox.last_error
+        self._outbox.close()
+        if undelivered and seconds:
+            raise StoppedError(
+                f"MLflow has not taken what is known of {undelivered} trials ({last_error or 'it is slow'}); the "
+                "ledger keeps it, and the same command hands it over"
+            )
+        if self.is_finished and not undelivered:
             with durable("close"):
-                self.ledger.confirm()  # the study may be another driver's by now
-                self.tracker.settle(self.parent, self._failed)
+                self.ledger.confirm()  # since another driver may have taken over the study
+                self.tracker.clean_up_runs(self.parent, self._find_failed)
                 mark_front(self.tracker)
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
@@ -284,87 +338,90 @@ class Driver:
     def _hand_back(self, number: int) -> None:
         self._count_time(self._running[number])
         self._waiting.append((number, self._running.pop(number)))
-        self.progress.handed_back(number)
+        self.progress.remove_trial(number)
 
-    def _in_force(self, number: int, attempt: int) -> bool:
-        return number in self._running and self._running[number].issued.attempt == attempt
+    def _is_in_force(self, number: int, attempt: int) -> bool:
+        return number in self._running and self._running[number].attempts.attempt == attempt
 
     def _record(self, number: int, report: Report) -> None:
-        folder = self._place(number)
-        if report.opening or report.trace:
-            self.ledger.confirm()  # files are written at once, and the folder may be another driver's by now
-        if report.opening:
-            opening = report.opening
-            self._outbox.attach(number, "masks.npz", opening.masks, folder)
-            self._outbox.attach(number, "layers.json", json.dumps(opening.layers, indent=1).encode(), folder)
-            attempt = self._running[number].issued.attempt
+        folder = self._trial_folder(number)
+        if report.trial_started or report.trace:
+            self.ledger.confirm()  # since files are written at once, and another driver may have the folder by now
+        if report.trial_started:
+            trial_started = report.trial_started
+            self._outbox.attach(number, "masks.npz", trial_started.masks, folder)
+            self._outbox.attach(number, "layers.json", json.dumps(trial_started.layers, indent=1).encode(), folder)
+            attempt = self._running[number].attempts.attempt
             tags = {
-                "forcetune.device": opening.device,
+                "forcetune.device": trial_started.device,
                 "forcetune.devices": f"{self.devices:g}",
                 "forcetune.threads": str(self._threads),
                 "forcetune.attempt": str(attempt),
             }
-            self._outbox.add(number, opening.facts, opening.curve, tags)
-            if opening.dataset:
-                self._outbox.add_dataset(number, asdict(opening.dataset))
+            self._outbox.add(number, trial_started.static_metrics, trial_started.curve, tags)
+            if trial_started.dataset:
+                self._outbox.add_dataset(number, asdict(trial_started.dataset))
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:
             self._outbox.add(number, epochs=[report.epoch])
-        told = _curve(report)
-        self.progress.reported(number, told[-1].step if told else 0)
+        curve = _curve(report)
+        self.progress.record_epoch(number, curve[-1].step if curve else 0)
 
     def _judge(self, number: int, report: Report) -> str | None:
-        """Why the trial is to be stopped after the last epoch that is told; it passed earlier rungs before."""
+        """Return why the trial is to be stopped after the last epoch of a report; None where it goes on.
+
+        The epochs before belong to rungs that it has passed.
+        """
         running, reason = self._running[number], None
-        if report.opening:
-            running.facts = report.opening.facts
+        if report.trial_started:
+            running.static_metrics = report.trial_started.static_metrics
         for epoch in _curve(report):
-            reason = self._stopping.judge(
-                number, running.proposal.trial, epoch.step, {**running.facts, **epoch.metrics}
+            reason = self._early_stopping.judge(
+                number, running.proposal.trial, epoch.step, {**running.static_metrics, **epoch.metrics}
             )
         return reason
 
-    def _outcome(self, report: Report) -> TrialOutcome:
-        """What became of a trial by its last report; one whose objectives are not finite numbers has failed."""
+    def _determine_outcome(self, report: Report) -> TrialOutcome:
+        """Return the outcome of a trial by its last report; a trial whose objectives are not finite has failed."""
         assert report.outcome is not None
         if report.outcome == "failed":
             return TrialOutcome("failed", report.reason)
-        known = report.metrics
-        if missing := [name for name in self._study.objectives if name not in known]:
+        metrics = report.metrics
+        if missing := [name for name in self._study.objectives if name not in metrics]:
             return TrialOutcome(
-                "failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(known)}"
+                "failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(metrics)}"
             )
-        values = [float(known[name]) for name in self._study.objectives]
+        values = [float(metrics[name]) for name in self._study.objectives]
         for name, value in zip(self._study.objectives, values, strict=True):
             if not math.isfinite(value):
                 return TrialOutcome("failed", f"the objective {name} became {value}")
         return TrialOutcome(report.outcome, report.reason, values)
 
-    def _end(self, number: int, ended: TrialOutcome) -> None:
+    def _end(self, number: int, outcome: TrialOutcome) -> None:
         running = self._running[number]
         self._count_time(running)
         spent = {"hours": self.hours, "device_hours": self._spent["device_hours"]}
-        record = {**self._outbox.measured(number), "spent": spent}
-        ended = replace(ended, time=int(time.time() * 1000), record=record)
-        self.ledger.decide(number, ended)
+        record = {**self._outbox.collect_measurements(number), "spent": spent}
+        outcome = replace(outcome, time=int(time.time() * 1000), record=record)
+        self.ledger.decide(number, outcome)
         del self._running[number]
-        self._outbox.end(number, ended)
-        self._proposals.tell(running.proposal, ended.values, ended.on_front)
-        self._ending.ended(ended)
-        self.progress.ended(number, running.proposal.trial, ended)
-        self._show(number, ended)
+        self._outbox.end(number, outcome)
+        self._proposals.tell(running.proposal, outcome.values, outcome.on_front)
+        self._stopping_criterion.add(outcome)
+        self.progress.end_trial(number, running.proposal.trial, outcome)
+        self._publish_progress(number, outcome)
         self._give_up_retries()
 
     def _give_up_retries(self) -> None:
-        """End the failed trials that were still to be run again as failed, where no further trial is started."""
-        reason = self._why_over
-        retried = {number for number, running in self._waiting if not running.issued.attempt}
+        """End the retries that have not begun as failed, where the search starts no further trial."""
+        reason = self._over_reason
+        retried = {number for number, running in self._waiting if not running.attempts.attempt}
         if reason is None or not retried:
             return
         waiting = list(self._waiting)
         self._waiting = deque((number, running) for number, running in waiting if number not in retried)
-        self._retries_given_up = True
+        self._has_given_up_retries = True
         for number, running in waiting:
             if number in retried:
                 self._running[number] = running
@@ -372,111 +429,115 @@ class Driver:
                     number, TrialOutcome("failed", f"it was not run again, since the search ended before: {reason}")
                 )
 
-    def _failed(self) -> dict[str, bool]:
-        """Whether each trial that has ended has failed, by its key."""
-        ended = [trial for trial in current(self.ledger.trials()) if trial.state.is_finished()]
-        return {trial.user_attrs["key"]: is_failed(trial) for trial in ended if "fields" in trial.user_attrs}
+    def _find_failed(self) -> dict[str, bool]:
+        """Return for each trial that has ended, by its key, whether it has failed."""
+        ended_trials = [trial for trial in select_current(self.ledger.trials()) if trial.state.is_finished()]
+        return {trial.user_attrs["key"]: is_failed(trial) for trial in ended_trials if "fields" in trial.user_attrs}
 
-    def _show(self, number: int, ended: TrialOutcome) -> None:
-        """How far the study is after a trial, to MLflow and to whoever watches."""
+    def _publish_progress(self, number: int, outcome: TrialOutcome) -> None:
+        """Publish the study's progress after a trial to MLflow and to the meter."""
         front, volume = self.progress.front, None
         if set(self._study.objectives) <= self._references.keys():
             volume = hypervolume(np.array(front), self._study.directions, self._references) if front else 0.0
-        known = {
+        values = {
             "trials_done": self.progress.done,
             "front": len(front),
             "hypervolume": volume,
             "device_hours": self._spent["device_hours"],
         }
-        told = {name: float(value) for name, value in known.items() if value is not None}
-        self._outbox.show(Epoch(self.progress.done, ended.time or 0, told))
-        if ended.on_front:
+        metrics = {name: float(value) for name, value in values.items() if value is not None}
+        self._outbox.show_progress(Epoch(self.progress.done, outcome.time or 0, metrics))
+        if outcome.on_front:
             self._outbox.mark_front(number)
-        self.meter.ended(ended.outcome)
-        self.meter.stands(self._outbox.waiting, volume)
+        self.meter.count_trial(outcome.outcome)
+        self.meter.observe_progress(self._outbox.waiting, volume)
 
     def _count_time(self, running: Running) -> None:
-        """Add an attempt that is over to what the study has cost."""
-        if running.since is not None:
-            self._spent["device_hours"] += self.devices * (time.monotonic() - running.since) / 3600
-            running.since = None
+        """Add the device hours of an attempt that is over to what the study has cost."""
+        if running.started_at is not None:
+            self._spent["device_hours"] += self.devices * (time.monotonic() - running.started_at) / 3600
+            running.started_at = None
 
-    def _tell(self, number: int, ended: TrialOutcome) -> None:
-        """The outbox's last call for a trial: MLflow has it all."""
-        self.ledger.tell(number, ended)
-        remove(self._place(number))
+    def _tell(self, number: int, outcome: TrialOutcome) -> None:
+        """Finish a trial in the ledger and remove its folder, once MLflow has everything of it."""
+        self.ledger.tell(number, outcome)
+        remove_trial_folder(self._trial_folder(number))
 
-    def _place(self, number: int) -> Path:
+    def _trial_folder(self, number: int) -> Path:
         return self._folder / f"{number:04d}"
 
     def _take_up(self, history: list[FrozenTrial]) -> None:
-        """Count the trials of earlier drivers; deliver those whose end is known, and let the others wait to be run."""
+        """Count the trials of earlier drivers, deliver those that have an outcome, and queue the others to be run."""
         seen: set[str] = set()
         for trial in history:
             if trial.state == TrialState.PRUNED or "fields" not in trial.user_attrs:
                 continue
             key = trial.user_attrs["key"]
-            if key in seen:  # written, but a broken connection kept the answer, and so written again
+            if key in seen:  # a broken connection lost the answer to a write, so that it was repeated
                 self.ledger.drop(trial.number)
                 continue
             seen.add(key)
-            self._count += 1
-            self._take_up_one(trial)
-        self._ending.take_up(by_time(history))
+            self._trial_count += 1
+            self._take_up_trial(trial)
+        self._stopping_criterion.restore(list_outcomes(history))
 
-    def _clear(self, finished: set[str]) -> None:
-        """Remove the folders of trials that an earlier driver finished, and was killed before it removed them."""
+    def _remove_leftovers(self, finished: set[str]) -> None:
+        """Remove the folders that a driver was killed before it removed.
+
+        Args:
+            finished: The names of the folders of finished trials.
+        """
         for folder in self._folder.iterdir():
             if folder.name in finished:
-                remove(folder)
+                remove_trial_folder(folder)
 
-    def _take_up_one(self, trial: FrozenTrial) -> None:
+    def _take_up_trial(self, trial: FrozenTrial) -> None:
         attrs = trial.user_attrs
         proposal = Proposal(
             Trial(**attrs["fields"]),
             trial.params,
             trial.distributions,
-            of=attrs.get("of"),
-            marks=attrs.get("marks", {}),
+            parent_key=attrs.get("of"),
+            tags=attrs.get("marks", {}),
         )
-        ended = TrialOutcome(**attrs["ended"]) if "ended" in attrs else None
+        outcome = TrialOutcome(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
-            place = self._place(trial.number)
-            self._outbox.open(trial.number, proposal, place, adopt=True, retried=retried_at(trial))
-            if ended:
-                curve = [Epoch(*told) for told in ended.record["curve"]]
-                self._outbox.add(trial.number, ended.record["facts"], curve)
-                self._outbox.add_dataset(trial.number, ended.record.get("dataset"))
-                self._outbox.end(trial.number, ended)
-                self._proposals.tell(proposal, ended.values, ended.on_front)
-        if ended:
-            self.progress.known(proposal.trial, ended)
-            for step, _, metrics in ended.record.get("curve", []):
-                self._stopping.see(trial.number, proposal.trial, step, {**ended.record["facts"], **metrics})
+            folder = self._trial_folder(trial.number)
+            self._outbox.open(trial.number, proposal, folder, adopt=True, retried_at=retried_at(trial))
+            if outcome:
+                curve = [Epoch(*entry) for entry in outcome.record["curve"]]
+                self._outbox.add(trial.number, outcome.record["facts"], curve)
+                self._outbox.add_dataset(trial.number, outcome.record.get("dataset"))
+                self._outbox.end(trial.number, outcome)
+                self._proposals.tell(proposal, outcome.values, outcome.on_front)
+        if outcome:
+            self.progress.restore(proposal.trial, outcome)
+            for step, _, metrics in outcome.record.get("curve", []):
+                self._early_stopping.record(trial.number, proposal.trial, step, {**outcome.record["facts"], **metrics})
         else:
             self._waiting.append((trial.number, Running(proposal, Attempts(**attrs.get("issued", {})))))
 
     @property
-    def _exhausted(self) -> bool:
-        return self._used_up or self._count >= self._study.trials or self._why_over is not None
+    def _is_exhausted(self) -> bool:
+        return self._is_space_used_up or self._trial_count >= self._study.trials or self._over_reason is not None
 
     @property
-    def _why_over(self) -> str | None:
-        """Why no further trial is started though the study has not all of them: its budget, patience, or failures."""
-        self._ending.spent(self.hours, self._spent["device_hours"])
-        return self._ending.reason or self._ending.failures
+    def _over_reason(self) -> str | None:
+        """The reason why no further trial is started before the study has all: its budget, patience or failures."""
+        self._stopping_criterion.set_spent(self.hours, self._spent["device_hours"])
+        return self._stopping_criterion.reason or self._stopping_criterion.failure_reason
 
     def _propose(self) -> Proposal | None:
-        for _ in range(REPEATS):
+        for _ in range(MAX_REPEATED_PROPOSALS):
             proposal = self._proposals.ask()
             if proposal is None:
                 break
-            if proposal.key not in self._known:
-                self._known.add(proposal.key)
+            if proposal.key not in self._known_keys:
+                self._known_keys.add(proposal.key)
                 return proposal
-            self.ledger.add_known(proposal)
+            self.ledger.add_repeated(proposal)
             self._proposals.tell(proposal, None)
-        self._used_up = True
+        self._is_space_used_up = True
         return None
 
 
@@ -488,13 +549,18 @@ def open_driver(
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
 ) -> Driver:
-    """The driver of a study on the stores of the environment; its MLflow experiment may go by another name.
+    """Return the driver of a study on the stores that the environment names.
 
-    references: of the hypervolume, by objective; propose: from the trials that are there to what proposes the next,
-    the study's own sampler where it is not given.
+    Args:
+        study: The study.
+        check: Raises HeldError where another driver has the study.
+        console: The console for the progress.
+        experiment: The name of the MLflow experiment where it differs from the study's.
+        references: The reference point of the hypervolume, by objective.
+        propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
     """
     uri = optuna_uri()
-    with driver_lock(SCHEMAS, uri, wait=True), durable("tables"):
+    with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True), durable("tables"):
         tracker = Tracker(experiment or study.study, mlflow_uri())
     with durable("ledger"):
         ledger = Ledger(study, uri, check)
@@ -505,11 +571,11 @@ def open_driver(
 
 
 def _curve(report: Report) -> list[Epoch]:
-    """The epochs that a report tells of, those of earlier attempts first."""
-    return [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
+    """Return the epochs of a report, those of earlier attempts first."""
+    return [*(report.trial_started.curve if report.trial_started else []), *([report.epoch] if report.epoch else [])]
 
 
 def _provenance(study: Study) -> dict[str, str]:
     digest = hashlib.sha256(json.dumps(study.identity, sort_keys=True).encode()).hexdigest()[:16]
     packages = {f"forcetune.{name}": version(name) for name in ("torch", "ray", "optuna")}
-    return {"forcetune.version": __version__, "forcetune.digest": digest, **packages, **origin_tags()}
+    return {"forcetune.version": __version__, "forcetune.digest": digest, **packages, **collect_origin_tags()}

@@ -1,4 +1,4 @@
-"""One driver a study: a lock that the operating system or the database lets go when its holder dies."""
+"""The lock that gives a study one driver; the operating system or the database releases it when its holder dies."""
 
 import fcntl
 import hashlib
@@ -17,23 +17,38 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from forcetune.errors import HeldError, InputError
-from forcetune.stores import is_postgresql, shown, sqlite_path, why
+from forcetune.stores import hide_password, innermost_message, is_postgresql, sqlite_path
 
-SCHEMAS = "forcetune schemas"  # held while a store's tables are made: two studies may start at once on empty ones
-POLL = 0.2  # seconds between two tries of who waits
-RACES, RACE_S = 200, 0.001  # how often, and after how many seconds, what another process removed is made again
+# Locked while a store's tables are made, since two studies may start at once on an empty store.
+SCHEMA_LOCK_NAME = "forcetune schemas"
+LOCK_POLL_S = 0.2  # between two attempts to take a lock
+# For a lock file and its folder, which another process may remove at any time.
+RECREATE_TRIES, RECREATE_PAUSE_S = 200, 0.001
 
 
 def driver_lock(name: str, uri: str, wait: bool = False) -> "DriverLock":
-    """A hold on `name` among those who use the store `uri`; a context manager.
+    """Return a lock on a name among all processes that use one store, as a context manager.
 
-    Entering raises HeldError, which says who has it, or waits for it.
+    Args:
+        name: The name that is locked, mostly that of a study.
+        uri: The address of the Optuna storage.
+        wait: Whether entering waits until the lock is free. Otherwise it raises HeldError, which names the holder.
+
+    Raises:
+        HeldError: On entering: another process has the lock.
+        InputError: On entering: the storage cannot be used.
     """
-    return _Session(name, uri, wait) if is_postgresql(uri) else _File(name, uri, wait)
+    return _SessionLock(name, uri, wait) if is_postgresql(uri) else _FileLock(name, uri, wait)
 
 
 class DriverLock(ABC):
-    """Held from entering to leaving, or to the death of this process."""
+    """A lock that is held from entering to leaving the context, or until this process dies.
+
+    Args:
+        name: The name that is locked.
+        uri: The address of the Optuna storage.
+        wait: Whether entering waits until the lock is free.
+    """
 
     def __init__(self, name: str, uri: str, wait: bool) -> None:
         self._name = name
@@ -42,83 +57,90 @@ class DriverLock(ABC):
 
     def __enter__(self) -> Self:
         try:
-            while not self._take():
+            while not self._acquire():
                 if not self._wait:
-                    raise HeldError(f"the study {self._name!r} is held by another driver: {self._holder()}")
-                time.sleep(POLL)
+                    raise HeldError(f"the study {self._name!r} is held by another driver: {self._find_holder()}")
+                time.sleep(LOCK_POLL_S)
         except ImportError as error:
             raise InputError(
-                f"the Optuna storage {shown(self._uri)} needs `pip install forcetune[postgresql]`: {error}"
+                f"the Optuna storage {hide_password(self._uri)} needs `pip install forcetune[postgresql]`: {error}"
             ) from error
         except (OSError, SQLAlchemyError) as error:
-            raise InputError(f"the Optuna storage {shown(self._uri)} cannot be used: {why(error)}") from error
+            raise InputError(
+                f"the Optuna storage {hide_password(self._uri)} cannot be used: {innermost_message(error)}"
+            ) from error
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._let_go()
+        self._release()
 
     def check(self) -> None:
-        """Raise HeldError where the hold was lost, with the connection that it hung on, and another has it now.
+        """Check that this process has the lock; take it again where it was lost with the connection to the database.
 
-        Raises SQLAlchemyError where the database cannot say.
+        Raises:
+            HeldError: The lock was lost, and another process has it now.
+            SQLAlchemyError: The database does not answer.
         """
         return
 
     @abstractmethod
-    def _take(self) -> bool: ...
+    def _acquire(self) -> bool: ...
 
     @abstractmethod
-    def _let_go(self) -> None: ...
+    def _release(self) -> None: ...
 
     @abstractmethod
-    def _holder(self) -> str: ...
+    def _find_holder(self) -> str: ...
 
 
-class _File(DriverLock):
-    """A lock on a file beside a SQLite database; the kernel lets go of it with the process."""
+class _FileLock(DriverLock):
+    """A lock on a file beside a SQLite database; the kernel releases it when the process ends."""
 
-    _file: int | None = None
+    _descriptor: int | None = None
 
-    def _take(self) -> bool:
+    def _acquire(self) -> bool:
         while True:
-            file = self._open()
+            descriptor = self._open()
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file).st_ino == os.stat(self._path).st_ino:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == os.stat(self._path).st_ino:
                     break
             except FileNotFoundError:
                 pass
             except BlockingIOError:
-                os.close(file)
+                os.close(descriptor)
                 return False
-            os.close(file)  # its holder has just removed it: a lock on it keeps nobody out
-        os.truncate(file, 0)
-        os.write(file, json.dumps(_myself()).encode())
-        self._file = file
+            os.close(descriptor)  # its holder has just removed it, so that a lock on it excludes nobody
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_identify_process()).encode())
+        self._descriptor = descriptor
         return True
 
     def _open(self) -> int:
-        """Return the descriptor of the file, which is made with its folder.
+        """Make the lock file and its folder where they do not exist, and return the file's descriptor.
 
-        A holder that ends removes both, perhaps between two steps here. Raises OSError where they cannot be made.
+        A holder that ends removes both, perhaps between two steps of this method: they are made again then.
+
+        Raises:
+            OSError: They cannot be made.
         """
-        for _ in range(RACES):
+        for _ in range(RECREATE_TRIES):
             try:
                 self._path.parent.mkdir(exist_ok=True)
                 return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             except (FileExistsError, FileNotFoundError):
-                time.sleep(RACE_S)
+                time.sleep(RECREATE_PAUSE_S)
         self._path.parent.mkdir(exist_ok=True)
         return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
-    def _let_go(self) -> None:
-        if self._file is not None:
+    def _release(self) -> None:
+        if self._descriptor is not None:
             self._path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = None
+            os.close(self._descriptor)
+            self._descriptor = None
             _remove_if_empty(self._path.parent)
 
-    def _holder(self) -> str:
+    def _find_holder(self) -> str:
         try:
             return _describe(json.loads(self._path.read_text()))
         except (OSError, ValueError):
@@ -131,55 +153,55 @@ class _File(DriverLock):
         return database.parent / ".forcetune" / f"{database.name}.{self._name}.lock"
 
 
-class _Session(DriverLock):
-    """An advisory lock of PostgreSQL; the server lets go of it with the session."""
+class _SessionLock(DriverLock):
+    """An advisory lock of PostgreSQL; the server releases it when the session ends."""
 
-    # a holder whose machine is gone says nothing: the server asks after one second, and once more
+    # A holder whose machine is gone does not close its session: the server probes after one second, and once more.
     _SETTINGS = "-c tcp_keepalives_idle=1 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=1"
 
     def __init__(self, name: str, uri: str, wait: bool) -> None:
         super().__init__(name, uri, wait)
         self._connection: sqlalchemy.Connection | None = None
-        self._turn = threading.Lock()  # a connection serves one thread at a time
-        self._left = threading.Event()
+        self._connection_lock = threading.Lock()  # since a connection serves one thread at a time
+        self._released = threading.Event()
 
     def __enter__(self) -> Self:
         super().__enter__()
-        threading.Thread(target=self._keep, name=f"hold on {self._name}", daemon=True).start()
+        threading.Thread(target=self._keep_lock, name=f"hold on {self._name}", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._left.set()
-        with self._turn:
-            self._let_go()
+        self._released.set()
+        with self._connection_lock:
+            self._release()
 
     def check(self) -> None:
-        with self._turn:
-            if self._left.is_set():
+        with self._connection_lock:
+            if self._released.is_set():
                 return
             if self._connection is not None:
                 try:
                     self._connection.execute(sqlalchemy.text("select 1"))
                     return
                 except SQLAlchemyError:
-                    self._let_go()
-            if not self._take():
+                    self._release()
+            if not self._acquire():
                 raise HeldError(
                     f"the study {self._name!r} was taken over by another driver while the database was away: "
-                    f"{self._holder()}"
+                    f"{self._find_holder()}"
                 )
 
-    def _keep(self) -> None:
-        """Take the lock again as soon as a database that was away is back, before a driver that starts does."""
-        while not self._left.wait(POLL):
+    def _keep_lock(self) -> None:
+        """Take the lock again as soon as a database that was away is back, before another driver can take it."""
+        while not self._released.wait(LOCK_POLL_S):
             try:
                 self.check()
             except SQLAlchemyError:
                 continue
             except HeldError:
-                return  # whoever writes next is told
+                return  # the next write of this driver raises it
 
-    def _take(self) -> bool:
+    def _acquire(self) -> bool:
         connection = self._connect()
         try:
             if connection.scalar(sqlalchemy.text("select pg_try_advisory_lock(:key)"), {"key": self._key}):
@@ -189,24 +211,24 @@ class _Session(DriverLock):
                 connection.close()
         return self._connection is not None
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            connection.invalidate()  # the session ends with the socket
+            connection.invalidate()  # so that the session ends with the socket
             connection.close()
 
     def _connect(self) -> sqlalchemy.Connection:
-        mine = _myself()
-        called = f"forcetune {mine['process']}@{mine['host']}"[:63]
+        holder = _identify_process()
+        application_name = f"forcetune {holder['process']}@{holder['host']}"[:63]
         engine = sqlalchemy.create_engine(
             self._uri,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={"application_name": called, "options": self._SETTINGS, "connect_timeout": 5},
+            connect_args={"application_name": application_name, "options": self._SETTINGS, "connect_timeout": 5},
         )
         return engine.connect()
 
-    def _holder(self) -> str:
+    def _find_holder(self) -> str:
         query = """
             select a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') from pg_locks l
             join pg_stat_activity a using (pid)
@@ -214,18 +236,18 @@ class _Session(DriverLock):
             and ((l.classid::bigint << 32) | l.objid::bigint) = :key
         """
         with self._connect() as connection:
-            found = connection.execute(sqlalchemy.text(query), {"key": self._key}).first()
-        if found is None:
+            session = connection.execute(sqlalchemy.text(query), {"key": self._key}).first()
+        if session is None:
             return "a process that has just ended"
-        process, _, host = str(found[0]).removeprefix("forcetune ").partition("@")
-        return _describe({"process": process, "host": host, "since": found[1]})
+        process, _, host = str(session[0]).removeprefix("forcetune ").partition("@")
+        return _describe({"process": process, "host": host, "since": session[1]})
 
     @property
     def _key(self) -> int:
         return int.from_bytes(hashlib.sha256(f"forcetune {self._name}".encode()).digest()[:8], "big", signed=True)
 
 
-def _myself() -> dict[str, Any]:
+def _identify_process() -> dict[str, Any]:
     return {
         "process": os.getpid(),
         "host": socket.gethostname(),

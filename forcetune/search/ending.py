@@ -1,5 +1,4 @@
-"""When a search ends before it has all its trials: its budget, its patience with a front that does not move, or
-trials that fail."""
+"""Criteria that end a search before it has all its trials: a budget, patience with the front, failed trials."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,48 +7,60 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from forcetune.analysis import hypervolume
-from forcetune.search.ledger import TrialOutcome, counted, ends
+from forcetune.search.ledger import TrialOutcome, read_outcomes, select_counted
 from forcetune.spec import Budget, Study
 
-EQUAL_FAILURES = 5  # failed trials in a row, with the same reason, that end a search without `max_failures`
-SHARE_TRIALS = 10  # that have ended before a share of them says anything
-NUMBER = re.compile(r"\d+([.,]\d+)*")  # sizes, epochs and attempts differ where the reason is the same
+MAX_EQUAL_FAILURES = 5  # in a row, with the same reason: they end a search without `max_failures`
+MIN_TRIALS_FOR_SHARE = 10  # that must have ended before a share of them is judged
+NUMBER_PATTERN = re.compile(r"\d+([.,]\d+)*")  # sizes, epochs and attempts differ where the reason is the same
 
 
 class FailureLimit:
-    """Counts the failed trials of a search, and says when it is hopeless.
+    """A counter of a search's failed trials, which finds when the search is hopeless.
 
-    The count begins anew once it has said so: whoever asks for the search again has mended the cause, and gets as many
-    trials as before.
+    The count begins anew once the search was found hopeless: a user who starts the search again has mended the cause,
+    and gets as many trials as before.
+
+    Args:
+        limit: The field `search.max_failures`: a number of trials (int), a share of them (float), or None for
+            MAX_EQUAL_FAILURES in a row.
     """
 
     def __init__(self, limit: float | None) -> None:
         self._limit = limit
-        self._trials = self._failed = self._row = 0
+        self._trials = self._failed = self._equal_failures = 0
         self._reason = ""  # of the last trial that failed
 
-    def ended(self, ended: TrialOutcome) -> str | None:
-        """Count a trial that has ended, in the order of time; return why the search is hopeless, None if it is not."""
+    def add(self, outcome: TrialOutcome) -> str | None:
+        """Count a trial that has ended; call it in the order of time.
+
+        Returns:
+            Why the search is hopeless, None where it is not.
+        """
         self._trials += 1
-        if ended.outcome == "failed":
-            reason = ended.reason or "no reason is known"
-            self._row = self._row + 1 if self._row and _kind(reason) == _kind(self._reason) else 1
+        if outcome.outcome == "failed":
+            reason = outcome.reason or "no reason is known"
+            self._equal_failures = (
+                self._equal_failures + 1
+                if self._equal_failures and _strip_numbers(reason) == _strip_numbers(self._reason)
+                else 1
+            )
             self._failed, self._reason = self._failed + 1, reason
         else:
-            self._row = 0
-        hopeless = self._judge() if ended.outcome == "failed" else None
+            self._equal_failures = 0
+        hopeless = self._judge() if outcome.outcome == "failed" else None
         if hopeless:
             self._reset()
         return hopeless
 
     def _judge(self) -> str | None:
         if self._limit is None:
-            if self._row < EQUAL_FAILURES:
+            if self._equal_failures < MAX_EQUAL_FAILURES:
                 return None
-            return f"the last {self._row} trials failed for the same reason: {self._reason}"
+            return f"the last {self._equal_failures} trials failed for the same reason: {self._reason}"
         is_share = isinstance(self._limit, float)
-        borne = self._limit * self._trials if is_share else self._limit
-        if (is_share and self._trials < SHARE_TRIALS) or self._failed <= borne:
+        allowed = self._limit * self._trials if is_share else self._limit
+        if (is_share and self._trials < MIN_TRIALS_FOR_SHARE) or self._failed <= allowed:
             return None
         return (
             f"{self._failed} of {self._trials} trials failed, and `search.max_failures: {self._limit:g}` bears no "
@@ -57,14 +68,20 @@ class FailureLimit:
         )
 
     def _reset(self) -> None:
-        self._trials = self._failed = self._row = 0
+        self._trials = self._failed = self._equal_failures = 0
 
 
 class StoppingCriterion:
-    """Counts what is spent and what fails, and follows the hypervolume; `reason` says why no further trial is started.
+    """The criterion by which a search starts no further trial.
 
-    `failures` says the same where too many trials have failed: that reason does not outlive the driver.
-    references: of the hypervolume, by objective; asked for where the study has a `patience`.
+    Args:
+        study: The study, with its budget, its patience and its limit of failures.
+        references: The reference point of the hypervolume, by objective; used where the study has a `patience`.
+
+    Attributes:
+        reason: Why the search has ended by its budget or its patience, None where it has not; once set it stays.
+        failure_reason: Why the search has ended by its failed trials, None where it has not; a later driver starts
+            without it.
     """
 
     def __init__(self, study: Study, references: Mapping[str, float]) -> None:
@@ -76,22 +93,22 @@ class StoppingCriterion:
         self._volumes = [0.0]  # after each trial
         self._failure_limit = FailureLimit(study.search.max_failures)
         self.reason: str | None = None
-        self.failures: str | None = None
+        self.failure_reason: str | None = None
 
-    def take_up(self, trials: Iterable[TrialOutcome]) -> None:
-        """Count the trials of earlier drivers, in the order of time; what they failed of is taken for mended."""
-        for ended in trials:
-            self.ended(ended)
-        self.failures = None
+    def restore(self, outcomes: Iterable[TrialOutcome]) -> None:
+        """Count the trials of earlier drivers, in the order of time; the cause of their failures counts as mended."""
+        for outcome in outcomes:
+            self.add(outcome)
+        self.failure_reason = None
 
-    def ended(self, ended: TrialOutcome) -> None:
-        """A trial has ended, in the order of time; once there is a reason to end there is one for ever."""
-        failures = self._failure_limit.ended(ended)
-        self.failures = self.failures or failures
+    def add(self, outcome: TrialOutcome) -> None:
+        """Count a trial that has ended; call it in the order of time."""
+        failure_reason = self._failure_limit.add(outcome)
+        self.failure_reason = self.failure_reason or failure_reason
         if self._patience is None:
             return
-        if ended.on_front and ended.values is not None:
-            self._front.append(list(ended.values))
+        if outcome.on_front and outcome.values is not None:
+            self._front.append(list(outcome.values))
             volume = hypervolume(np.array(self._front), self._directions, self._references)
         else:
             volume = self._volumes[-1]
@@ -100,48 +117,58 @@ class StoppingCriterion:
         if len(self._volumes) <= trials:
             return
         before = self._volumes[-1 - trials]
-        grown = (volume - before) / before if before else float(volume > 0)
-        if grown < gain:
+        growth = (volume - before) / before if before else float(volume > 0)
+        if growth < gain:
             self.reason = self.reason or (
-                f"patience: over {trials} trials the hypervolume grew by {grown:.2%}, less than {gain:.2%}"
+                f"patience: over {trials} trials the hypervolume grew by {growth:.2%}, less than {gain:.2%}"
             )
 
-    def spent(self, hours: float, device_hours: float) -> None:
-        """What the study has cost so far."""
+    def set_spent(self, hours: float, device_hours: float) -> None:
+        """Compare what the study has cost so far, in hours and device hours, with its budget."""
         if self._budget is None:
             return
-        for name, used in (("hours", hours), ("device_hours", device_hours)):
+        for name, spent in (("hours", hours), ("device_hours", device_hours)):
             allowed = getattr(self._budget, name)
-            if allowed is not None and used >= allowed:
+            if allowed is not None and spent >= allowed:
                 self.reason = self.reason or f"budget: {name} {allowed:g} are used up"
 
 
 def is_hopeless(study: Study, trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether too many trials have failed, and no trial was started since that came out."""
-    in_force = counted(trials)
+    """Return whether too many trials have failed, and no trial was started since the search was found hopeless.
+
+    Args:
+        study: The study, with its `search.max_failures`.
+        trials: All its trials in the ledger.
+    """
+    counted_trials = select_counted(trials)
     limit = FailureLimit(study.search.max_failures)
-    reached = [ended.time or 0 for ended in by_time(in_force) if limit.ended(ended)]
-    starts = [trial.datetime_start.timestamp() * 1000 for trial in in_force if trial.datetime_start]
-    return bool(reached) and max(starts, default=0) <= reached[-1]
+    times = [outcome.time or 0 for outcome in list_outcomes(counted_trials) if limit.add(outcome)]
+    starts = [trial.datetime_start.timestamp() * 1000 for trial in counted_trials if trial.datetime_start]
+    return bool(times) and max(starts, default=0) <= times[-1]
 
 
-def _kind(reason: str) -> str:
-    return NUMBER.sub("", reason)
+def _strip_numbers(reason: str) -> str:
+    return NUMBER_PATTERN.sub("", reason)
 
 
-def by_time(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
-    """Return what became of those trials that have ended, in the order of time."""
-    return sorted(ends(trials), key=lambda ended: ended.time or 0)
+def list_outcomes(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
+    """Return the outcomes of the trials that have ended, in the order of time."""
+    return sorted(read_outcomes(trials), key=lambda outcome: outcome.time or 0)
 
 
-def spent_by(trials: Iterable[TrialOutcome]) -> dict[str, float]:
-    """The hours and device hours that a study had cost when the last of these trials ended."""
-    told = [ended.record.get("spent", {}) for ended in trials]
-    return {name: max((spent.get(name, 0.0) for spent in told), default=0.0) for name in Budget.model_fields}
+def find_spent(outcomes: Iterable[TrialOutcome]) -> dict[str, float]:
+    """Return the hours and device hours that a study had cost when the last of these trials ended, by name."""
+    records = [outcome.record.get("spent", {}) for outcome in outcomes]
+    return {name: max((spent.get(name, 0.0) for spent in records), default=0.0) for name in Budget.model_fields}
 
 
-def left_of(budget: Budget | None, spent: Mapping[str, float]) -> Budget | None:
-    """What is left of a budget."""
+def compute_budget_left(budget: Budget | None, spent: Mapping[str, float]) -> Budget | None:
+    """Return what is left of a budget, None where there is no budget.
+
+    Args:
+        budget: The budget, in hours and device hours.
+        spent: What is spent already, as `find_spent` returns it.
+    """
     if budget is None:
         return None
     return Budget(

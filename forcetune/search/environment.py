@@ -1,4 +1,4 @@
-"""What Ray reads from the environment at the moment it is imported."""
+"""The environment variables that Ray reads when it is imported."""
 
 import atexit
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 from forcetune.stores import ray_address
 from forcetune.temporary import OwnedFolder, make_ray_folder
 
-_folder: tuple[OwnedFolder, Path] | None = None  # of this process's own Ray
+_folder: tuple[OwnedFolder, Path] | None = None  # of this process's Ray
 
 
 def prepare() -> None:
-    """Set what Ray and Tune read; without effect where Ray is imported already.
+    """Set the variables that Ray and Tune read; do nothing where Ray is imported already.
 
-    Tune's own files about trials would be a third record beside the two stores, and its handling of SIGINT
-    would keep the interrupt from the search.
+    Tune's own files about trials would be a third record beside the two stores, so they are turned off. Tune's handling
+    of SIGINT is turned off too, since it would keep the interrupt from the search.
     """
     if "ray" in sys.modules:
         return
@@ -28,20 +28,20 @@ def prepare() -> None:
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     )
     if not is_shared():
-        _keep_to_ourselves()
+        _require_token()
 
 
 def is_shared() -> bool:
-    """Whether trials run on a cluster, which others may use, and not on a Ray of this process alone."""
+    """Return whether trials run on a cluster, which others may use, and not on a Ray of this process alone."""
     return bool(ray_address())
 
 
-def ray_folder() -> Path:
-    """Return the folder for the files of this process's own Ray; no other account can enter the one above it."""
-    return _own_folder()[1]
+def get_ray_folder() -> Path:
+    """Return the folder for the files of this process's Ray; no other account can enter the folder above it."""
+    return _get_folder()[1]
 
 
-def _own_folder() -> tuple[OwnedFolder, Path]:
+def _get_folder() -> tuple[OwnedFolder, Path]:
     global _folder
     if _folder is None:
         _folder = make_ray_folder()
@@ -49,13 +49,13 @@ def _own_folder() -> tuple[OwnedFolder, Path]:
     return _folder
 
 
-def _keep_to_ourselves() -> None:
-    """A local Ray listens on loopback only and asks for a token, kept in a file that only we can read.
+def _require_token() -> None:
+    """Let a local Ray listen on loopback only and ask for a token, kept in a file that only this account can read.
 
-    Left alone, Ray would write ~/.ray/auth_token readable by all, which turns authentication on for every
-    later cluster of this user.
+    By itself Ray would write ~/.ray/auth_token for all to read, and that file turns authentication on for every later
+    cluster of this user.
     """
-    token = _own_folder()[0].path / "token"
+    token = _get_folder()[0].path / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(

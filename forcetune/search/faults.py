@@ -1,11 +1,11 @@
-"""Where a search writes what must outlive it: each such write can be cut off before and after, to see what is lost."""
+"""Fail points: a test can kill a process before and after each write that must survive a crash, to see what is lost."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# In the order in which a trial meets them; who writes, and where.
+# In the order in which a trial meets them. Each value names the process that writes, the store, and the content.
 WRITES = {
     "tables": "driver, MLflow: the tables and the experiment, where they are new",
     "ledger": "driver, ledger: the tables and the study, where they are new",
@@ -34,14 +34,25 @@ _passed: dict[str, int] = {}
 
 @contextmanager
 def durable(write: str) -> Iterator[None]:
-    """Around a write of WRITES. With FORCETUNE_FAULT="tell before 2" the process kills itself at the second of them."""
+    """Surround a durable write with two points at which the process can be killed.
+
+    With FORCETUNE_FAULT="tell before 2" the process kills itself when it reaches the point before the write `tell` for
+    the second time.
+
+    Args:
+        write: A key of WRITES.
+    """
     reach(f"{write} before")
     yield
     reach(f"{write} after")
 
 
 def reach(point: str) -> None:
-    """Die here by SIGKILL if this is the point, and the time, that FORCETUNE_FAULT names."""
+    """Count that the process reached a point; kill it with SIGKILL if FORCETUNE_FAULT names this point and this count.
+
+    Args:
+        point: A key of WRITES, followed by ` before` or ` after`.
+    """
     _passed[point] = _passed.get(point, 0) + 1
     if os.environ.get("FORCETUNE_FAULT") == f"{point} {_passed[point]}":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,40 +1,50 @@
-"""The front of a study as tags of its runs, by which MLflow can be asked for it."""
+"""The front of a study as tags of its runs, by which a search in MLflow finds it."""
 
 from dataclasses import dataclass
 
 from forcetune import analysis, tracking
 from forcetune.names import COMPANION
-from forcetune.tracking import FRONT, KNEE, Tracker
+from forcetune.tracking import FRONT_TAG, KNEE_TAG, Tracker
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A run that shall have the tag (marked), or lose it."""
+class TagChange:
+    """A change to a run: the run gets the tag where `is_set` is true, and loses it where it is false."""
 
     run: str
     tag: str
-    marked: bool
+    is_set: bool
 
 
-def missing_marks(study: str, uri: str) -> list[Mark]:
-    """Return how the tags of a study's runs differ from the front that `forcetune best` prints, and its knee.
+def find_tag_changes(study: str, uri: str) -> list[TagChange]:
+    """Return the changes to the tags of a study's runs that mark the front that `forcetune best` prints, and its knee.
+
+    Args:
+        study: The name of the study.
+        uri: The address of the MLflow store.
+
+    Returns:
+        One change for each run that lacks a tag, or has a tag that it should not have.
 
     Raises:
         InputError: The store has no such study, or does not answer.
     """
-    table = tracking.table(study, uri)
-    front = analysis.best(analysis.with_seeds(table, tracking.reruns(study, uri)))
-    marks = []
-    for tag, rows in ((FRONT, front), (KNEE, analysis.knee(front))):
-        wanted = set(rows["run_id"]) if len(rows) else set()
-        marked = table.attrs["marked"][tag]
-        marks += [Mark(run, tag, run in wanted) for run in sorted(wanted ^ marked)]
-    return marks
+    table = tracking.load_table(study, uri)
+    front = analysis.best(analysis.add_seed_estimates(table, tracking.load_reruns(study, uri)))
+    changes = []
+    for tag, rows in ((FRONT_TAG, front), (KNEE_TAG, analysis.knee(front))):
+        expected = set(rows["run_id"]) if len(rows) else set()
+        tagged = table.attrs["marked"][tag]
+        changes += [TagChange(run, tag, run in expected) for run in sorted(expected ^ tagged)]
+    return changes
 
 
 def mark_front(tracker: Tracker) -> None:
-    """Tag the runs of the tracker's study that are on its front, and no others; a companion has no front."""
+    """Tag the runs of the tracker's study that are on its front, and no other runs.
+
+    A companion has no front: nothing is done for it.
+    """
     if tracker.study.endswith(COMPANION):
         return
-    for mark in missing_marks(tracker.study, tracker.uri):
-        tracker.mark(mark.run, mark.tag, mark.marked)
+    for change in find_tag_changes(tracker.study, tracker.uri):
+        tracker.mark(change.run, change.tag, change.is_set)

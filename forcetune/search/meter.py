@@ -1,53 +1,62 @@
-"""What a driver counts for whoever watches a cluster: trials by outcome, latencies, backlog and hypervolume."""
+"""Meters of a driver: trials by outcome, latencies, backlog and hypervolume, for those who watch a cluster."""
 
 from typing import Any
 
-LATENCIES = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]  # bounds of the histograms, in seconds
+LATENCY_BOUNDS_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]  # of the histograms
 
 
 class Meter:
-    """Counts nothing: a search on one machine is watched by its own progress."""
+    """A meter that counts nothing: the progress line of a search on one machine shows enough."""
 
-    def ended(self, outcome: str) -> None:
-        """A trial has ended."""
+    def count_trial(self, outcome: str) -> None:
+        """Count a trial that has ended with this outcome."""
 
-    def asked(self, seconds: float) -> None:
-        """A proposal, and its row in the ledger, took so long."""
+    def observe_ask(self, seconds: float) -> None:
+        """Record how long a proposal and its row in the ledger took."""
 
-    def logged(self, seconds: float) -> None:
-        """What was due of one trial took so long on its way to MLflow."""
+    def observe_log(self, seconds: float) -> None:
+        """Record how long it took to log in MLflow what one trial had due."""
 
-    def stands(self, backlog: int, hypervolume: float | None) -> None:
-        """Trials of which MLflow lacks something, and what the front covers."""
+    def observe_progress(self, backlog: int, hypervolume: float | None) -> None:
+        """Record how far the study is.
+
+        Args:
+            backlog: The number of trials of which MLflow lacks something.
+            hypervolume: What the front covers; None where it is not known.
+        """
 
 
 class RayMeter(Meter):
-    """Counts in Ray's metrics, which Prometheus reads as ray_forcetune_...; every one has the tag `study`."""
+    """A meter in Ray's metrics, which Prometheus reads as ray_forcetune_...; each metric has the tag `study`.
+
+    Args:
+        study: The name of the study.
+    """
 
     def __init__(self, study: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        def made(kind: Any, name: str, description: str, *tags: str, **options: Any) -> Any:
+        def make(kind: Any, name: str, description: str, *tags: str, **options: Any) -> Any:
             metric = kind(f"forcetune_{name}", description, tag_keys=("study", *tags), **options)
             metric.set_default_tags({"study": study})
             return metric
 
-        self._trials = made(Counter, "trials", "trials that have ended", "outcome")
-        self._asks = made(Histogram, "ask_seconds", "a proposal and its row in the ledger", boundaries=LATENCIES)
-        self._logs = made(Histogram, "log_seconds", "what is due of a trial, to MLflow", boundaries=LATENCIES)
-        self._backlog = made(Gauge, "outbox_backlog", "trials of which MLflow lacks something")
-        self._hypervolume = made(Gauge, "hypervolume", "what the front covers")
+        self._trials = make(Counter, "trials", "trials that have ended", "outcome")
+        self._asks = make(Histogram, "ask_seconds", "a proposal and its row in the ledger", boundaries=LATENCY_BOUNDS_S)
+        self._logs = make(Histogram, "log_seconds", "what is due of a trial, to MLflow", boundaries=LATENCY_BOUNDS_S)
+        self._backlog = make(Gauge, "outbox_backlog", "trials of which MLflow lacks something")
+        self._hypervolume = make(Gauge, "hypervolume", "what the front covers")
 
-    def ended(self, outcome: str) -> None:
+    def count_trial(self, outcome: str) -> None:
         self._trials.inc(1, {"outcome": outcome})
 
-    def asked(self, seconds: float) -> None:
+    def observe_ask(self, seconds: float) -> None:
         self._asks.observe(seconds)
 
-    def logged(self, seconds: float) -> None:
+    def observe_log(self, seconds: float) -> None:
         self._logs.observe(seconds)
 
-    def stands(self, backlog: int, hypervolume: float | None) -> None:
+    def observe_progress(self, backlog: int, hypervolume: float | None) -> None:
         self._backlog.set(backlog)
         if hypervolume is not None:
             self._hypervolume.set(hypervolume)

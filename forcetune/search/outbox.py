@@ -1,4 +1,4 @@
-"""What happened on its way to MLflow: in the background, in order, tried again until MLflow has it."""
+"""The delivery of trials to MLflow: in the background, in order, repeated until MLflow has everything."""
 
 import logging
 import shutil
@@ -16,45 +16,56 @@ from forcetune.search.ledger import TrialOutcome
 from forcetune.search.marking import mark_front
 from forcetune.search.proposals import Proposal
 from forcetune.search.rewriting import RunContent, write_anew
-from forcetune.tracking import Epoch, Logged, Tracker
+from forcetune.tracking import Epoch, LoggedContent, Tracker
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5.0  # seconds between two looks that MLflow gets at how far the study is
-AGAIN = 1.0  # seconds before what MLflow did not take is tried again
+PROGRESS_INTERVAL_S = 5.0  # between two updates of the study's progress in MLflow
+DELIVERY_RETRY_PAUSE_S = 1.0  # after a delivery that failed
 
 
 @dataclass
 class Record:
-    """One trial as MLflow shall have it, and how much of it MLflow has."""
+    """One trial: the content that its run in MLflow should have, and how much of it MLflow has."""
 
     number: int
     proposal: Proposal
     started: int  # ms since 1970
-    adopt: bool  # whether an earlier driver may have made its run
-    retried: int | None = None  # since when it runs in place of one that failed, whose run goes on; ms since 1970
-    facts: dict[str, float] = field(default_factory=dict)
+    adopt: bool  # whether its run may be there already
+    retried_at: int | None = None  # since when it runs in place of a failed trial, whose run goes on; ms since 1970
+    static_metrics: dict[str, float] = field(default_factory=dict)
     curve: dict[int, Epoch] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
-    dataset: Mapping[str, Any] | None = None  # which data it has
+    dataset: Mapping[str, Any] | None = None  # the identity of its data set
     sent_dataset: Mapping[str, Any] | None = None
-    ended: TrialOutcome | None = None
-    version: int = 0  # of what is known, so that a delivery sees whether there is more by now
+    outcome: TrialOutcome | None = None
+    version: int = 0  # counts changes, so that a delivery sees whether there is more by now
     run: str | None = None
-    refused: set[str] = field(default_factory=set)  # names that MLflow does not take; the ledger alone has their values
-    before: Logged = field(default_factory=Logged)  # what the run had when this driver took it up
+    refused_names: set[str] = field(default_factory=set)  # that MLflow does not take; the ledger alone has their values
+    logged_before: LoggedContent = field(default_factory=LoggedContent)  # the run's content when this driver took it up
     has_params: bool = False
-    sent_facts: set[str] = field(default_factory=set)
-    last_step: int = -1  # the last epoch that was sent by this driver
+    sent_static_metrics: set[str] = field(default_factory=set)
+    last_step: int = -1  # the last epoch that this driver has sent
 
 
 class Outbox:
-    """Delivers records in a thread of its own; nothing that it does delays who hands them in.
+    """The queue of records that a thread of its own delivers to MLflow, so that no delivery delays the driver.
 
-    The ledger and the trials' folders hold all that is on its way: a driver that starts after a kill fills its
-    outbox from there. When a trial has ended and its run is closed, `tell` is called: the ledger's last word.
-    `guard` is called before a delivery, and raises where another driver has the study.
+    The ledger and the trials' folders have everything that is not delivered yet: a driver that starts after a kill
+    fills its outbox from them.
+
+    Args:
+        tracker: The tracker of the study's experiment.
+        parent: The id of the study's parent run.
+        provenance: The tags with the versions and the origin that each new run gets.
+        tell: Called with a trial's number and outcome once its run is closed; finishes the trial in the ledger.
+        guard: Called before each delivery; raises HeldError where another driver has the study.
+
+    Attributes:
+        warn: Called with a text that the user should see at once.
+        last_error: Why the last delivery failed; None where it did not.
+        on_delivered: Called with the seconds that a delivery took.
     """
 
     def __init__(
@@ -71,127 +82,161 @@ class Outbox:
         self._tell = tell
         self._guard = guard
         self._records: dict[int, Record] = {}
-        self._due: deque[int] = deque()
-        self._change = threading.Condition()
+        self._queue: deque[int] = deque()
+        self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._standing: Epoch | None = None
-        self._unmarked: set[int] = set()  # trials that may have moved the front since it was marked
-        self._shown = -SHOWN
-        self._refused: set[str] = set()
-        self.warn: Callable[[str], None] = log.warning  # is told what the user should know at once
-        self.trouble: Exception | None = None  # why the last delivery failed
-        self.logged: Callable[[float], None] = lambda seconds: None  # told how long a delivery took
+        self._study_progress: Epoch | None = None
+        self._front_candidates: set[int] = set()  # numbers of trials that may have moved the front since it was marked
+        self._last_shown = -PROGRESS_INTERVAL_S
+        self._refused_names: set[str] = set()
+        self.warn: Callable[[str], None] = log.warning
+        self.last_error: Exception | None = None
+        self.on_delivered: Callable[[float], None] = lambda seconds: None
 
-    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool, retried: int | None = None) -> None:
-        """A trial that has begun, or begins again; the files in its folder are those not known to be in MLflow.
+    def open(self, number: int, proposal: Proposal, folder: Path, adopt: bool, retried_at: int | None = None) -> None:
+        """Add a trial that has begun, or begins again.
 
-        retried: since when it runs in place of one that failed, in ms since 1970; None where no other one did.
+        Args:
+            number: The trial's number.
+            proposal: The trial's configuration.
+            folder: The trial's folder; the files in it may not be in MLflow yet.
+            adopt: Whether an earlier driver may have made the trial's run, which goes on then.
+            retried_at: Since when the trial runs in place of a failed one, in ms since 1970; None where it does not.
         """
-        record = Record(number, proposal, int(time.time() * 1000), adopt, retried)
-        marks = {**({"of": proposal.of} if proposal.of else {}), **proposal.marks}
-        record.tags = {f"forcetune.{name}": text for name, text in marks.items()}
+        record = Record(number, proposal, int(time.time() * 1000), adopt, retried_at)
+        tags = {**({"of": proposal.parent_key} if proposal.parent_key else {}), **proposal.tags}
+        record.tags = {f"forcetune.{name}": value for name, value in tags.items()}
         record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
-        with self._change:
+        with self._changed:
             self._records[number] = record
-        self._put(number)
+        self._enqueue(number)
 
     def add(
         self,
         number: int,
-        facts: Mapping[str, float] | None = None,
+        static_metrics: Mapping[str, float] | None = None,
         epochs: list[Epoch] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """What is new about a trial; an epoch or a fact that is there already stays as it is.
+        """Add new content to a trial; an epoch or a static metric that it has already stays as it is.
 
-        What was sent and not answered is sent again: MLflow takes equal values for one, of two attempts it keeps both.
+        A request without an answer is sent again. MLflow keeps equal values once, but it keeps both values where those
+        of two attempts differ: hence the first value stays.
+
+        Args:
+            number: The trial's number.
+            static_metrics: The metrics that are known before training, by name.
+            epochs: The epochs with their metrics.
+            tags: Tags of the run.
         """
-        with self._change:
+        with self._changed:
             record = self._records[number]
-            record.facts = {**(facts or {}), **record.facts}
+            record.static_metrics = {**(static_metrics or {}), **record.static_metrics}
             record.tags.update(tags or {})
             for epoch in epochs or []:
                 record.curve.setdefault(epoch.step, epoch)
-        self._put(number)
+        self._enqueue(number)
 
     def add_dataset(self, number: int, dataset: Mapping[str, Any] | None) -> None:
-        """Take in which data a trial has, as `Tracker.log_dataset` takes it; None where that is not known."""
-        with self._change:
+        """Add the identity of a trial's data set.
+
+        Args:
+            number: The trial's number.
+            dataset: The identity, as `Tracker.log_dataset` takes it; None where it is not known.
+        """
+        with self._changed:
             self._records[number].dataset = dataset
-        self._put(number)
+        self._enqueue(number)
 
     def attach(self, number: int, name: str, content: bytes, folder: Path) -> None:
-        """A file of the trial, kept in its folder until MLflow has it."""
+        """Add a file to a trial, and keep it in the trial's folder until MLflow has it.
+
+        Args:
+            number: The trial's number.
+            name: The name of the file.
+            content: The content of the file.
+            folder: The trial's folder.
+        """
         with durable("files"):
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{name}~"
-            part.write_bytes(content)
-            part.replace(folder / name)
-        with self._change:
+            temporary = folder / f"{name}~"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+        with self._changed:
             self._records[number].files[name] = folder / name
 
-    def end(self, number: int, ended: TrialOutcome) -> None:
-        """What became of a trial."""
-        with self._change:
-            self._records[number].ended = ended
-        self._put(number)
+    def end(self, number: int, outcome: TrialOutcome) -> None:
+        """Add the outcome of a trial: once MLflow has everything, its run is closed and the ledger finishes it."""
+        with self._changed:
+            self._records[number].outcome = outcome
+        self._enqueue(number)
 
-    def show(self, standing: Epoch) -> None:
-        """How far the study is, for the parent run; the step is the number of trials that have ended.
+    def show_progress(self, progress: Epoch) -> None:
+        """Set the study's progress, which is logged to its parent run at intervals and at the end.
 
-        Told at times, and at last, but no promise, since it can be counted anew.
+        A value may be lost, since the progress can be counted again.
+
+        Args:
+            progress: The metrics; the step is the number of trials that have ended.
         """
-        with self._change:
-            self._standing = standing
+        with self._changed:
+            self._study_progress = progress
             self._start()
-            self._change.notify_all()
+            self._changed.notify_all()
 
     def mark_front(self, number: int) -> None:
-        """Mark the study's front anew in MLflow once the trial with this number, which may be on it, is there.
+        """Mark the study's front again in MLflow once MLflow has the trial with this number, which may be on it.
 
-        Done at times, and no promise: the driver does so once more at the end of the study.
+        The front is marked at intervals, and a mark may be lost: the driver marks it again at the end of the study.
         """
-        with self._change:
-            self._unmarked.add(number)
+        with self._changed:
+            self._front_candidates.add(number)
 
-    def measured(self, number: int) -> dict[str, Any]:
-        """What was measured of a trial, as data that JSON knows: the facts known before training, and the curve."""
-        with self._change:
+    def collect_measurements(self, number: int) -> dict[str, Any]:
+        """Return the measurements of a trial as JSON data: the static metrics, the curve, and the data set if known."""
+        with self._changed:
             record = self._records[number]
             dataset = {"dataset": dict(record.dataset)} if record.dataset else {}
             curve = [epoch.plain() for _, epoch in sorted(record.curve.items())]
-            return {"facts": dict(record.facts), "curve": curve, **dataset}
+            return {"facts": dict(record.static_metrics), "curve": curve, **dataset}
 
     @property
     def waiting(self) -> int:
-        """Trials of which MLflow lacks something."""
-        return len(self._due)
+        """The number of trials of which MLflow lacks something."""
+        return len(self._queue)
 
     def drain(self, seconds: float) -> int:
-        """Wait until MLflow has everything, at most so long; how many trials it still lacks something of."""
-        with self._change:
-            self._change.wait_for(lambda: not self._due, timeout=seconds)
-            left = len(self._due)
-        if not left:
-            self._show_standing()
-        return left
+        """Wait until MLflow has everything.
+
+        Args:
+            seconds: The longest wait.
+
+        Returns:
+            The number of trials of which MLflow still lacks something.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue, timeout=seconds)
+            undelivered = len(self._queue)
+        if not undelivered:
+            self._send_progress()
+        return undelivered
 
     def close(self) -> None:
         """Stop delivering."""
-        with self._change:
+        with self._changed:
             self._closing = True
-            self._change.notify_all()
+            self._changed.notify_all()
         if self._thread:
             self._thread.join(timeout=1)
 
-    def _put(self, number: int) -> None:
-        with self._change:
+    def _enqueue(self, number: int) -> None:
+        with self._changed:
             self._records[number].version += 1
-            if number not in self._due:
-                self._due.append(number)
+            if number not in self._queue:
+                self._queue.append(number)
             self._start()
-            self._change.notify_all()
+            self._changed.notify_all()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -200,156 +245,156 @@ class Outbox:
 
     def _work(self) -> None:
         while True:
-            with self._change:
-                self._change.wait_for(lambda: self._due or self._closing)
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
                 if self._closing:
                     return
             self._deliver_next()
-            if time.monotonic() > self._shown + SHOWN:
-                self._show_standing()
+            if time.monotonic() > self._last_shown + PROGRESS_INTERVAL_S:
+                self._send_progress()
 
-    def _show_standing(self) -> None:
-        with self._change:
-            standing, self._standing = self._standing, None
-            self._shown = time.monotonic()
-        if standing:
+    def _send_progress(self) -> None:
+        with self._changed:
+            progress, self._study_progress = self._study_progress, None
+            self._last_shown = time.monotonic()
+        if progress:
             try:
                 self._guard()
-                self._tracker.log(self._parent, [standing])
+                self._tracker.log(self._parent, [progress])
                 self._mark_front()
-            except Exception as error:  # the next one tells more
+            except Exception as error:  # the next progress supersedes this one
                 log.debug("how far the study is, is not in MLflow: %s", error)
 
     def _mark_front(self) -> None:
-        with self._change:
-            due = self._unmarked if not self._unmarked & self._records.keys() else set()
-            self._unmarked = self._unmarked - due
-        if due:
+        with self._changed:
+            candidates = self._front_candidates if not self._front_candidates & self._records.keys() else set()
+            self._front_candidates = self._front_candidates - candidates
+        if candidates:
             mark_front(self._tracker)
 
     def _deliver_next(self) -> None:
-        """Try to bring the first of what is due to where it is known; what fails goes to the end of the line."""
-        with self._change:
-            number = self._due[0]
+        """Try to deliver the first record of the queue. A record that fails, or has changed, moves to the end."""
+        with self._changed:
+            number = self._queue[0]
             record = self._records[number]
-            version, ended = record.version, record.ended
-        began = time.monotonic()
+            version, outcome = record.version, record.outcome
+        started = time.monotonic()
         try:
             self._guard()
-            self._deliver(record, ended)
-            self.logged(time.monotonic() - began)
-            failed = None
-        except Exception as error:  # a dead server, a full disk: whatever it is, the record is kept
-            failed = error
+            self._deliver(record, outcome)
+            self.on_delivered(time.monotonic() - started)
+            failure = None
+        except Exception as error:  # a dead server, a full disk: the record is kept, whatever it is
+            failure = error
             self._restore_deleted(record, error)
-        with self._change:
-            self.trouble = failed
-            self._due.remove(number)
-            if failed or record.version > version:
-                self._due.append(number)
-            elif ended:
+        with self._changed:
+            self.last_error = failure
+            self._queue.remove(number)
+            if failure or record.version > version:
+                self._queue.append(number)
+            elif outcome:
                 del self._records[number]
-            self._change.notify_all()
-            if failed:
-                log.debug("trial %d is not in MLflow yet: %s", number, failed)
-                self._change.wait_for(lambda: self._closing, timeout=AGAIN)
+            self._changed.notify_all()
+            if failure:
+                log.debug("trial %d is not in MLflow yet: %s", number, failure)
+                self._changed.wait_for(lambda: self._closing, timeout=DELIVERY_RETRY_PAUSE_S)
 
     def _restore_deleted(self, record: Record, error: Exception) -> None:
-        """Restore a run that somebody has deleted in MLflow: nothing more could be written about its trial."""
-        with suppress(Exception):  # MLflow does not answer, which is what failed then
+        """Restore a run that somebody has deleted in MLflow, since nothing more could be written to it."""
+        with suppress(Exception):  # where MLflow does not answer, that is why the delivery failed
             if self._tracker.restore_deleted(record.run, error):
                 self.warn(
                     f"the run of trial {record.number}, or the study's experiment, was deleted in MLflow while the "
                     "study runs; it is restored, since the trial could not be written otherwise"
                 )
 
-    def _deliver(self, record: Record, ended: TrialOutcome | None) -> None:
+    def _deliver(self, record: Record, outcome: TrialOutcome | None) -> None:
         if record.run is None:
             self._open(record)
-        self._log(record, ended)
+        self._log(record, outcome)
         if record.dataset and record.dataset is not record.sent_dataset:
-            self._tracker.log_dataset(self._run(record), record.dataset)
+            self._tracker.log_dataset(self._run_id(record), record.dataset)
             record.sent_dataset = record.dataset
         for name, path in list(record.files.items()):
             with durable("artifact"):
-                self._tracker.log_file(self._run(record), path)
+                self._tracker.log_file(self._run_id(record), path)
             del record.files[name]
-        if ended:
-            self._end(record, ended)
+        if outcome:
+            self._end(record, outcome)
 
     def _open(self, record: Record) -> None:
         key = record.proposal.key
-        found = self._tracker.find_trial(key) if record.adopt else None
-        record.adopt = True  # should this fail, the run may have been made all the same
-        if found:
-            if record.retried:
-                self._tracker.reopen_failed(found)
-            record.before = self._tracker.logged(found, record.retried)
-            record.has_params = bool(record.before.params)
-            record.sent_facts = {name for name, _ in record.before.points}
+        run = self._tracker.find_trial(key) if record.adopt else None
+        record.adopt = True  # if this fails, the run may have been made all the same
+        if run:
+            if record.retried_at:
+                self._tracker.reopen_failed(run)
+            record.logged_before = self._tracker.read_logged(run, record.retried_at)
+            record.has_params = bool(record.logged_before.params)
+            record.sent_static_metrics = {name for name, _ in record.logged_before.points}
         else:
             with durable("run record"):
-                found = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
-        record.run = found
+                run = self._tracker.open_trial(self._parent, record.number, key, self._provenance, record.started)
+        record.run = run
 
-    def _log(self, record: Record, ended: TrialOutcome | None) -> None:
-        with self._change:
+    def _log(self, record: Record, outcome: TrialOutcome | None) -> None:
+        with self._changed:
             params = {} if record.has_params else record.proposal.trial.fields()
-            known = record.sent_facts | record.refused
-            facts = {name: value for name, value in record.facts.items() if name not in known}
+            settled_names = record.sent_static_metrics | record.refused_names
+            static_metrics = {name: value for name, value in record.static_metrics.items() if name not in settled_names}
             unsent = [epoch for step, epoch in sorted(record.curve.items()) if step > record.last_step]
-            epochs = [lacking for epoch in unsent if (lacking := self._lacking(record, epoch)).metrics]
-            tags, record.tags = {**record.tags, **_outcome(ended)}, {}
-        if not (params or facts or epochs or tags):
+            epochs = [unsent_epoch for epoch in unsent if (unsent_epoch := self._select_unsent(record, epoch)).metrics]
+            tags, record.tags = {**record.tags, **_outcome_tags(outcome)}, {}
+        if not (params or static_metrics or epochs or tags):
             return
-        told = [*([Epoch(0, record.started, facts)] if facts else []), *epochs]
+        batch = [*([Epoch(0, record.started, static_metrics)] if static_metrics else []), *epochs]
         try:
             with durable("log"):
-                refused = self._tracker.log(self._run(record), told, params, tags)
+                reasons = self._tracker.log(self._run_id(record), batch, params, tags)
         except Exception:
-            with self._change:
+            with self._changed:
                 record.tags = {**tags, **record.tags}
             raise
-        self._set_apart(record, refused)
+        self._note_refused(record, reasons)
         record.has_params = True
-        record.sent_facts |= {*facts}
+        record.sent_static_metrics |= {*static_metrics}
         record.last_step = unsent[-1].step if unsent else record.last_step
 
-    def _lacking(self, record: Record, epoch: Epoch) -> Epoch:
-        """The part of an epoch that is still to be sent."""
-        taken = {name: value for name, value in epoch.metrics.items() if name not in record.refused}
-        return record.before.lacks(replace(epoch, metrics=taken))
+    def _select_unsent(self, record: Record, epoch: Epoch) -> Epoch:
+        """Return an epoch with those of its metrics that are still to be sent."""
+        metrics = {name: value for name, value in epoch.metrics.items() if name not in record.refused_names}
+        return record.logged_before.select_missing(replace(epoch, metrics=metrics))
 
-    def _set_apart(self, record: Record, refused: Mapping[str, str]) -> None:
-        record.refused |= refused.keys()
-        for name in refused.keys() - self._refused:
-            self._refused.add(name)
+    def _note_refused(self, record: Record, reasons: Mapping[str, str]) -> None:
+        record.refused_names |= reasons.keys()
+        for name in reasons.keys() - self._refused_names:
+            self._refused_names.add(name)
             self.warn(
                 f"MLflow does not take {name[:60]!r} of trial {record.number}, nor of any other: "
-                f"{refused[name][:200]}. The ledger alone keeps it; all else is delivered"
+                f"{reasons[name][:200]}. The ledger alone keeps it; all else is delivered"
             )
 
-    def _end(self, record: Record, ended: TrialOutcome) -> None:
-        if ended.outcome != "failed" and max(record.curve, default=0) < record.before.overtaken:
-            content = RunContent(record.number, record.proposal.key, record.proposal.trial.fields(), ended)
-            record.run = write_anew(self._tracker, self._parent, content, [self._run(record)])
+    def _end(self, record: Record, outcome: TrialOutcome) -> None:
+        if outcome.outcome != "failed" and max(record.curve, default=0) < record.logged_before.max_step:
+            content = RunContent(record.number, record.proposal.key, record.proposal.trial.fields(), outcome)
+            record.run = write_anew(self._tracker, self._parent, content, [self._run_id(record)])
         with durable("end"):
-            self._tracker.close(self._run(record), ended.outcome == "failed", ended.time)
-        self._tell(record.number, ended)
+            self._tracker.close(self._run_id(record), outcome.outcome == "failed", outcome.time)
+        self._tell(record.number, outcome)
 
-    def _run(self, record: Record) -> str:
+    def _run_id(self, record: Record) -> str:
         assert record.run is not None
         return record.run
 
 
-def _outcome(ended: TrialOutcome | None) -> dict[str, str]:
-    """What became of a trial, as tags of its run."""
-    if ended is None:
+def _outcome_tags(outcome: TrialOutcome | None) -> dict[str, str]:
+    """Return the outcome of a trial as tags of its run; none where it has not ended."""
+    if outcome is None:
         return {}
-    return {"forcetune.outcome": ended.outcome, **({"forcetune.reason": ended.reason} if ended.reason else {})}
+    return {"forcetune.outcome": outcome.outcome, **({"forcetune.reason": outcome.reason} if outcome.reason else {})}
 
 
-def remove(folder: Path) -> None:
-    """Take away the folder of a trial that is told."""
+def remove_trial_folder(folder: Path) -> None:
+    """Remove the folder of a trial that the ledger has finished."""
     with durable("clean"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live block on a terminal, plain lines elsewhere."""
+"""The progress of a search on the screen: a live block on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -15,21 +15,28 @@ from forcetune.search.ledger import TrialOutcome
 from forcetune.spec import Study, Trial, method_label
 from forcetune.times import duration
 
-FRONT_ROWS = 12
+FRONT_ROWS = 12  # of the live block, which must fit on a screen
 
 
 class Progress:
-    """Counts trials, keeps the front so far and estimates the time left; a context manager while it shows them."""
+    """The counts of trials, the front so far and an estimate of the time left.
+
+    As a context manager it shows a live block on a terminal; elsewhere it prints a line for each trial.
+
+    Args:
+        study: The study that is searched.
+        console: The console that everything is shown on.
+    """
 
     def __init__(self, study: Study, console: Console) -> None:
         self._study = study
         self._console = console
         self._live: Live | None = None
-        self._running: dict[int, tuple[Trial, int]] = {}  # and the last epoch
-        self._outcomes: dict[str, int] = {}
+        self._running: dict[int, tuple[Trial, int]] = {}  # each with its last epoch
+        self._outcome_counts: dict[str, int] = {}
         self._front: list[tuple[Trial, tuple[float, ...]]] = []
         self._done_here = 0
-        self._clock: float | None = None  # since the first report: before it actors start
+        self._first_report: float | None = None  # on the monotonic clock; until then the actors start
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -45,73 +52,89 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Trials ended, by this driver or an earlier one."""
-        return sum(self._outcomes.values())
+        """The number of trials that have ended, by this driver or an earlier one."""
+        return sum(self._outcome_counts.values())
 
     @property
     def front(self) -> list[tuple[float, ...]]:
-        """The objectives' values of each point of the front so far."""
+        """The values of the objectives for each point of the front so far."""
         return [values for _, values in self._front]
 
     @property
-    def counted(self) -> str:
-        """The same, of how many."""
+    def done_of_total(self) -> str:
+        """The number of trials that have ended and the number of trials of the study, as text."""
         return f"{self.done} of {self._study.trials}"
 
-    def known(self, trial: Trial, ended: TrialOutcome) -> None:
-        """A trial that an earlier driver ended."""
-        self._count(trial, ended)
+    def restore(self, trial: Trial, outcome: TrialOutcome) -> None:
+        """Count a trial that ended with an earlier driver.
 
-    def started(self, number: int, trial: Trial) -> None:
+        Args:
+            trial: The trial.
+            outcome: What became of it.
+        """
+        self._count(trial, outcome)
+
+    def start_trial(self, number: int, trial: Trial) -> None:
+        """Add a trial to the running ones."""
         self._running[number] = (trial, 0)
 
-    def reported(self, number: int, epoch: int) -> None:
-        self._clock = self._clock or time.monotonic()
+    def record_epoch(self, number: int, epoch: int) -> None:
+        """Note the last epoch that a worker has reported of a trial; 0 before the first one."""
+        self._first_report = self._first_report or time.monotonic()
         if number in self._running:
             self._running[number] = (self._running[number][0], epoch)
 
-    def waits(self) -> None:
-        """Other studies have the whole cluster."""
-        self._console.print(f"{self.counted} done, waits: others have the cluster", soft_wrap=True, highlight=False)
+    def report_wait(self) -> None:
+        """Print that the search waits, since other studies have the whole cluster."""
+        self._console.print(
+            f"{self.done_of_total} done, waits: others have the cluster", soft_wrap=True, highlight=False
+        )
 
     def warn(self, text: str) -> None:
-        """Tell what whoever watches should know at once."""
+        """Print a warning that the user should see at once."""
         self._console.print(text, soft_wrap=True, highlight=False)
 
-    def handed_back(self, number: int) -> None:
+    def remove_trial(self, number: int) -> None:
+        """Remove a trial that was taken from its worker from the running ones."""
         self._running.pop(number, None)
 
-    def ended(self, number: int, trial: Trial, ended: TrialOutcome) -> None:
+    def end_trial(self, number: int, trial: Trial, outcome: TrialOutcome) -> None:
+        """Count a trial that has ended, and print its line where there is no live block."""
         self._running.pop(number, None)
         self._done_here += 1
-        self._count(trial, ended)
+        self._count(trial, outcome)
         if not self._live:
-            self._console.print(self._line(trial, ended), soft_wrap=True, highlight=False)
+            self._console.print(self._line(trial, outcome), soft_wrap=True, highlight=False)
 
-    def _count(self, trial: Trial, ended: TrialOutcome) -> None:
-        self._outcomes[ended.outcome] = self._outcomes.get(ended.outcome, 0) + 1
-        if ended.on_front and ended.values is not None:
-            points = [*self._front, (trial, tuple(ended.values))]
-            keep = non_dominated(np.array([values for _, values in points]), list(self._study.directions.values()))
-            self._front = [point for point, kept in zip(points, keep, strict=True) if kept]
+    def _count(self, trial: Trial, outcome: TrialOutcome) -> None:
+        self._outcome_counts[outcome.outcome] = self._outcome_counts.get(outcome.outcome, 0) + 1
+        if outcome.on_front and outcome.values is not None:
+            points = [*self._front, (trial, tuple(outcome.values))]
+            is_on_front = non_dominated(
+                np.array([values for _, values in points]), list(self._study.directions.values())
+            )
+            self._front = [point for point, is_kept in zip(points, is_on_front, strict=True) if is_kept]
 
-    def _left(self) -> str:
-        """Time left, from what this driver has done of its own trials."""
-        partly = sum(epoch / trial.epochs for trial, epoch in self._running.values())
-        done_here = self._done_here + partly
-        todo = self._study.trials - self.done - partly
-        if not self._clock or done_here < 1:
+    def _time_left(self) -> str:
+        """Return the time left as text, estimated from the trials and epochs that this driver has completed."""
+        partial_trials = sum(epoch / trial.epochs for trial, epoch in self._running.values())
+        done_here = self._done_here + partial_trials
+        trials_left = self._study.trials - self.done - partial_trials
+        if not self._first_report or done_here < 1:
             return "time left unknown yet"
-        seconds = (time.monotonic() - self._clock) / done_here * max(todo, 0)
+        seconds = (time.monotonic() - self._first_report) / done_here * max(trials_left, 0)
         return f"about {duration(seconds)} left"
 
     def _summary(self) -> str:
-        others = {name: count for name, count in self._outcomes.items() if name != "trained"}
-        told = f" ({', '.join(f'{count} {name}' for name, count in others.items())})" if others else ""
-        return f"{self.counted} done{told}, {len(self._running)} running, front {len(self._front)}, {self._left()}"
+        other_counts = {name: count for name, count in self._outcome_counts.items() if name != "trained"}
+        details = f" ({', '.join(f'{count} {name}' for name, count in other_counts.items())})" if other_counts else ""
+        return (
+            f"{self.done_of_total} done{details}, {len(self._running)} running, front {len(self._front)}, "
+            f"{self._time_left()}"
+        )
 
-    def _line(self, trial: Trial, ended: TrialOutcome) -> str:
-        return f"{self._summary()} | {describe(trial)}: {_result(self._study, ended)}"
+    def _line(self, trial: Trial, outcome: TrialOutcome) -> str:
+        return f"{self._summary()} | {describe(trial)}: {_result(self._study, outcome)}"
 
     def _render(self) -> Group:
         bar = Table.grid()
@@ -126,8 +149,8 @@ class Progress:
 
     def _table(self) -> Table:
         ordered = sorted(self._front, key=lambda point: -point[0].density)
-        part = f", its {FRONT_ROWS} sparsest of {len(ordered)} points" if len(ordered) > FRONT_ROWS else ""
-        table = Table(title=f"front so far{part}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        limit_note = f", its {FRONT_ROWS} sparsest of {len(ordered)} points" if len(ordered) > FRONT_ROWS else ""
+        table = Table(title=f"front so far{limit_note}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in self._study.objectives:
             table.add_column(name, justify="right")
         table.add_column("configuration", no_wrap=True)
@@ -137,14 +160,14 @@ class Progress:
 
 
 def describe(trial: Trial) -> str:
-    """A trial in a few words: method, controls, steps and sparsity."""
+    """Return a trial in a few words: method, controls, pruning steps, schedule and sparsity."""
     fields = trial.fields()
     steps = f" T={fields['iterations']}" if "iterations" in fields else ""
-    schedule = f" {fields['schedule']}" if "schedule" in fields else ""  # snip_mb has steps and none
+    schedule = f" {fields['schedule']}" if "schedule" in fields else ""  # snip_mb has steps and no schedule
     return f"{method_label(fields)}{steps}{schedule} at {1 - trial.density:.2%} sparsity"
 
 
-def _result(study: Study, ended: TrialOutcome) -> str:
-    if ended.values is None or not ended.on_front:
-        return f"{ended.outcome}, {ended.reason}"
-    return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, ended.values, strict=True))
+def _result(study: Study, outcome: TrialOutcome) -> str:
+    if outcome.values is None or not outcome.on_front:
+        return f"{outcome.outcome}, {outcome.reason}"
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(study.objectives, outcome.values, strict=True))

@@ -1,4 +1,4 @@
-"""What to try next: Optuna's samplers on a study in memory that shadows the ledger, or a grid."""
+"""The proposals of a search: Optuna's samplers on an in-memory copy of the ledger, a grid, or a fixed list."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from forcetune.spec import Choice, Companion, Domain, Fixed, Range, Study, Trial, within
+from forcetune.spec import Choice, Companion, Domain, Fixed, Range, Study, Trial, is_in_domain
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study is announced
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # since Optuna would log a line for each in-memory study
 
-WINDOW = 400  # trials that TPE looks at, beside the front
-BETWEEN = 100  # trials told between two cuts to that number
+TPE_WINDOW_TRIALS = 400  # the last trials, which TPE models beside the front
+TPE_WINDOW_SLACK_TRIALS = 100  # results between two cuts of the in-memory study to the window
 
 
 @dataclass
@@ -31,20 +31,26 @@ class Proposal:
     trial: Trial
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    start: str | None = None  # a hash of the known configuration that it was proposed for
-    asked: optuna.Trial | None = None  # its trial in the shadow study
-    of: str | None = None  # of a companion, as its marks
-    marks: Mapping[str, str] = field(default_factory=dict)
+    start: str | None = None  # the hash of the known configuration under `search.start` that it stands for
+    optuna_trial: optuna.Trial | None = None  # its trial in the in-memory study
+    parent_key: str | None = None  # of a companion: the key of the study's trial that it belongs to
+    tags: Mapping[str, str] = field(default_factory=dict)  # of a companion: `Companion.tags`
 
     @property
     def key(self) -> str:
-        """By which the study knows it."""
-        return Companion(self.trial, self.of or "", self.marks).key
+        """The key that identifies the configuration in its study."""
+        return Companion(self.trial, self.parent_key or "", self.tags).key
 
 
 @dataclass(frozen=True)
 class PriorTrial:
-    """What another study found out: a trial's fields, its values by this study's objectives, and whether it counts."""
+    """A trial of another study, which this study learns from.
+
+    Attributes:
+        fields: The trial's fields.
+        values: The values of this study's objectives, in this study's order.
+        on_front: Whether the trial may stand on the front: it was trained to its end.
+    """
 
     fields: Mapping[str, Any]
     values: Sequence[float]
@@ -52,132 +58,166 @@ class PriorTrial:
 
 
 class Proposals(Protocol):
+    """A source of configurations, which may learn from their results."""
+
     def ask(self) -> Proposal | None:
-        """The next configuration; None where there is none left."""
+        """Return the next configuration; None where none is left."""
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        """What became of a proposal: its objectives' values, or None for a failed or repeated one."""
+        """Learn the result of a proposal.
+
+        Args:
+            proposal: The proposal.
+            values: The values of the study's objectives; None where the trial failed, or the study has it already.
+            on_front: Whether the trial may stand on the front.
+        """
 
 
-def make_proposals(study: Study, history: Iterable[FrozenTrial], lessons: Iterable[PriorTrial] = ()) -> Proposals:
-    """The proposals of a study that already has these trials, and learns from others that fit it."""
+def make_proposals(study: Study, history: Iterable[FrozenTrial], prior_trials: Iterable[PriorTrial] = ()) -> Proposals:
+    """Return the proposals of a study, by its sampler.
+
+    Args:
+        study: The study.
+        history: The trials that the ledger has of the study.
+        prior_trials: Trials of other studies that fit this study; a grid does not use them.
+    """
     if study.search.sampler == "grid":
-        return Grid(study, history)
-    return Sampled(study, history, lessons)
+        return GridProposals(study, history)
+    return SampledProposals(study, history, prior_trials)
 
 
 class FixedProposals:
-    """What is written down beforehand."""
+    """The proposals of a list that was made beforehand."""
 
     def __init__(self, proposals: Iterable[Proposal]) -> None:
-        self._left = iter(proposals)
+        self._remaining = iter(proposals)
 
     def ask(self) -> Proposal | None:
-        return next(self._left, None)
+        return next(self._remaining, None)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         pass
 
 
-class Grid:
-    """Every combination of the choices that the ledger does not have yet, known configurations first."""
+class GridProposals:
+    """Every combination of the choices that the ledger does not have yet; those of `search.start` come first."""
 
     def __init__(self, study: Study, history: Iterable[FrozenTrial]) -> None:
-        known = {trial.user_attrs.get("key") for trial in history}
+        ledger_keys = {trial.user_attrs.get("key") for trial in history}
         self._study = study
-        self._left = (trial for trial in sorted(study.grid(), key=self._place) if trial.key not in known)
+        self._remaining = (
+            trial for trial in sorted(study.grid(), key=self._find_start_position) if trial.key not in ledger_keys
+        )
 
-    def _place(self, trial: Trial) -> int:
+    def _find_start_position(self, trial: Trial) -> int:
         fields = trial.fields()
-        meant = (i for i, values in enumerate(self._study.start) if values.items() <= fields.items())
-        return next(meant, len(self._study.start))
+        positions = (i for i, values in enumerate(self._study.start) if values.items() <= fields.items())
+        return next(positions, len(self._study.start))
 
     def ask(self) -> Proposal | None:
-        trial = next(self._left, None)
+        trial = next(self._remaining, None)
         if trial is None:
             return None
-        params = sampled_of(self._study, trial.fields()) or {}  # not what has its default where `when:` does not hold
+        # without the fields that have their default, since their `when:` does not hold
+        params = find_sampled_params(self._study, trial.fields()) or {}
         return Proposal(trial, params, {name: distribution(self._study.space[name]) for name in params})
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         pass
 
 
-class Sampled:
-    """An Optuna sampler on a shadow of the ledger.
+class SampledProposals:
+    """The proposals of an Optuna sampler on an in-memory study, which copies the ledger.
 
-    The shadow is in memory, so that asking writes nothing; in it density counts by its logarithm: on a
-    linear axis everything sparser than 99 % would weigh half a percent of the hypervolume. TPE looks at the front
-    and the last WINDOW trials: it models the best 25 against the rest, and looking at all costs more with each one.
+    Since the study is in memory, asking writes nothing. In it density counts by its logarithm: on a linear axis
+    everything sparser than 99 % would weigh half a percent of the hypervolume. TPE sees the front and the last
+    TPE_WINDOW_TRIALS trials: it models the best 25 against the others, and with all trials each proposal would cost
+    more than the one before.
+
+    Args:
+        study: The study.
+        history: The trials that the ledger has of the study.
+        prior_trials: Trials of other studies that fit this study.
     """
 
-    def __init__(self, study: Study, history: Iterable[FrozenTrial], lessons: Iterable[PriorTrial] = ()) -> None:
+    def __init__(self, study: Study, history: Iterable[FrozenTrial], prior_trials: Iterable[PriorTrial] = ()) -> None:
         self._study = study
         self._objectives = list(study.objectives)
-        earlier, learned = list(history), [self._learn(lesson) for lesson in lessons]
+        earlier, prior = list(history), [self._convert_prior_trial(prior_trial) for prior_trial in prior_trials]
         done = {trial.user_attrs["start"] for trial in earlier if "start" in trial.user_attrs}
-        self._start = deque((name, values) for name, values in _named(study.start) if name not in done)
-        self._asked = len(learned) + sum("start" not in trial.user_attrs for trial in earlier)
+        self._start_queue = deque(
+            (digest, values) for digest, values in _hash_values(study.start) if digest not in done
+        )
+        self._asked_count = len(prior) + sum("start" not in trial.user_attrs for trial in earlier)
         self._sampler = _sampler(study, len(earlier))
-        self._show([*learned, *(self._recall(trial) for trial in earlier if trial.state.is_finished())])
-        self._most = WINDOW
+        self._make_memory_study(
+            [*prior, *(self._convert_trial(trial) for trial in earlier if trial.state.is_finished())]
+        )
+        self._max_told_count = TPE_WINDOW_TRIALS
 
     def ask(self) -> Proposal | None:
-        if self._told > self._most and isinstance(self._sampler, TPESampler):
-            self._forget()
-            self._most = self._told + BETWEEN
-        start, given = self._start.popleft() if self._start else (None, self._covering_values(self._asked))
+        if self._told_count > self._max_told_count and isinstance(self._sampler, TPESampler):
+            self._cut_to_window()
+            self._max_told_count = self._told_count + TPE_WINDOW_SLACK_TRIALS
+        start, preset_values = (
+            self._start_queue.popleft() if self._start_queue else (None, self._covering_values(self._asked_count))
+        )
         if start is None:
-            self._asked += 1
-        if given:
-            self._shadow.enqueue_trial(given)
-        asked = self._shadow.ask()
+            self._asked_count += 1
+        if preset_values:
+            self._memory_study.enqueue_trial(preset_values)
+        optuna_trial = self._memory_study.ask()
         sampled: dict[str, Any] = {}
         chosen: dict[str, Any] = {}
         for name, domain in self._study.space.items():
-            if self._study.active(name, chosen):
-                chosen[name] = domain.value if isinstance(domain, Fixed) else _suggest(asked, name, domain)
+            if self._study.is_active(name, chosen):
+                chosen[name] = domain.value if isinstance(domain, Fixed) else _suggest(optuna_trial, name, domain)
                 if not isinstance(domain, Fixed):
                     sampled[name] = chosen[name]
-        return Proposal(self._study.make_trial(sampled), sampled, dict(asked.distributions), start, asked)
+        return Proposal(self._study.make_trial(sampled), sampled, dict(optuna_trial.distributions), start, optuna_trial)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        asked = proposal.asked
-        self._told += 1
-        if asked is None or asked.study is not self._shadow:  # of an earlier driver, or from before it forgot
-            self._shadow.add_trial(self._remember(proposal.params, proposal.distributions, values, on_front))
+        optuna_trial = proposal.optuna_trial
+        self._told_count += 1
+        if optuna_trial is None or optuna_trial.study is not self._memory_study:
+            # it is of an earlier driver, or was asked for before a cut to the window
+            self._memory_study.add_trial(
+                self._make_memory_trial(proposal.params, proposal.distributions, values, on_front)
+            )
         elif values is None:
-            self._shadow.tell(asked, state=TrialState.FAIL)
+            self._memory_study.tell(optuna_trial, state=TrialState.FAIL)
         else:
             if not on_front:
-                asked.set_constraint("off_front", 1.0)
-            self._shadow.tell(asked, self._scale(values))
+                optuna_trial.set_constraint("off_front", 1.0)
+            self._memory_study.tell(optuna_trial, self._scale(values))
 
-    def _show(self, trials: list[FrozenTrial]) -> None:
-        """Give the sampler a shadow of these trials."""
-        self._shadow = optuna.create_study(directions=directions(self._study), sampler=self._sampler)
-        self._shadow.add_trials(trials)
-        self._told = len(trials)
+    def _make_memory_study(self, trials: list[FrozenTrial]) -> None:
+        """Put a new in-memory study with these trials in the place of the old one."""
+        self._memory_study = optuna.create_study(directions=directions(self._study), sampler=self._sampler)
+        self._memory_study.add_trials(trials)
+        self._told_count = len(trials)
 
-    def _forget(self) -> None:
-        """Leave the front and the last WINDOW trials in the shadow."""
-        told = self._shadow.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        front = {trial.number for trial in self._shadow.best_trials}
-        self._show([*(trial for trial in told[:-WINDOW] if trial.number in front), *told[-WINDOW:]])
+    def _cut_to_window(self) -> None:
+        """Keep only the front and the last TPE_WINDOW_TRIALS trials in the in-memory study."""
+        trials = self._memory_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        front = {trial.number for trial in self._memory_study.best_trials}
+        self._make_memory_study(
+            [*(trial for trial in trials[:-TPE_WINDOW_TRIALS] if trial.number in front), *trials[-TPE_WINDOW_TRIALS:]]
+        )
 
-    def _learn(self, lesson: PriorTrial) -> FrozenTrial:
-        params = sampled_of(self._study, lesson.fields)
+    def _convert_prior_trial(self, prior_trial: PriorTrial) -> FrozenTrial:
+        params = find_sampled_params(self._study, prior_trial.fields)
         assert params is not None
         distributions = {name: distribution(self._study.space[name]) for name in params}
-        return self._remember(params, distributions, lesson.values, lesson.on_front)
+        return self._make_memory_trial(params, distributions, prior_trial.values, prior_trial.on_front)
 
-    def _recall(self, trial: FrozenTrial) -> FrozenTrial:
+    def _convert_trial(self, trial: FrozenTrial) -> FrozenTrial:
         values = trial.values if trial.state == TrialState.COMPLETE else None
-        return self._remember(
+        return self._make_memory_trial(
             trial.params, trial.distributions, values, all(c <= 0 for c in trial.constraints.values())
         )
 
-    def _remember(
+    def _make_memory_trial(
         self,
         params: dict[str, Any],
         distributions: dict[str, BaseDistribution],
@@ -199,80 +239,96 @@ class Sampled:
         ]
 
     def _covering_values(self, index: int) -> dict[str, Any]:
-        """For the first proposals, values of the unconditional choices such that each comes up equally often.
+        """Return values of the unconditional choices for one of the first proposals; none for a later one.
 
-        Ten random draws would see all of seven methods in one start of ten.
+        Over the first proposals each value of a choice comes up equally often. With ten random draws instead, only one
+        search in ten would see all of seven methods.
         """
         choices = {n: d.values for n, d in self._study.space.items() if isinstance(d, Choice) and not d.when}
         covered = {}
         for name, values in choices.items():
             if index < startup_trials(self._study):
-                lap, place = divmod(index, len(values))
-                draw = random.Random(f"{self._study.search.seed} {name} {lap}")
-                covered[name] = draw.sample(values, len(values))[place]
+                lap, position = divmod(index, len(values))
+                generator = random.Random(f"{self._study.search.seed} {name} {lap}")
+                covered[name] = generator.sample(values, len(values))[position]
         return covered
 
 
-def fitting(study: Study, lessons: Iterable[PriorTrial]) -> list[PriorTrial]:
-    """Those lessons whose trials this study might have proposed itself, but for the seed and where the data lies."""
-    found = []
-    for lesson in lessons:
-        params = sampled_of(study, lesson.fields)
-        if params is not None and _alike(study.make_trial(params).fields()) == _alike(lesson.fields):
-            found.append(lesson)
-    return found
+def select_fitting(study: Study, prior_trials: Iterable[PriorTrial]) -> list[PriorTrial]:
+    """Return the prior trials that this study might have proposed itself.
+
+    Args:
+        study: The study.
+        prior_trials: Trials of other studies. They may differ from a trial of this study in the seed and in the folder
+            of the data.
+    """
+    fitting = []
+    for prior_trial in prior_trials:
+        params = find_sampled_params(study, prior_trial.fields)
+        if params is not None and _compared(study.make_trial(params).fields()) == _compared(prior_trial.fields):
+            fitting.append(prior_trial)
+    return fitting
 
 
-def _alike(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("seed", "data_root")}
 
 
-def sampled_of(study: Study, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the study would have sampled for a trial with these fields; None where a value is not in its domain."""
+def find_sampled_params(study: Study, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the parameters that the study would have sampled for a trial with these fields.
+
+    Args:
+        study: The study.
+        fields: The fields of a trial.
+
+    Returns:
+        The values by field; None where a value is not in its domain.
+    """
     sampled: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
     for name, domain in study.space.items():
-        if study.active(name, chosen):
+        if study.is_active(name, chosen):
             chosen[name] = domain.value if isinstance(domain, Fixed) else fields.get(name)
             if not isinstance(domain, Fixed):
-                if not within(chosen[name], domain):
+                if not is_in_domain(chosen[name], domain):
                     return None
                 sampled[name] = chosen[name]
     return sampled
 
 
-def _named(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each known configuration by a hash of its values, under which the ledger has it once it is proposed."""
+def _hash_values(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each configuration with a hash of its values; the ledger keeps the hash once it is proposed."""
     for values in start:
         yield hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16], values
 
 
 def directions(study: Study) -> list[StudyDirection]:
-    """The objectives' directions in Optuna's words."""
-    named = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    return [named[way] for way in study.directions.values()]
+    """Return the directions of the study's objectives as Optuna's."""
+    optuna_directions = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+    return [optuna_directions[direction] for direction in study.directions.values()]
 
 
 def startup_trials(study: Study) -> int:
-    """Proposals before the sampler learns from results: ten, or enough to see every choice twice."""
+    """Return how many proposals come before the sampler learns: ten, or enough to see every choice twice."""
     return max([10, *(2 * len(d.values) for d in study.space.values() if isinstance(d, Choice))])
 
 
-def _sampler(study: Study, already: int) -> BaseSampler:
-    """The study's sampler, seeded so that a restart does not propose the first points again."""
-    seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {already}".encode()).digest()[:4], "big")
+def _sampler(study: Study, trial_count: int) -> BaseSampler:
+    """Return the study's sampler, seeded by the number of its trials, so that a restart does not repeat proposals."""
+    seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {trial_count}".encode()).digest()[:4], "big")
     if study.search.sampler == "random":
         return RandomSampler(seed)
     if study.search.sampler == "nsga2":
-        # Optuna's 50 a generation would leave a search of 50 trials without a second one
+        # with Optuna's 50 trials a generation a search of 50 trials would have one generation alone
         return NSGAIISampler(seed=seed, population_size=min(50, max(4, study.trials // 4)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # `group` models the parameters of each branch of a conditional space apart
+        # `group` models the parameters of each branch of a conditional space separately
         return TPESampler(multivariate=True, group=True, seed=seed, n_startup_trials=startup_trials(study))
 
 
 def distribution(domain: Domain) -> BaseDistribution:
+    """Return the Optuna distribution of a domain."""
     if isinstance(domain, Range) and isinstance(domain.low, int):
         return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step or 1)
     if isinstance(domain, Range):

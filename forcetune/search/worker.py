@@ -1,4 +1,7 @@
-"""What runs beside the GPU: one attempt at a trial, reported epoch by epoch. Knows neither Ray nor MLflow's runs."""
+"""The worker's part of a search: one attempt at a trial, reported epoch by epoch.
+
+This module knows neither Ray nor MLflow's runs.
+"""
 
 import ctypes
 import logging
@@ -16,40 +19,62 @@ import torch
 
 from forcetune import data, pruning, trial
 from forcetune.containment import ProcessEndError, contained
-from forcetune.names import find_in
+from forcetune.names import add_import_folder
 from forcetune.search.checkpoints import Checkpoints, SupersededError
 from forcetune.spec import Task, Trial
 from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
 
-Cause = Literal["lost", "node", "memory", "time"]  # why an attempt ended: a worker alone lost, or its whole node, ...
+# Why an attempt ended before its trial did: its worker was lost, or the whole node; too little memory; too much time.
+Cause = Literal["lost", "node", "memory", "time"]
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the values in malloc.h
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One attempt at one trial, as the driver hands it to a worker."""
+    """One attempt at one trial, as the driver hands it to a worker.
+
+    Attributes:
+        number: The trial's number in the ledger.
+        fields: The fields of the trial.
+        task: The study's task.
+        attempt: The number of the attempt.
+        mlflow_uri: The address of MLflow, which is only read, where `layers_from` names a run.
+        folder: The driver's folder, from which relative data roots and the user's modules are found.
+        checkpoints: The trial's folder of checkpoints.
+        threads: The number of torch's threads.
+        memory_factor: The multiple of the study's `resources` that the attempt gets.
+    """
 
     number: int
     fields: dict[str, Any]
     task: Task
     attempt: int
-    mlflow_uri: str  # read alone, where `layers_from` names a run
-    folder: str  # of the driver: relative data roots and the user's modules are found from it
-    checkpoints: str  # the trial's own folder
+    mlflow_uri: str
+    folder: str
+    checkpoints: str
     threads: int
-    room: int = 1  # times what `resources` asks for
+    memory_factor: int = 1
 
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """What is known of a trial before it trains, and what earlier attempts measured of it."""
+    """The state of a trial before it trains, and what earlier attempts measured of it.
 
-    facts: dict[str, float]
+    Attributes:
+        static_metrics: The metrics that are known before training, by name.
+        device: The name of the device.
+        masks: The content of masks.npz.
+        layers: The rows of layers.json.
+        curve: The epochs of earlier attempts.
+        dataset: The identity of the data set.
+    """
+
+    static_metrics: dict[str, float]
     device: str
-    masks: bytes  # masks.npz
+    masks: bytes
     layers: list[dict[str, Any]]
     curve: list[Epoch]
     dataset: data.DataIdentity | None = None
@@ -57,21 +82,32 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells: first the opening, then an epoch each time; the last one has the outcome.
+    """A report of a worker: the first one says that the trial has started, each later one has an epoch.
 
-    metrics: those known before training and those of the epoch, by name.
+    Attributes:
+        metrics: The static metrics and those of the epoch, by name.
+        epoch: The epoch that has ended.
+        trial_started: The trial before it trains, in the first report alone.
+        outcome: The outcome of the trial, in the last report alone.
+        reason: The reason for the outcome.
+        trace: The lines of the traceback of a trial that has failed.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: Epoch | None = None
-    opening: TrialStarted | None = None
+    trial_started: TrialStarted | None = None
     outcome: str | None = None
     reason: str | None = None
     trace: tuple[str, ...] = ()
 
 
 class LostError(Exception):
-    """This attempt failed through no fault of the trial; another worker may have more luck."""
+    """A failure of an attempt through no fault of the trial; another worker may have more luck.
+
+    Args:
+        cause: The cause of the loss.
+        reason: The reason, in words.
+    """
 
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(cause, reason)
@@ -80,76 +116,91 @@ class LostError(Exception):
 
 
 def execute(assignment: Assignment) -> Iterator[Report]:
-    """Run a trial from where its last checkpoint left it.
+    """Run a trial from its last checkpoint on.
 
-    Whatever the trial raises becomes the outcome `failed`: the worker lives on for the next trial. Raises LostError
-    where this process is of no more use, SupersededError where the trial has been given to another.
+    An exception of the trial itself becomes the outcome `failed`, and the worker lives on for the next trial.
+
+    Args:
+        assignment: The attempt at the trial.
+
+    Yields:
+        The reports of the trial, in the order of its epochs.
+
+    Raises:
+        LostError: This process is of no more use.
+        SupersededError: The trial was given to another worker.
     """
-    settle(assignment.folder, assignment.threads)
-    wanted = Trial(**assignment.fields)
-    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, wanted.key)
+    set_up_process(assignment.folder, assignment.threads)
+    configuration = Trial(**assignment.fields)
+    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, configuration.key)
     checkpoints.claim()
     metrics: dict[str, float] = {}
     try:
-        reports = _run(assignment, wanted, checkpoints)
-        while report := _next(reports):
+        reports = _run(assignment, configuration, checkpoints)
+        while report := _next_report(reports):
             metrics = report.metrics or metrics
             yield report
     except SupersededError:
         raise
     except ProcessEndError as error:
         yield Report(metrics, outcome="failed", reason=str(error), trace=tuple(traceback.format_exc().splitlines()))
-    except Exception as error:  # the user's own model, data or method may raise anything
+    except Exception as error:  # the user's model, data or method may raise anything
         reason = f"{type(error).__name__}: {error}"
-        if cause := _cause(error):
+        if cause := _find_cause(error):
             raise LostError(cause, reason) from None
         yield Report(metrics, outcome="failed", reason=reason, trace=tuple(traceback.format_exc().splitlines()))
 
 
 @contained()
-def _next(reports: Iterator[Report]) -> Report | None:
+def _next_report(reports: Iterator[Report]) -> Report | None:
     return next(reports, None)
 
 
-def _run(assignment: Assignment, wanted: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
+def _run(assignment: Assignment, configuration: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
     saved = checkpoints.newest()
     if saved:
-        trial_run = trial.resume(wanted, saved["trial"], assignment.task)
+        trial_run = trial.resume(configuration, saved["trial"], assignment.task)
     else:
         fetch = partial(fetch_masks, uri=assignment.mlflow_uri)
-        trial_run = trial.TrialRun(trial.prepare(wanted, assignment.task, fetch))
+        trial_run = trial.TrialRun(trial.prepare(configuration, assignment.task, fetch))
     prepared = trial_run.prepared
-    curve = [Epoch(*told) for told in saved["curve"]] if saved else []
-    yield Report(opening=_opening(prepared, curve))
-    if saved and curve[-1].step == wanted.epochs:  # trained to the end, and not heard
+    curve = [Epoch(*values) for values in saved["curve"]] if saved else []
+    yield Report(trial_started=_describe_start(prepared, curve))
+    if saved and curve[-1].step == configuration.epochs:  # the driver did not receive the last report
         yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
     for metrics in trial_run:
         step = int(metrics["epoch"])
-        last = step in (0, wanted.epochs)
-        curve.append(Epoch(step, int(time.time() * 1000), _of_epoch(metrics, prepared.metrics, last)))
-        if step and trial_run.resumable and (last or checkpoints.due()):
+        is_last = step in (0, configuration.epochs)
+        curve.append(Epoch(step, int(time.time() * 1000), _select_epoch_metrics(metrics, prepared.metrics, is_last)))
+        if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
-        outcome, reason = (prepared.untrained or ("trained", None)) if last else (None, None)
+        outcome, reason = (prepared.untrained_outcome or ("trained", None)) if is_last else (None, None)
         yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
 
 
-def _of_epoch(metrics: dict[str, float], before: dict[str, float], last: bool) -> dict[str, float]:
-    """What an epoch adds to what was known before training; the time it took in all stands at the last alone."""
-    left_out = {"epoch", *([] if last else ["train_seconds"])}
-    return {n: value for n, value in metrics.items() if n not in left_out and (n not in before or value != before[n])}
+def _select_epoch_metrics(
+    metrics: dict[str, float], static_metrics: dict[str, float], is_last: bool
+) -> dict[str, float]:
+    """Return what an epoch adds to the static metrics; the training time in all stands at the last epoch alone."""
+    left_out = {"epoch", *([] if is_last else ["train_seconds"])}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in left_out and (name not in static_metrics or value != static_metrics[name])
+    }
 
 
 def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
-    """A disk that takes no checkpoint costs nothing but the way back to it."""
+    """Save a checkpoint; where the disk takes none the trial goes on without it."""
     try:
         checkpoints.save(state)
     except OSError as error:
         log.warning("no checkpoint: %s", error)
 
 
-def _opening(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
+def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
     return TrialStarted(
-        facts=prepared.metrics,
+        static_metrics=prepared.metrics,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         masks=pruning.pack_masks(prepared.masks),
         layers=pruning.layer_table(prepared.masks),
@@ -158,47 +209,67 @@ def _opening(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
     )
 
 
-def _cause(error: Exception) -> Cause | None:
-    """Why the attempt, not the trial, failed; None where it is the trial's own fault."""
+def _find_cause(error: Exception) -> Cause | None:
+    """Return the cause of a failure of the attempt; None where the trial itself has failed."""
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "memory"
-    # a process that reads data may be killed as a worker may
-    if ("DataLoader worker" in text and "killed" in text) or isinstance(error, torch.AcceleratorError) or _poisoned():
+    # the system may kill a process that reads data, as it may kill a worker
+    if (
+        ("DataLoader worker" in text and "killed" in text)
+        or isinstance(error, torch.AcceleratorError)
+        or _is_gpu_broken()
+    ):
         return "lost"
     return None
 
 
-def _poisoned() -> bool:
-    """Whether an error on the GPU, of whatever library, has left this process without the use of it."""
+def _is_gpu_broken() -> bool:
+    """Return whether an error on the GPU, of any library, has left the GPU useless to this process."""
     if not torch.cuda.is_initialized():
         return False
     try:
         torch.cuda.synchronize()
-    except Exception:  # each library has its own error
+    except Exception:  # each library raises an error of its own
         return True
     return False
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what torch gives back: a step frees and asks for the same tensors, page by page, as it goes."""
+    """Let glibc keep the memory that torch frees, since each training step frees and allocates the same tensors.
+
+    Otherwise the system takes and gives that memory page by page.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        for option, most in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            mallopt(option, most)
+        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, size)
 
 
 @contained()
-def read_data(places: list[dict[str, Any]], folder: str) -> None:
-    """Load the data set of each place, its `dataset` and `data_root`. Raises InputError where one is not there."""
-    settle(folder, 1)
-    for place in places:
-        data.load(place["dataset"], place.get("data_root"))
+def read_data(sources: list[dict[str, Any]], folder: str) -> None:
+    """Load each data set, to see that it is there.
+
+    Args:
+        sources: The `dataset` of each data set, and its `data_root` where the study has one.
+        folder: The driver's folder.
+
+    Raises:
+        InputError: A data set is not there.
+    """
+    set_up_process(folder, 1)
+    for source in sources:
+        data.load(source["dataset"], source.get("data_root"))
 
 
-def settle(folder: str, threads: int) -> None:
-    """Take this process to the driver's folder, with as many threads as the trial has cores."""
-    find_in(folder)
+def set_up_process(folder: str, threads: int) -> None:
+    """Prepare this process for a trial: the driver's folder, the number of threads, deterministic kernels.
+
+    Args:
+        folder: The driver's folder, which becomes the current one where this machine has it.
+        threads: The number of torch's threads: as many as the trial has cores.
+    """
+    add_import_folder(folder)
     if Path(folder).is_dir():  # not on another machine
         os.chdir(folder)
     torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""What the commands print: tables on the terminal."""
+"""The output of the commands: tables and sentences on the terminal."""
 
 from forcetune.show.effects import effects, importance
 from forcetune.show.fronts import controls, costs, dense, follow, front
-from forcetune.show.layout import console, present
-from forcetune.show.nights import night, plan_of_comparisons, schedule, shares, verdicts
+from forcetune.show.layout import console, drop_missing
+from forcetune.show.nights import describe_plan, night, schedule, shares, verdicts
 from forcetune.show.services import jobs, service
 from forcetune.show.studies import comparison, cost, findings, masks, network, study
 
@@ -14,6 +14,8 @@ __all__ = [
     "cost",
     "costs",
     "dense",
+    "describe_plan",
+    "drop_missing",
     "effects",
     "findings",
     "follow",
@@ -23,8 +25,6 @@ __all__ = [
     "masks",
     "network",
     "night",
-    "plan_of_comparisons",
-    "present",
     "schedule",
     "service",
     "shares",

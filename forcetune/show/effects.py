@@ -1,25 +1,29 @@
-"""What it took: effects and importance of fields."""
+"""Tables of the effects of fields on accuracy, and of the importance of fields."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forcetune.show.layout import console, present, ruled
+from forcetune.show.layout import console, drop_missing, header_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def effects(found: pd.DataFrame) -> None:
-    """How much the values of a field differ at equal density, a row for two values."""
+def effects(differences: pd.DataFrame) -> None:
+    """Print how much the values of a field differ in accuracy at equal density.
+
+    Args:
+        differences: One row for two values of a field, as `analysis.effects` returns them.
+    """
     out = console()
-    if found.empty:
+    if differences.empty:
         out.print("there are too few trials to compare what they reach at equal density")
         return
     header = "field", "better", "worse", "by points", "95 % interval", "p", "trials", "pairs", "paired by"
-    table = ruled(*header, left=3)
+    table = header_table(*header, left=3)
     table.columns[-1].justify = "left"
-    for row in map(present, found.to_dict("records")):
+    for row in map(drop_missing, differences.to_dict("records")):
         interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else "-"
         p = f"{row['p']:.2g}" if "p" in row else "-"
         numbers = f"{row['difference']:+.2f}", interval, p, str(row["trials"]), str(row["pairs"] or "-")
@@ -36,10 +40,14 @@ def effects(found: pd.DataFrame) -> None:
     )
 
 
-def importance(found: pd.DataFrame) -> None:
-    """How much each field has to do with each target, in percent."""
-    table = ruled("field", *found.columns, left=1)
-    for name, row in found.iterrows():
+def importance(shares: pd.DataFrame) -> None:
+    """Print the importance of each field for each target, in percent.
+
+    Args:
+        shares: One row for each field and one column for each target, as `search.importance` returns them; from 0 to 1.
+    """
+    table = header_table("field", *shares.columns, left=1)
+    for name, row in shares.iterrows():
         table.add_row(str(name), *(f"{share:.1%}" for share in row))
     out = console()
     out.print(table)

@@ -1,4 +1,4 @@
-"""Points of a study: fronts, what was picked of them, how far they are to be believed, what they cost."""
+"""Points of a study: fronts and other selections, their uncertainty, and their cost."""
 
 from __future__ import annotations
 
@@ -9,58 +9,71 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from forcetune.show.layout import console, present
-from forcetune.times import precise
+from forcetune.show.layout import console, drop_missing
+from forcetune.times import precise_duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
-# columns that are read, not compared
-WORDS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
-ALWAYS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
+# columns of text, aligned to the left
+TEXT_COLUMNS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
+FIXED_FIELDS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
 BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
 ABSENT = "-"  # a field that a trial does not have
-WIDE = 400  # characters of a line in a file
-SHORT_ID = 10  # characters by which a run is still known
+FILE_LINE_CHARACTERS = 400
+SHORT_RUN_ID_CHARACTERS = 10  # enough to tell runs apart
 
 
-def front(found: pd.DataFrame, extra: Sequence[str] = ()) -> None:
-    """Points in the order that they have, and what is to be said of them; extra: further fields to show."""
-    out = console(width=WIDE)
-    out.print(points(found, extra, out.width if out.is_terminal else None), soft_wrap=True)
+def front(selected: pd.DataFrame, extra: Sequence[str] = ()) -> None:
+    """Print points in their order, and sentences on how certain they are.
+
+    Args:
+        selected: The rows of a table of trials, as `best` selects them.
+        extra: Further fields to show.
+    """
+    out = console(width=FILE_LINE_CHARACTERS)
+    out.print(points(selected, extra, out.width if out.is_terminal else None), soft_wrap=True)
 
 
-def points(found: pd.DataFrame, extra: Sequence[str] = (), width: int | None = None) -> RenderableType:
-    """The same to be printed; where a width is given, without those varied fields that it has no room for."""
-    columns = _columns(found, extra)
-    rows = [present(row) for row in found.to_dict("records")]
+def points(selected: pd.DataFrame, extra: Sequence[str] = (), width: int | None = None) -> RenderableType:
+    """Return points as a table, and sentences on how certain they are.
+
+    Args:
+        selected: The rows of a table of trials, as `best` selects them.
+        extra: Further fields to show.
+        width: Characters of a line. Where the table is wider, it lacks some of the fields that vary. None: no limit.
+    """
+    columns = _columns(selected, extra)
+    rows = [drop_missing(row) for row in selected.to_dict("records")]
     cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
-    varied = [name for name in found.attrs.get("varied", ()) if name in cells and name not in extra]
+    varied = [name for name in selected.attrs.get("varied", ()) if name in cells and name not in extra]
     for name in [name for name in varied if set(cells[name]) <= {ABSENT}]:
         del cells[name]
-    left_out = [name for name in _beyond(cells, varied, width) if cells.pop(name)]
+    left_out = [name for name in _find_overflow(cells, varied, width) if cells.pop(name)]
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in cells:
-        is_id = name == "run id"  # of which a narrow terminal cuts off an end, before anything else
-        left = is_id or name in WORDS
-        table.add_column(name, justify="left" if left else "right", no_wrap=not is_id, overflow="ellipsis")
+        is_id = name == "run id"  # a narrow terminal shortens it before any other column
+        is_text = is_id or name in TEXT_COLUMNS
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_id, overflow="ellipsis")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    more = f"- {len(left_out)} more fields vary, for which a wider terminal has room: {', '.join(left_out)}"
-    return Group(table, *doubts(found), *([more] if left_out else []))
+    omission = f"- {len(left_out)} more fields vary, for which a wider terminal has room: {', '.join(left_out)}"
+    return Group(table, *describe_certainty(selected), *([omission] if left_out else []))
 
 
-def controls(front: pd.DataFrame, points: pd.DataFrame) -> None:
-    """Print the front of the controls alone, and how many points of the front of all they are, or beat.
+def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
+    """Print the front of the controls alone, and how many points of the whole front are controls or beaten by one.
 
-    front: of the controls, as `analysis.best_controls` returns it; points: the front of all, with `analysis.beaten`.
+    Args:
+        control_front: The front of the controls, as `analysis.best_controls` returns it.
+        study_front: The front of all trials, with the columns of `analysis.find_beating_controls`.
     """
     from forcetune import analysis
     from forcetune.spec import method_label
 
     out = console()
-    if front.empty:
+    if control_front.empty:
         out.print(
             "no control was searched beside the methods: `method: random_erk`, and `small_dense: macs`, show whether "
             "pruning was worth it",
@@ -68,25 +81,30 @@ def controls(front: pd.DataFrame, points: pd.DataFrame) -> None:
             highlight=False,
         )
         return
-    own, beats = int(analysis.is_control(points).sum()), int(points["beaten_by"].notna().sum())
-    told = ", ".join(
-        f"{method_label(row)} {_believed(row, 'val_accuracy', lambda value: f'{value:.2%}')} at {row['sparsity']:.2%}"
-        for row in map(present, front.to_dict("records"))
+    control_count, beaten_count = (
+        int(analysis.is_control(study_front).sum()),
+        int(study_front["beaten_by"].notna().sum()),
+    )
+    listing = ", ".join(
+        f"{method_label(row)} {_format_mean(row, 'val_accuracy', lambda value: f'{value:.2%}')} "
+        f"at {row['sparsity']:.2%}"
+        for row in map(drop_missing, control_front.to_dict("records"))
     )
     out.print(
-        f"controls: {own} of these {len(points)} points are controls, and {beats} are beaten by one, which is as "
-        f"accurate with no more weights of that network, or no more multiply-adds. The controls' own front: {told}",
+        f"controls: {control_count} of these {len(study_front)} points are controls, and {beaten_count} are beaten by "
+        "one, which is as accurate with no more weights of that network, or no more multiply-adds. The controls' own "
+        f"front: {listing}",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _beyond(cells: Mapping[str, Sequence[str]], varied: Sequence[str], width: int | None) -> list[str]:
-    """The varied fields, those of which least hangs first, that have to go for the others to have room."""
+def _find_overflow(cells: Mapping[str, Sequence[str]], varied: Sequence[str], width: int | None) -> list[str]:
+    """Return the varied fields that do not fit into the width, the least important ones."""
     if width is None:
         return []
     widths = {name: max(map(len, [name, *column])) + 2 for name, column in cells.items()}
-    widths["run id"] = SHORT_ID
+    widths["run id"] = SHORT_RUN_ID_CHARACTERS
     left_out: list[str] = []
     for name in reversed([name for name in varied if name in cells]):
         if sum(widths.values()) <= width:
@@ -96,100 +114,119 @@ def _beyond(cells: Mapping[str, Sequence[str]], varied: Sequence[str], width: in
     return left_out
 
 
-def follow(answers: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = ()) -> None:
-    """Points so far and a sentence, on a terminal in place of those before; elsewhere a line with the sentence."""
+def follow(updates: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = ()) -> None:
+    """Show points as they change: on a terminal in place of the previous ones, elsewhere as one line for each update.
+
+    Args:
+        updates: Pairs of the points and a sentence about them.
+        extra: Further fields to show.
+    """
     out = console()
     if not out.is_terminal:
-        for _, told in answers:
-            out.print(told, soft_wrap=True, highlight=False)
+        for _, summary in updates:
+            out.print(summary, soft_wrap=True, highlight=False)
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
-        for found, told in answers:
-            live.update(Group(points(found, extra, out.width), told) if len(found) else told, refresh=True)
+        for selected, summary in updates:
+            live.update(Group(points(selected, extra, out.width), summary) if len(selected) else summary, refresh=True)
 
 
-def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The device time of these points, and of the studies that they are from, in a sentence."""
-    own = precise(float(found["device_seconds"].sum()))
-    hours = table.attrs["device_hours"]
-    known = float(table["device_seconds"].sum())
-    told = known if hours is None else max(known, 3600 * hours)
+def costs(selected: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Return a sentence with the device time of these points, and of the studies that they come from.
+
+    Args:
+        selected: The rows of some trials.
+        table: All trials, as `results.load` returns them.
+    """
+    selected_time = precise_duration(float(selected["device_seconds"].sum()))
+    study_hours = table.attrs["device_hours"]
+    trial_seconds = float(table["device_seconds"].sum())
+    study_seconds = trial_seconds if study_hours is None else max(trial_seconds, 3600 * study_hours)
     names = ", ".join(table.attrs["studies"])
-    these = f"these {len(found)} points" if len(found) > 1 else "this point"
+    subject = f"these {len(selected)} points" if len(selected) > 1 else "this point"
     return (
-        f"device time: {own} for {these}, {precise(told)} for {names} in all; each core or GPU of a trial counts, so "
-        "that two trials at once take two minutes in one"
+        f"device time: {selected_time} for {subject}, {precise_duration(study_seconds)} for {names} in all; each "
+        "core or GPU of a trial counts, so that two trials at once take two minutes in one"
     )
 
 
-def dense(reached: pd.DataFrame) -> str:
-    """What networks reach with nothing pruned, as `analysis.unpruned` says, in a sentence."""
-    return "dense: " + ", ".join(_dense(row) for row in map(present, reached.to_dict("records")))
+def dense(dense_accuracy: pd.DataFrame) -> str:
+    """Return a sentence with the accuracy of the dense networks.
+
+    Args:
+        dense_accuracy: The accuracies, as `analysis.summarize_dense` returns them.
+    """
+    return "dense: " + ", ".join(_describe_dense(row) for row in map(drop_missing, dense_accuracy.to_dict("records")))
 
 
-def _dense(row: Row) -> str:
+def _describe_dense(row: Row) -> str:
     half = f" ± {(row['high'] - row['low']) / 2:.2%}" if "low" in row else ""
     return f"{row['model']} {row['mean']:.2%}{half} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
 
 
-def doubts(found: pd.DataFrame) -> list[str]:
-    """How far points are to be believed, in sentences."""
-    seeds = found["seeds"].fillna(0) if "seeds" in found.columns else found["sparsity"] * 0
-    if (alone := int((seeds == 0).sum())) == len(found):
+def describe_certainty(selected: pd.DataFrame) -> list[str]:
+    """Return sentences on how certain the points are."""
+    seeds = selected["seeds"].fillna(0) if "seeds" in selected.columns else selected["sparsity"] * 0
+    if (single_seed_count := int((seeds == 0).sum())) == len(selected):
         return ["one seed stands behind each of these points: `search: {seeds: {front: 5}}` runs them again"]
-    told = "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: how probable that is"
-    return [told, *([f"- only one seed stands behind {alone} of these points"] if alone else [])]
+    explanation = (
+        "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: how probable that is"
+    )
+    return [
+        explanation,
+        *([f"- only one seed stands behind {single_seed_count} of these points"] if single_seed_count else []),
+    ]
 
 
-def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
-    """What each column shows of a row, by its header."""
+def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+    """Return a function for each column, by its header, which formats the column's cell of a row."""
     from forcetune.spec import method_label
 
-    attrs = found.attrs
-    others = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]
-    shown = [*attrs.get("varied", ()), *others, *extra]
-    more = dict.fromkeys(name for name in shown if name not in (*ALWAYS, "study"))
+    attrs = selected.attrs
+    objectives = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]
+    field_names = [*attrs.get("varied", ()), *objectives, *extra]
+    extra_columns = dict.fromkeys(name for name in field_names if name not in (*FIXED_FIELDS, "study"))
     columns: dict[str, Callable[[Row], str]] = {}
     if len(attrs["studies"]) > 1:
         columns["study"] = lambda row: row["study"]
     columns |= {
         "sparsity": lambda row: f"{row['sparsity']:.2%}",
-        "accuracy": lambda row: _believed(row, "val_accuracy", lambda value: f"{value:.2%}"),
+        "accuracy": lambda row: _format_mean(row, "val_accuracy", lambda value: f"{value:.2%}"),
         "method": lambda row: method_label(row),
     }
-    columns |= {name: lambda row, name=name: _believed(row, name, _told) for name in more}
-    if "dense_accuracy" in found:
-        columns["dense"] = lambda row: _interval(row, "dense")
+    columns |= {name: lambda row, name=name: _format_mean(row, name, _format_number) for name in extra_columns}
+    if "dense_accuracy" in selected:
+        columns["dense"] = lambda row: _format_accuracy(row, "dense")
         columns["points below"] = lambda row: f"{row['below']:.2f}"
-    if "seeds" in found:
+    if "seeds" in selected:
         columns["seeds"] = lambda row: str(row["seeds"]) if row.get("seeds") else "-"
         columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
-    if "beaten_by" in found and found["beaten_by"].notna().any():
+    if "beaten_by" in selected and selected["beaten_by"].notna().any():
         columns["beaten by"] = lambda row: (
             f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if "beaten_by" in row else ABSENT
         )
-    columns["device time"] = lambda row: precise(row["device_seconds"])
+    columns["device time"] = lambda row: precise_duration(row["device_seconds"])
     columns["trial"] = lambda row: row["name"]
     columns["run id"] = lambda row: row["run_id"]
     return columns
 
 
-def _believed(row: Row, name: str, words: Callable[[Any], str]) -> str:
-    """The mean with half its interval where there are fresh seeds, else the one value that there is."""
+def _format_mean(row: Row, name: str, format_value: Callable[[Any], str]) -> str:
+    """Return the mean over fresh seeds with half of its interval; without fresh seeds, the trial's own value."""
     if f"{name}_mean" not in row:
-        return words(row[name]) if name in row else ABSENT
+        return format_value(row[name]) if name in row else ABSENT
     if f"{name}_low" not in row:
-        return words(row[f"{name}_mean"])
+        return format_value(row[f"{name}_mean"])
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-    return f"{words(row[f'{name}_mean'])} ± {words(half)}"
+    return f"{format_value(row[f'{name}_mean'])} ± {format_value(half)}"
 
 
-def _interval(row: Row, name: str) -> str:
+def _format_accuracy(row: Row, name: str) -> str:
     half = f" ± {(row[f'{name}_high'] - row[f'{name}_low']) / 2:.2%}" if f"{name}_low" in row else ""
     return f"{row[f'{name}_accuracy']:.2%}{half}"
 
 
-def _told(value: Any) -> str:
+def _format_number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

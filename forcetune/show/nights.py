@@ -1,4 +1,4 @@
-"""Champions against their twins: verdicts, nights, what is planned."""
+"""Champions and their twins: plans, verdicts and nights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from forcetune.show.layout import console, present, ruled
+from forcetune.show.layout import console, drop_missing, header_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from forcetune.baseline import Findings, Plan, Share
 
 
-def plan_of_comparisons(planned: Plan, left_out: int, rivals: Sequence[str]) -> list[str]:
-    """What is about to be run, what it costs and what it can show, line by line.
+def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]:
+    """Return lines that say what would run, what it costs, and which difference it can show.
 
-    left_out: champions that are not compared, so that it takes an hour at most.
+    Args:
+        plan: The comparisons of a study.
+        left_out: Number of champions that are not compared, so that it takes one hour on a device at most.
+        rivals: The rivals that each champion is compared with.
     """
-    lines = [*planned.by_chance]
-    if not planned.champions:
+    lines = [*plan.exclusion_reasons]
+    if not plan.champions:
         return [*lines, "there is nothing to compare"]
-    names = ", ".join(f"{one.name} ({one.label} at {one.sparsity:.2%})" for one in planned.champions)
+    names = ", ".join(f"{champion.name} ({champion.label} at {champion.sparsity:.2%})" for champion in plan.champions)
     lines.append(f"champions: {names}")
     if left_out:
         lines.append(
@@ -32,32 +35,41 @@ def plan_of_comparisons(planned: Plan, left_out: int, rivals: Sequence[str]) -> 
             "--top, --bands or --seeds compare what they say"
         )
     lines.append(
-        f"{planned.comparisons} comparisons, each champion with {', '.join(rivals)}; {planned.seeds} pairs of a "
+        f"{plan.comparisons} comparisons, each champion with {', '.join(rivals)}; {plan.seeds} pairs of a "
         "comparison, each with a seed of its own"
     )
-    if not planned.runs:
+    if not plan.runs:
         return [*lines, "nothing is left to be run"]
-    lines.append(f"{planned.runs} runs, about {planned.device_hours:.2g} device hours")
-    effect, points = planned.shows
+    lines.append(f"{plan.runs} runs, about {plan.device_hours:.2g} device hours")
+    effect, points = plan.detectable_difference
     if not math.isfinite(effect):
-        return [*lines, f"{planned.seeds} pairs are too few for any verdict over {planned.comparisons} comparisons"]
-    what = f"{points:.2g} points" if points is not None else f"{effect:.2g} standard deviations of the differences"
-    lines.append(f"{planned.seeds} pairs show a mean difference of {what} or more in four of five cases")
+        return [*lines, f"{plan.seeds} pairs are too few for any verdict over {plan.comparisons} comparisons"]
+    difference = (
+        f"{points:.2g} points" if points is not None else f"{effect:.2g} standard deviations of the differences"
+    )
+    lines.append(f"{plan.seeds} pairs show a mean difference of {difference} or more in four of five cases")
     return lines
 
 
-def verdicts(found: pd.DataFrame, margin: float) -> None:
-    """A row a comparison, those with twins that inherit settings apart from those with tuned ones; what it means."""
+def verdicts(comparisons: pd.DataFrame, margin: float) -> None:
+    """Print one row for each comparison, and what the columns mean.
+
+    Comparisons with twins that have the champion's settings stand apart from those with tuned twins.
+
+    Args:
+        comparisons: The verdicts, as `baseline.conclude` returns them.
+        margin: Points of accuracy within which two are as good as each other.
+    """
     out = console()
-    if found.empty:
+    if comparisons.empty:
         out.print("there is nothing to compare")
         return
     titles = {"fixed": "the twin has the champion's settings", "tuned": "random pruning has settings of its own"}
     for kind, title in titles.items():
-        rows = found[found["kind"] == kind]
+        rows = comparisons[comparisons["kind"] == kind]
         if len(rows):
             out.print(f"\n{kind}: {title}", highlight=False)
-            out.print(_verdicts(rows))
+            out.print(_verdict_table(rows))
     out.print(
         "\ndifference: champion minus twin in points of test accuracy, mean over pairs with one seed each, and "
         f"Student's 95 % interval. ties: the mean lies within {margin:g} points, by two one-sided tests. p: of "
@@ -66,29 +78,38 @@ def verdicts(found: pd.DataFrame, margin: float) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    if (lost := int(found["lost"].sum())) > 0:
+    if (lost := int(comparisons["lost"].sum())) > 0:
         out.print(f"{lost} pairs say nothing, since a run failed", soft_wrap=True)
-    if (diverged := int(found["diverged"].sum())) > 0:
+    if (diverged := int(comparisons["diverged"].sum())) > 0:
         out.print(f"in {diverged} pairs a training diverged; it counts at the accuracy of guessing", soft_wrap=True)
 
 
-def shares(found: list[Share]) -> None:
-    """What a night would do."""
+def shares(study_shares: list[Share]) -> None:
+    """Print what a night would do.
+
+    Args:
+        study_shares: What it would run for each study.
+    """
     out = console()
-    table = ruled("study", "runs", "device hours", left=1)
-    for share in found:
+    table = header_table("study", "runs", "device hours", left=1)
+    for share in study_shares:
         table.add_row(share.study, str(len(share.companions)), f"{share.device_hours:.2g}")
     out.print(table)
-    for note in (note for share in found for note in share.notes):
+    for note in (note for share in study_shares for note in share.notes):
         out.print(note, soft_wrap=True, highlight=False)
 
 
-def night(found: Findings, margin: float) -> None:
-    """What a night has found."""
+def night(findings: Findings, margin: float) -> None:
+    """Print the findings of a night.
+
+    Args:
+        findings: The findings.
+        margin: Points of accuracy within which two are as good as each other.
+    """
     out = console()
-    out.print(f"night of {found.night}", highlight=False)
-    if len(found.verdicts):
-        out.print(_standing(found.verdicts.to_dict("records")))
+    out.print(f"night of {findings.night}", highlight=False)
+    if len(findings.verdicts):
+        out.print(_standing_table(findings.verdicts.to_dict("records")))
         out.print(
             "difference: over all nights, with Student's 95 % interval, points of test accuracy. p: by which the "
             "verdict was reached, or of the pairs so far, corrected for looking every night and for all comparisons. "
@@ -98,40 +119,47 @@ def night(found: Findings, margin: float) -> None:
         )
     else:
         out.print("nothing was compared")
-    for watch in found.watches:
+    for watch in findings.watches:
         drift = watch.drift
-        told = f"{drift.changed} of {drift.runs} changed, {watch.shift:+.2f} points" if drift.nights else "first night"
-        out.print(f"sentinels of {watch.study}, {watch.arm}: {told}", highlight=False)
-    for note in found.notes:
+        change = (
+            f"{drift.changed} of {drift.runs} changed, {watch.shift:+.2f} points" if drift.nights else "first night"
+        )
+        out.print(f"sentinels of {watch.study}, {watch.arm}: {change}", highlight=False)
+    for note in findings.notes:
         out.print(note, soft_wrap=True, highlight=False)
-    for alarm in found.alarms:
+    for alarm in findings.alarms:
         out.print(f"ALARM: {alarm}", soft_wrap=True, highlight=False)
 
 
-def schedule(planned: dict[str, str], last: dict[str, dict[str, Any]]) -> None:
-    """Nights to come, and the last ones with their verdicts."""
+def schedule(next_nights: dict[str, str], last_nights: dict[str, dict[str, Any]]) -> None:
+    """Print the nights to come, and the last ones with their verdicts.
+
+    Args:
+        next_nights: When the next night starts, by file.
+        last_nights: The records of the last nights, as `baseline.load_last_nights` returns them.
+    """
     out = console()
-    for file, when in planned.items():
+    for file, when in next_nights.items():
         out.print(f"next night of {file}: {when}", soft_wrap=True, highlight=False)
-    if not planned:
+    if not next_nights:
         out.print("the crontab starts no night; `forcetune schedule cron FILE --at HH:MM --install` lets it")
-    for name, told in last.items():
-        out.print(f"last night of {name}: {told['night']}, {told['outcome']}, run {told['run']}", highlight=False)
-        for alarm in told["alarms"]:
+    for name, record in last_nights.items():
+        out.print(f"last night of {name}: {record['night']}, {record['outcome']}, run {record['run']}", highlight=False)
+        for alarm in record["alarms"]:
             out.print(f"ALARM: {alarm}", soft_wrap=True, highlight=False)
-        if told["verdicts"]:
-            out.print(_standing(told["verdicts"]))
-    if not last:
+        if record["verdicts"]:
+            out.print(_standing_table(record["verdicts"]))
+    if not last_nights:
         out.print("MLflow has no night yet")
 
 
-def _standing(rows: list[dict[Any, Any]]) -> Table:
+def _standing_table(rows: list[dict[Any, Any]]) -> Table:
     header = "study", "champion", "method", "sparsity", "against", "pairs", "difference", "p", "verdict", "since"
-    table = ruled(*header, left=3)
+    table = header_table(*header, left=3)
     for column in table.columns:
         if column.header in ("against", "verdict", "since"):
             column.justify = "left"
-    for row in map(present, rows):
+    for row in map(drop_missing, rows):
         interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""
         table.add_row(
             *(
@@ -147,12 +175,12 @@ def _standing(rows: list[dict[Any, Any]]) -> Table:
     return table
 
 
-def _verdicts(rows: pd.DataFrame) -> Table:
+def _verdict_table(rows: pd.DataFrame) -> Table:
     header = "champion", "method", "sparsity", "accuracy", "against", "accuracy", "pairs", "difference", "p", "least p"
-    table = ruled(*header, "verdict", "needed", left=2)
+    table = header_table(*header, "verdict", "needed", left=2)
     for name in ("against", "verdict"):
         next(column for column in table.columns if column.header == name).justify = "left"
-    for row in map(present, rows.to_dict("records")):
+    for row in map(drop_missing, rows.to_dict("records")):
         sparsity = f"{row['sparsity']:.2%}" if "sparsity" in row else row["band"]
         accuracies = [f"{row[name]:.2%}" if name in row else "-" for name in ("accuracy", "twin_accuracy")]
         interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""

@@ -7,44 +7,53 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from forcetune.show.layout import console, ruled
+from forcetune.show.layout import console, header_table
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
     from forcetune.service import Service
 
 
-def service(found: Service, new: bool) -> None:
-    """What runs on this machine, and how it is reached."""
-    from forcetune.stores import shown
+def service(local_service: Service, is_new: bool) -> None:
+    """Print what runs on this machine, and how to reach it.
+
+    Args:
+        local_service: The service.
+        is_new: Whether this command has started it.
+    """
+    from forcetune.stores import hide_password
 
     out = Console(soft_wrap=True, highlight=False)
-    out.print("started" if new else "runs already")
+    out.print("started" if is_new else "runs already")
     rows = {
-        "Ray": f"{found.ray}  dashboard and jobs; its token: {found.token}",
-        "MLflow": f"{found.mlflow}  {shown(found.backend)}",
-        "Optuna": shown(found.storage),
-        "Prometheus": found.metrics,
+        "Ray": f"{local_service.ray}  dashboard and jobs; its token: {local_service.token}",
+        "MLflow": f"{local_service.mlflow}  {hide_password(local_service.backend)}",
+        "Optuna": hide_password(local_service.storage),
+        "Prometheus": local_service.metrics,
     }
-    for name, told in rows.items():
-        out.print(f"{name:<10}  {told}")
-    for process, address, port in found.exposed():
+    for name, description in rows.items():
+        out.print(f"{name:<10}  {description}")
+    for process, address, port in local_service.exposed_ports():
         out.print(f"listens beyond loopback: {process} on {address}, port {port}")
     out.print("`forcetune submit FILE` in this folder finds them; elsewhere:")
-    for name, value in found.variables.items():
+    for name, value in local_service.variables.items():
         out.print(f"export {name}={value}")
 
 
-def jobs(found: list[Job]) -> None:
-    """Jobs, the latest first, and below them why those failed that did."""
+def jobs(cluster_jobs: list[Job]) -> None:
+    """Print jobs in their order, and below them why some failed.
+
+    Args:
+        cluster_jobs: The jobs of a cluster.
+    """
     from forcetune.times import duration
 
-    if not found:
+    if not cluster_jobs:
         console().print("the cluster has no job of forcetune")
         return
-    table = ruled("job", "study", "state", "trials", "front", "hypervolume", "age", "owner", left=3)
+    table = header_table("job", "study", "state", "trials", "front", "hypervolume", "age", "owner", left=3)
     table.columns[-1].justify = "left"
-    for job in found:
+    for job in cluster_jobs:
         trials = f"{'-' if job.done is None else job.done} of {'?' if job.trials is None else job.trials}"
         front = "-" if job.front is None else f"{job.front} points"
         volume = "-" if job.hypervolume is None else f"{job.hypervolume:.3f}"
@@ -52,6 +61,6 @@ def jobs(found: list[Job]) -> None:
         state = f"{job.state}, low priority" if job.priority == "low" else job.state
         table.add_row(job.id, job.study, state, trials, front, volume, age, job.owner)
     console().print(table)
-    for job in found:
+    for job in cluster_jobs:
         if job.reason:
             console().print(f"{job.id}: {job.reason}", soft_wrap=True, highlight=False)

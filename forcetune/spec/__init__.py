@@ -1,18 +1,18 @@
-"""All that a user may write: a study file, validated whole before anything starts."""
+"""The files that a user writes, a study and its like, validated whole before anything starts."""
 
 from forcetune.spec.companion import Companion, CompanionRuns, load_companion_runs
-from forcetune.spec.domains import Choice, Domain, Fixed, Range, within
-from forcetune.spec.nightly import BANDS, Nightly, check_bands, load_nightly
+from forcetune.spec.domains import Choice, Domain, Fixed, Range, is_in_domain
+from forcetune.spec.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
 from forcetune.spec.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load
-from forcetune.spec.task import BEFORE, METRICS, Task, check_reported
+from forcetune.spec.task import METRICS, STATIC_METRICS, Task, check_reported
 from forcetune.spec.trial import CONTROLS, Trial, method_label
 
 __all__ = [
     "AUTO",
-    "BANDS",
-    "BEFORE",
     "CONTROLS",
     "METRICS",
+    "SPARSITY_BAND_EDGES",
+    "STATIC_METRICS",
     "Budget",
     "Choice",
     "Code",
@@ -31,9 +31,9 @@ __all__ = [
     "Trial",
     "check_bands",
     "check_reported",
+    "is_in_domain",
     "load",
     "load_companion_runs",
     "load_nightly",
     "method_label",
-    "within",
 ]

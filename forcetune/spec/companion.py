@@ -1,4 +1,4 @@
-"""What runs beside a study: its trials with other seeds and their twins, as a list that a job can be sent."""
+"""The runs beside a study, such as twins and trials with other seeds, as a list that can be sent to a job."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from forcetune.errors import InputError
-from forcetune.spec.domains import describe
+from forcetune.spec.domains import describe_error
 from forcetune.spec.problems import summarize
 from forcetune.spec.study import Study
 from forcetune.spec.trial import Trial
@@ -16,34 +16,38 @@ from forcetune.spec.trial import Trial
 
 @dataclass(frozen=True)
 class Companion:
-    """One run: `of` is the key of the study's trial that it is there for, `marks` say what it is, as tags of its run.
+    """A run beside a study.
 
-    marks: `arm`, the side of a comparison that it is on; `night`, the date on which it was asked for; `again`, where
-    it is run though the study has it: what tells it from the run before.
+    Attributes:
+        trial: The trial that is run.
+        parent_key: The key of the study's trial for which it is run.
+        tags: The tags of its MLflow run, without the prefix `forcetune.`: `arm`, the arm of a comparison; `night`, the
+            date on which it was requested; `again`, only where the study has the same run already: an id that
+            distinguishes the two.
     """
 
     trial: Trial
-    of: str
-    marks: Mapping[str, str] = field(default_factory=dict)
+    parent_key: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """The trial's; with what is after the @ it is run again."""
-        again = self.marks.get("again")
-        return f"{self.trial.key}@{again}" if again else self.trial.key
+        """The key of the trial, followed by @ and the id of the re-run where it has one."""
+        rerun_id = self.tags.get("again")
+        return f"{self.trial.key}@{rerun_id}" if rerun_id else self.trial.key
 
     def plain(self) -> dict[str, Any]:
-        """As data that JSON knows."""
-        return {"trial": self.trial.fields(), "of": self.of, "marks": dict(self.marks)}
+        """Return the run as data that JSON can hold."""
+        return {"trial": self.trial.fields(), "of": self.parent_key, "marks": dict(self.tags)}
 
     @classmethod
-    def of_plain(cls, told: Mapping[str, Any]) -> "Companion":
-        """From what `plain` gave."""
-        return cls(Trial(**told["trial"]), told["of"], told["marks"])
+    def from_plain(cls, data: Mapping[str, Any]) -> "Companion":
+        """Return the run of which `plain` returned this data."""
+        return cls(Trial(**data["trial"]), data["of"], data["marks"])
 
 
 class _WrittenCompanion(BaseModel):
-    """One run as `Companion.plain` wrote it."""
+    """A run as `Companion.plain` writes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,8 +56,8 @@ class _WrittenCompanion(BaseModel):
     marks: dict[str, str]
 
 
-class _WrittenErrand(BaseModel):
-    """A file as `Errand.plain` wrote it."""
+class _WrittenCompanionRuns(BaseModel):
+    """A file as `CompanionRuns.plain` writes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -65,9 +69,14 @@ class _WrittenErrand(BaseModel):
 
 @dataclass(frozen=True)
 class CompanionRuns:
-    """Companions of one study to be run; those that it has already are not run again.
+    """Companions of one study that are to be run; those that the study has already are not run again.
 
-    device_hours: that those of `night` may cost, no matter how often the errand is taken up (no limit).
+    Attributes:
+        study: The study.
+        companions: The companions.
+        night: The date of the night for which they are run; None where they belong to no night.
+        device_hours: The limit on what the companions of `night` cost, over all attempts to run the list; None for no
+            limit.
     """
 
     study: Study
@@ -76,24 +85,35 @@ class CompanionRuns:
     device_hours: float | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As data that JSON knows."""
+        """Return the list as data that JSON can hold."""
         return {
             "study": self.study.model_dump(),
-            "companions": [one.plain() for one in self.companions],
+            "companions": [companion.plain() for companion in self.companions],
             "night": self.night,
             "device_hours": self.device_hours,
         }
 
 
 def load_companion_runs(path: str | Path) -> CompanionRuns:
-    """Read what `Errand.plain` gave, written as JSON. Raises InputError where the file is none."""
+    """Read the JSON file of a list of companions, as `CompanionRuns.plain` returns it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The companions and their study.
+
+    Raises:
+        InputError: The file cannot be read, or is not such a list.
+    """
     try:
-        written = _WrittenErrand.model_validate_json(Path(path).read_bytes())
+        written = _WrittenCompanionRuns.model_validate_json(Path(path).read_bytes())
         companions = [Companion(Trial(**run.trial), run.of, run.marks) for run in written.companions]
         return CompanionRuns(Study.from_dict(written.study), companions, written.night, written.device_hours)
     except ValidationError as error:
         reasons = [
-            f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe(e, Trial)}" for e in error.errors(include_url=False)
+            f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe_error(e, Trial)}"
+            for e in error.errors(include_url=False)
         ]
         raise InputError(f"{path}: not readable as a list of companions: {summarize(reasons)}") from error
     except (OSError, ValueError, TypeError) as error:

@@ -1,27 +1,33 @@
-"""What a field under `trial:` may be: one value, a choice, or a range; each perhaps only `when` another has a value."""
+"""The domain of a field under `trial:`: one value, a choice or a range, which may depend on other fields (`when`)."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from forcetune.spec.problems import LARGEST, Problem, show_value
+from forcetune.spec.problems import LARGEST_INTEGER, Problem, show_value
 from forcetune.spec.trial import Trial
 
-EXACT = 2**53  # whole numbers up to here are exact as Optuna stores them
+LARGEST_EXACT_INTEGER = 2**53  # whole numbers up to here are exact in Optuna's stores
 
-When = dict[str, list[Any]]
+When = dict[str, list[Any]]  # the values of other fields with which a field applies
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """One value for every trial."""
+    """The domain of one value for every trial.
+
+    Attributes:
+        value: The value.
+        when: The values of other fields with which the field applies.
+    """
 
     value: Any
     when: When = field(default_factory=dict)
 
     @property
     def values(self) -> list[Any]:
+        """The value, as a list."""
         return [self.value]
 
     def __str__(self) -> str:
@@ -30,18 +36,31 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a list of values."""
+    """The domain of a list of values.
+
+    Attributes:
+        values: The values, each once.
+        when: The values of other fields with which the field applies.
+    """
 
     values: list[Any]
     when: When = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"one of {', '.join(map(str, self.values))}{_told(self.when)}"
+        return f"one of {', '.join(map(str, self.values))}{_format_when(self.when)}"
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number from low to high, both included; `log` samples its logarithm evenly."""
+    """The domain of the numbers from low to high.
+
+    Attributes:
+        low: The lowest number, included.
+        high: The highest number, included.
+        log: Whether the logarithm of the number is sampled evenly.
+        step: The distance between the numbers; None for all of them.
+        when: The values of other fields with which the field applies.
+    """
 
     low: Any
     high: Any
@@ -51,15 +70,15 @@ class Range:
 
     @property
     def values(self) -> list[Any]:
-        """Its ends, to check what they would run."""
+        """The two ends, with which a range is checked."""
         return [self.low, self.high]
 
     def __str__(self) -> str:
-        how = ", log" if self.log else f", by {self.step}" if self.step else ""
-        return f"{self.low} to {self.high}{how}{_told(self.when)}"
+        sampling = ", log" if self.log else f", by {self.step}" if self.step else ""
+        return f"{self.low} to {self.high}{sampling}{_format_when(self.when)}"
 
 
-def _told(when: When) -> str:
+def _format_when(when: When) -> str:
     conditions = (f"{name} is {' or '.join(map(str, values))}" for name, values in when.items())
     return f", when {' and '.join(conditions)}" if when else ""
 
@@ -85,32 +104,57 @@ class _WrittenChoice(_Strict):
 
 
 def parse_domain(name: str, written: Any) -> Domain:
-    """The domain of the trial's field `name`. Raises Problem."""
-    place = f"trial.{name}"
+    """Return the domain of a trial's field.
+
+    Args:
+        name: The field.
+        written: The content of the file for it.
+
+    Returns:
+        The domain.
+
+    Raises:
+        Problem: The content is not a domain of this field.
+    """
+    position = f"trial.{name}"
     if isinstance(written, list):
-        return _choice(name, place, written, {})
+        return _parse_choice(name, position, written, {})
     if not isinstance(written, dict):
-        return Fixed(_value(name, place, written))
+        return Fixed(_parse_value(name, position, written))
     if "choices" in written:
-        choice = _parse(_WrittenChoice, place, written)
-        return _choice(name, f"{place}.choices", choice.choices, _lists(choice.when))
+        choice = _parse(_WrittenChoice, position, written)
+        return _parse_choice(name, f"{position}.choices", choice.choices, _to_lists(choice.when))
     if "low" in written or "high" in written:
-        return _range(name, place, _parse(_WrittenRange, place, written))
+        return _parse_range(name, position, _parse(_WrittenRange, position, written))
     raise Problem(
-        place, f"{show_value(written)} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}"
+        position,
+        f"{show_value(written)} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}",
     )
 
 
-def check_within(name: str, place: str, written: Any, domain: Domain) -> Any:
-    """What is written as a value of the trial's field `name`, one that its domain has. Raises Problem."""
-    value = _value(name, place, written)
-    if not within(value, domain):
-        raise Problem(place, f"{show_value(value)} is not in the domain of trial.{name}; allowed: {domain}")
+def check_in_domain(name: str, position: str, written: Any, domain: Domain) -> Any:
+    """Return a value of a trial's field, checked against its domain.
+
+    Args:
+        name: The field.
+        position: The position of the value in the file.
+        written: The content of the file for it.
+        domain: The domain of the field.
+
+    Returns:
+        The value.
+
+    Raises:
+        Problem: The content is not a value of this field, or not in the domain.
+    """
+    value = _parse_value(name, position, written)
+    if not is_in_domain(value, domain):
+        raise Problem(position, f"{show_value(value)} is not in the domain of trial.{name}; allowed: {domain}")
     return value
 
 
-def within(value: Any, domain: Domain) -> bool:
-    """Whether a value is one of the domain's."""
+def is_in_domain(value: Any, domain: Domain) -> bool:
+    """Return whether a value is in a domain."""
     if not isinstance(domain, Range):
         return value in domain.values
     if value is None or not domain.low <= value <= domain.high:
@@ -119,67 +163,67 @@ def within(value: Any, domain: Domain) -> bool:
     return abs(steps - round(steps)) < 1e-9
 
 
-def _choice(name: str, place: str, values: list[Any], when: When) -> Choice:
+def _parse_choice(name: str, position: str, values: list[Any], when: When) -> Choice:
     if not values:
-        raise Problem(place, "an empty list leaves nothing to choose")
-    checked = [_value(name, f"{place}[{i}]", value) for i, value in enumerate(values)]
+        raise Problem(position, "an empty list leaves nothing to choose")
+    checked = [_parse_value(name, f"{position}[{i}]", value) for i, value in enumerate(values)]
     seen: set[Any] = set()
     for value in checked:
         if value in seen:
-            raise Problem(place, f"{show_value(value)} stands there twice")
+            raise Problem(position, f"{show_value(value)} stands there twice")
         seen.add(value)
     return Choice(checked, when)
 
 
-def _range(name: str, place: str, written: _WrittenRange) -> Range:
-    low = _value(name, f"{place}.low", written.low)
-    high = _value(name, f"{place}.high", written.high)
+def _parse_range(name: str, position: str, written: _WrittenRange) -> Range:
+    low = _parse_value(name, f"{position}.low", written.low)
+    high = _parse_value(name, f"{position}.high", written.high)
     if low > high:
-        raise Problem(place, f"low {low} is greater than high {high}")
+        raise Problem(position, f"low {low} is greater than high {high}")
     if written.log and low <= 0:
-        raise Problem(f"{place}.low", f"a log range starts above 0, not at {low}")
+        raise Problem(f"{position}.low", f"a log range starts above 0, not at {low}")
     if written.log and written.step is not None:
-        raise Problem(f"{place}.step", "a log range has no step")
+        raise Problem(f"{position}.step", "a log range has no step")
     if written.step is not None and (written.step <= 0 or (isinstance(low, int) and not isinstance(written.step, int))):
         raise Problem(
-            f"{place}.step",
+            f"{position}.step",
             f"{written.step} is no step of this range; allowed: above 0, whole for whole numbers",
         )
-    if isinstance(low, int) and high > EXACT:
-        raise Problem(f"{place}.high", f"{high} is beyond 2^53, up to which a sampler keeps whole numbers exactly")
-    if written.step is not None and (high - low) / written.step > EXACT:
-        raise Problem(f"{place}.step", f"{written.step} divides {low} to {high} into more than 2^53 steps")
-    return Range(low, high, written.log, written.step, _lists(written.when))
+    if isinstance(low, int) and high > LARGEST_EXACT_INTEGER:
+        raise Problem(f"{position}.high", f"{high} is beyond 2^53, up to which a sampler keeps whole numbers exactly")
+    if written.step is not None and (high - low) / written.step > LARGEST_EXACT_INTEGER:
+        raise Problem(f"{position}.step", f"{written.step} divides {low} to {high} into more than 2^53 steps")
+    return Range(low, high, written.log, written.step, _to_lists(written.when))
 
 
-def _lists(when: dict[str, Any]) -> When:
+def _to_lists(when: dict[str, Any]) -> When:
     return {name: values if isinstance(values, list) else [values] for name, values in when.items()}
 
 
-def _value(name: str, place: str, written: Any) -> Any:
+def _parse_value(name: str, position: str, written: Any) -> Any:
     info = Trial.model_fields[name]
     annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
         value = adapter.validate_python(written)
     except ValidationError as error:
-        raise Problem(place, describe(error.errors()[0])) from None
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise Problem(place, f"{show_value(value)} should be at most 2^63 - 1")
+        raise Problem(position, describe_error(error.errors()[0])) from None
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise Problem(position, f"{show_value(value)} should be at most 2^63 - 1")
     return value
 
 
-def _parse(model: type[Any], place: str, written: Any) -> Any:
+def _parse(model: type[Any], position: str, written: Any) -> Any:
     try:
         return model.model_validate(written)
     except ValidationError as error:
         first = error.errors()[0]
-        inside = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
-        raise Problem(f"{place}.{inside}", describe(first, model)) from None
+        keys = ".".join(str(key) for key in first["loc"] if key not in ("int", "float"))
+        raise Problem(f"{position}.{keys}", describe_error(first, model)) from None
 
 
-def describe(error: Any, model: type[BaseModel] | None = None) -> str:
-    """One pydantic error in the words of a study file."""
+def describe_error(error: Any, model: type[BaseModel] | None = None) -> str:
+    """Return the message of a pydantic error in the words of a study file; `model` has the keys that are allowed."""
     from forcetune.names import suggestion
 
     if error["type"] == "extra_forbidden" and model:

@@ -1,4 +1,4 @@
-"""What `forcetune nightly` reads: which studies are held against random pruning every night, and at what cost."""
+"""The file of `forcetune nightly`: the studies that are compared with random pruning every night, and the budget."""
 
 import datetime
 from collections.abc import Sequence
@@ -8,21 +8,23 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forcetune.errors import InputError
-from forcetune.spec.domains import describe
+from forcetune.spec.domains import describe_error
 from forcetune.spec.problems import summarize
 from forcetune.spec.reading import read_yaml
 
-BANDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # edges, in sparsity
+SPARSITY_BAND_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 
 
 class Nightly(BaseModel):
-    """A whole nightly.yaml."""
+    """The content of a nightly.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     studies: list[str] = Field(min_length=1, description="names of studies in MLflow")
     top: int = Field(1, ge=1, description="champions of a band, the most accurate on validation images")
-    bands: list[float] = Field(list(BANDS), min_length=2, description="edges of the bands of sparsity, rising")
+    bands: list[float] = Field(
+        list(SPARSITY_BAND_EDGES), min_length=2, description="edges of the bands of sparsity, rising"
+    )
     seeds: int = Field(2, ge=1, description="fresh seeds a night for each comparison that is not decided")
     sentinels: int = Field(2, ge=0, description="seeds of the pair that is run anew each night (0: none)")
     budget: float | None = Field(None, gt=0, description="device hours a night (no limit)")
@@ -36,24 +38,44 @@ class Nightly(BaseModel):
 
 
 def load_nightly(path: str | Path) -> Nightly:
-    """Read and validate a nightly.yaml. Raises InputError, its message starting with the file's path."""
+    """Read and validate a nightly.yaml.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: The file cannot be read, or its content is not valid. The message begins with the path.
+    """
     written = read_yaml(path)
     if not isinstance(written, dict):
         raise InputError(f"{path}: holds no keys; allowed: {', '.join(Nightly.model_fields)}")
     try:
-        found = Nightly.model_validate(written)
+        nightly = Nightly.model_validate(written)
     except ValidationError as error:
         raise InputError(f"{path}: {summarize(map(_explain, error.errors(include_url=False)))}") from None
-    check_bands(found.bands, f"{path}: bands")
-    return found
+    check_bands(nightly.bands, f"{path}: bands")
+    return nightly
 
 
-def check_bands(edges: Sequence[float], place: str) -> None:
-    """Raise InputError where they are no rising edges between 0 and 1."""
+def check_bands(edges: Sequence[float], position: str) -> None:
+    """Check that the edges of the bands of sparsity rise, and lie between 0 and 1.
+
+    Args:
+        edges: The edges, as fractions.
+        position: Where they are written, for the error message.
+
+    Raises:
+        InputError: The edges are not valid.
+    """
     if len(edges) < 2 or list(edges) != sorted(set(edges)) or edges[0] < 0 or edges[-1] > 1:
         shown = ", ".join(f"{edge:g}" for edge in edges)
-        raise InputError(f"{place}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, as 0.9,0.98,1")
+        raise InputError(
+            f"{position}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, as 0.9,0.98,1"
+        )
 
 
 def _explain(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {describe(error, Nightly)}"
+    return f"{'.'.join(map(str, error['loc']))}: {describe_error(error, Nightly)}"

@@ -1,4 +1,4 @@
-"""The problems of a file, reported all at once: the first twenty, each of a length that people read."""
+"""The problems of a file, reported all at once: the first twenty, each short enough to read."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 PROBLEM_CHARACTERS = 600  # of one problem
 VALUE_CHARACTERS = 120  # of a value inside a problem
 PROBLEMS_SHOWN = 20
-LARGEST = 2**63 - 1  # whole number that the stores take
+LARGEST_INTEGER = 2**63 - 1  # that the stores take
 
 
 class Problem(ValueError):

@@ -1,4 +1,4 @@
-"""YAML read safely: plain data alone, numbers as in YAML 1.2, no key twice."""
+"""A safe reader of YAML: plain data only, numbers as in YAML 1.2, no key twice."""
 
 import re
 from pathlib import Path
@@ -7,24 +7,24 @@ from typing import Any
 import yaml
 
 from forcetune.errors import InputError
-from forcetune.spec.problems import LARGEST, show_value, summarize
+from forcetune.spec.problems import LARGEST_INTEGER, show_value, summarize
 
-FILE_BYTES = 2**20  # more is no file that a person writes, and takes long to read
-NODES = 100_000  # values in a file, each alias counted with all that it stands for
+FILE_BYTES = 2**20  # a larger file is not written by a person, and takes long to read
+YAML_NODES = 100_000  # values in a file; an alias counts as all values that it repeats
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes 1e-3 for a text (YAML 1.1) and keeps the last of two equal keys."""
+    """PyYAML's safe loader, which here also reads 1e-3 as a number (YAML 1.2) and refuses a key that is there twice."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception as error:  # PyYAML's constructors of an explicit tag raise whatever Python raises
+        except Exception as error:  # PyYAML's constructors of an explicit tag raise any error of Python
             kind = node.tag.rpartition(":")[2]
             raise _refusal(node, f"{show_value(node.value)} is no {kind}") from error
-        if isinstance(value, int) and abs(value) > LARGEST:
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
             raise _refusal(node, f"a whole number is at most 2^63 - 1, and this has {len(node.value)} characters")
         return value
 
@@ -98,17 +98,17 @@ def _load(text: str) -> Any:
 
 
 def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Count the values below a node, an alias as all that it stands for; raise where these are too many."""
+    """Count the values below a node, an alias as all values that it repeats; raise an error where they are too many."""
     if id(node) in counts:
         if not counts[id(node)]:
             raise _refusal(node, "an alias stands inside the value that it repeats")
         return counts[id(node)]
-    counts[id(node)] = 0  # while its children are counted
+    counts[id(node)] = 0  # while its children are counted, so that an alias to itself is seen
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
     if isinstance(node, yaml.MappingNode):
         children = [child for pair in children for child in pair]
     count = 1 + sum(_count_nodes(child, counts) for child in children)
-    if count > NODES:
-        raise _refusal(node, f"with its aliases written out this has more than {NODES:,} values")
+    if count > YAML_NODES:
+        raise _refusal(node, f"with its aliases written out this has more than {YAML_NODES:,} values")
     counts[id(node)] = count
     return count

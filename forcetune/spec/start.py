@@ -1,10 +1,10 @@
-"""What a search begins with: known configurations, and studies to learn from."""
+"""The start of a search: known configurations, and studies to learn from."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forcetune.names import suggestion
-from forcetune.spec.domains import Fixed, check_within
+from forcetune.spec.domains import Fixed, check_in_domain
 from forcetune.spec.problems import Problem
 
 if TYPE_CHECKING:
@@ -12,49 +12,53 @@ if TYPE_CHECKING:
 
 
 def parse_start(study: "Study") -> list[dict[str, Any]]:
-    """Return the values that each of `search.start` gives, in the order of the study's space. Raise Problem."""
+    """Return the values that each configuration of `search.start` sets, in the order of the study's space.
+
+    Raises:
+        Problem: The study can never propose one of them.
+    """
     for problem in start_problems(study):
         raise problem
-    return [_values(study, f"search.start.{i}", written) for i, written in enumerate(study.search.start)]
+    return [_parse_values(study, f"search.start.{i}", written) for i, written in enumerate(study.search.start)]
 
 
 def start_problems(study: "Study") -> Iterator[Problem]:
-    """Yield a problem for each of `search.start` that the study would never propose, or that stands there twice."""
-    first: dict[tuple[tuple[str, Any], ...], int] = {}
+    """Yield a problem for each of `search.start` that the study can never propose, or that is there twice."""
+    first_index: dict[tuple[tuple[str, Any], ...], int] = {}
     for i, written in enumerate(study.search.start):
         try:
-            values = tuple(_values(study, f"search.start.{i}", written).items())
+            values = tuple(_parse_values(study, f"search.start.{i}", written).items())
         except Problem as problem:
             yield problem
             continue
-        if first.setdefault(values, i) != i:
-            yield Problem(f"search.start.{i}", f"is the same as search.start.{first[values]}")
+        if first_index.setdefault(values, i) != i:
+            yield Problem(f"search.start.{i}", f"is the same as search.start.{first_index[values]}")
 
 
-def _values(study: "Study", place: str, written: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_values(study: "Study", position: str, written: Mapping[str, Any]) -> dict[str, Any]:
     for name in written:
         if name not in study.space:
             raise Problem(
-                f"{place}.{name}",
+                f"{position}.{name}",
                 f"the study's trial has no such field{suggestion(str(name), study.space)}; "
                 f"allowed: {', '.join(study.space)}",
             )
-    given: dict[str, Any] = {}
+    start_values: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
     for name, domain in study.space.items():
         parents = sorted(study.parents(name))
         left_out = [parent for parent in parents if parent not in chosen]
-        active = not left_out and study.active(name, chosen)
+        is_active = not left_out and study.is_active(name, chosen)
         if name in written:
-            given[name] = chosen[name] = check_within(name, f"{place}.{name}", written[name], domain)
+            start_values[name] = chosen[name] = check_in_domain(name, f"{position}.{name}", written[name], domain)
             if left_out:
-                raise Problem(f"{place}.{name}", f"depends on {left_out[0]}, which the configuration leaves out")
-            if not active:
-                of = ", ".join(f"{parent} {chosen[parent]}" for parent in parents)
-                raise Problem(f"{place}.{name}", f"a trial with {of} has no {name}; leave it out")
-        elif active and isinstance(domain, Fixed):
+                raise Problem(f"{position}.{name}", f"depends on {left_out[0]}, which the configuration leaves out")
+            if not is_active:
+                parent_values = ", ".join(f"{parent} {chosen[parent]}" for parent in parents)
+                raise Problem(f"{position}.{name}", f"a trial with {parent_values} has no {name}; leave it out")
+        elif is_active and isinstance(domain, Fixed):
             chosen[name] = domain.value
-    return given
+    return start_values
 
 
 def warm_start_problems(study: "Study") -> Iterator[Problem]:

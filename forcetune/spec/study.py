@@ -1,4 +1,4 @@
-"""A study: one file, one Optuna study, one MLflow experiment."""
+"""The study: one file, one Optuna study, one MLflow experiment."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
@@ -11,18 +11,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, resolve, suggestion
-from forcetune.spec.domains import Domain, Fixed, Range, describe, parse_domain
+from forcetune.spec.domains import Domain, Fixed, Range, describe_error, parse_domain
 from forcetune.spec.problems import Problem, collect, show_value, summarize
 from forcetune.spec.reading import read_yaml
 from forcetune.spec.start import parse_start, start_problems, warm_start_problems
 from forcetune.spec.task import Bound, Direction, Objective, Task, make_task, task_problems
-from forcetune.spec.trial import CONDITIONAL, Trial, applies
+from forcetune.spec.trial import CONDITIONAL_FIELDS, Trial, is_applicable
 
-REQUIRED = [name for name, info in Trial.model_fields.items() if info.is_required()]
+REQUIRED_TRIAL_FIELDS = [name for name, info in Trial.model_fields.items() if info.is_required()]
 DEFAULT_TRIALS = 32
-GRID_TRIALS = 100_000  # of one study, which lists them all before it starts
-NAME_CHARACTERS = 200  # a file system takes 255, what forcetune adds to the name included
-LAST_SEED = 2**62  # fresh seeds follow it, below 2^63
+GRID_TRIALS = 100_000  # at most, since a study lists all of them before it starts
+NAME_CHARACTERS = 200  # a file system takes 255, and forcetune adds to the name
+LAST_SEED = 2**62  # of a study; fresh seeds follow it, below 2^63
 
 
 class _Section(BaseModel):
@@ -30,20 +30,20 @@ class _Section(BaseModel):
 
 
 class Seeds(_Section):
-    """How often a point is run again."""
+    """The limit on the re-runs of a point."""
 
     front: int = Field(ge=1, description="fresh seeds at most for a front point and what lies within its noise")
 
 
 class Budget(_Section):
-    """What a search may cost."""
+    """The limit on the cost of a search."""
 
     hours: float | None = Field(None, gt=0, description="of searching, restarts included")
     device_hours: float | None = Field(None, gt=0, description="of GPUs, or of cores where a trial has no GPU")
 
 
 class Patience(_Section):
-    """When the front counts as found."""
+    """The condition under which the front counts as complete."""
 
     trials: int = Field(ge=1, description="trials within which the front must grow")
     gain: float = Field(gt=0, description="by this share of its hypervolume")
@@ -57,7 +57,7 @@ def _number_or_share(written: Any) -> Any:
 
 
 class Search(_Section):
-    """How configurations are proposed."""
+    """The section `search:`: how configurations are proposed."""
 
     trials: int | None = Field(
         None,
@@ -92,18 +92,18 @@ class Search(_Section):
 
 
 AUTO: Literal["auto"] = "auto"
-Priority = Literal["normal", "low"]  # of a study among those of its cluster
+Priority = Literal["normal", "low"]  # of a study among the studies on its cluster
 
 
 def _number_or_auto(written: Any) -> Any:
     number = isinstance(written, int | float) and not isinstance(written, bool)
     if written != AUTO and not (number and 0 <= written < float("inf")):
-        raise ValueError("should be a number, at least 0, or auto")  # else pydantic says it once a form
+        raise ValueError("should be a number, at least 0, or auto")  # pydantic itself reports one error for each type
     return written
 
 
 class Resources(_Section):
-    """What one trial occupies, and how many run at once."""
+    """The section `resources:`: what one trial occupies, and how many trials run at once."""
 
     cpus: float = Field(1, gt=0, description="cores a trial, and its threads")
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
@@ -122,27 +122,28 @@ class Resources(_Section):
 
 
 class ResolvedResources(Resources):
-    """The same with the GPUs of a trial as a number, also where the study leaves it open."""
+    """The resources with the GPUs of a trial as a number, also where the study has `auto`."""
 
     gpus: float = 0
 
 
 class Code(_Section):
-    """What goes to a cluster beside the study file."""
+    """The section `code:`: what is sent to a cluster with the study file."""
 
     paths: list[str] = Field(default=[], description="files and folders of the user's own code, in the current folder")
     pip: list[str] = Field(default=[], description="requirements that the cluster's machines lack")
 
 
-SHORT, LONG = "short", "long"  # what stands for a whole section, or the section; in no place that is shown
-T = TypeVar("T")
-_Short = Annotated[T, Tag(SHORT)]
-_Long = Annotated[T, Tag(LONG)]
-_BY_FORM = Discriminator(lambda written: LONG if isinstance(written, dict | BaseModel) else SHORT)
+# The two forms of a section: a value that stands for it, or its keys. They are never shown to the user.
+SHORT_FORM, LONG_FORM = "short", "long"
+Form = TypeVar("Form")
+_Short = Annotated[Form, Tag(SHORT_FORM)]
+_Long = Annotated[Form, Tag(LONG_FORM)]
+_BY_FORM = Discriminator(lambda written: LONG_FORM if isinstance(written, dict | BaseModel) else SHORT_FORM)
 
 
 class Study(_Section):
-    """A whole study file; make one with `load(path)` or `Study.from_dict(...)`, which validate it."""
+    """The content of a study file; `load(path)` and `Study.from_dict(...)` make one and validate it."""
 
     study: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="the study's name"
@@ -176,7 +177,17 @@ class Study(_Section):
 
     @classmethod
     def from_dict(cls, written: Any) -> "Study":
-        """Validate what was written. Raises InputError naming the place, what is there and what is allowed."""
+        """Validate the content of a study file.
+
+        Args:
+            written: The content, as plain data.
+
+        Returns:
+            The study.
+
+        Raises:
+            InputError: The content is not valid. The message has the position, the value and what is allowed.
+        """
         if not isinstance(written, Mapping):
             kind = "nothing" if written is None else type(written).__name__
             raise InputError(
@@ -185,7 +196,7 @@ class Study(_Section):
         try:
             study = cls.model_validate(dict(written))
         except ValidationError as error:
-            messages = [_explain(e) for e in error.errors(include_url=False)]
+            messages = [_explain(details) for details in error.errors(include_url=False)]
             trial = written.get("trial")
             if isinstance(trial, Mapping) and all(isinstance(name, str) for name in trial):
                 messages += _trial_problems(trial)
@@ -207,23 +218,39 @@ class Study(_Section):
             raise Problem("trial", f"`when:` goes in a circle: {' -> '.join(error.args[1])}") from None
         return {name: self._domains[name] for name in order}
 
-    def active(self, name: str, chosen: Mapping[str, Any]) -> bool:
-        """Whether a field has a value, given the values chosen before it."""
-        if not applies(name, chosen):
+    def is_active(self, name: str, chosen: Mapping[str, Any]) -> bool:
+        """Return whether a field has a value.
+
+        Args:
+            name: The field.
+            chosen: The values of the fields before it in `space`.
+        """
+        if not is_applicable(name, chosen):
             return False
         when = self.space[name].when
         return all(parent in chosen and chosen[parent] in values for parent, values in when.items())
 
     def make_trial(self, sampled: Mapping[str, Any]) -> Trial:
-        """The trial with these sampled values and the study's fixed ones."""
+        """Return the trial with the study's fixed values and sampled ones.
+
+        Args:
+            sampled: The values of the fields that are sampled, by name.
+        """
         values: dict[str, Any] = {}
         for name, domain in self.space.items():
-            if self.active(name, values):
+            if self.is_active(name, values):
                 values[name] = domain.value if isinstance(domain, Fixed) else sampled[name]
         return Trial(**values)
 
     def grid(self) -> Iterator[Trial]:
-        """Every combination of the choices, once each. Raises InputError where a field is a range."""
+        """Yield a trial for every combination of the choices, each once.
+
+        Yields:
+            The trials.
+
+        Raises:
+            InputError: A field is a range.
+        """
         if ranges := self.ranges():
             raise InputError(f"trial.{ranges[0]} is a range: it has no finite list of values")
         seen = set()
@@ -234,19 +261,26 @@ class Study(_Section):
                 yield trial
 
     def combinations(self, names: Collection[str]) -> Iterator[dict[str, Any]]:
-        """What these fields and those they depend on may be together; of a range, its ends."""
-        wanted = {*names, *(parent for name in names for parent in self._ancestors(name))}
+        """Return the combinations of the values of some fields and of the fields that they depend on.
 
-        def extend(rest: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            if not rest:
+        Args:
+            names: The fields. A range counts as its two ends.
+
+        Returns:
+            The values by field, one dict for each combination.
+        """
+        included = {*names, *(parent for name in names for parent in self._ancestors(name))}
+
+        def extend(remaining: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if not remaining:
                 yield chosen
-            elif not self.active(rest[0], chosen):
-                yield from extend(rest[1:], chosen)
+            elif not self.is_active(remaining[0], chosen):
+                yield from extend(remaining[1:], chosen)
             else:
-                for value in self.space[rest[0]].values:
-                    yield from extend(rest[1:], {**chosen, rest[0]: value})
+                for value in self.space[remaining[0]].values:
+                    yield from extend(remaining[1:], {**chosen, remaining[0]: value})
 
-        return extend([name for name in self.space if name in wanted], {})
+        return extend([name for name in self.space if name in included], {})
 
     def _ancestors(self, name: str) -> Iterator[str]:
         for parent in self.parents(name):
@@ -254,33 +288,38 @@ class Study(_Section):
             yield from self._ancestors(parent)
 
     def parents(self, name: str) -> set[str]:
-        """The fields of the file on whose values it depends whether a trial has this one."""
-        implied = {"method"} if name in CONDITIONAL else set()
+        """Return the fields of the file whose values decide whether a trial has a field.
+
+        Args:
+            name: The field.
+        """
+        implied = {"method"} if name in CONDITIONAL_FIELDS else set()
         if name == "saliency_batch_size":
             implied.add("samples_per_class")
         return {*self._domains[name].when, *implied} & set(self._domains)
 
     def ranges(self) -> list[str]:
-        """The fields that are ranges, of which there is no finite list."""
+        """Return the fields whose domains are ranges, which have no finite list of values."""
         return [name for name, domain in self.space.items() if isinstance(domain, Range)]
 
     @cached_property
     def trials(self) -> int:
-        """How many trials the study shall have."""
+        """The number of trials that the study is to have."""
         size = sum(1 for _ in self.grid()) if self.search.sampler == "grid" else None
-        wanted = self.search.trials or size or DEFAULT_TRIALS
-        return min(wanted, size) if size else wanted
+        trials = self.search.trials or size or DEFAULT_TRIALS
+        return min(trials, size) if size else trials
 
     @cached_property
     def start(self) -> list[dict[str, Any]]:
-        """The values that each known configuration gives, parents of a `when:` before their children."""
+        """The values that each known configuration sets, parents of a `when:` before their children."""
         return parse_start(self)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What may not change once the study has trials: all but `search:`, `resources:` and what `code:` ships.
+        """The content that may not change once the study has trials: all but `search:`, `resources:` and `code:`.
 
-        What is at its default is left out, but for the objectives: a new key re-names no study.
+        Values at their defaults are left out, except the objectives, so that a new key does not change the identity of
+        a study.
         """
         return {
             "objectives": self.model_dump(include={"objectives"})["objectives"],
@@ -288,53 +327,75 @@ class Study(_Section):
         }
 
     @property
-    def shipped(self) -> Code:
-        """What `code:` says, in its long form."""
+    def shipped_code(self) -> Code:
+        """The section `code:` in its long form."""
         return self.code if isinstance(self.code, Code) else Code(paths=self.code)
 
     @property
     def modules(self) -> set[str]:
-        """The modules and packages, by their first names, of the functions `package.module:function` in the file."""
-        named = [self.task.loss, self.task.measure, self.task.train, *self.task.metrics]
+        """The top-level modules and packages of the functions `package.module:function` in the file."""
+        functions = [self.task.loss, self.task.measure, self.task.train, *self.task.metrics]
         for field in ("dataset", "model", "method", "saliency_loss"):
-            named += self.space[field].values if field in self.space else []
-        return {name.partition(":")[0].partition(".")[0] for name in named if name and ":" in name}
+            functions += self.space[field].values if field in self.space else []
+        return {name.partition(":")[0].partition(".")[0] for name in functions if name and ":" in name}
 
     @property
     def first_fresh_seed(self) -> int:
-        """From here on no seed is one that the study itself can ask for."""
-        known = self.space["seed"].values if "seed" in self.space else [Trial.model_fields["seed"].default]
-        return 1 + int(max(known))
+        """The lowest seed above all seeds of the study's own trials."""
+        seeds = self.space["seed"].values if "seed" in self.space else [Trial.model_fields["seed"].default]
+        return 1 + int(max(seeds))
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """`max` or `min` for each objective."""
-        return {n: o.direction if isinstance(o, Objective) else o for n, o in self.objectives.items()}
+        """The direction of each objective, `max` or `min`."""
+        return {
+            name: objective.direction if isinstance(objective, Objective) else objective
+            for name, objective in self.objectives.items()
+        }
 
     @property
     def stopping(self) -> str:
-        """The rule by which trials are stopped early; a grid is asked for whole unless it says otherwise."""
+        """The rule by which trials are stopped early; without one in the file, a grid stops none."""
         return self.search.stopping or ("none" if self.search.sampler == "grid" else "pareto")
 
     def references(self, chance: float) -> dict[str, float]:
-        """Where the hypervolume of each objective is measured from, as far as it is known; chance: the accuracy of."""
+        """Return the reference point of the hypervolume.
+
+        Args:
+            chance: The accuracy of a random guess, 0 to 1.
+
+        Returns:
+            The coordinate of each objective, except those for which neither the file nor forcetune has one.
+        """
         highest = max(self.space["density"].values)
-        known = {"val_accuracy": chance, "density": highest, "sparsity": 1 - highest}
-        named = {n: o.reference for n, o in self.objectives.items() if isinstance(o, Objective)}
-        return {name: value for name, value in {**known, **named}.items() if name in self.objectives}
+        defaults = {"val_accuracy": chance, "density": highest, "sparsity": 1 - highest}
+        written = {
+            metric: objective.reference
+            for metric, objective in self.objectives.items()
+            if isinstance(objective, Objective)
+        }
+        return {name: value for name, value in {**defaults, **written}.items() if name in self.objectives}
 
     @cached_property
     def task(self) -> Task:
-        """What the study asks of every trial beside its fields."""
+        """The task that all trials of the study share."""
         return make_task(self)
 
-    def companion(self, search: Search, **changed: Any) -> "Study":
-        """The study of this one's companions, which proposes nothing by itself; changed: other sections."""
+    def make_companion(self, search: Search, **changed: Any) -> "Study":
+        """Make the study of this study's companions, which proposes no trials by itself.
+
+        Args:
+            search: The section `search:` of the new study.
+            changed: The other top-level keys that differ from this study's.
+
+        Returns:
+            The study, whose name is this one's with `.companion` after it.
+        """
         written = {**self.model_dump(exclude={"search"}), **changed}
         return Study.model_validate({**written, "study": self.study + COMPANION, "search": search.model_dump()})
 
     def _problems(self) -> list[str]:
-        """Return what is wrong: all that can be told before what it depends on is mended."""
+        """Return the problems of the study, without those that can be found only after others are corrected."""
         stages: list[Iterable[Callable[[], object]]] = [
             [lambda: self.space],
             (partial(self._check_when, name) for name in self.trial),
@@ -349,7 +410,7 @@ class Study(_Section):
         return messages or [*map(str, self._search_problems())]
 
     def _section_problems(self) -> Iterator[Problem]:
-        """Yield what is wrong outside of `trial:`, whatever stands there."""
+        """Yield the problems outside of `trial:`, which do not depend on it."""
         if self.study.endswith(COMPANION):
             yield Problem("study", f"{self.study!r}: names that end in {COMPANION} are kept for forcetune's re-runs")
         if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
@@ -366,7 +427,7 @@ class Study(_Section):
             raise Problem("trial", f"the grid has more than {GRID_TRIALS:,} trials; list fewer choices, or use `tpe`")
 
     def _search_problems(self) -> Iterator[Problem]:
-        """Yield what objectives, constraints and `search:` ask for that the trials do not have."""
+        """Yield a problem for what objectives, constraints and `search:` need and the trials do not have."""
         yield from task_problems(self)
         yield from start_problems(self)
         if len(self.search.start) > self.trials:
@@ -383,73 +444,84 @@ class Study(_Section):
 
     def _check_when(self, name: str) -> None:
         when = self.space[name].when
-        place = f"trial.{name}.when"
-        if when and name in REQUIRED:
-            raise Problem(place, f"every trial has a {name}, so it cannot depend on another field")
+        position = f"trial.{name}.when"
+        if when and name in REQUIRED_TRIAL_FIELDS:
+            raise Problem(position, f"every trial has a {name}, so it cannot depend on another field")
         for parent, values in when.items():
             if parent not in self.space:
                 raise Problem(
-                    f"{place}.{parent}",
+                    f"{position}.{parent}",
                     f"the study's trial has no such field{suggestion(str(parent), self.space)}; "
-                    f"allowed: {', '.join(n for n in self.space if n != name)}",
+                    f"allowed: {', '.join(field for field in self.space if field != name)}",
                 )
             domain = self.space[parent]
             if isinstance(domain, Range):
-                raise Problem(f"{place}.{parent}", "is a range; `when:` asks for fixed values or choices")
+                raise Problem(f"{position}.{parent}", "is a range; `when:` asks for fixed values or choices")
             for value in values:
                 if value not in domain.values:
                     raise Problem(
-                        f"{place}.{parent}",
+                        f"{position}.{parent}",
                         f"{show_value(value)} is never chosen; allowed: {', '.join(map(str, domain.values))}",
                     )
 
     def _name_checks(self) -> Iterator[Callable[[], object]]:
-        """Yield a check for each name of a table's row, or of a function of the user's own."""
+        """Yield a check for each name of a row of a table, and of a function of the user's own."""
         from forcetune.data import DATASETS
         from forcetune.models import find_builder
-        from forcetune.pruning import LOSSES, SCHEDULES, method_row
+        from forcetune.pruning import SALIENCY_LOSSES, SCHEDULES, method_row
         from forcetune.training import find_loss
 
-        resolvers: dict[str, Callable[[str], Any]] = {
+        finders: dict[str, Callable[[str], Any]] = {
             "dataset": partial(resolve, table=DATASETS, kind="data set"),
             "model": find_builder,
             "method": method_row,
             "schedule": partial(resolve, table=SCHEDULES, kind="schedule"),
-            "saliency_loss": partial(resolve, table=LOSSES, kind="loss"),
+            "saliency_loss": partial(resolve, table=SALIENCY_LOSSES, kind="loss"),
         }
-        for name, find in resolvers.items():
+        for name, find in finders.items():
             for value in self.space[name].values if name in self.space else []:
-                yield partial(_find, f"trial.{name}", find, value)
-        yield partial(_find, "loss", find_loss, self.task.loss)
+                yield partial(_check_name, f"trial.{name}", find, value)
+        yield partial(_check_name, "loss", find_loss, self.task.loss)
         functions = {"measure": self.task.measure, "train": self.task.train}
         for key, function in [*functions.items(), *(("metrics", metric) for metric in self.task.metrics)]:
             if function is not None:
-                yield partial(_find, key, partial(resolve, table={}, kind=key), function)
+                yield partial(_check_name, key, partial(resolve, table={}, kind=key), function)
 
 
 def _trial_problems(trial: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the keys under `trial:`, and with each domain by itself."""
+    """Return the problems of the keys under `trial:`, and of each domain by itself."""
     messages = []
     for name in trial:
         if name not in Trial.model_fields:
             allowed = ", ".join(Trial.model_fields)
-            near = suggestion(str(name), Trial.model_fields)
-            messages.append(f"trial.{name}: unknown key{near}; allowed: {allowed}")
-    missing = [name for name in REQUIRED if name not in trial]
-    messages += [f"trial.{name}: is missing; required: {', '.join(REQUIRED)}" for name in missing]
+            hint = suggestion(str(name), Trial.model_fields)
+            messages.append(f"trial.{name}: unknown key{hint}; allowed: {allowed}")
+    missing = [name for name in REQUIRED_TRIAL_FIELDS if name not in trial]
+    messages += [f"trial.{name}: is missing; required: {', '.join(REQUIRED_TRIAL_FIELDS)}" for name in missing]
     fields = (name for name in trial if name in Trial.model_fields)
     return messages + collect(partial(parse_domain, name, trial[name]) for name in fields)
 
 
-def _find(place: str, find: Callable[[str], Any], name: str) -> None:
+def _check_name(position: str, find: Callable[[str], Any], name: str) -> None:
+    """Raise a Problem at this position where a name is not found."""
     try:
         find(name)
     except InputError as error:
-        raise Problem(place, str(error)) from None
+        raise Problem(position, str(error)) from None
 
 
 def load(path: str | Path) -> Study:
-    """Read and validate a study file. Raises InputError, its message starting with the file's path."""
+    """Read and validate a study file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The study.
+
+    Raises:
+        InputError: The file cannot be read, or its content is not valid. The message begins with the path.
+    """
     written = read_yaml(path)
     try:
         return Study.from_dict(written)
@@ -457,24 +529,25 @@ def load(path: str | Path) -> Study:
         raise InputError(f"{path}: {error}") from None
 
 
-def _owner(place: list[str]) -> type[BaseModel]:
-    """The section that an unknown key at this place stands in."""
+def _find_section(keys: list[str]) -> type[BaseModel]:
+    """Return the section of a value, from the keys of its position."""
     sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources, "code": Code}
     inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
-    if place[0] == "search" and len(place) > 1:
-        return inner.get(place[1], Search)
-    if place[0] == "objectives":
+    if keys[0] == "search" and len(keys) > 1:
+        return inner.get(keys[1], Search)
+    if keys[0] == "objectives":
         return Objective
-    if place[0] == "constraints":
+    if keys[0] == "constraints":
         return Bound
-    return sections.get(place[0], Study) if len(place) > 1 else Study
+    return sections.get(keys[0], Study) if len(keys) > 1 else Study
 
 
 def _explain(error: Any) -> str:
-    parts = [str(part) for part in error["loc"] if part not in (SHORT, LONG)]
-    place, owner = ".".join(parts), _owner(parts)
+    keys = [str(key) for key in error["loc"] if key not in (SHORT_FORM, LONG_FORM)]
+    position, section = ".".join(keys), _find_section(keys)
     if error["type"] == "string_pattern_mismatch":
         return (
-            f"{place}: {show_value(error['input'])} is no name; allowed: letters, digits, _ . - after a letter or digit"
+            f"{position}: {show_value(error['input'])} is no name; "
+            "allowed: letters, digits, _ . - after a letter or digit"
         )
-    return f"{place}: {describe(error, owner)}"
+    return f"{position}: {describe_error(error, section)}"

@@ -1,4 +1,4 @@
-"""What a study asks of every trial beside its fields: objectives, constraints, and functions of the user's own."""
+"""The task that all trials of a study share: objectives, constraints and functions of the user's own."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from forcetune.spec.problems import Problem, summarize
 if TYPE_CHECKING:
     from forcetune.spec.study import Study
 
-BEFORE: dict[str, str] = {
+STATIC_METRICS: dict[str, str] = {
     "density": "fraction of prunable weights kept",
     "sparsity": "1 - density",
     "effective_density": "fraction of prunable weights that lie on a path from input to output",
@@ -30,7 +30,7 @@ METRICS: dict[str, str] = {
     "train_loss": "the mean `loss` over the epoch's steps",
     "val_loss": "the `loss` on the validation images",
     "val_accuracy": "share of the validation images put in their class, 0 to 1",
-    **BEFORE,
+    **STATIC_METRICS,
     "trained_macs_fraction": "multiply-adds of a training step over the dense network's: less than 1 where dead "
     "channels are cut out",
     "train_seconds": "time to train, validation included",
@@ -49,7 +49,7 @@ class Objective(BaseModel):
 
 
 class Bound(BaseModel):
-    """What a metric known before training may be, both ends included."""
+    """The bounds of a static metric, both included."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -59,7 +59,17 @@ class Bound(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """The part of a study that a trial is run by, beside its fields; each name is a function's of the user's own."""
+    """The part of a study that its trials share; a trial is run by it and by the fields of the trial.
+
+    Attributes:
+        constraints: The lower and upper bounds of static metrics, by their names; None for no bound.
+        measure: The user's function that measures the pruned network, as `package.module:function`.
+        metrics: The user's functions that measure the outputs for the validation images.
+        loss: The training loss: a row of TRAINING_LOSSES, or the user's function.
+        train: The user's training loop.
+        compiled: Whether torch.compile compiles the network.
+        tested: Whether the trained network is measured on the test images too.
+    """
 
     constraints: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     measure: str | None = None
@@ -67,12 +77,19 @@ class Task:
     loss: str = "cross_entropy"
     train: str | None = None
     compiled: bool = False
-    tested: bool = False  # whether the trained network is measured on the test images too
+    tested: bool = False
 
-    def broken(self, metrics: Mapping[str, float]) -> str | None:
-        """The first constraint that these metrics break, and how; None where they meet all.
+    def find_violation(self, metrics: Mapping[str, float]) -> str | None:
+        """Find the first constraint that static metrics break.
 
-        Raises ValueError where one is not among them.
+        Args:
+            metrics: The static metrics, by name.
+
+        Returns:
+            A message with the metric and its bound; None where all constraints are met.
+
+        Raises:
+            ValueError: A constraint bounds a metric that is not given.
         """
         for name, (low, high) in self.constraints.items():
             if name not in metrics:
@@ -86,8 +103,10 @@ class Task:
 
 
 def make_task(study: "Study") -> Task:
-    """The study's; test images are for companions alone, so that nothing is ever chosen by them."""
-    bounds = {n: b if isinstance(b, Bound) else Bound(max=b) for n, b in study.constraints.items()}
+    """Return the task of a study. Only companions are measured on test images, so that nothing is chosen by them."""
+    bounds = {
+        metric: limit if isinstance(limit, Bound) else Bound(max=limit) for metric, limit in study.constraints.items()
+    }
     metrics = [study.metrics] if isinstance(study.metrics, str) else study.metrics
     return Task(
         constraints={name: (bound.min, bound.max) for name, bound in bounds.items()},
@@ -103,42 +122,52 @@ def make_task(study: "Study") -> Task:
 def task_problems(study: "Study") -> Iterator[Problem]:
     """Yield a problem for each objective or constraint that no trial can report, and where `train` is compiled.
 
-    What the user's own functions report is not known before they are called.
+    Metrics of the user's own functions are not checked here, since their names are known only after a call.
     """
     if study.train and study.resources.compile:
         yield Problem("resources.compile", f"compiles forcetune's training loop, and this study has {study.train}")
-    own = "measure" if study.measure else None
-    yield from _metric_problems("constraints", study.constraints, BEFORE, own)
+    user_function = "measure" if study.measure else None
+    yield from _metric_problems("constraints", study.constraints, STATIC_METRICS, user_function)
     if study.metrics or study.train:
-        own = "metrics" if study.metrics else "train"
-    yield from _metric_problems("objectives", study.objectives, METRICS, own)
+        user_function = "metrics" if study.metrics else "train"
+    yield from _metric_problems("objectives", study.objectives, METRICS, user_function)
     for name, bound in study.constraints.items():
         if isinstance(bound, Bound) and bound.min is None and bound.max is None:
             yield Problem(f"constraints.{name}", "bounds nothing; allowed: a number (at most), or {min: , max: }")
 
 
-def check_reported(study: "Study", before: Iterable[str], after: Iterable[str]) -> None:
-    """Raise InputError where a constraint or an objective is none of the metrics that a trial was seen to have.
+def check_reported(study: "Study", static_metrics: Iterable[str], all_metrics: Iterable[str]) -> None:
+    """Check that the trials of a study report the metrics of its constraints and objectives.
 
-    before, after: those before training, and in all. What a `train` loop reports is known only when it runs.
+    Objectives are not checked where the study has a `train` loop, whose metrics are known only when it runs.
+
+    Args:
+        study: The study.
+        static_metrics: The names of the static metrics that a trial reports.
+        all_metrics: The names of all metrics that a trial reports.
+
+    Raises:
+        InputError: No trial reports one of the metrics.
     """
     problems = [
-        *_metric_problems("constraints", study.constraints, before, None),
-        *_metric_problems("objectives", study.objectives, after, study.train),
+        *_metric_problems("constraints", study.constraints, static_metrics, None),
+        *_metric_problems("objectives", study.objectives, all_metrics, study.train),
     ]
     if problems:
         raise InputError(summarize(map(str, problems)))
 
 
-def _metric_problems(section: str, names: Iterable[str], known: Iterable[str], own: str | None) -> Iterator[Problem]:
+def _metric_problems(
+    section: str, names: Iterable[str], allowed: Iterable[str], user_function: str | None
+) -> Iterator[Problem]:
     for name in names:
-        if name in known or own:
+        if name in allowed or user_function:
             continue
         if name in METRICS:
             yield Problem(
                 f"{section}.{name}",
-                f"is not known before training; allowed: {', '.join(known)}, and what `measure` returns",
+                f"is not known before training; allowed: {', '.join(allowed)}, and what `measure` returns",
             )
         else:
-            message = f"no trial reports this metric{suggestion(name, known)}; allowed: {', '.join(known)}"
+            message = f"no trial reports this metric{suggestion(name, allowed)}; allowed: {', '.join(allowed)}"
             yield Problem(f"{section}.{name}", message)

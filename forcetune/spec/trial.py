@@ -1,4 +1,4 @@
-"""One configuration: what `trial:` of a study file sets or samples."""
+"""One configuration, whose fields `trial:` of a study file sets or samples."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Fields that only some methods have, by the column of METHODS that says so; the scores' own options are such too.
-ONLY_FOR = {
+# The column of METHODS that says whether a method has a field. METHOD_OPTIONS are such fields too.
+METHOD_COLUMNS = {
     "iterations": "uses_iterations",
     "schedule": "iterative",
     "batches_per_step": "data",
@@ -16,9 +16,9 @@ ONLY_FOR = {
     "samples_per_class": "data",
     "saliency_loss": "data",
 }
-OPTIONS = ("temperature", "inner_steps", "inner_lr")
+METHOD_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
-CONDITIONAL = {*ONLY_FOR, *OPTIONS}
+CONDITIONAL_FIELDS = {*METHOD_COLUMNS, *METHOD_OPTIONS}
 
 
 class Trial(BaseModel):
@@ -84,37 +84,37 @@ class Trial(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_numpy(cls, values: Any) -> Any:
-        """Numbers of numpy as Python's, and nothing where a value is missing: a row of a table makes a trial."""
+        """Turn numpy's numbers into Python's and drop missing values: a row of a table can then make a trial."""
         if not isinstance(values, Mapping):
             return values
         return {name: _to_python(value) for name, value in values.items() if not _is_missing(value)}
 
     def fields(self) -> dict[str, Any]:
-        """The fields that apply: set, and of a kind that the method has. Equal trials have equal fields."""
+        """Return the fields that apply: they have a value, and the method has them. Equal trials have equal fields."""
         values = self.model_dump()
-        return {name: value for name, value in values.items() if value is not None and applies(name, values)}
+        return {name: value for name, value in values.items() if value is not None and is_applicable(name, values)}
 
     @property
     def key(self) -> str:
         """A hash of the fields that apply and differ from their defaults: a new field re-keys nothing."""
-        told = {
+        changed_fields = {
             name: value for name, value in self.fields().items() if value != type(self).model_fields[name].get_default()
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(changed_fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the method's score that are set."""
-        return {name: value for name, value in self.fields().items() if name in OPTIONS}
+        return {name: value for name, value in self.fields().items() if name in METHOD_OPTIONS}
 
     @property
-    def balanced(self) -> int:
-        """Images of each class in a saliency batch; 0 where it is drawn from all images."""
-        return _balanced(self.method, self.samples_per_class)
+    def saliency_samples_per_class(self) -> int:
+        """The number of images of each class in a saliency batch; 0 where the batch is drawn from all images."""
+        return _find_samples_per_class(self.method, self.samples_per_class)
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is pandas' NA or NaN."""
+    """Return whether a value is pandas' NA or NaN."""
     return type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
 
 
@@ -123,26 +123,35 @@ def _to_python(value: Any) -> Any:
 
 
 def method_label(fields: Mapping[str, Any]) -> str:
-    """The method and the controls that are on, in a word each: `snip+shuffle`."""
+    """Return the name of a trial's method and those of its controls, as `snip+shuffle`.
+
+    Args:
+        fields: The fields of the trial.
+    """
     controls = [name for name in CONTROLS if fields.get(name)]
-    return "+".join([fields["method"], *(f"small_dense:{fields[n]}" if n == "small_dense" else n for n in controls)])
+    return "+".join(
+        [
+            fields["method"],
+            *(f"small_dense:{fields[control]}" if control == "small_dense" else control for control in controls),
+        ]
+    )
 
 
-def applies(field: str, values: Mapping[str, Any]) -> bool:
-    """Whether a trial with these values has this field (`iterations` of a one-shot method would mean nothing)."""
-    if field not in CONDITIONAL:
+def is_applicable(field: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a trial with these values has a field; with a one-shot method it has no `iterations`."""
+    if field not in CONDITIONAL_FIELDS:
         return True
     from forcetune.pruning import method_row
 
     row = method_row(values["method"])
-    if field in OPTIONS:
+    if field in METHOD_OPTIONS:
         return field in row.options
-    if field == "saliency_batch_size" and _balanced(values["method"], values.get("samples_per_class")):
+    if field == "saliency_batch_size" and _find_samples_per_class(values["method"], values.get("samples_per_class")):
         return False
-    return bool(getattr(row, ONLY_FOR[field]))
+    return bool(getattr(row, METHOD_COLUMNS[field]))
 
 
-def _balanced(method: str, samples_per_class: int | None) -> int:
+def _find_samples_per_class(method: str, samples_per_class: int | None) -> int:
     from forcetune.pruning import method_row
 
     row = method_row(method)

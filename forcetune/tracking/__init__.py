@@ -1,68 +1,68 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
-from forcetune.tracking.client import check_answers, delete_experiment, exists, is_deleted, restore
-from forcetune.tracking.copying import BEGUN, MOVED_FROM, copy_experiment, find_difference
-from forcetune.tracking.curves import curves
-from forcetune.tracking.experiments import Experiment, experiments
-from forcetune.tracking.origin import CONTEXT, origin_tags
-from forcetune.tracking.records import Record, log_page, read_json, records
-from forcetune.tracking.runs import UnknownError, count_runs, is_foreign, params, runs
+from forcetune.tracking.client import check_answers, delete_experiment, has_experiment, is_deleted, restore_experiment
+from forcetune.tracking.copying import MOVED_FROM_TAG, MOVING_SUFFIX, copy_experiment, find_difference
+from forcetune.tracking.curves import load_curves
+from forcetune.tracking.experiments import Experiment, list_experiments
+from forcetune.tracking.origin import RUN_CONTEXT_VARIABLE, collect_origin_tags
+from forcetune.tracking.records import Record, list_records, log_page, read_json
+from forcetune.tracking.runs import UnknownError, count_runs, format_params, is_foreign, load_runs
 from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
-    FRONT,
-    KNEE,
-    companions,
+    FRONT_TAG,
+    KNEE_TAG,
     fetch_masks,
     find_run,
-    progress,
-    reruns,
-    run_tags,
-    study_file,
-    table,
-    trial_fields,
-    without_arms,
+    load_companions,
+    load_progress,
+    load_reruns,
+    load_run_tags,
+    load_study_file,
+    load_table,
+    load_trial_fields,
+    select_reruns,
 )
-from forcetune.tracking.writing import REFUSED, Epoch, Logged, Tracker
+from forcetune.tracking.writing import REFUSED_TAG, Epoch, LoggedContent, Tracker
 
 __all__ = [
-    "BEGUN",
-    "CONTEXT",
-    "FRONT",
-    "KNEE",
-    "MOVED_FROM",
-    "REFUSED",
+    "FRONT_TAG",
+    "KNEE_TAG",
+    "MOVED_FROM_TAG",
+    "MOVING_SUFFIX",
+    "REFUSED_TAG",
+    "RUN_CONTEXT_VARIABLE",
     "Epoch",
     "Experiment",
-    "Logged",
+    "LoggedContent",
     "Record",
     "Tracker",
     "UnknownError",
     "check_answers",
-    "companions",
+    "collect_origin_tags",
     "copy_experiment",
     "count_runs",
-    "curves",
     "delete_experiment",
-    "exists",
-    "experiments",
     "fetch_masks",
     "find_difference",
     "find_run",
+    "format_params",
+    "has_experiment",
     "is_deleted",
     "is_foreign",
+    "list_experiments",
+    "list_records",
+    "load_companions",
+    "load_curves",
+    "load_progress",
+    "load_reruns",
+    "load_run_tags",
+    "load_runs",
+    "load_study_file",
+    "load_table",
+    "load_trial_fields",
     "log_page",
     "make_tables",
-    "origin_tags",
-    "params",
-    "progress",
     "read_json",
-    "records",
-    "reruns",
-    "restore",
-    "run_tags",
-    "runs",
-    "study_file",
-    "table",
-    "trial_fields",
-    "without_arms",
+    "restore_experiment",
+    "select_reruns",
 ]

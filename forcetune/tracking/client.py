@@ -9,68 +9,89 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forcetune.errors import InputError
-from forcetune.stores import shown, sqlite_path, without_login
-from forcetune.tracking.requests import patient
-from forcetune.tracking.schema import make_tables, refuse_torn
+from forcetune.stores import hide_password, sqlite_path, without_login
+from forcetune.tracking.requests import add_retries
+from forcetune.tracking.schema import make_store_error, make_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DELETED = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
+DELETED_STAGE = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
 
-ANSWER = 5  # seconds that a server gets to say that it is there
-HEALTH_TRIES = 3  # where the connection breaks; one that is refused, or not answered, is tried once
+MLFLOW_HEALTH_TIMEOUT_S = 5  # a server that is there answers this request within milliseconds
+MLFLOW_HEALTH_TRIES = 3  # for a connection that breaks; one that is refused, or not answered, is tried once
 
 
-def client_of(uri: str) -> MlflowClient:
-    """Return a client of a store, which repeats itself what can be repeated.
+def make_client(uri: str) -> MlflowClient:
+    """Return a client of a store, which repeats the requests that can be repeated.
 
-    MLflow's own would repeat every request, also one that creates a run, and would try for minutes where a server is
-    gone.
+    MLflow's own retries are switched off: they repeat every request, also one that creates a run, and they try for
+    minutes where a server is gone.
+
+    Args:
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: MLflow cannot use the SQLite file.
     """
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # MLflow prints the URL of each ended run
     path = sqlite_path(uri)
     if path is None:
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        return patient(client) if uri.startswith(("http://", "https://")) else client
-    return _client_of_file(uri, path)
+        return add_retries(client) if uri.startswith(("http://", "https://")) else client
+    return _make_file_client(uri, path)
 
 
-def _client_of_file(uri: str, path: Path) -> MlflowClient:
-    """A client of a SQLite file, whose tables are made first where it is new. Raises InputError where it is torn."""
+def _make_file_client(uri: str, path: Path) -> MlflowClient:
+    """Return a client of a SQLite file; make MLflow's tables first where the file is new.
+
+    Raises:
+        InputError: MLflow cannot use the file.
+    """
     from mlflow import MlflowClient
 
     try:
         make_tables(path)
         return MlflowClient(uri)
     except Exception as error:  # SQLAlchemy's, alembic's, MLflow's own, or sqlite3's
-        raise refuse_torn(path, error) from error
+        raise make_store_error(path, error) from error
 
 
 def check_answers(uri: str) -> None:
-    """Raise InputError where a server of MLflow does not answer within seconds."""
+    """Check that an MLflow server answers within seconds; a store that is no server passes.
+
+    Args:
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: The server does not answer.
+    """
     if not uri.startswith(("http://", "https://")):
         return
-    for tries_left in reversed(range(HEALTH_TRIES)):
+    for tries_left in reversed(range(MLFLOW_HEALTH_TRIES)):
         try:
-            urllib.request.urlopen(f"{without_login(uri)}/health", timeout=ANSWER).close()
+            urllib.request.urlopen(f"{without_login(uri)}/health", timeout=MLFLOW_HEALTH_TIMEOUT_S).close()
         except urllib.error.HTTPError:
-            return  # somebody is there, and says more when asked for runs
+            return  # a server is there, and a request for runs gets a better error from it
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             if not (tries_left and isinstance(reason, ConnectionResetError)):
-                raise InputError(f"no MLflow server answers at {shown(uri)}: {reason}") from None
+                raise InputError(f"no MLflow server answers at {hide_password(uri)}: {reason}") from None
         else:
             return
 
 
 def is_deleted(study: str, uri: str) -> bool:
     """Return whether the experiment of this name was deleted in MLflow, which keeps it until `mlflow gc`.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
 
     Raises:
         InputError: MLflow does not answer.
@@ -79,36 +100,47 @@ def is_deleted(study: str, uri: str) -> bool:
 
     check_answers(uri)
     try:
-        experiment = client_of(uri).get_experiment_by_name(study)
+        experiment = make_client(uri).get_experiment_by_name(study)
     except MlflowException as error:
-        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
-    return experiment is not None and experiment.lifecycle_stage == DELETED
+        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+    return experiment is not None and experiment.lifecycle_stage == DELETED_STAGE
 
 
-def restore(study: str, uri: str) -> None:
-    """Restore an experiment that was deleted in MLflow, with its runs."""
-    client = client_of(uri)
+def restore_experiment(study: str, uri: str) -> None:
+    """Restore an experiment that was deleted in MLflow, with its runs.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
+    """
+    client = make_client(uri)
     if experiment := client.get_experiment_by_name(study):
         client.restore_experiment(experiment.experiment_id)
 
 
 def delete_experiment(study: str, uri: str) -> None:
-    """Delete an experiment with its runs, and leave its name free; MLflow keeps them until `mlflow gc`.
+    """Delete an experiment with its runs, and free its name; MLflow keeps both until `mlflow gc`.
 
-    Nothing happens where there is no such experiment. One that was deleted before under its own name gives it free.
+    An experiment that was deleted before, and that still has its name, is renamed too. Nothing happens where there is
+    no such experiment.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
     """
-    client = client_of(uri)
+    client = make_client(uri)
     experiment = client.get_experiment_by_name(study)
     if experiment is not None:
-        if experiment.lifecycle_stage == DELETED:
-            client.restore_experiment(experiment.experiment_id)  # MLflow renames none that is deleted
+        if experiment.lifecycle_stage == DELETED_STAGE:
+            client.restore_experiment(experiment.experiment_id)  # MLflow does not rename a deleted experiment
         client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
-    for renamed in client.search_experiments(filter_string=f"name LIKE '{study}.deleted.%'"):  # also by an earlier try
+    # An earlier call may have been cut off after it renamed an experiment.
+    for renamed in client.search_experiments(filter_string=f"name LIKE '{study}.deleted.%'"):
         if renamed.name == f"{study}.deleted.{renamed.experiment_id}":
             client.delete_experiment(renamed.experiment_id)
 
 
-def say_deleted(study: str) -> str:
+def explain_deleted(study: str) -> str:
     """Return the sentence on a study whose experiment was deleted in MLflow."""
     return (
         f"the experiment of the study {study!r} was deleted in MLflow, and its trials are still in the ledger; "
@@ -116,12 +148,20 @@ def say_deleted(study: str) -> str:
     )
 
 
-def exists(study: str, uri: str) -> bool:
-    """Whether MLflow has an experiment of this name. Raises InputError where it does not answer."""
+def has_experiment(study: str, uri: str) -> bool:
+    """Return whether MLflow has an experiment of this name, deleted or not.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
     try:
-        return client_of(uri).get_experiment_by_name(study) is not None
+        return make_client(uri).get_experiment_by_name(study) is not None
     except MlflowException as error:
-        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error

@@ -13,50 +13,70 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from forcetune.errors import InputError
-from forcetune.stores import shown, sqlite_path
-from forcetune.tracking.client import check_answers, client_of
+from forcetune.stores import hide_password, sqlite_path
+from forcetune.tracking.client import check_answers, make_client
 
-VIEW = "forcetune"
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # of an experiment; the key under which MLflow's UI keeps a saved view
-TRIALS = "tags.`forcetune.kind` = 'trial'"
-CHARTED = 1000  # runs in a scatter plot
+VIEW_KEY = "forcetune"  # the key under which MLflow's UI keeps our view of an experiment
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"  # the tag of an experiment in which MLflow's UI looks for that view
+TRIALS_FILTER = "tags.`forcetune.kind` = 'trial'"  # in the language of MLflow's search
+CHARTED_RUNS = 1000  # in a scatter plot
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of MLflow; page: its table of trials, below the server's address."""
+    """An experiment of MLflow.
+
+    Attributes:
+        name: Its name; that of the study.
+        number: Its id in the store.
+        has_view: Whether it has a saved view of its trials.
+    """
 
     name: str
     number: str
-    viewed: bool
+    has_view: bool
 
     @property
     def page(self) -> str:
-        """The table of its trials; MLflow opens on traces of language models unless told what is trained."""
+        """The path, below the server's address, of the page with the table of its trials.
+
+        The path names the type of workflow, since MLflow otherwise opens on traces of language models.
+        """
         page = f"/#/experiments/{self.number}/runs?workflowType=machine_learning"
-        if self.viewed:
-            return f"{page}&viewStateShareKey={VIEW}"
-        asked = {"searchFilter": TRIALS, "orderByKey": "metrics.`sparsity`", "orderByAsc": "true"}
-        return f"{page}&{urlencode(asked, quote_via=quote)}"
+        if self.has_view:
+            return f"{page}&viewStateShareKey={VIEW_KEY}"
+        query = {"searchFilter": TRIALS_FILTER, "orderByKey": "metrics.`sparsity`", "orderByAsc": "true"}
+        return f"{page}&{urlencode(query, quote_via=quote)}"
 
 
-def experiments(uri: str) -> list[Experiment]:
-    """The experiments of an MLflow store or server but its Default, the oldest first.
+def list_experiments(uri: str) -> list[Experiment]:
+    """Return the experiments of an MLflow store, without its Default, the oldest first.
 
-    Raises InputError where it cannot be read.
+    Args:
+        uri: The URI of the MLflow store, a file or a server.
+
+    Raises:
+        InputError: The store cannot be read.
     """
     path = sqlite_path(uri)
-    found = _of_client(uri) if path is None else _of_file(path)
-    return [each for each in found if each.name != "Default"]
+    experiments = _ask_client(uri) if path is None else _read_file(path)
+    return [experiment for experiment in experiments if experiment.name != "Default"]
 
 
-def view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
-    """The saved view: trials by sparsity, with objectives and sampled fields as columns, the front as a chart."""
+def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+    """Return the saved view of an experiment: its trials by sparsity, and two charts.
+
+    The columns are the objectives and the sampled fields; the charts are the front and the learning curves.
+
+    Args:
+        objectives: The names of the objectives.
+        fields: The names of the sampled fields.
+    """
     metrics = dict.fromkeys(["sparsity", *(name for name in objectives if name != "density")])
     columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in fields if name != "density"]
     quality = next((name for name in metrics if name != "sparsity"), "val_accuracy")
     state = {
-        "searchFilter": TRIALS,
+        "searchFilter": TRIALS_FILTER,
         "orderByKey": "metrics.`sparsity`",
         "orderByAsc": True,
         "startTime": "ALL",
@@ -64,8 +84,10 @@ def view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": [*columns, "tags.`forcetune.outcome`"],
-        "compareRunCharts": [_scatter(quality), _curves(quality)],
-        "compareRunSections": [{"uuid": "study", "name": "Study", "display": True, **_OURS, "isReordered": False}],
+        "compareRunCharts": [_make_scatter(quality), _make_curves(quality)],
+        "compareRunSections": [
+            {"uuid": "study", "name": "Study", "display": True, **_CHART_FLAGS, "isReordered": False}
+        ],
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": False,
         "autoRefreshEnabled": True,
@@ -75,37 +97,37 @@ def view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
     return {"name": "Trials", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
 
 
-_OURS: Mapping[str, Any] = {"deleted": False, "isGenerated": False}
+_CHART_FLAGS: Mapping[str, Any] = {"deleted": False, "isGenerated": False}
 
 
-def _scatter(quality: str) -> dict[str, Any]:
+def _make_scatter(quality: str) -> dict[str, Any]:
     axes = {"xaxis": {"key": "sparsity", "type": "METRIC"}, "yaxis": {"key": quality, "type": "METRIC"}}
     return {
         "type": "SCATTER",
         "uuid": "front",
         "metricSectionId": "study",
-        **_OURS,
+        **_CHART_FLAGS,
         **axes,
-        "runsCountToCompare": CHARTED,
+        "runsCountToCompare": CHARTED_RUNS,
     }
 
 
-def _curves(metric: str) -> dict[str, Any]:
+def _make_curves(metric: str) -> dict[str, Any]:
     axis = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "xAxisScaleType": "linear", "scaleType": "linear"}
-    own = {"metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0, "range": {}}
+    lines = {"metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0, "range": {}}
     return {
         "type": "LINE",
         "uuid": "curves",
         "metricSectionId": "study",
-        **_OURS,
+        **_CHART_FLAGS,
         **axis,
-        **own,
+        **lines,
         "runsCountToCompare": 10,
     }
 
 
-def _of_file(path: Path) -> list[Experiment]:
-    """Straight from MLflow's tables: importing MLflow takes longer than a page may."""
+def _read_file(path: Path) -> list[Experiment]:
+    """Read the experiments straight from MLflow's tables: importing MLflow takes longer than a page may."""
     query = (
         "select e.name, e.experiment_id, "
         "exists(select 1 from experiment_tags t where t.experiment_id = e.experiment_id and t.key = ?) "
@@ -116,15 +138,18 @@ def _of_file(path: Path) -> list[Experiment]:
             rows = connection.execute(query, (VIEW_TAG,)).fetchall()
     except sqlite3.Error as error:
         raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
-    return [Experiment(name, str(number), bool(viewed)) for name, number, viewed in rows]
+    return [Experiment(name, str(number), bool(has_view)) for name, number, has_view in rows]
 
 
-def _of_client(uri: str) -> list[Experiment]:
+def _ask_client(uri: str) -> list[Experiment]:
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
     try:
-        found = client_of(uri).search_experiments(order_by=["creation_time ASC"])
+        experiments = make_client(uri).search_experiments(order_by=["creation_time ASC"])
     except MlflowException as error:
-        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
-    return [Experiment(each.name, str(each.experiment_id), VIEW_TAG in each.tags) for each in found]
+        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+    return [
+        Experiment(experiment.name, str(experiment.experiment_id), VIEW_TAG in experiment.tags)
+        for experiment in experiments
+    ]

@@ -1,4 +1,4 @@
-"""Who runs a study, and from which commit: tags that MLflow itself has names for."""
+"""The origin of a study, its user and its commit, as the tags for which MLflow itself has names."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ import os
 import subprocess
 from pathlib import Path
 
-CONTEXT = "MLFLOW_RUN_CONTEXT"  # MLflow's variable: tags of runs, as JSON; a submitted job gets its owner's by it
-GIT_S = 10.0  # that git may take on a slow file system
+# MLflow's variable: the tags of runs, as JSON. A submitted job gets those of its owner by it.
+RUN_CONTEXT_VARIABLE = "MLFLOW_RUN_CONTEXT"
+GIT_TIMEOUT_S = 10.0  # git may take seconds on a slow file system
 
 
-def origin_tags(source_type: str = "LOCAL") -> dict[str, str]:
+def collect_origin_tags(source_type: str = "LOCAL") -> dict[str, str]:
     """Return the tags mlflow.user, mlflow.source.name, mlflow.source.type and mlflow.source.git.commit.
 
-    What cannot be found out is left out. Tags in the variable MLFLOW_RUN_CONTEXT take precedence.
+    A tag whose value is not available is left out. Tags in the variable MLFLOW_RUN_CONTEXT take precedence.
 
     Args:
-        source_type: LOCAL, or JOB for what a cluster runs.
+        source_type: LOCAL, or JOB for a study that runs as a job on a cluster.
     """
     tags = {"mlflow.source.name": "forcetune", "mlflow.source.type": source_type}
-    if user := _user():
+    if user := _get_user():
         tags["mlflow.user"] = user
-    if commit := _commit(Path.cwd()):
+    if commit := _get_commit(Path.cwd()):
         tags["mlflow.source.git.commit"] = commit
-    return {**tags, **_context()}
+    return {**tags, **_read_context()}
 
 
-def _user() -> str | None:
+def _get_user() -> str | None:
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # a container may run under a number without a name
         return None
 
 
-def _commit(folder: Path) -> str | None:
-    """Return the commit of the repository that has the folder, None where there is none, or no git."""
+def _get_commit(folder: Path) -> str | None:
+    """Return the commit of the repository that has the folder; None where there is no repository, or no git."""
     command = ["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip() if said.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
-def _context() -> dict[str, str]:
+def _read_context() -> dict[str, str]:
     try:
-        tags = json.loads(os.environ.get(CONTEXT, "{}"))
+        tags = json.loads(os.environ.get(RUN_CONTEXT_VARIABLE, "{}"))
     except ValueError:
         return {}
     return {str(name): str(text) for name, text in tags.items()} if isinstance(tags, dict) else {}

@@ -1,4 +1,4 @@
-"""Runs that hold what was concluded, with files to read again."""
+"""Runs that hold conclusions about studies, with files that are read again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,29 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from forcetune.errors import InputError
-from forcetune.stores import mlflow_uri, shown
-from forcetune.tracking.client import check_answers, client_of
-from forcetune.tracking.runs import UnknownError, runs
+from forcetune.stores import hide_password, mlflow_uri
+from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.runs import UnknownError, load_runs
 from forcetune.tracking.writing import Epoch, Tracker
 
 
 class Record:
-    """A run that holds what was concluded, of the kind `baseline` or `nightly`; found again by its name."""
+    """A run that holds conclusions, of the kind `baseline` or `nightly`; found again by its name.
+
+    Opening a record makes its run where there is none.
+
+    Args:
+        experiment: The name of the experiment.
+        kind: The kind of the run, the tag forcetune.kind.
+        name: The name of the run.
+        tags: Other tags, for a run that is made.
+
+    Attributes:
+        run: The id of the run.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
 
     def __init__(self, experiment: str, kind: str, name: str, tags: Mapping[str, str] | None = None) -> None:
         self._tracker = Tracker(experiment, mlflow_uri())
@@ -26,45 +41,65 @@ class Record:
         self.run = self._tracker.open_record(kind, name, tags or {})
 
     @property
-    def finished(self) -> bool:
-        """Whether it was closed."""
+    def is_finished(self) -> bool:
+        """Whether the record was closed."""
         return str(self._client.get_run(self.run).info.status) == "FINISHED"
 
     def read(self, name: str) -> Any:
-        """What a JSON file among its artifacts says; None where there is none."""
+        """Return the content of a JSON file among the run's artifacts; None where there is no such file."""
         return read_json(self.run, name)
 
     def write(self, name: str, content: str) -> None:
-        """A file among its artifacts, in place of one of that name."""
+        """Write a file among the run's artifacts; it replaces a file of that name."""
         self._client.log_text(self.run, content, name)
 
     def log(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Metrics and tags."""
+        """Log metrics, at step 0, and tags."""
         self._tracker.log(self.run, [Epoch(0, int(time.time() * 1000), dict(metrics))], tags=tags)
 
     def close(self) -> None:
-        """It is whole."""
+        """End the run as FINISHED, and delete the duplicates that late requests have made of it."""
         self._tracker.close(self.run)
-        self._tracker.remove_doubles(self._kind, self._name)
+        self._tracker.remove_duplicates(self._kind, self._name)
 
 
-def records(experiment: str, kind: str) -> list[dict[str, Any]]:
-    """The runs of that kind as `runs` gives them, oldest first; none where there is no such experiment."""
+def list_records(experiment: str, kind: str) -> list[dict[str, Any]]:
+    """Return the runs of a kind as `load_runs` gives them, the oldest first.
+
+    Args:
+        experiment: The name of the experiment.
+        kind: The kind of the runs, the tag forcetune.kind.
+
+    Returns:
+        The runs; none where there is no such experiment.
+
+    Raises:
+        InputError: The store does not answer.
+    """
     try:
-        found = runs(experiment, mlflow_uri())
+        runs = load_runs(experiment, mlflow_uri())
     except UnknownError:
         return []
-    return [run for run in found if run["tags"].get("forcetune.kind") == kind]
+    return [run for run in runs if run["tags"].get("forcetune.kind") == kind]
 
 
 def read_json(run: str, name: str, uri: str | None = None) -> Any:
-    """What a JSON file among a run's artifacts says; None where there is none.
+    """Return the content of a JSON file among a run's artifacts.
 
-    Raises InputError where the place of the artifacts cannot be read.
+    Args:
+        run: The id of the run.
+        name: The name of the file.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        The content; None where the run has no such file.
+
+    Raises:
+        InputError: The artifact store cannot be read.
     """
-    client = client_of(uri or mlflow_uri())
+    client = make_client(uri or mlflow_uri())
     try:
-        if name not in {found.path for found in client.list_artifacts(run)}:
+        if name not in {artifact.path for artifact in client.list_artifacts(run)}:
             return None
         with TemporaryDirectory() as folder:
             return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
@@ -73,10 +108,19 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
 
 
 def log_page(run: str, name: str, content: str) -> None:
-    """A page among the artifacts of a run, in place of one of that name. Raises InputError where MLflow refuses."""
+    """Write a page among the artifacts of a run; it replaces a file of that name.
+
+    Args:
+        run: The id of the run.
+        name: The name of the file.
+        content: The HTML of the page.
+
+    Raises:
+        InputError: MLflow refuses the page, or does not answer.
+    """
     store = mlflow_uri()
     check_answers(store)
     try:
-        client_of(store).log_text(run, content, name)
+        make_client(store).log_text(run, content, name)
     except Exception as error:  # an MlflowException, or what writing to the artifact store raises
-        raise InputError(f"the run {run} in {shown(store)} takes no {name}: {error}") from error
+        raise InputError(f"the run {run} in {hide_password(store)} takes no {name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Requests to a server of MLflow over a connection that loses or delays some of them."""
+"""Requests to an MLflow server over a connection that loses or delays some of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 REPEAT_WITHIN_S = 15.0  # since the first try: a request that MLflow's own limit of 10 s ends is repeated once
 FIRST_PAUSE_S = 0.2  # before a request is repeated; doubled each time
-PASSING_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
-SENT_ONCE = ("create_", "restore_")  # what these methods' names begin with
+TRANSIENT_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+UNREPEATED_PREFIXES = ("create_", "restore_")  # of the names of methods whose requests are sent once
 
 
-class PatientClient:
-    """MLflow's client for a server, which repeats a request that failed on its way.
+class RetryingClient:
+    """MLflow's client of a server, which repeats a request that failed on its way.
 
-    A request whose answer is lost may have been carried out. Sent again, most of them change nothing; one that
-    creates an experiment or a run makes a second one, so that it is sent once: see `create_once`.
+    A request whose answer is lost may have been carried out. Most requests change nothing when they are sent again. A
+    request that creates an experiment or a run makes a second one, so it is sent once: see `create_once`.
     """
 
     def __init__(self, client: MlflowClient) -> None:
@@ -30,39 +30,47 @@ class PatientClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        return method if name.startswith(SENT_ONCE) else partial(_repeat, method)
+        return method if name.startswith(UNREPEATED_PREFIXES) else partial(_repeat, method)
 
 
-def patient(client: MlflowClient) -> MlflowClient:
+def add_retries(client: MlflowClient) -> MlflowClient:
     """Return a client with the same methods that repeats requests."""
-    return cast("MlflowClient", PatientClient(client))
+    return cast("MlflowClient", RetryingClient(client))
 
 
-def create_once(find: Callable[[], T | None], create: Callable[[], T]) -> T:
-    """Return what `find` finds, or else what `create` creates, and look again wherever the answer of that is lost.
+def create_once(find: Callable[[], ResultT | None], create: Callable[[], ResultT]) -> ResultT:
+    """Return the entity that `find` returns, or else the one that `create` creates.
+
+    Where the answer to `create` is lost, `find` is called again, so that no second entity is created.
+
+    Args:
+        find: Looks for the entity; returns None where there is none.
+        create: Creates the entity.
 
     Raises:
         MlflowException: MLflow refuses, or does not answer for longer than a request is repeated.
     """
 
-    def find_or_create() -> T:
-        found = find()
-        return create() if found is None else found
+    def find_or_create() -> ResultT:
+        entity = find()
+        return create() if entity is None else entity
 
-    return _repeat(find_or_create, also=("RESOURCE_ALREADY_EXISTS",))
+    return _repeat(find_or_create, extra_codes=("RESOURCE_ALREADY_EXISTS",))
 
 
-def _repeat(request: Callable[..., T], *values: Any, also: tuple[str, ...] = (), **options: Any) -> T:
-    """Send a request, and again where it failed on its way or with one of these codes also."""
+def _repeat(
+    request: Callable[..., ResultT], *arguments: Any, extra_codes: tuple[str, ...] = (), **options: Any
+) -> ResultT:
+    """Send a request, and repeat it where it failed on its way or with one of the extra codes."""
     from mlflow.exceptions import MlflowException
 
-    given_up, pause_s = time.monotonic() + REPEAT_WITHIN_S, FIRST_PAUSE_S
+    deadline, pause_s = time.monotonic() + REPEAT_WITHIN_S, FIRST_PAUSE_S
     while True:
         try:
-            return request(*values, **options)
+            return request(*arguments, **options)
         except MlflowException as error:
-            passing = error.error_code in (*PASSING_CODES, *also)
-            if not passing or time.monotonic() + pause_s > given_up:
+            transient = error.error_code in (*TRANSIENT_CODES, *extra_codes)
+            if not transient or time.monotonic() + pause_s > deadline:
                 raise
         time.sleep(pause_s)
         pause_s *= 2

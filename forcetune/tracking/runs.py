@@ -13,94 +13,120 @@ from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError
 from forcetune.names import suggestion
-from forcetune.stores import shown, sqlite_path
-from forcetune.tracking.client import DELETED, check_answers, client_of, say_deleted
+from forcetune.stores import hide_password, sqlite_path
+from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, make_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUN = ("name", "status", "started", "ended")  # columns of MLflow's table, in our words
+RUN_COLUMNS = ("name", "status", "started", "ended")  # columns of MLflow's table of runs, in forcetune's words
 
 
 class UnknownError(InputError):
-    """The store has no such study."""
+    """The error that the store has no such study."""
 
 
-def runs(study: str, uri: str) -> list[dict[str, Any]]:
-    """The runs of a study's experiment, oldest first: id, name, status, params, last metrics and tags of each.
+def load_runs(study: str, uri: str) -> list[dict[str, Any]]:
+    """Return the runs of a study's experiment, the oldest first.
 
-    started and ended: ms since 1970, ended None while it runs.
-    Raises InputError where there is no such experiment, or the store does not answer.
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
+
+    Returns:
+        A dictionary for each run: id, name, status, started and ended (in ms since 1970; ended is None while the run
+        goes on), params (as text), metrics (the last value of each) and tags.
+
+    Raises:
+        UnknownError: The store has no such experiment.
+        InputError: The store does not answer.
     """
     path = sqlite_path(uri)
-    return _runs_of_client(study, uri) if path is None else _runs_of_file(study, path)
+    return _ask_client(study, uri) if path is None else _read_file(study, path)
 
 
 def is_foreign(study: str, uri: str) -> bool:
-    """Whether an experiment of this name is another program's: MLflow's own, or one with runs and without a search."""
+    """Return whether an experiment of this name is another program's.
+
+    It is where it is MLflow's own Default, or has runs and none of them is a search.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
+    """
     try:
-        kinds = [run["tags"].get("forcetune.kind") for run in runs(study, uri)]
+        kinds = [run["tags"].get("forcetune.kind") for run in load_runs(study, uri)]
     except InputError:
         return False
     return study == "Default" or (bool(kinds) and "search" not in kinds)
 
 
 def count_runs(study: str, uri: str) -> int:
-    """How many runs a study's experiment has; 0 where there is no such experiment."""
+    """Return the number of runs of a study's experiment; 0 where there is no such experiment.
+
+    Args:
+        study: The name of the experiment.
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: The store does not answer.
+    """
     try:
-        return len(runs(study, uri))
+        return len(load_runs(study, uri))
     except UnknownError:
         return 0
 
 
-def _runs_of_file(study: str, path: Path) -> list[dict[str, Any]]:
-    """Straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
+def _read_file(study: str, path: Path) -> list[dict[str, Any]]:
+    """Read the runs straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
     if not path.is_file():
         raise InputError(f"there is no MLflow store at {path}; run a search in this folder, or set MLFLOW_TRACKING_URI")
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             stages = list(connection.execute("select name, experiment_id, lifecycle_stage from experiments"))
-            ids = {name: number for name, number, stage in stages if stage != DELETED}
+            ids = {name: number for name, number, stage in stages if stage != DELETED_STAGE}
             if study not in ids:
                 if any(name == study for name, _, _ in stages):
-                    raise UnknownError(say_deleted(study))
+                    raise UnknownError(explain_deleted(study))
                 owner = connection.execute(
                     "select e.name from runs r join experiments e using (experiment_id) where r.run_uuid = ?", (study,)
                 ).fetchone()
-                raise _run_of(study, owner[0]) if owner else _unknown(study, ids)
-            wanted = (ids[study],)
+                raise _run_error(study, owner[0]) if owner else _unknown_error(study, ids)
+            experiment = (ids[study],)
             active = "from runs r where r.experiment_id = ? and r.lifecycle_stage = 'active'"
             runs = {
-                run: {**dict(zip(RUN, row, strict=True)), "id": run, "params": {}, "metrics": {}, "tags": {}}
+                run: {**dict(zip(RUN_COLUMNS, row, strict=True)), "id": run, "params": {}, "metrics": {}, "tags": {}}
                 for run, *row in connection.execute(
-                    f"select run_uuid, name, status, start_time, end_time {active} order by start_time", wanted
+                    f"select run_uuid, name, status, start_time, end_time {active} order by start_time", experiment
                 )
             }
-            chosen = f"where run_uuid in (select run_uuid {active})"
+            condition = f"where run_uuid in (select run_uuid {active})"
             for kind in ("params", "tags"):
-                for run, key, value in connection.execute(f"select run_uuid, key, value from {kind} {chosen}", wanted):
+                for run, key, value in connection.execute(
+                    f"select run_uuid, key, value from {kind} {condition}", experiment
+                ):
                     runs[run][kind][key] = value
-            query = f"select run_uuid, key, value, is_nan from latest_metrics {chosen}"
-            for run, key, value, is_nan in connection.execute(query, wanted):
-                runs[run]["metrics"][key] = measured(value, is_nan)
+            query = f"select run_uuid, key, value, is_nan from latest_metrics {condition}"
+            for run, key, value, is_nan in connection.execute(query, experiment):
+                runs[run]["metrics"][key] = decode_metric(value, is_nan)
     except sqlite3.Error as error:
         raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
     return list(runs.values())
 
 
-def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
+def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
-    client = client_of(uri)
+    client = make_client(uri)
     try:
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
-            names = {found.experiment_id: found.name for found in client.search_experiments()}
-            owner = _owner(client, study)
-            raise _run_of(study, names.get(owner, owner)) if owner else _unknown(study, names.values())
-        if experiment.lifecycle_stage == DELETED:
-            raise UnknownError(say_deleted(study))
+            names = {entry.experiment_id: entry.name for entry in client.search_experiments()}
+            owner = _find_owner(client, study)
+            raise _run_error(study, names.get(owner, owner)) if owner else _unknown_error(study, names.values())
+        if experiment.lifecycle_stage == DELETED_STAGE:
+            raise UnknownError(explain_deleted(study))
         runs: list[Any] = []
         token = None
         while token != "":
@@ -108,7 +134,7 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
             runs += page
             token = page.token or ""
     except MlflowException as error:
-        raise InputError(f"the MLflow store {shown(uri)} does not answer: {error.message}") from error
+        raise InputError(f"the MLflow store {hide_password(uri)} does not answer: {error.message}") from error
     return [
         {
             "id": run.info.run_id,
@@ -117,15 +143,15 @@ def _runs_of_client(study: str, uri: str) -> list[dict[str, Any]]:
             "started": run.info.start_time,
             "ended": run.info.end_time,
             "params": run.data.params,
-            "metrics": {name: measured(value) for name, value in run.data.metrics.items()},
+            "metrics": {name: decode_metric(value) for name, value in run.data.metrics.items()},
             "tags": run.data.tags,
         }
         for run in reversed(runs)
     ]
 
 
-def _owner(client: MlflowClient, run: str) -> str | None:
-    """The id of the experiment that has this run; None where there is no such run."""
+def _find_owner(client: MlflowClient, run: str) -> str | None:
+    """Return the id of the experiment that has this run; None where there is no such run."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -134,34 +160,35 @@ def _owner(client: MlflowClient, run: str) -> str | None:
         return None
 
 
-def _run_of(run: str, experiment: str) -> UnknownError:
+def _run_error(run: str, experiment: str) -> UnknownError:
     return UnknownError(
         f"{run} is a run of the experiment {experiment!r}, and no study; studies are named by their name"
     )
 
 
-def _unknown(study: str, known: Iterable[str]) -> UnknownError:
-    names = ", ".join(sorted(set(known) - {"Default"})) or "none yet"
-    return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, known)}; there are: {names}")
+def _unknown_error(study: str, experiments: Iterable[str]) -> UnknownError:
+    names = ", ".join(sorted(set(experiments) - {"Default"})) or "none yet"
+    return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, experiments)}; there are: {names}")
 
 
-def measured(value: float, is_nan: bool = False) -> float:
-    """The number that was logged: MLflow keeps NaN as 0 with a mark, and infinity as the largest number."""
+def decode_metric(value: float, is_nan: bool = False) -> float:
+    """Return the number that was logged: MLflow keeps NaN as 0 with a mark, and infinity as the largest number."""
     if is_nan:
         return math.nan
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
-def params(fields: Mapping[str, Any]) -> dict[str, str]:
-    """A trial's fields as the params of its run."""
-    return {name: _text(value) for name, value in fields.items()}
+def format_params(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return a trial's fields as the params of its run: text as it is, other values as JSON."""
+    return {name: _format_value(value) for name, value in fields.items()}
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def value_of(text: str) -> Any:
+def parse_param(text: str) -> Any:
+    """Return the value of a field from the param of a run, the inverse of `format_params`."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""MLflow's tables in a SQLite file: all of them or none, whenever the process that makes them is killed."""
+"""MLflow's tables in a SQLite file: made in one transaction, so that a killed process leaves all of them or none."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from contextlib import closing
 from pathlib import Path
 
 from forcetune.errors import InputError
-from forcetune.stores import absolute, quicken_sqlite
+from forcetune.stores import absolute_uri, enable_write_ahead_log
 from forcetune.temporary import make_folder
 
-OTHER_WRITER_S = 60.0  # that another process may take to put its tables in the file
+OTHER_WRITER_TIMEOUT_S = 60.0  # another process may be putting its tables in the file
 
 
 def make_tables(path: Path, artifacts: str | None = None) -> None:
     """Make MLflow's tables where the file has no table yet.
 
-    MLflow's own migrations are several hundred statements, each committed by itself: after a kill in between MLflow
-    can neither go on nor begin anew. So they run in a temporary file, and one transaction copies what they made.
+    MLflow's own migrations are several hundred statements, each committed by itself. After a kill between two of them,
+    MLflow can neither go on nor begin anew. So the migrations run in a temporary file, and one transaction copies the
+    tables to the file.
 
     Args:
-        path: The file; it need not be there.
-        artifacts: The folder for the artifacts of MLflow's experiment Default, mlruns in the current folder if None.
+        path: The SQLite file; it is made where it does not exist.
+        artifacts: The folder for the artifacts of MLflow's experiment Default; mlruns in the current folder if None.
+
+    Raises:
+        sqlite3.DatabaseError: The file is no database.
     """
     if has_tables(path):
         return
     with make_folder("schema") as folder:
         template = folder.path / path.name
         _migrate(template, artifacts)
-        with closing(sqlite3.connect(path, timeout=OTHER_WRITER_S, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, timeout=OTHER_WRITER_TIMEOUT_S, isolation_level=None)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             if _has_tables(connection):
                 connection.execute("ROLLBACK")  # another process has put its tables there first
@@ -41,7 +45,14 @@ def make_tables(path: Path, artifacts: str | None = None) -> None:
 
 
 def has_tables(path: Path) -> bool:
-    """Return whether the file has a table, or is in use. Raises sqlite3.DatabaseError where it is no database."""
+    """Return whether the file has a table, or is in use.
+
+    Args:
+        path: The SQLite file; it need not exist.
+
+    Raises:
+        sqlite3.DatabaseError: The file is no database.
+    """
     if not path.is_file():
         return False
     try:
@@ -51,10 +62,15 @@ def has_tables(path: Path) -> bool:
         return True
 
 
-def refuse_torn(path: Path, error: Exception) -> InputError:
-    """Return what to tell where MLflow cannot use a file.
+def make_store_error(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that MLflow cannot use.
 
-    A driver of an earlier version that was killed in its first seconds left a part of the tables.
+    A file may have only a part of MLflow's tables: a driver of an earlier version that was killed in its first seconds
+    leaves such a file.
+
+    Args:
+        path: The SQLite file.
+        error: The exception that MLflow, or a library below it, has raised.
     """
     runs = _count_runs(path)
     cause = str(error).strip().partition("\n")[0]
@@ -73,21 +89,21 @@ def refuse_torn(path: Path, error: Exception) -> InputError:
 
 
 def _migrate(path: Path, artifacts: str | None) -> None:
-    """Let MLflow make its tables, and its experiment Default, in a new file."""
+    """Make MLflow's tables and its experiment Default in a new file, by MLflow's own migrations."""
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    quicken_sqlite()
-    uri = absolute(f"sqlite:///{path}")
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    enable_write_ahead_log()
+    uri = absolute_uri(f"sqlite:///{path}")
     store = SqlAlchemyStore(uri, artifacts or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     store.engine.dispose()  # its last connection writes everything to the one file
     SqlAlchemyStore._engine_map.pop(uri, None)
 
 
 def _statements(template: Path) -> Iterator[str]:
-    """Yield the statements that make a database like the template, but for those of its transaction."""
+    """Yield the statements that make a copy of the template, without those that begin and end its transaction."""
     with closing(sqlite3.connect(template)) as connection:
         for statement in connection.iterdump():
             if statement not in ("BEGIN TRANSACTION;", "COMMIT;"):
@@ -99,7 +115,7 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _count_runs(path: Path) -> int | None:
-    """Return the number of runs in the file, None where it is no database of MLflow's."""
+    """Return the number of runs in the file; None where it is no database of MLflow's."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}

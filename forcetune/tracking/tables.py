@@ -1,4 +1,4 @@
-"""A study read back as a table, a row a trial, and what else its runs hold."""
+"""A study read back as a table, a row a trial, and the other content of its runs."""
 
 from __future__ import annotations
 
@@ -12,38 +12,47 @@ import yaml
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
-from forcetune.stores import mlflow_uri, shown
-from forcetune.tracking.client import check_answers, client_of
-from forcetune.tracking.copying import find_moved
-from forcetune.tracking.runs import UnknownError, runs, value_of
+from forcetune.stores import hide_password, mlflow_uri
+from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.copying import find_moved_run
+from forcetune.tracking.runs import UnknownError, load_runs, parse_param
 from forcetune.tracking.writing import STUDY_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-FRONT, KNEE = "forcetune.front", "forcetune.knee"  # tags of the runs on a study's front, and of the one at its knee
-MARKS = ("of", "arm", "night", "again")  # tags of companions: what each is there for
+FRONT_TAG, KNEE_TAG = "forcetune.front", "forcetune.knee"  # of the runs on a study's front, and of the run at its knee
+COMPANION_TAGS = ("of", "arm", "night", "again")  # the purpose of a companion; columns of a companion's table
 
 
-def table(study: str, uri: str | None = None) -> pd.DataFrame:
-    """One row a trial: run_id, name, status, started, ended, outcome, reason, trial (the key), params, last metrics.
+def load_table(study: str, uri: str | None = None) -> pd.DataFrame:
+    """Return the trials of a study as a table, one row a trial.
 
-    Where a param and a metric share a name (`density`), the metric, which was measured, is shown. device_seconds: that
-    pruning and training took, times the devices that a trial has (GPUs, or cores where it has no GPU). In `.attrs`:
-    study, objectives (metric to `max` or `min`), references (the worst value of each that counts, as far as they are
-    known), device_hours (of the study in all, lost attempts included; None where no run says so), fields (those that
-    trials have), state (of the search: RUNNING, FINISHED, ...), parent (the id of the study's parent run) and marked
-    (for the tags FRONT and KNEE the ids of the runs that have them).
-    Raises InputError where there is no such study.
+    Args:
+        study: The name of the study.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        The columns run_id, name, status, started, ended, outcome, reason, trial (the key), the params, the last values
+        of the metrics, and device_seconds: the seconds of pruning and training times the devices of the trial (GPUs, or
+        cores where it has no GPU). Where a param and a metric share a name (`density`), the column has the metric,
+        which was measured. `.attrs` has study, objectives (metric to `max` or `min`), references (the worst value of
+        each objective that counts, as far as it is known), device_hours (of the whole study, lost attempts included;
+        None where no run says so), fields (those that trials have), state (of the search: RUNNING, FINISHED, ...),
+        parent (the id of the study's parent run) and marked (for FRONT_TAG and KNEE_TAG the ids of the runs that have
+        them).
+
+    Raises:
+        UnknownError: The store has no such study.
+        InputError: The store does not answer, or the experiment is no study.
     """
-    recorded = runs(study, uri or mlflow_uri())
-    parent = _parent(study, recorded)
-    trials = [run for run in recorded if run["tags"].get("forcetune.kind") == "trial"]
-    found = pd.DataFrame([_row(run) for run in trials])
-    found = found.astype(
-        dict.fromkeys(_whole_numbers(trials), "Int64")
-    ).copy()  # else each column is a block of its own
-    found.attrs = {
+    runs = load_runs(study, uri or mlflow_uri())
+    parent = _find_parent(study, runs)
+    trials = [run for run in runs if run["tags"].get("forcetune.kind") == "trial"]
+    table = pd.DataFrame([_make_row(run) for run in trials])
+    # The copy puts the columns into few blocks of memory, where each would else have its own.
+    table = table.astype(dict.fromkeys(_find_integer_params(trials), "Int64")).copy()
+    table.attrs = {
         "study": study,
         "objectives": json.loads(parent["tags"]["forcetune.objectives"]),
         "references": json.loads(parent["tags"].get("forcetune.references", "{}")),
@@ -51,130 +60,200 @@ def table(study: str, uri: str | None = None) -> pd.DataFrame:
         "fields": list(dict.fromkeys(name for run in trials for name in run["params"])),
         "state": parent["status"],
         "parent": parent["id"],
-        "marked": {tag: {run["id"] for run in trials if tag in run["tags"]} for tag in (FRONT, KNEE)},
+        "marked": {tag: {run["id"] for run in trials if tag in run["tags"]} for tag in (FRONT_TAG, KNEE_TAG)},
     }
-    return found
+    return table
 
 
-def _parent(study: str, recorded: list[dict[str, Any]]) -> dict[str, Any]:
-    for run in recorded:
+def _find_parent(study: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    for run in runs:
         if run["tags"].get("forcetune.kind") == "search":
             return run
     raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
 
 
-def companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
-    """The table of a study's companion, re-runs and arms of comparisons; None where there is none.
+def load_companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """Return the table of a study's companions: its re-runs and the arms of its comparisons.
 
-    Its columns besides: of (the key of the study's trial that each is there for), arm, night, again.
+    Args:
+        study: The name of the study.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        A table as `load_table` gives it, with the columns of (the key of the study's trial that a companion belongs
+        to), arm, night and again where companions have them; None where the study has no companion.
+
+    Raises:
+        InputError: The store does not answer.
     """
     try:
-        return table(study + COMPANION, uri)
+        return load_table(study + COMPANION, uri)
     except UnknownError:
         return None
 
 
-def reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
-    """The re-runs with fresh seeds, `of` the key of the trial that each runs again; None where there are none."""
-    return without_arms(companions(study, uri))
+def load_reruns(study: str, uri: str | None = None) -> pd.DataFrame | None:
+    """Return the table of a study's re-runs with fresh seeds.
+
+    Args:
+        study: The name of the study.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        A table as `load_companions` gives it; `of` is the key of the trial that is run again. None where the study has
+        no companion.
+
+    Raises:
+        InputError: The store does not answer.
+    """
+    return select_reruns(load_companions(study, uri))
 
 
-def without_arms(companions: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Of companions those that are on no side of any comparison: the re-runs."""
+def select_reruns(companions: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return the re-runs among companions, which are no arm of a comparison.
+
+    Args:
+        companions: The table of companions, as `load_companions` gives it.
+    """
     if companions is None or "arm" not in companions:
         return companions
     return companions[companions["arm"].isna()]
 
 
-def study_file(study: str, uri: str | None = None) -> dict[str, Any]:
-    """The study as it is written, from the artifacts of its parent run.
+def load_study_file(study: str, uri: str | None = None) -> dict[str, Any]:
+    """Return the content of a study's file, from the artifacts of its parent run.
 
-    Raises InputError where there is no such study, or its file cannot be had.
+    Args:
+        study: The name of the study.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        The study as plain data, with its objectives in the order that they have in the ledger.
+
+    Raises:
+        InputError: There is no such study, or its file cannot be read.
     """
     store = uri or mlflow_uri()
-    parent = _parent(study, runs(study, store))
+    parent = _find_parent(study, load_runs(study, store))
     try:
-        text = Path(client_of(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
+        text = Path(make_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
-        raise InputError(f"the run {parent['id']} in {shown(store)} has no {STUDY_FILE} to read: {error}") from error
+        raise InputError(
+            f"the run {parent['id']} in {hide_password(store)} has no {STUDY_FILE} to read: {error}"
+        ) from error
     written = dict(yaml.safe_load(text))
-    order = json.loads(parent["tags"]["forcetune.objectives"])  # of a file that somebody has sorted
+    order = json.loads(parent["tags"]["forcetune.objectives"])  # the keys of the file may have been sorted by hand
     return {**written, "objectives": {name: written["objectives"][name] for name in order}}
 
 
 def fetch_masks(source: str, uri: str | None = None) -> Path:
-    """The file of masks that is meant: a path as it is, or the masks.npz of the run with this id.
+    """Return the path of a file of masks.
 
-    Raises InputError where the store has no such run, or the run no masks.
+    Args:
+        source: A path, which is returned as it is, or the id of a run, whose masks.npz is downloaded.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run, or the run has no masks.
     """
     if not re.fullmatch("[0-9a-f]{32}", source):
         return Path(source)
     store = uri or mlflow_uri()
     try:
-        return Path(client_of(store).download_artifacts(_get_run(source, store).info.run_id, "masks.npz"))
+        return Path(make_client(store).download_artifacts(_get_run(source, store).info.run_id, "masks.npz"))
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
-        raise InputError(f"the run {source} in {shown(store)} has no masks.npz to read: {error}") from error
+        raise InputError(f"the run {source} in {hide_password(store)} has no masks.npz to read: {error}") from error
 
 
-def trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
-    """The fields of the trial whose run has this id. Raises InputError where the store has no such trial."""
+def load_trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
+    """Return the fields of a trial.
+
+    Args:
+        run: The id of the trial's run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run, or the run is no trial.
+    """
     store = uri or mlflow_uri()
-    found = _get_run(run, store)
-    if found.data.tags.get("forcetune.kind") != "trial":
-        raise InputError(f"the run {run} in {shown(store)} is no trial of forcetune")
-    return {name: value_of(text) for name, text in found.data.params.items()}
+    trial = _get_run(run, store)
+    if trial.data.tags.get("forcetune.kind") != "trial":
+        raise InputError(f"the run {run} in {hide_password(store)} is no trial of forcetune")
+    return {name: parse_param(text) for name, text in trial.data.params.items()}
 
 
 def find_run(run: str, uri: str | None = None) -> str:
-    """The id of the run that is meant: an id as it is, or that of a study's run by its name, `digits/trial-0036`.
+    """Return the id of a run.
 
-    Raises InputError where the study, or the run in it, is not there.
+    Args:
+        run: The id, which is returned as it is, or the run's study and name, as in `digits/trial-0036`.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such study, or the study has no such run.
     """
     study, slash, name = run.rpartition("/")
     if not slash:
         return run
-    known = {found["name"]: found["id"] for found in runs(study, uri or mlflow_uri())}
-    if name not in known:
-        raise InputError(f"the study {study!r} has no run {name!r}{suggestion(name, known)}")
-    return str(known[name])
+    ids = {entry["name"]: entry["id"] for entry in load_runs(study, uri or mlflow_uri())}
+    if name not in ids:
+        raise InputError(f"the study {study!r} has no run {name!r}{suggestion(name, ids)}")
+    return str(ids[name])
 
 
-def run_tags(run: str, uri: str | None = None) -> dict[str, str]:
-    """The tags of the run with this id. Raises InputError where the store has no such run."""
+def load_run_tags(run: str, uri: str | None = None) -> dict[str, str]:
+    """Return the tags of a run.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
     return dict(_get_run(run, uri or mlflow_uri()).data.tags)
 
 
 def _get_run(run: str, store: str) -> Run:
-    """The run with this id, also the one that it had in the store from which it was moved."""
+    """Return the run with this id, which may be the id that it had in the store from which it was moved."""
     from mlflow.exceptions import MlflowException
 
-    client = client_of(store)
+    client = make_client(store)
     try:
         return client.get_run(run)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST" and (moved := find_moved(run, store)):
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" and (moved := find_moved_run(run, store)):
             return client.get_run(moved)
-        raise InputError(f"there is no run {run!r} in {shown(store)}; `forcetune best STUDY` prints run ids") from error
+        raise InputError(
+            f"there is no run {run!r} in {hide_password(store)}; `forcetune best STUDY` prints run ids"
+        ) from error
 
 
-def progress(uri: str) -> dict[str, dict[str, float]]:
-    """What the parent run of each study says of it: trials_done, front and hypervolume, as far as they are there.
+def load_progress(uri: str) -> dict[str, dict[str, float]]:
+    """Return the metrics of each study's parent run: trials_done, front and hypervolume, as far as they are logged.
 
-    Raises InputError where MLflow does not answer.
+    Args:
+        uri: The URI of the MLflow store.
+
+    Returns:
+        The metrics by name, for each study by its name.
+
+    Raises:
+        InputError: MLflow does not answer.
     """
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
-    client = client_of(uri)
+    client = make_client(uri)
     try:
-        names = {found.experiment_id: found.name for found in client.search_experiments()}
+        names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
         parents = client.search_runs(list(names), "tags.`forcetune.kind` = 'search'", max_results=1000)
     except MlflowException as error:
-        raise InputError(f"the MLflow store {shown(uri)} cannot be used: {error.message}") from error
+        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
     return {names[run.info.experiment_id]: dict(run.data.metrics) for run in parents}
 
 
-def _row(run: dict[str, Any]) -> dict[str, Any]:
+def _make_row(run: dict[str, Any]) -> dict[str, Any]:
     return {
         "run_id": run["id"],
         "name": run["name"],
@@ -184,20 +263,20 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "outcome": run["tags"].get("forcetune.outcome"),
         "reason": run["tags"].get("forcetune.reason"),
         "trial": run["tags"].get("forcetune.trial"),
-        **{mark: run["tags"][f"forcetune.{mark}"] for mark in MARKS if f"forcetune.{mark}" in run["tags"]},
-        **{name: value_of(text) for name, text in run["params"].items()},
+        **{tag: run["tags"][f"forcetune.{tag}"] for tag in COMPANION_TAGS if f"forcetune.{tag}" in run["tags"]},
+        **{name: parse_param(text) for name, text in run["params"].items()},
         **run["metrics"],
-        "device_seconds": _device_seconds(run),
+        "device_seconds": _sum_device_seconds(run),
     }
 
 
-def _device_seconds(run: dict[str, Any]) -> float:
+def _sum_device_seconds(run: dict[str, Any]) -> float:
     devices = float(run["tags"].get("forcetune.devices", 1))
     return devices * sum(run["metrics"].get(name, 0.0) for name in ("prune_seconds", "train_seconds"))
 
 
-def _whole_numbers(trials: list[dict[str, Any]]) -> set[str]:
-    """Params that are whole numbers in every trial that has them; where some lack one, pandas would make floats."""
+def _find_integer_params(trials: list[dict[str, Any]]) -> set[str]:
+    """Return the params that are integers in every trial that has them; pandas makes floats where a trial lacks one."""
     params = {name for run in trials for name in run["params"]}
     fractional = {name for run in trials for name, text in run["params"].items() if not text.lstrip("-").isdigit()}
     return params - fractional

@@ -1,32 +1,32 @@
 """The masked training loop."""
 
-from forcetune.training.average import Average, rungs
-from forcetune.training.compaction import Compaction, Obstacle, compact, find_compaction
+from forcetune.training.average import Average, find_rungs
+from forcetune.training.compaction import Compaction, CompactionError, compact, find_compaction
 from forcetune.training.evaluation import Metric, evaluate
-from forcetune.training.loop import LOSSES, LR_SCHEDULES, Diverged, Training, find_loss
+from forcetune.training.loop import LR_SCHEDULES, TRAINING_LOSSES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
-from forcetune.training.own import Loop, UserTrainingLoop
+from forcetune.training.own import TrainingLoop, UserTrainingLoop
 from forcetune.training.step import OPTIMIZERS, Loss, Precision
 
 __all__ = [
-    "LOSSES",
     "LR_SCHEDULES",
     "OPTIMIZERS",
+    "TRAINING_LOSSES",
     "Average",
     "Compaction",
+    "CompactionError",
     "Diverged",
-    "Loop",
     "Loss",
     "Masked",
     "Metric",
-    "Obstacle",
     "Precision",
     "Training",
+    "TrainingLoop",
     "UserTrainingLoop",
     "compact",
     "evaluate",
     "find_compaction",
     "find_loss",
+    "find_rungs",
     "hold",
-    "rungs",
 ]

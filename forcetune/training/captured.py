@@ -1,7 +1,8 @@
 """Training steps as CUDA graphs: one launch in place of hundreds, for a network too small to keep a GPU busy.
 
-A graph holds on to the addresses of the tensors that it was captured with. So it is captured once for an architecture
-and a batch size, in a process that lives on, and each training overwrites weights, masks, optimizer and learning rate.
+A graph uses the addresses of the tensors that it was captured with. It is therefore captured once for an architecture
+and a batch size, in a process that runs many trainings. Each training overwrites the weights, the masks, the state of
+the optimizer and the learning rate.
 """
 
 import copy
@@ -17,20 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.training.part import CompactedNetwork
-from forcetune.training.step import Recipe, Step, as_it_was
+from forcetune.training.step import Recipe, Step, preserve_state
 
 log = logging.getLogger(__name__)
 
-DEVICE = "cuda"
-WARM_UP = 3  # steps until libraries have chosen their kernels and the optimizer has its state
-KEPT = 2  # architectures, and batch sizes of each, whose graphs are kept: each has the memory of a step's activations
+CAPTURE_DEVICE = "cuda"
+WARM_UP_STEPS = 3  # until then libraries choose their kernels, and the optimizer creates its state
+# Architectures, and batch sizes of each, whose graphs are kept: each graph keeps the memory of a step's activations.
+KEPT_GRAPHS = 2
 
-_steps: OrderedDict[Hashable, "Captured"] = OrderedDict()
+_steps: OrderedDict[Hashable, "CapturedStep"] = OrderedDict()
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A captured step: what it reads, what it leaves, and how to run it."""
+    """A captured step.
+
+    Attributes:
+        inputs: The batch that the graph reads.
+        targets: The targets that the graph reads.
+        loss: The loss that the graph writes.
+        replay: A function that runs the graph.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -38,8 +47,8 @@ class Graph:
     replay: Callable[[], None]
 
 
-class Captured(Step):
-    """Takes steps by replaying a graph; batches of another shape than the first one's are taken one by one."""
+class CapturedStep(Step):
+    """A training step that replays a graph; a batch of another shape than the first one's is taken without a graph."""
 
     def __init__(self, network: nn.Module, masks: dict[str, Tensor], recipe: Recipe) -> None:
         device = next(network.parameters()).device
@@ -47,18 +56,18 @@ class Captured(Step):
         self._graphs: dict[torch.Size, Graph | None] = {}
 
     def begin(self, masks: dict[str, Tensor]) -> None:
-        """Another training, whose weights are in the network."""
-        self.held.change(masks)
-        self._remember({"state": {}})
+        """Start another training, whose weights are in the network already."""
+        self.masked.set_masks(masks)
+        self._replace_optimizer_state({"state": {}})
         self.compile_seconds = 0.0
         self._shape = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> Tensor:
-        self._meet(inputs, targets)
+        self._set_up(inputs, targets)
         if inputs.shape != self._shape:
             return super().__call__(inputs, targets, lr)
         if inputs.shape not in self._graphs:
-            while len(self._graphs) >= KEPT:
+            while len(self._graphs) >= KEPT_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[inputs.shape] = self._capture(inputs, targets)
         graph = self._graphs[inputs.shape]
@@ -68,84 +77,91 @@ class Captured(Step):
         graph.inputs.copy_(inputs)
         graph.targets.copy_(targets)
         graph.replay()
-        return graph.loss.clone()  # the next step writes there
+        return graph.loss.clone()  # a copy, since the next step overwrites the graph's loss
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> Graph | None:
-        """None where it cannot be: a network or a loss that asks the device for a value cannot be captured."""
+        """Capture a step; return None where it fails, as where the network or the loss asks the device for a value."""
         inputs, targets = inputs.clone(), targets.clone()
-        before = copy.deepcopy(self.optimizer.state_dict())
+        optimizer_state = copy.deepcopy(self.optimizer.state_dict())
         try:
-            with as_it_was(self.network):
+            with preserve_state(self.network):
                 loss, replay = capture(lambda: self._run(inputs, targets))
         except torch.OutOfMemoryError:
-            raise  # more room helps
+            raise  # another attempt with more memory can succeed
         except Exception as error:  # the user's code, which may do anything
             log.warning("steps are not captured as a CUDA graph: %s", _first_line(error))
-            self._drop_other_graphs()
+            self._drop_graphs()
             return None
         finally:
-            self._remember(before)
+            self._replace_optimizer_state(optimizer_state)
         return Graph(inputs, targets, loss, replay)
 
-    def _drop_other_graphs(self) -> None:
-        """Have them captured anew: they would draw dropout from the generator that a broken capture has replaced."""
+    def _drop_graphs(self) -> None:
+        """Drop all graphs, of other steps too: they draw dropout from the generator that a broken capture replaced."""
         self._graphs.clear()
         for key in [key for key, step in _steps.items() if step is not self]:
             del _steps[key]
 
-    def _remember(self, state: dict[str, Any]) -> None:
-        """Let the optimizer remember this alone; where it says nothing, 0 is what an optimizer begins with."""
-        for own in self.optimizer.state.values():
-            for value in own.values():
+    def _replace_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Give the optimizer this state alone; a tensor that it lacks becomes 0, with which an optimizer begins."""
+        for weight_state in self.optimizer.state.values():
+            for value in weight_state.values():
                 if isinstance(value, Tensor):
                     value.zero_()
         self.load_optimizer(state)
 
 
 def capture(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """Return what `run` returned, and a call that runs it again on the same tensors as one launch.
+    """Run a function a few times, capture it as a CUDA graph, and return its loss with a function that replays it.
 
-    Raises RuntimeError where `run` waits for the device (`.item()`, say), before the capture begins: a capture that
-    breaks off leaves torch in a state that has to be put right.
+    Args:
+        run: The function, which uses the same tensors in every call and returns a loss.
+
+    Returns:
+        The loss that `run` returned, and a function that runs it again on the same tensors as one launch.
+
+    Raises:
+        RuntimeError: `run` waits for the device (`.item()`, say). The error comes before the capture begins, since a
+            capture that breaks off leaves torch in a state that has to be repaired.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP - 1):
+            for _ in range(WARM_UP_STEPS - 1):
                 run()
-            with _refuse_waiting():
+            with _forbid_waiting():
                 run()
     finally:
         torch.cuda.current_stream().wait_stream(stream)
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    # thread_local: what a thread that pins memory for the next batches does meanwhile is no part of it
-    capturing = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-    with _put_right(pool), capturing:
+    # thread_local: a thread that pins memory for the next batches must not break the capture
+    graph_context = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+    with _repair_after_failure(pool), graph_context:
         loss = run()
     return loss, graph.replay
 
 
 @contextmanager
-def _refuse_waiting() -> Iterator[None]:
-    """Let every operation that waits for the device raise RuntimeError."""
-    before = torch.cuda.get_sync_debug_mode()
+def _forbid_waiting() -> Iterator[None]:
+    """Make every operation that waits for the device raise RuntimeError."""
+    mode = torch.cuda.get_sync_debug_mode()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says once that this mode is a prototype
+            warnings.simplefilter("ignore")  # torch warns that this mode is a prototype
             torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @contextmanager
-def _put_right(pool: Any) -> Iterator[None]:
-    """Restore what a capture that breaks off leaves behind: the stream, the random generator and the allocator.
+def _repair_after_failure(pool: Any) -> Iterator[None]:
+    """Restore the stream, the random generator and the allocator after a capture that breaks off.
 
-    torch 2.11 to 2.15 then stay on the stream of the capture, and their generator refuses to draw (dropout raises
-    "Offset increment outside graph capture"), since it still counts for the graph. The allocator of 2.11 takes the
-    capture for one that goes on, and frees nothing when memory is short.
+    Without this, torch 2.11 to 2.15 stay on the stream of the capture, and their generator refuses to draw (dropout
+    raises "Offset increment outside graph capture"), since it still counts for the graph. The allocator of 2.11 acts as
+    if the capture went on, and frees nothing when memory is short.
     """
     device = torch.cuda.current_device()
     stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators[device]
@@ -154,40 +170,46 @@ def _put_right(pool: Any) -> Iterator[None]:
         yield
     except Exception:
         torch.cuda.set_stream(stream)
-        fresh = torch.Generator(generator.device)
-        fresh.set_state(state)
-        generator.graphsafe_set_state(fresh.graphsafe_get_state())
-        with suppress(RuntimeError):  # later versions have ended it themselves
+        new_generator = torch.Generator(generator.device)
+        new_generator.set_state(state)
+        generator.graphsafe_set_state(new_generator.graphsafe_get_state())
+        with suppress(RuntimeError):  # later versions have ended the allocation themselves
             torch._C._cuda_endAllocateToPool(device, pool)
         raise
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of what went wrong first: the end of a broken capture raises an error of its own."""
+    """Return the first line of the earliest error: the end of a broken capture raises an error of its own."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error).partition("\n")[0]
 
 
-def take_step(part: CompactedNetwork, recipe: Recipe, architecture: Hashable) -> Step:
-    """The step for what `part` trains: on a GPU a captured one, kept for the next training of the same architecture.
+def make_step(compacted: CompactedNetwork, recipe: Recipe, architecture: Hashable) -> Step:
+    """Return the step that trains a network: on a GPU a captured one, kept for the next of the same architecture.
 
-    architecture: what of equal value computes the same from the same weights, or None. One training at a time.
+    A kept step serves one training at a time.
+
+    Args:
+        compacted: The network that is trained, with its masks.
+        recipe: The settings of the training.
+        architecture: A value that is equal for networks that compute the same from the same weights. With None the
+            step is not kept.
     """
-    if next(part.network.parameters()).device.type != DEVICE:
-        return Step(part.network, part.masks, recipe)
-    if architecture is None or part.share < 1:  # what is cut out differs from mask to mask
-        return Captured(part.network, part.masks, recipe)
+    if next(compacted.network.parameters()).device.type != CAPTURE_DEVICE:
+        return Step(compacted.network, compacted.masks, recipe)
+    if architecture is None or compacted.macs_fraction < 1:  # what is cut out differs from mask to mask
+        return CapturedStep(compacted.network, compacted.masks, recipe)
     step = _steps.pop((architecture, recipe), None)
     if step is None:
         try:
-            network = copy.deepcopy(part.network)
+            network = copy.deepcopy(compacted.network)
         except Exception:  # the user's code, which may do anything
-            return Captured(part.network, part.masks, recipe)
-        step = Captured(network, part.masks, recipe)
+            return CapturedStep(compacted.network, compacted.masks, recipe)
+        step = CapturedStep(network, compacted.masks, recipe)
     _steps[architecture, recipe] = step
-    while len(_steps) > KEPT:
+    while len(_steps) > KEPT_GRAPHS:
         _steps.popitem(last=False)
-    part.move_to(step.network)
-    step.begin(part.masks)
+    compacted.move_to(step.network)
+    step.begin(compacted.masks)
     return step

@@ -1,9 +1,9 @@
-"""Cutting a pruned network down to the channels that matter: the same function, physically smaller.
+"""The compaction of a pruned network to the channels that matter: the same function, physically smaller.
 
 A channel is cut out where it counts for no layer that reads it: all weights by which the layer reads it are pruned, or
-the channel is 0 there and stays 0 in training. The latter needs more than pruned weights in front of it: every bias and
-every shift of a norm on its way is 0, and no gradient reaches one of them (`_find_zeros`). Channels that are added,
-normalized or multiplied together form one space and are kept or cut together.
+the channel is 0 there and stays 0 in training. The latter needs more than pruned weights in front of the channel: every
+bias and every shift of a norm on its way is 0, and no gradient reaches one of them (`_find_zeros`). Channels that are
+added, normalized or multiplied together form one group, and are kept or cut together.
 """
 
 import copy
@@ -22,138 +22,180 @@ from torch.nn.modules.dropout import _DropoutNd
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 8  # on which a network and what is left of it are compared
-LARGEST_ERROR = 1e-4  # of the distances between the outputs for different samples; deep networks lose ten digits
-ROUNDING, DEAD = 1e-13, 1e-14  # of the outputs' size: errors of float64, and distances that are nothing else
-RELUS = (nn.ReLU, nn.ReLU6)
-PASSING = (
-    *RELUS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
+COMPARED_SAMPLES = 8  # on which a network and its compaction are compared
+MAX_RELATIVE_ERROR = 1e-4  # of the distances between the outputs for different samples; deep networks lose ten digits
+# Relative to the size of the outputs: the error of float64, and the distance below which outputs differ by it alone.
+FLOAT64_ERROR, DEAD_DISTANCE = 1e-13, 1e-14
+RELU_MODULES = (nn.ReLU, nn.ReLU6)
+CHANNELWISE_MODULES = (
+    *RELU_MODULES, nn.Identity, nn.Dropout, nn.Dropout2d, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
     nn.Hardsigmoid, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-PASSING_CALLS: set[Any] = {
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+CHANNELWISE_CALLS: set[Any] = {
     functional.relu, functional.relu6, functional.dropout, functional.max_pool2d, functional.avg_pool2d,
     functional.adaptive_avg_pool2d, functional.silu, functional.gelu, functional.sigmoid, torch.relu, torch.sigmoid,
     "relu", "relu_", "mean", torch.mean, "contiguous",
 }  # fmt: skip
-NOT_ZERO_AT_ZERO = (nn.Sigmoid, nn.Hardsigmoid)  # of those that pass channels on
-NOT_ZERO_AT_ZERO_CALLS: set[Any] = {functional.sigmoid, torch.sigmoid}
+NONZERO_AT_ZERO_MODULES = (nn.Sigmoid, nn.Hardsigmoid)  # of the channelwise ones: a zero does not stay 0
+NONZERO_AT_ZERO_CALLS: set[Any] = {functional.sigmoid, torch.sigmoid}
 RELU_CALLS: set[Any] = {functional.relu, functional.relu6, torch.relu, "relu", "relu_"}
-JOINING: set[Any] = {operator.add, operator.iadd, operator.mul, torch.add, torch.mul, "add", "add_", "mul"}
-FLATTENING: set[Any] = {torch.flatten, "flatten", "view", "reshape", nn.Flatten}
+JOINING_CALLS: set[Any] = {operator.add, operator.iadd, operator.mul, torch.add, torch.mul, "add", "add_", "mul"}
+FLATTENING_CALLS: set[Any] = {torch.flatten, "flatten", "view", "reshape", nn.Flatten}
 
 
 @dataclass
 class Compaction:
-    """A network without its dead channels, and where each of its tensors lies in the whole network's.
+    """A network without its dead channels, and the place of each of its tensors in a tensor of the whole network.
 
-    network: a copy, in the mode of the whole one; kept: by the name of a parameter or buffer the indices kept on
-    each side, nothing of those that are whole; share: of the multiply-adds that are left; draws: whether it has
-    dropout, which in a smaller network draws other numbers.
+    Attributes:
+        network: A copy of the whole network without the dead channels, in the same mode.
+        kept_indices: The indices that are kept in each dimension, by the name of a parameter or buffer; nothing for
+            dimensions and tensors that are kept whole.
+        macs_fraction: The fraction of the multiply-adds that is left, 0 to 1.
+        has_dropout: Whether the network has dropout, which draws other numbers in a smaller network.
     """
 
     network: nn.Module
-    kept: dict[str, dict[int, Tensor]]
-    share: float
-    draws: bool
+    kept_indices: dict[str, dict[int, Tensor]]
+    macs_fraction: float
+    has_dropout: bool
 
-    def shrink(self, name: str, whole: Tensor) -> Tensor:
-        """The part of a tensor of the whole network's shape that the small one has."""
-        for side, kept in self.kept.get(name, {}).items():
-            whole = whole.index_select(side, kept.to(whole.device))
-        return whole
+    def shrink(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the part of a whole network's tensor that the small network has.
 
-    def grow(self, name: str, small: Tensor, whole: Tensor) -> None:
-        """Write that part into a tensor of the whole network's shape; the rest of it stays."""
-        sides = self.kept.get(name)
-        if not sides:
-            whole.data.copy_(small)
+        Args:
+            name: The name of a parameter or buffer.
+            tensor: A tensor in its shape in the whole network.
+
+        Returns:
+            The tensor in its shape in the small network.
+        """
+        for dim, indices in self.kept_indices.get(name, {}).items():
+            tensor = tensor.index_select(dim, indices.to(tensor.device))
+        return tensor
+
+    def grow(self, name: str, small: Tensor, tensor: Tensor) -> None:
+        """Write a small network's tensor into a whole network's tensor, which otherwise stays as it is.
+
+        Args:
+            name: The name of a parameter or buffer.
+            small: A tensor in its shape in the small network.
+            tensor: The tensor to write into, in its shape in the whole network.
+        """
+        indices_by_dim = self.kept_indices.get(name)
+        if not indices_by_dim:
+            tensor.data.copy_(small)
             return
-        index = [sides.get(side, torch.arange(size)).to(whole.device) for side, size in enumerate(whole.shape[:2])]
+        index = [
+            indices_by_dim.get(dim, torch.arange(size)).to(tensor.device) for dim, size in enumerate(tensor.shape[:2])
+        ]
         if len(index) == 2:
             index[0] = index[0][:, None]
-        whole.data[tuple(index)] = small.to(whole.dtype)
+        tensor.data[tuple(index)] = small.to(tensor.dtype)
 
 
-class Obstacle(ValueError):
-    """Why a network is trained whole."""
+class CompactionError(ValueError):
+    """The error of a network whose dead channels cannot be cut out."""
 
 
 def compact(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> nn.Module:
-    """A copy of the pruned network, in eval mode, without the channels that cannot matter.
+    """Return a copy of a pruned network, in eval mode, without its dead channels.
 
-    input_shape: of one sample, without the batch. Where the network cannot be traced, or what is left of it does not
-    compute the same, the copy is the masked network at its full size, and the log says so.
+    Where the network cannot be traced, or the smaller copy does not compute the same, the copy is the masked network at
+    its full size, and the log says so.
+
+    Args:
+        model: The network.
+        masks: A bool tensor for each masked parameter, by its name; True keeps.
+        input_shape: The shape of one sample, without the batch.
+
+    Returns:
+        The copy.
     """
     try:
         return find_compaction(model, masks, input_shape).network.eval()
-    except Obstacle as obstacle:
-        log.warning("not compacted: %s", obstacle)
-        return _masked(model, masks).eval()
+    except CompactionError as error:
+        log.warning("not compacted: %s", error)
+        return _copy_masked(model, masks).eval()
 
 
 def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> Compaction:
-    """Cut a pruned network's dead channels out of a copy of it; arguments as of `compact`.
+    """Cut the dead channels out of a copy of a pruned network.
 
-    Raises Obstacle where that cannot be done so that the copy computes the same.
+    Args:
+        model: The network.
+        masks: A bool tensor for each masked parameter, by its name; True keeps.
+        input_shape: The shape of one sample, without the batch.
+
+    Returns:
+        The smaller copy, and the place of its tensors in those of `model`.
+
+    Raises:
+        CompactionError: The network cannot be traced, or the smaller copy does not compute the same.
     """
-    kind = type(model).__name__
+    model_name = type(model).__name__
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
-        raise Obstacle(f"layers of {kind} share their weights")
-    like = next(model.parameters())
-    example = torch.randn((SAMPLES, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
+        raise CompactionError(f"layers of {model_name} share their weights")
+    parameter = next(model.parameters())
+    example = torch.randn((COMPARED_SAMPLES, *input_shape), generator=torch.Generator().manual_seed(0)).to(parameter)
     try:
-        masked, small = _masked(model, masks).eval(), _masked(model, masks).eval()
+        masked, small = _copy_masked(model, masks).eval(), _copy_masked(model, masks).eval()
         with torch.no_grad():
-            network = _Network(small, example)
-            kept = _cut(network, masks)
-            found = Compaction(small, kept, network.macs() / network.dense_macs, network.draws)
-            difference = _find_difference(masked, found, example)
+            network = _TracedNetwork(small, example)
+            kept_indices = _cut_dead_channels(network, masks)
+            compaction = Compaction(small, kept_indices, network.count_macs() / network.dense_macs, network.has_dropout)
+            difference = _find_difference(masked, compaction, example)
     except Exception as error:  # copying and tracing run the user's code, which may do anything
-        raise Obstacle(f"{kind} cannot be traced ({error})") from error
+        raise CompactionError(f"{model_name} cannot be traced ({error})") from error
     if difference:
-        raise Obstacle(f"{kind} {difference}")
-    found.network.train(model.training)
-    return found
+        raise CompactionError(f"{model_name} {difference}")
+    compaction.network.train(model.training)
+    return compaction
 
 
 def _find_difference(masked: nn.Module, small: Compaction, example: Tensor) -> str | None:
-    """What speaks against a small network: that it has or computes something else, or that nobody can say so.
+    """Return how a small network differs from the masked one, or why they cannot be compared; None where they agree.
 
-    A freshly pruned network is so close to a constant that hardly a change of a layer can be seen in its outputs. So
-    they are compared with the rows of all weights scaled alike, in both networks, which changes nothing in what may be
-    cut; in float64, with the norms' statistics of the samples themselves, and then with these as running statistics.
-    An error is measured by how far the outputs lie apart, not by how large they are.
+    A freshly pruned network is so close to a constant that its outputs hardly show the change of a layer. The networks
+    are therefore compared with the rows of all weights scaled, equally in both, which does not change what may be cut.
+    They are compared in float64: first with the statistics of the samples in the norms, then with these as running
+    statistics. An error is relative to the distances between the outputs for different samples, not to their size.
     """
     tensors = masked.state_dict()
     for name, tensor in small.network.state_dict().items():
         if not torch.equal(tensor, small.shrink(name, tensors[name])):
             return f"cannot be cut: what is left of {name} is not a part of it"
-    scaled = {name: _scale_rows(tensors[name]) for name in _weights(masked)}
-    whole = _with_weights(masked, scaled)
-    part = _with_weights(small.network, {name: small.shrink(name, weight) for name, weight in scaled.items()})
-    for by_samples in (True, False):
-        expected, found = (_run(network, example.double(), by_samples) for network in (whole, part))
+    scaled = {name: _scale_rows(tensors[name]) for name in _list_weight_names(masked)}
+    scaled_masked = _copy_with_weights(masked, scaled)
+    scaled_small = _copy_with_weights(
+        small.network, {name: small.shrink(name, weight) for name, weight in scaled.items()}
+    )
+    for use_sample_statistics in (True, False):
+        expected, outputs = (
+            _compute_outputs(network, example.double(), use_sample_statistics)
+            for network in (scaled_masked, scaled_small)
+        )
         spread, size = (expected - expected.mean(0)).abs().max(), expected.abs().max()
-        if spread <= DEAD * size:
+        if spread <= DEAD_DISTANCE * size:
             return "is dead: what it computes does not depend on the input, so that nothing can be compared"
-        if not (expected - found).abs().max() <= LARGEST_ERROR * spread + ROUNDING * size:
+        if not (expected - outputs).abs().max() <= MAX_RELATIVE_ERROR * spread + FLOAT64_ERROR * size:
             return "cannot be cut: what is left of it does not compute the same"
     return None
 
 
-def _weights(network: nn.Module) -> list[str]:
+def _list_weight_names(network: nn.Module) -> list[str]:
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     return [f"{name}.weight" if name else "weight" for name in layers]
 
 
 def _scale_rows(weight: Tensor) -> Tensor:
-    """The weights of each output scaled so that a ReLU hands on as much as comes in; none where none is kept."""
+    """Scale the weights of each output so that a ReLU preserves the size of its inputs; 0 where no weight is kept."""
     norms = weight.double().flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
     return weight.double() * torch.where(norms > 0, 2**0.5 / norms, 0)
 
 
-def _with_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+def _copy_with_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     copied = copy.deepcopy(network).double()
     parameters = dict(copied.named_parameters())
     for name, weight in weights.items():
@@ -161,18 +203,17 @@ def _with_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     return copied
 
 
-def _run(network: nn.Module, samples: Tensor, by_samples: bool) -> Tensor:
+def _compute_outputs(network: nn.Module, samples: Tensor, use_sample_statistics: bool) -> Tensor:
     network.eval()
     for module in network.modules():
-        if isinstance(module, NORMS):
-            module.train(by_samples)
+        if isinstance(module, BATCH_NORMS):
+            module.train(use_sample_statistics)
             module.momentum = 1.0
-    result: Tensor = network(samples)
-    return result
+    outputs: Tensor = network(samples)
+    return outputs
 
 
-def _masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
-    """A copy with the masks in force."""
+def _copy_masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     copied = copy.deepcopy(model)
     parameters = dict(copied.named_parameters())
     with torch.no_grad():
@@ -182,229 +223,259 @@ def _masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
 
 
 @dataclass
-class _Space:
-    """Channels that live and die together: who writes them, who reads them, who passes them on one by one."""
+class _ChannelGroup:
+    """Channels of several tensors that are kept or cut together.
+
+    Attributes:
+        size: The number of channels.
+        fixed: Whether all channels are kept.
+        joined: Whether the group has a sum or a product of tensors.
+        writers: The layers whose outputs are the channels.
+        readers: The layers whose inputs are the channels, each with the number of its inputs that a channel has.
+        passers: The depthwise convolutions, which keep each channel apart.
+        norms: The batch norms of the channels.
+    """
 
     size: int
     fixed: bool = False
-    joined: bool = False  # by a sum or a product
+    joined: bool = False
     writers: list[str] = field(default_factory=list)
-    readers: list[tuple[str, int]] = field(default_factory=list)  # and how many inputs a channel has in it
-    passers: list[str] = field(default_factory=list)  # depthwise convolutions
+    readers: list[tuple[str, int]] = field(default_factory=list)
+    passers: list[str] = field(default_factory=list)
     norms: list[str] = field(default_factory=list)
 
-    def take(self, other: "_Space") -> None:
+    def merge(self, other: "_ChannelGroup") -> None:
         self.fixed |= other.fixed or self.size != other.size
         self.joined |= other.joined
         for name in ("writers", "readers", "passers", "norms"):
             getattr(self, name).extend(getattr(other, name))
 
 
-class _Network:
-    """The spaces of a network, found by walking through its graph once."""
+class _TracedNetwork:
+    """The channel groups of a network, found in one pass over its graph."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.modules = dict(model.named_modules())
         self.graph = fx.symbolic_trace(model)
         ShapeProp(self.graph).propagate(example)
-        self._of: dict[fx.Node, _Space] = {}
-        self._inputs: dict[fx.Node, int] = {}  # features that one channel has become
-        self.outlets: dict[str, fx.Node] = {}  # the node of each module
-        self.draws = False
-        calls = Counter(str(node.target) for node in self.graph.graph.nodes if node.op == "call_module")
-        self._shared = {name for name, count in calls.items() if count > 1}
+        self._groups: dict[fx.Node, _ChannelGroup] = {}
+        self._features: dict[fx.Node, int] = {}  # of one channel: more than one behind a flattening
+        self.module_nodes: dict[str, fx.Node] = {}
+        self.has_dropout = False
+        call_counts = Counter(str(node.target) for node in self.graph.graph.nodes if node.op == "call_module")
+        self._shared_modules = {name for name, count in call_counts.items() if count > 1}
         for node in self.graph.graph.nodes:
-            self._walk(node)
-        self.dense_macs = self.macs()
+            self._add_node(node)
+        self.dense_macs = self.count_macs()
 
-    def macs(self) -> int:
-        """Multiply-adds of one sample in the layers as they are now."""
+    def count_macs(self) -> int:
+        """Return the multiply-adds of one sample in the layers as they are now."""
         total = 0
-        for name, node in self.outlets.items():
+        for name, node in self.module_nodes.items():
             if isinstance(self.modules[name], nn.Conv2d | nn.Linear):
-                positions = torch.Size((_shape(node) or ())[2:]).numel()
+                positions = torch.Size((_get_shape(node) or ())[2:]).numel()
                 total += positions * self.modules[name].weight.numel()
         return total
 
     @property
-    def spaces(self) -> list[_Space]:
-        return list({id(space): space for space in self._of.values()}.values())
+    def groups(self) -> list[_ChannelGroup]:
+        return list({id(group): group for group in self._groups.values()}.values())
 
-    def space_of(self, node: fx.Node) -> _Space | None:
-        """The channels that a node's tensor has; None where it has none."""
-        return self._of.get(node)
+    def find_group(self, node: fx.Node) -> _ChannelGroup | None:
+        """Return the group of the channels of a node's tensor; None where it has no channels."""
+        return self._groups.get(node)
 
-    def kind_of(self, node: fx.Node) -> Any:
-        """The module that a node calls, or else the function or the name of the method."""
+    def find_operation(self, node: fx.Node) -> Any:
+        """Return the module that a node calls, or else the function or the name of the method."""
         return self.modules[str(node.target)] if node.op == "call_module" else node.target
 
-    def _walk(self, node: fx.Node) -> None:
-        sources = [source for source in node.all_input_nodes if source in self._of]
-        kind = self.kind_of(node)
+    def _add_node(self, node: fx.Node) -> None:
+        sources = [source for source in node.all_input_nodes if source in self._groups]
+        operation = self.find_operation(node)
         if node.op == "call_module":
-            self.outlets[str(node.target)] = node
-        self.draws |= kind is functional.dropout or (isinstance(kind, _DropoutNd) and kind.p > 0)
+            self.module_nodes[str(node.target)] = node
+        self.has_dropout |= operation is functional.dropout or (isinstance(operation, _DropoutNd) and operation.p > 0)
         if node.op == "output":
             self._fix(sources)
         elif node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
             pass
-        elif _shape(node) is None:
+        elif _get_shape(node) is None:
             self._fix(sources)
-        elif isinstance(kind, nn.Module) and str(node.target) in self._shared and kind.state_dict():
+        elif isinstance(operation, nn.Module) and str(node.target) in self._shared_modules and operation.state_dict():
             self._fix([*sources, node])
-        elif isinstance(kind, nn.Conv2d | nn.Linear) and len(sources) == 1:
-            self._layer(node, kind, sources[0])
-        elif isinstance(kind, NORMS) and len(sources) == 1 and self._inputs[sources[0]] == 1:
-            self._follow(node, sources[0])
-            self._of[node].norms.append(str(node.target))
-        elif (isinstance(kind, PASSING) or _in(kind, PASSING_CALLS)) and len(sources) == 1 and _keeps(node, sources[0]):
-            self._follow(node, sources[0])
-        elif (isinstance(kind, nn.Flatten) or _in(kind, FLATTENING)) and len(sources) == 1 and _flat(node, sources[0]):
-            self._follow(node, sources[0])
-            self._inputs[node] *= _shape(node)[1] // _shape(sources[0])[1]  # type: ignore[index]
-        elif _in(kind, JOINING) and len(sources) == 2 and _channels(sources[0]) == _channels(sources[1]):
-            self._join(node, *sources)
+        elif isinstance(operation, nn.Conv2d | nn.Linear) and len(sources) == 1:
+            self._add_layer(node, operation, sources[0])
+        elif isinstance(operation, BATCH_NORMS) and len(sources) == 1 and self._features[sources[0]] == 1:
+            self._continue_group(node, sources[0])
+            self._groups[node].norms.append(str(node.target))
+        elif (
+            (isinstance(operation, CHANNELWISE_MODULES) or _is_call(operation, CHANNELWISE_CALLS))
+            and len(sources) == 1
+            and _has_same_channels(node, sources[0])
+        ):
+            self._continue_group(node, sources[0])
+        elif (
+            (isinstance(operation, nn.Flatten) or _is_call(operation, FLATTENING_CALLS))
+            and len(sources) == 1
+            and _is_flattened(node, sources[0])
+        ):
+            self._continue_group(node, sources[0])
+            self._features[node] *= _get_shape(node)[1] // _get_shape(sources[0])[1]  # type: ignore[index]
+        elif (
+            _is_call(operation, JOINING_CALLS)
+            and len(sources) == 2
+            and _count_channels(sources[0]) == _count_channels(sources[1])
+        ):
+            self._join_groups(node, *sources)
         else:
             self._fix([*sources, node])
 
-    def _layer(self, node: fx.Node, module: nn.Conv2d | nn.Linear, source: fx.Node) -> None:
-        name, space = str(node.target), self._of[source]
-        if isinstance(module, nn.Linear) and len(_shape(node) or ()) != 2:
+    def _add_layer(self, node: fx.Node, module: nn.Conv2d | nn.Linear, source: fx.Node) -> None:
+        name, group = str(node.target), self._groups[source]
+        if isinstance(module, nn.Linear) and len(_get_shape(node) or ()) != 2:
             self._fix([source, node])
         elif isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1:
-            self._follow(node, source)
-            space.passers.append(name)
+            self._continue_group(node, source)
+            group.passers.append(name)
         else:
-            space.readers.append((name, self._inputs[source]))
-            self._new(node)
-            self._of[node].writers.append(name)
+            group.readers.append((name, self._features[source]))
+            self._start_group(node)
+            self._groups[node].writers.append(name)
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 self._fix([source, node])
 
-    def _new(self, node: fx.Node) -> None:
-        self._of[node], self._inputs[node] = _Space(_channels(node)), 1
+    def _start_group(self, node: fx.Node) -> None:
+        self._groups[node], self._features[node] = _ChannelGroup(_count_channels(node)), 1
 
-    def _follow(self, node: fx.Node, source: fx.Node) -> None:
-        self._of[node], self._inputs[node] = self._of[source], self._inputs[source]
+    def _continue_group(self, node: fx.Node, source: fx.Node) -> None:
+        self._groups[node], self._features[node] = self._groups[source], self._features[source]
 
-    def _join(self, node: fx.Node, one: fx.Node, other: fx.Node) -> None:
-        kept, gone = self._of[one], self._of[other]
-        if gone is not kept:
-            kept.take(gone)
-            self._of = {n: kept if space is gone else space for n, space in self._of.items()}
-        kept.joined = True
-        kept.fixed |= self._inputs[one] != self._inputs[other]
-        self._follow(node, one)
+    def _join_groups(self, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
+        joined, absorbed = self._groups[first], self._groups[second]
+        if absorbed is not joined:
+            joined.merge(absorbed)
+            self._groups = {n: joined if group is absorbed else group for n, group in self._groups.items()}
+        joined.joined = True
+        joined.fixed |= self._features[first] != self._features[second]
+        self._continue_group(node, first)
 
     def _fix(self, nodes: list[fx.Node]) -> None:
+        """Keep all channels of the nodes."""
         for node in nodes:
-            if node not in self._of and _shape(node) is not None:
-                self._new(node)
-            if node in self._of:
-                self._of[node].fixed = True
+            if node not in self._groups and _get_shape(node) is not None:
+                self._start_group(node)
+            if node in self._groups:
+                self._groups[node].fixed = True
 
 
-def _cut(network: "_Network", masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
-    """Take the dead channels out of the network's layers; the indices that are kept, as `Compaction` has them."""
-    spaces = network.spaces
-    kept = {id(space): torch.ones(space.size, dtype=torch.bool) for space in spaces}
-    reads = {name: (space, inputs) for space in spaces for name, inputs in space.readers}
-    writes = {name: space for space in spaces for name in space.writers}
+def _cut_dead_channels(network: "_TracedNetwork", masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+    """Cut the dead channels out of the network's layers, and return the indices that are kept, as in `Compaction`."""
+    groups = network.groups
+    kept = {id(group): torch.ones(group.size, dtype=torch.bool) for group in groups}
+    read_groups = {name: (group, inputs) for group in groups for name, inputs in group.readers}
+    written_groups = {name: group for group in groups for name in group.writers}
 
-    def mask(name: str) -> Tensor:
-        whole: Tensor = network.modules[name].weight
-        found = masks.get(f"{name}.weight")
-        return torch.ones(whole.shape) if found is None else found.cpu().float()
+    def find_mask(name: str) -> Tensor:
+        weight: Tensor = network.modules[name].weight
+        mask = masks.get(f"{name}.weight")
+        return torch.ones(weight.shape) if mask is None else mask.cpu().float()
 
-    def weight(name: str) -> Tensor:
-        """(channels written, channels read, weights between them), 1 where one is kept; 0 for channels cut."""
-        space, inputs = reads[name]
-        found = mask(name)
-        found = found.reshape(found.shape[0], -1, inputs * found[0, 0].numel()).clone()
-        found[:, ~kept[id(space)]] = 0
-        found[~kept[id(writes[name])]] = 0
-        return found
+    def find_connections(name: str) -> Tensor:
+        """Return (channels written, channels read, weights between them): 1 for a kept weight between kept channels."""
+        group, inputs = read_groups[name]
+        connections = find_mask(name)
+        connections = connections.reshape(connections.shape[0], -1, inputs * connections[0, 0].numel()).clone()
+        connections[:, ~kept[id(group)]] = 0
+        connections[~kept[id(written_groups[name])]] = 0
+        return connections
 
     while True:
-        before = sum(int(keep.sum()) for keep in kept.values())
-        for space in spaces:
-            if not space.fixed:
-                keep = kept[id(space)] & ~_find_dead(network, space, weight, mask)
-                keep[0] |= not keep.any()  # a layer of no channels is none
-                kept[id(space)] = keep
-        if sum(int(keep.sum()) for keep in kept.values()) == before:
+        kept_count = sum(int(keep.sum()) for keep in kept.values())
+        for group in groups:
+            if not group.fixed:
+                keep = kept[id(group)] & ~_find_dead(network, group, find_connections, find_mask)
+                keep[0] |= not keep.any()  # a layer needs at least one channel
+                kept[id(group)] = keep
+        if sum(int(keep.sum()) for keep in kept.values()) == kept_count:
             break
-    found: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for space in spaces:
-        if not kept[id(space)].all():
-            _resize(network, space, kept[id(space)], found)
-    return dict(found)
+    kept_indices: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for group in groups:
+        if not kept[id(group)].all():
+            _resize(network, group, kept[id(group)], kept_indices)
+    return dict(kept_indices)
 
 
 def _find_dead(
-    network: _Network, space: _Space, weight: Callable[[str], Tensor], mask: Callable[[str], Tensor]
+    network: _TracedNetwork,
+    group: _ChannelGroup,
+    find_connections: Callable[[str], Tensor],
+    find_mask: Callable[[str], Tensor],
 ) -> Tensor:
-    """The channels that no layer reads but by pruned weights, or where they are 0 for ever."""
-    unread = {name: weight(name).sum((0, 2)) == 0 for name, _ in space.readers}
-    zeros = {} if space.joined else _find_zeros(network, space, unread, weight, mask)
-    dead = torch.ones(space.size, dtype=torch.bool)
+    """Return the channels of which each reader has pruned all weights, or gets only zeros, now and in training."""
+    unread = {name: find_connections(name).sum((0, 2)) == 0 for name, _ in group.readers}
+    zeros = {} if group.joined else _find_zeros(network, group, unread, find_connections, find_mask)
+    dead = torch.ones(group.size, dtype=torch.bool)
     for name, is_unread in unread.items():
-        source = network.outlets[name].all_input_nodes[0]
+        source = network.module_nodes[name].all_input_nodes[0]
         dead &= is_unread | zeros[source] if zeros else is_unread
     return dead
 
 
 def _find_zeros(
-    network: _Network,
-    space: _Space,
+    network: _TracedNetwork,
+    group: _ChannelGroup,
     unread: dict[str, Tensor],
-    weight: Callable[[str], Tensor],
-    mask: Callable[[str], Tensor],
+    find_connections: Callable[[str], Tensor],
+    find_mask: Callable[[str], Tensor],
 ) -> dict[fx.Node, Tensor]:
-    """For each node of a space without joins, the channels that are 0 behind it and stay so in training.
+    """Return, for each node of a group without joins, the channels of its output that are 0 and stay 0 in training.
 
     A shift (the bias of a layer, the beta of a norm) that is 0 stays 0 where no gradient reaches it: all that is
-    computed from it goes through a ReLU whose input is 0, or through pruned weights. So every shift that is 0 is taken
-    for lasting at first; those that a gradient reaches under this assumption are not, and the rest is looked at again.
-    What is left holds by induction over the steps of training: each of these shifts is 0, so that the channels are, so
-    that none of these shifts gets a gradient.
+    computed from it goes through a ReLU whose input is 0, or through pruned weights. At first every shift that is 0 is
+    assumed to stay 0. Those that a gradient reaches under this assumption are taken out, and the others are examined
+    again. The result holds by induction over the steps of training: each of these shifts is 0, so the channels are 0,
+    so none of these shifts gets a gradient.
     """
-    nodes = [node for node in network.graph.graph.nodes if network.space_of(node) is space]
-    pruned = {name: weight(name).sum((1, 2)) == 0 for name in space.writers}
-    pruned |= {name: mask(name).flatten(1).sum(1) == 0 for name in space.passers}
-    lasting = {node: _has_no_shift(network, node, space.size) for node in nodes}
+    nodes = [node for node in network.graph.graph.nodes if network.find_group(node) is group]
+    pruned = {name: find_connections(name).sum((1, 2)) == 0 for name in group.writers}
+    pruned |= {name: find_mask(name).flatten(1).sum(1) == 0 for name in group.passers}
+    unshifted = {node: _find_unshifted(network, node, group.size) for node in nodes}
     while True:
         zeros: dict[fx.Node, Tensor] = {}
         for node in nodes:
-            zeros[node] = lasting[node] & _is_zero(network, node, zeros, pruned)
+            zeros[node] = unshifted[node] & _find_zeros_before_shift(network, node, zeros, pruned)
         blocked: dict[fx.Node, Tensor] = {}
         for node in reversed(nodes):
-            blocked[node] = torch.ones(space.size, dtype=torch.bool)
+            blocked[node] = torch.ones(group.size, dtype=torch.bool)
             for user in node.users:
-                blocked[node] &= _blocks(network, node, user, zeros, blocked, pruned, unread)
-        reached = {node: lasting[node] & ~blocked[node] for node in nodes if _is_shifting(network, node)}
+                blocked[node] &= _find_blocked(network, node, user, zeros, blocked, pruned, unread)
+        reached = {node: unshifted[node] & ~blocked[node] for node in nodes if _has_trained_shift(network, node)}
         if not any(channels.any() for channels in reached.values()):
             return zeros
         for node, channels in reached.items():
-            lasting[node] = lasting[node] & ~channels
+            unshifted[node] = unshifted[node] & ~channels
 
 
-def _is_zero(
-    network: _Network, node: fx.Node, zeros: dict[fx.Node, Tensor], pruned: dict[str, Tensor]
+def _find_zeros_before_shift(
+    network: _TracedNetwork, node: fx.Node, zeros: dict[fx.Node, Tensor], pruned: dict[str, Tensor]
 ) -> Tensor | bool:
-    """Which channels are 0 behind a node, but for its own shift."""
-    kind = network.kind_of(node)
-    before = next((zeros[source] for source in node.all_input_nodes if source in zeros), None)
-    if isinstance(kind, nn.Conv2d | nn.Linear):
+    """Return the channels of a node's output that are 0 where its own shift is 0."""
+    operation = network.find_operation(node)
+    input_zeros = next((zeros[source] for source in node.all_input_nodes if source in zeros), None)
+    if isinstance(operation, nn.Conv2d | nn.Linear):
         without_weights = pruned[str(node.target)]
-        return without_weights if before is None else without_weights | before
-    if before is None or isinstance(kind, NOT_ZERO_AT_ZERO) or _in(kind, NOT_ZERO_AT_ZERO_CALLS):
+        return without_weights if input_zeros is None else without_weights | input_zeros
+    if (
+        input_zeros is None
+        or isinstance(operation, NONZERO_AT_ZERO_MODULES)
+        or _is_call(operation, NONZERO_AT_ZERO_CALLS)
+    ):
         return False
-    return before
+    return input_zeros
 
 
-def _blocks(
-    network: _Network,
+def _find_blocked(
+    network: _TracedNetwork,
     node: fx.Node,
     user: fx.Node,
     zeros: dict[fx.Node, Tensor],
@@ -412,94 +483,102 @@ def _blocks(
     pruned: dict[str, Tensor],
     unread: dict[str, Tensor],
 ) -> Tensor | bool:
-    """For which channels no gradient comes back to a node from one that uses it."""
+    """Return the channels for which a node gets no gradient from one that uses it."""
     name = str(user.target)
-    if user not in zeros:  # of another space: a layer that reads this one, or what asks for the size of the batch
-        return unread[name] if name in unread else _shape(user) is None and user.op != "output"
+    if user not in zeros:  # in another group: a layer that reads this one, or a call that returns the batch size
+        return unread[name] if name in unread else _get_shape(user) is None and user.op != "output"
     if _is_relu(network, user):
         return zeros[node] | blocked[user]
     return pruned[name] | blocked[user] if name in pruned else blocked[user]
 
 
-def _has_no_shift(network: _Network, node: fx.Node, size: int) -> Tensor:
-    """For which channels a node adds nothing: no bias, no beta, no running mean."""
-    kind = network.kind_of(node)
-    nothing = torch.ones(size, dtype=torch.bool)
-    for part in ("bias", "running_mean"):
-        shift = getattr(kind, part, None) if isinstance(kind, (nn.Conv2d, nn.Linear, *NORMS)) else None
+def _find_unshifted(network: _TracedNetwork, node: fx.Node, size: int) -> Tensor:
+    """Return the channels to which a node adds nothing: bias, beta and running mean are 0."""
+    operation = network.find_operation(node)
+    unshifted = torch.ones(size, dtype=torch.bool)
+    for attribute in ("bias", "running_mean"):
+        shift = (
+            getattr(operation, attribute, None) if isinstance(operation, (nn.Conv2d, nn.Linear, *BATCH_NORMS)) else None
+        )
         if shift is not None:
-            nothing &= shift.detach().cpu() == 0
-    return nothing
+            unshifted &= shift.detach().cpu() == 0
+    return unshifted
 
 
-def _is_shifting(network: _Network, node: fx.Node) -> bool:
-    """Whether a node has a shift that is trained."""
-    kind = network.kind_of(node)
-    return isinstance(kind, (nn.Conv2d, nn.Linear, *NORMS)) and kind.bias is not None
+def _has_trained_shift(network: _TracedNetwork, node: fx.Node) -> bool:
+    operation = network.find_operation(node)
+    return isinstance(operation, (nn.Conv2d, nn.Linear, *BATCH_NORMS)) and operation.bias is not None
 
 
-def _is_relu(network: _Network, node: fx.Node) -> bool:
-    kind = network.kind_of(node)
-    return isinstance(kind, RELUS) or _in(kind, RELU_CALLS)
+def _is_relu(network: _TracedNetwork, node: fx.Node) -> bool:
+    operation = network.find_operation(node)
+    return isinstance(operation, RELU_MODULES) or _is_call(operation, RELU_CALLS)
 
 
-def _resize(network: _Network, space: _Space, keep: Tensor, found: dict[str, dict[int, Tensor]]) -> None:
-    """Cut a space down in all layers that touch it, and note the indices that are kept."""
+def _resize(
+    network: _TracedNetwork, group: _ChannelGroup, keep: Tensor, kept_indices: dict[str, dict[int, Tensor]]
+) -> None:
+    """Cut a group down in all layers that use it, and note the indices that are kept."""
 
-    def shrink(name: str, part: str, side: int, keep: Tensor = keep) -> None:
+    def shrink(name: str, attribute: str, dim: int, keep: Tensor = keep) -> None:
         module = network.modules[name]
-        whole = getattr(module, part)
-        if whole is not None:
+        tensor = getattr(module, attribute)
+        if tensor is not None:
             indices = keep.nonzero().flatten()
-            found[f"{name}.{part}" if name else part][side] = indices
-            data = whole.data.index_select(side, indices.to(whole.device))
-            setattr(module, part, nn.Parameter(data, whole.requires_grad) if isinstance(whole, nn.Parameter) else data)
+            kept_indices[f"{name}.{attribute}" if name else attribute][dim] = indices
+            data = tensor.data.index_select(dim, indices.to(tensor.device))
+            setattr(
+                module,
+                attribute,
+                nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data,
+            )
 
     size = int(keep.sum())
-    for name in space.writers:
+    for name in group.writers:
         shrink(name, "weight", 0)
         shrink(name, "bias", 0)
-        kind = "channels" if isinstance(network.modules[name], nn.Conv2d) else "features"
-        setattr(network.modules[name], f"out_{kind}", size)
-    for name, inputs in space.readers:
+        unit = "channels" if isinstance(network.modules[name], nn.Conv2d) else "features"
+        setattr(network.modules[name], f"out_{unit}", size)
+    for name, inputs in group.readers:
         module = network.modules[name]
         if isinstance(module, nn.Linear):
             shrink(name, "weight", 1, keep.repeat_interleave(inputs))
             module.in_features = size * inputs
-        elif module.groups == 1:  # else its spaces are kept whole
+        elif module.groups == 1:  # a grouped convolution keeps all channels
             shrink(name, "weight", 1)
             module.in_channels = size
-    for name in space.passers:
+    for name in group.passers:
         shrink(name, "weight", 0)
         shrink(name, "bias", 0)
         module = network.modules[name]
         module.groups = module.in_channels = module.out_channels = size
-    for name in space.norms:
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shrink(name, part, 0)
+    for name in group.norms:
+        for attribute in ("weight", "bias", "running_mean", "running_var"):
+            shrink(name, attribute, 0)
         network.modules[name].num_features = size
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
+def _get_shape(node: fx.Node) -> tuple[int, ...] | None:
     meta = node.meta.get("tensor_meta")
     return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else None
 
 
-def _channels(node: fx.Node) -> int:
-    shape = _shape(node) or ()
+def _count_channels(node: fx.Node) -> int:
+    shape = _get_shape(node) or ()
     return shape[1] if len(shape) > 1 else 0
 
 
-def _keeps(node: fx.Node, source: fx.Node) -> bool:
-    """Whether the channels are where they were; a mean may take the positions away."""
-    return _channels(node) == _channels(source) and len(_shape(node) or ()) in (2, 4)
+def _has_same_channels(node: fx.Node, source: fx.Node) -> bool:
+    """Return whether the channels stay in dimension 1; a mean may take the positions away."""
+    return _count_channels(node) == _count_channels(source) and len(_get_shape(node) or ()) in (2, 4)
 
 
-def _flat(node: fx.Node, source: fx.Node) -> bool:
-    """Whether (N, C, ...) has become (N, C * ...)."""
-    before, after = _shape(source) or (), _shape(node) or ()
+def _is_flattened(node: fx.Node, source: fx.Node) -> bool:
+    """Return whether (N, C, ...) has become (N, C * ...)."""
+    before, after = _get_shape(source) or (), _get_shape(node) or ()
     return len(after) == 2 and before[0] == after[0] and torch.Size(before).numel() == torch.Size(after).numel()
 
 
-def _in(kind: Any, known: set[Any]) -> bool:
-    return not isinstance(kind, nn.Module) and kind in known
+def _is_call(operation: Any, calls: set[Any]) -> bool:
+    """Return whether a node's operation is one of these functions and methods."""
+    return not isinstance(operation, nn.Module) and operation in calls

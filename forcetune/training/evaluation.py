@@ -1,4 +1,4 @@
-"""What a network says of a validation split."""
+"""The metrics of a network on a validation split."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from forcetune.errors import InputError
 from forcetune.names import check_metric_name
 from forcetune.training.step import Loss
 
-MEASURED = ("val_loss", "val_accuracy")
+VALIDATION_METRICS = ("val_loss", "val_accuracy")
 Metric = Callable[[Tensor, Tensor], float | Mapping[str, float]]  # of logits (N, classes) and classes (N,)
 
 
@@ -24,43 +24,55 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, float]:
-    """val_loss, val_accuracy and `val_` with the name of each metric, in eval mode; no batch waits for another.
+    """Measure a network in eval mode, without waiting for the device between batches.
 
-    metrics: functions of all logits (N, classes) and classes (N,), on the CPU. One returns a number, or several by
-    name, which take the place of its own. autocast: in force where the network is fed and its loss is taken, alone.
+    Args:
+        model: The network, which is put in eval mode.
+        batches: The inputs and classes of the split.
+        loss: A function of logits (N, classes) and classes (N,) that returns their mean loss.
+        metrics: Functions of all logits (N, classes) and classes (N,) of the split, on the CPU, by name. A function
+            returns a number, or several by name; these names then replace its own.
+        autocast: A function that returns the context in which the logits and the loss of a batch are computed.
+
+    Returns:
+        `val_loss`, `val_accuracy` (0 to 1), and each metric under its name with `val_` before it.
+
+    Raises:
+        InputError: Two metrics have the same name, or a metric has the name of the loss or the accuracy.
+        ValueError: MLflow does not take the name of a metric.
     """
     model.eval()
-    losses, hits, count = [], [], 0
-    seen: list[tuple[Tensor, Tensor]] = []
+    losses, correct, count = [], [], 0
+    outputs: list[tuple[Tensor, Tensor]] = []
     for inputs, targets in batches:
         with autocast():
             logits = model(inputs)
             losses.append(loss(logits, targets) * len(targets))
-        hits.append((logits.argmax(1) == targets).sum())
+        correct.append((logits.argmax(1) == targets).sum())
         count += len(targets)
         if metrics:
-            seen.append((logits, targets))
+            outputs.append((logits, targets))
     return {
         "val_loss": float(torch.stack(losses).sum()) / count,
-        "val_accuracy": int(torch.stack(hits).sum()) / count,
-        **(_measured(metrics, seen) if metrics else {}),
+        "val_accuracy": int(torch.stack(correct).sum()) / count,
+        **(_compute_metrics(metrics, outputs) if metrics else {}),
     }
 
 
-def _measured(metrics: Mapping[str, Metric], seen: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    logits, targets = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
-    logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # metrics may hand them to numpy
-    found: dict[str, float] = {}
+def _compute_metrics(metrics: Mapping[str, Metric], outputs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    logits, targets = (torch.cat(tensors).cpu() for tensors in zip(*outputs, strict=True))
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # metrics may use numpy
+    values: dict[str, float] = {}
     for name, metric in metrics.items():
-        value = metric(logits, targets)
-        several = value if isinstance(value, Mapping) else {name: value}
-        for own, number in several.items():
-            shown = f"val_{check_metric_name(own)}"
-            if shown in MEASURED:
+        result = metric(logits, targets)
+        named_results = result if isinstance(result, Mapping) else {name: result}
+        for key, value in named_results.items():
+            metric_name = f"val_{check_metric_name(key)}"
+            if metric_name in VALIDATION_METRICS:
                 raise InputError(
-                    f"metrics: {name} returns {own!r}, and forcetune itself measures {shown}; rename yours"
+                    f"metrics: {name} returns {key!r}, and forcetune itself measures {metric_name}; rename yours"
                 )
-            if shown in found:
-                raise InputError(f"metrics: {name} returns {own!r}, and another function of the study does so too")
-            found[shown] = float(number)
-    return found
+            if metric_name in values:
+                raise InputError(f"metrics: {name} returns {key!r}, and another function of the study does so too")
+            values[metric_name] = float(value)
+    return values

@@ -1,35 +1,44 @@
-"""Holding pruned weights at exactly zero while an optimizer runs."""
+"""Masks that keep pruned weights at exactly 0 while an optimizer runs."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Masked:
-    """The masks of a model in training.
+    """The masks of a model in training; making them sets the pruned weights to 0.
 
-    Gradients are masked before clipping, so that pruned weights do not count in the norm; weights are masked
-    after the step, since momentum and weight decay move what has no gradient; momentum is cleared where a
-    mask changes.
+    Gradients are masked before they are clipped, so that pruned weights do not count in the norm. Weights are masked
+    after the step, since momentum and weight decay move a weight without a gradient. Momentum is cleared where other
+    masks prune a weight (`set_masks`).
+
+    Args:
+        model: The network that is trained.
+        masks: A bool tensor for each masked parameter, by its name; True keeps.
     """
 
     def __init__(self, model: nn.Module, masks: dict[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
         self._names = list(masks)
         self._weights: list[Tensor] = [parameters[name] for name in self._names]
-        # in the weights' order in memory, or the products are taken one by one
+        # In the memory order of the weights, since torch takes the products one by one otherwise.
         self._factors = [torch.empty_like(weight.detach()) for weight in self._weights]
-        self.change(masks)
+        self.set_masks(masks)
 
-    def change(self, masks: dict[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Put these masks in force now; with an optimizer, also on what it remembers of each weight."""
+    def set_masks(self, masks: dict[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Set other masks, and set the weights that they prune to 0.
+
+        Args:
+            masks: The masks, of the same parameters as before.
+            optimizer: An optimizer, whose state of each pruned weight is set to 0 too.
+        """
         for name, factor in zip(self._names, self._factors, strict=True):
             factor.copy_(masks[name])
         self.weights()
         if optimizer:
             for weight, factor in zip(self._weights, self._factors, strict=True):
-                for remembered in optimizer.state[weight].values():
-                    if isinstance(remembered, Tensor) and remembered.shape == weight.shape:
-                        remembered.mul_(factor)
+                for value in optimizer.state[weight].values():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        value.mul_(factor)
 
     def gradients(self) -> None:
         """Zero the gradients of pruned weights."""
@@ -44,12 +53,20 @@ class Masked:
 
 
 def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]) -> Masked:
-    """Let an optimizer's every step leave pruned weights at 0: for training loops of one's own.
+    """Keep pruned weights at 0 through every step of an optimizer, for a training loop of the user's own.
 
-    Their gradients are zeroed before the step and the weights after it; a loop that clips gradients calls
-    `.gradients()` of what is returned before it clips, so that pruned weights do not count in the norm.
+    The gradients of pruned weights are set to 0 before each step, and the weights after it. A loop that clips gradients
+    calls `.gradients()` of the returned object before it clips, so that pruned weights do not count in the norm.
+
+    Args:
+        optimizer: The optimizer of the loop.
+        model: The network that the loop trains.
+        masks: A bool tensor for each masked parameter, by its name; True keeps.
+
+    Returns:
+        The masks of the model.
     """
-    held = Masked(model, masks)
-    optimizer.register_step_pre_hook(lambda *called: held.gradients())
-    optimizer.register_step_post_hook(lambda *called: held.weights())
-    return held
+    masked = Masked(model, masks)
+    optimizer.register_step_pre_hook(lambda *arguments: masked.gradients())
+    optimizer.register_step_post_hook(lambda *arguments: masked.weights())
+    return masked

@@ -1,4 +1,4 @@
-"""One step of training a pruned network: its loss, its gradients and the optimizer's move, all held to the masks."""
+"""One training step of a pruned network: its loss, its gradients and the move of the optimizer, all under the masks."""
 
 import logging
 import time
@@ -16,20 +16,20 @@ from forcetune.training.masked import Masked
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (N, classes) and classes (N,), their mean
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (N, classes) and classes (N,): the mean over the N samples
 Precision = Literal["bf16", "float32"]
 
 
 def _sgd(weights: Iterable[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float) -> Optimizer:
     optimizer = SGD(weights, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    if momentum:  # the fused one fails on a weight whose first gradient comes later than those of others
+    if momentum:  # the fused SGD fails on a weight whose first gradient comes later than those of others
         for weight in optimizer.param_groups[0]["params"]:
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight.detach())
     return optimizer
 
 
 def _adamw(weights: Iterable[nn.Parameter], lr: float | Tensor, momentum: float, weight_decay: float) -> Optimizer:
-    """Decoupled weight decay [1711.05101]; `momentum` is the first beta."""
+    """Return AdamW, with decoupled weight decay [1711.05101]; `momentum` is the first beta."""
     captured = isinstance(lr, Tensor)
     return AdamW(weights, lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True, capturable=captured)
 
@@ -39,7 +39,17 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is the same in all steps of a training."""
+    """The settings that all steps of a training share.
+
+    Attributes:
+        optimizer: A row of OPTIMIZERS.
+        momentum: The momentum of SGD, or the first beta of AdamW.
+        weight_decay: The weight decay of the optimizer.
+        clip_norm: The bound on the 2-norm of the gradient; None for no bound.
+        loss: The training loss.
+        precision: `bf16` (torch's autocast) or `float32`.
+        compiled: Whether torch.compile compiles the network.
+    """
 
     optimizer: str = "sgd"
     momentum: float = 0.9
@@ -51,15 +61,21 @@ class Recipe:
 
 
 class Step:
-    """Takes steps of the weights that `masks` keep.
+    """A training step of the weights that `masks` keep.
 
-    The first batch's shape counts as that of all; where the network is compiled, batches of another one (the last of
-    a pass) go through it as it is. lr: a tensor where steps are to be captured.
+    The shape of the first batch counts as the shape of all. Where the network is compiled, a batch of another shape
+    (the last one of a pass) goes through the network without compilation.
+
+    Args:
+        network: The network that is trained.
+        masks: Its masks, by parameter name.
+        recipe: The settings of the training.
+        lr: The learning rate at first; a tensor where the step is captured.
     """
 
     def __init__(self, network: nn.Module, masks: dict[str, Tensor], recipe: Recipe, lr: float | Tensor = 0.1) -> None:
         self.network = network
-        self.held = Masked(network, masks)
+        self.masked = Masked(network, masks)
         self.optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), lr, recipe.momentum, recipe.weight_decay)
         self.compile_seconds = 0.0
         self._recipe = recipe
@@ -67,36 +83,48 @@ class Step:
         self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> Tensor:
-        """Move the weights by one step; the loss before it, on the device."""
-        self._meet(inputs, targets)
+        """Move the weights by one step.
+
+        Args:
+            inputs: A batch (N, ...), on the device of the network.
+            targets: The classes (N,) of the batch.
+            lr: The learning rate of this step.
+
+        Returns:
+            The loss before the step, a scalar on the device.
+        """
+        self._set_up(inputs, targets)
         self._set_lr(lr)
         return self._run(inputs, targets)
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Take over an optimizer's state, each tensor in the memory order of its weight.
+        """Take over the state of an optimizer, each tensor in the memory order of its weight.
 
-        The fused kernels read both in the order of the memory, whatever the strides say.
+        The fused kernels read both in the order of the memory, whatever the strides are.
+
+        Args:
+            state: A state as torch's `state_dict` of an optimizer returns it.
         """
-        for place, weight in enumerate(self.network.parameters()):
-            mine = self.optimizer.state[weight]
-            for name, value in state["state"].get(place, {}).items():
+        for index, weight in enumerate(self.network.parameters()):
+            weight_state = self.optimizer.state[weight]
+            for name, value in state["state"].get(index, {}).items():
                 if not isinstance(value, Tensor):
-                    mine[name] = value
-                elif isinstance(mine.get(name), Tensor):
-                    mine[name].copy_(value)
+                    weight_state[name] = value
+                elif isinstance(weight_state.get(name), Tensor):
+                    weight_state[name].copy_(value)
                 elif value.shape == weight.shape:
-                    mine[name] = torch.empty_like(weight.detach()).copy_(value)
+                    weight_state[name] = torch.empty_like(weight.detach()).copy_(value)
                 else:
-                    mine[name] = value.to(weight.device, copy=True)
+                    weight_state[name] = value.to(weight.device, copy=True)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """In force where the network is fed."""
+        """Return the context in which the network and its loss are computed in the precision of the recipe."""
         if self._recipe.precision == "float32":
             return nullcontext()
         device = next(self.network.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, cache_enabled=False)  # a captured step would outlive its cache
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)  # a captured step outlives the cache
 
-    def _meet(self, inputs: Tensor, targets: Tensor) -> None:
+    def _set_up(self, inputs: Tensor, targets: Tensor) -> None:
         if self._shape is None:
             self._shape = inputs.shape
             if self._recipe.compiled and self._forward is self.network:
@@ -104,15 +132,15 @@ class Step:
 
     def _compile(self, inputs: Tensor, targets: Tensor) -> None:
         started = time.perf_counter()
-        torch._dynamo.reset()  # earlier trainings' networks count against the number that it compiles
+        torch._dynamo.reset()  # the networks of earlier trainings count towards the limit on compiled networks
         compiled = torch.compile(self.network, dynamic=False)
         try:
-            with as_it_was(self.network), self.autocast():
+            with preserve_state(self.network), self.autocast():
                 self._recipe.loss(compiled(inputs), targets).backward()
             self._forward = compiled
         except torch.OutOfMemoryError:
-            raise  # more room helps
-        except Exception as error:  # no compiler here, or what the compiler cannot read
+            raise  # another attempt with more memory can succeed
+        except Exception as error:  # no compiler is installed, or the compiler cannot read the network
             log.warning("not compiled: %s", str(error).partition("\n")[0])
         self.compile_seconds = time.perf_counter() - started
 
@@ -122,11 +150,11 @@ class Step:
             loss = self._recipe.loss(forward(inputs), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.held.gradients()
+        self.masked.gradients()
         if self._recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_norm)
         self.optimizer.step()
-        self.held.weights()
+        self.masked.weights()
         return loss.detach()
 
     def _set_lr(self, lr: float) -> None:
@@ -138,13 +166,13 @@ class Step:
 
 
 @contextmanager
-def as_it_was(network: nn.Module) -> Iterator[None]:
-    """Give a network its weights, its buffers and torch its random state back."""
+def preserve_state(network: nn.Module) -> Iterator[None]:
+    """Restore the weights and buffers of a network, and torch's random state, at the end of the context."""
     tensors = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
-    before = [tensor.clone() for tensor in tensors]
+    originals = [tensor.clone() for tensor in tensors]
     with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
         try:
             yield
         finally:
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
+            for tensor, original in zip(tensors, originals, strict=True):
+                tensor.copy_(original)

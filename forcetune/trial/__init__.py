@@ -1,22 +1,22 @@
-"""One trial from its fields to its metrics: data, model, masks, training; no Ray, no MLflow."""
+"""One trial, from its fields to its metrics: data, model, masks and training, without Ray and MLflow."""
 
-from forcetune.trial.checks import check, check_each, check_saliency, reported, seconds_an_epoch
-from forcetune.trial.preparation import EVALUATION_BATCH, PreparedTrial, prepare, stream
-from forcetune.trial.reuse import forget
+from forcetune.trial.checks import check, check_saliency, check_trials, find_reported_metrics, measure_epoch_seconds
+from forcetune.trial.preparation import EVALUATION_BATCH_SIZE, PreparedTrial, derive_seed, prepare
+from forcetune.trial.reuse import clear_pruning_caches
 from forcetune.trial.trial_run import TrialRun, resume, run
 
 __all__ = [
-    "EVALUATION_BATCH",
+    "EVALUATION_BATCH_SIZE",
     "PreparedTrial",
     "TrialRun",
     "check",
-    "check_each",
     "check_saliency",
-    "forget",
+    "check_trials",
+    "clear_pruning_caches",
+    "derive_seed",
+    "find_reported_metrics",
+    "measure_epoch_seconds",
     "prepare",
-    "reported",
     "resume",
     "run",
-    "seconds_an_epoch",
-    "stream",
 ]

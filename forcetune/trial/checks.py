@@ -1,4 +1,4 @@
-"""What can be said of a trial before it runs: whether it can, what it would report, and what it costs."""
+"""The checks of a trial before it runs: whether it can run, which metrics it reports, and what it costs."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -11,18 +11,29 @@ import torch
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.spec import BEFORE, METRICS, Task, Trial
-from forcetune.trial.preparation import PreparedTrial, measured, prepare, stream
-from forcetune.trial.trial_run import TrialRun, own_metrics
+from forcetune.spec import METRICS, STATIC_METRICS, Task, Trial
+from forcetune.trial.preparation import PreparedTrial, derive_seed, measure_pruned, prepare
+from forcetune.trial.trial_run import TrialRun, resolve_metrics
 
 
 def check(trial: Trial) -> dict[str, Any]:
-    """Load the data, build the model and count what is prunable, without pruning; raises InputError."""
+    """Load the data, build the model and count the prunable weights, without pruning.
+
+    Args:
+        trial: The trial.
+
+    Returns:
+        The names `dataset` and `model`, the numbers of `training` and `validation` samples, the `input_shape`, the
+        numbers of `classes` and of `prunable` weights, and the multiply-adds `macs` of the dense network.
+
+    Raises:
+        InputError: The fields do not fit together, or name something that does not exist.
+    """
     dataset = data.load(trial.dataset, trial.data_root)
-    train_part, validation_part = dataset.split(0, trial.train_samples)
-    if len(train_part) < 2:
+    training_split, validation_split = dataset.split(0, trial.train_samples)
+    if len(training_split) < 2:
         raise InputError(
-            f"train_samples {trial.train_samples}: leaves {len(train_part)} to train on; allowed: 3 or more"
+            f"train_samples {trial.train_samples}: leaves {len(training_split)} to train on; allowed: 3 or more"
         )
     model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
     models.check_training(model, dataset.input_shape, dataset.classes)
@@ -34,14 +45,14 @@ def check(trial: Trial) -> dict[str, Any]:
             f"allowed: at least {1 / weights:.2g}"
         )
     if trial.small_dense and not trial.width:
-        models.own_width(trial.model)
+        models.default_width(trial.model)
     if trial.layers_from and trial.layers_from.endswith(".npz"):
         pruning.layer_densities(pruning.load_masks(trial.layers_from), prunable)
     return {
         "dataset": trial.dataset,
         "model": trial.model if trial.width is None else f"{trial.model} of width {trial.width}",
-        "training": len(train_part),
-        "validation": len(validation_part),
+        "training": len(training_split),
+        "validation": len(validation_split),
         "input_shape": dataset.input_shape,
         "classes": dataset.classes,
         "prunable": weights,
@@ -49,111 +60,153 @@ def check(trial: Trial) -> dict[str, Any]:
     }
 
 
-def check_each(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """What `check` says of each of them; the network and the data that some share are looked at once."""
-    known: dict[tuple[object, ...], dict[str, Any]] = {}
-    found = []
+def check_trials(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Check trials, each combination of data and network once.
+
+    Args:
+        trials: The trials.
+
+    Returns:
+        For each trial what `check` returns, of the first trial with the same data and network.
+
+    Raises:
+        InputError: A check fails.
+    """
+    summary_by_network: dict[tuple[object, ...], dict[str, Any]] = {}
+    summaries = []
     for trial in trials:
         network = trial.dataset, trial.data_root, trial.train_samples, trial.model, trial.width
-        found.append(known.get(network) or known.setdefault(network, check(trial)))
-    return found
+        summaries.append(summary_by_network.get(network) or summary_by_network.setdefault(network, check(trial)))
+    return summaries
 
 
 def check_saliency(trial: Trial) -> None:
-    """Raise InputError where a saliency batch cannot be had, or scored.
+    """Check that a trial's saliency batches can be drawn and scored.
 
-    Class-balanced ones need enough training samples of each class; one of a single sample a network that takes it.
+    A class-balanced batch needs enough training samples of each class. A batch of one sample needs a network that runs
+    on it in training mode.
+
+    Args:
+        trial: The trial.
+
+    Raises:
+        InputError: The batches cannot be drawn or scored.
     """
     dataset = data.load(trial.dataset, trial.data_root)
-    train_part, _ = dataset.split(stream(trial, "split"), trial.train_samples)
-    dataset.batches(train_part, trial.saliency_batch_size, 0, trial.balanced)
-    if trial.saliency_batch_size == 1 and not trial.balanced and pruning.method_row(trial.method).mode == "train":
+    training_split, _ = dataset.split(derive_seed(trial, "split"), trial.train_samples)
+    dataset.batches(training_split, trial.saliency_batch_size, 0, trial.saliency_samples_per_class)
+    if (
+        trial.saliency_batch_size == 1
+        and not trial.saliency_samples_per_class
+        and pruning.method_row(trial.method).mode == "train"
+    ):
         model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width).train()
         try:
             model(torch.zeros(1, *dataset.input_shape))
-        except ValueError as error:  # batch norm's
+        except ValueError as error:  # batch norm raises it
             raise InputError(f"saliency_batch_size 1: {trial.model} cannot be fed a single sample ({error})") from error
 
 
-def reported(trial: Trial, task: Task) -> tuple[list[str], list[str]]:
-    """The metrics that a trial has before training, and all, but for those of a `train` loop of the user's own.
+def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str]]:
+    """Find the names of the metrics that a trial reports, except those of a `train` loop of the user's own.
 
-    Each of the user's functions is called once, on an untrained network and a batch. Raises InputError where one
-    fails.
+    The function `measure` is called once, on the untrained network. The functions `metrics` are called once, on the
+    untrained network's outputs for one batch.
+
+    Args:
+        trial: The trial.
+        task: The part of the study with the user's functions.
+
+    Returns:
+        The names of the static metrics, and the names of all metrics.
+
+    Raises:
+        InputError: A function of the user's own fails.
     """
-    before, after = list(BEFORE), list(METRICS)
+    static_metrics, all_metrics = list(STATIC_METRICS), list(METRICS)
     if task.measure or task.metrics:
         prepared = prepare(trial)
     if task.measure:
-        with _blamed("measure", task.measure):
-            before += measured(replace(prepared, task=task))
+        with _refuse_errors("measure", task.measure):
+            static_metrics += measure_pruned(replace(prepared, task=task))
     if task.metrics:
         training.Masked(prepared.model, prepared.masks)
-        batch = _few(prepared, 1).validation_batches()
-        with _blamed("metrics", ", ".join(task.metrics)):
-            after += training.evaluate(prepared.model, batch, metrics=own_metrics(task))
-    return before, list(dict.fromkeys([*after, *before]))
+        batch = _limit_batches(prepared, 1).validation_batches()
+        with _refuse_errors("metrics", ", ".join(task.metrics)):
+            all_metrics += training.evaluate(prepared.model, batch, metrics=resolve_metrics(task))
+    return static_metrics, list(dict.fromkeys([*all_metrics, *static_metrics]))
 
 
-def seconds_an_epoch(prepared: PreparedTrial, steps: int) -> float:
-    """What an epoch and its validation take, reckoned from so many steps of each; trains the network a little."""
-    # the first epoch is for what is set up only once; at this learning rate nothing diverges
+def measure_epoch_seconds(prepared: PreparedTrial, steps: int) -> float:
+    """Estimate the time of an epoch and its validation from a few steps of each. The network is trained by them.
+
+    Args:
+        prepared: A trial before training.
+        steps: The number of training steps, and of validation batches, that are timed.
+
+    Returns:
+        The estimate, in seconds.
+    """
+    # The first epoch is not timed, since it includes what is set up only once. At this learning rate nothing diverges.
     trial = prepared.trial.model_copy(update={"epochs": 2, "lr": 1e-9})
-    few = _few(replace(prepared, trial=trial), steps)
-    epochs = iter(TrialRun(few))
+    limited = _limit_batches(replace(prepared, trial=trial), steps)
+    epochs = iter(TrialRun(limited))
     next(epochs)
     started = time.perf_counter()
     next(epochs)
-    both = time.perf_counter() - started
-    validation, started = few.validation_batches(), time.perf_counter()
-    training.evaluate(prepared.model, validation, metrics=own_metrics(prepared.task))
-    validating = time.perf_counter() - started
-    whole, part = len(prepared.training_batches()), len(few.training_batches())
-    return max(both - validating, 0) / part * whole + validating / len(validation) * len(prepared.validation_batches())
+    epoch_seconds = time.perf_counter() - started
+    validation, started = limited.validation_batches(), time.perf_counter()
+    training.evaluate(prepared.model, validation, metrics=resolve_metrics(prepared.task))
+    validation_seconds = time.perf_counter() - started
+    all_steps, timed_steps = len(prepared.training_batches()), len(limited.training_batches())
+    return (  # scaled from the timed batches to all of them
+        max(epoch_seconds - validation_seconds, 0) / timed_steps * all_steps
+        + validation_seconds / len(validation) * len(prepared.validation_batches())
+    )
 
 
 @contextmanager
-def _blamed(place: str, functions: str) -> Iterator[None]:
-    """What a function of the user's raises is refused input."""
+def _refuse_errors(field: str, functions: str) -> Iterator[None]:
+    """Turn the error of a user's function into an InputError."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{place}: {functions} raised {type(error).__name__}: {error}") from error
+        raise InputError(f"{field}: {functions} raised {type(error).__name__}: {error}") from error
 
 
-def _few(prepared: PreparedTrial, batches: int) -> PreparedTrial:
-    """The same with passes that end after so many batches."""
-    return replace(prepared, dataset=cast(data.AnyDataset, _Few(prepared.dataset, batches)))
+def _limit_batches(prepared: PreparedTrial, limit: int) -> PreparedTrial:
+    """Return the trial with passes over its data that end after this number of batches."""
+    return replace(prepared, dataset=cast(data.AnyDataset, _LimitedDataset(prepared.dataset, limit)))
 
 
-class _Few:
-    """A data set whose passes end after so many batches."""
+class _LimitedDataset:
+    """A data set whose passes end after a given number of batches."""
 
-    def __init__(self, dataset: data.AnyDataset, batches: int) -> None:
+    def __init__(self, dataset: data.AnyDataset, limit: int) -> None:
         self._dataset = dataset
-        self._batches = batches
+        self._limit = limit
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def batches(self, *asked: Any) -> "_FewBatches":
-        return _FewBatches(self._dataset.batches(*asked), self._batches)
+    def batches(self, *arguments: Any) -> "_LimitedBatches":
+        return _LimitedBatches(self._dataset.batches(*arguments), self._limit)
 
 
-class _FewBatches:
-    """The first of some batches."""
+class _LimitedBatches:
+    """The first batches of each pass."""
 
-    def __init__(self, batches: data.AnyBatches, most: int) -> None:
+    def __init__(self, batches: data.AnyBatches, limit: int) -> None:
         self._batches = batches
-        self._most = most
+        self._limit = limit
 
     def __len__(self) -> int:
-        return min(len(self._batches), self._most)
+        return min(len(self._batches), self._limit)
 
     def __iter__(self) -> Iterator[pruning.Batch]:
-        return islice(self._batches, self._most)
+        return islice(self._batches, self._limit)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)

@@ -1,4 +1,4 @@
-"""A trial before training: its data, its network, its masks, and what is known of them."""
+"""A trial before training: its data, its network, its masks and its static metrics."""
 
 import hashlib
 import time
@@ -18,25 +18,36 @@ from forcetune.names import check_metric_name, resolve
 from forcetune.spec import METRICS, Task, Trial
 from forcetune.trial.reuse import find_pruning_cache
 
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH_SIZE = 1024  # images
 
 
 @dataclass
 class PreparedTrial:
-    """A pruned network, ready to train; `metrics` are those known before training."""
+    """A trial whose network is pruned and ready to train.
+
+    Attributes:
+        trial: The trial.
+        task: The part of the study that its trials share.
+        dataset: The data set, on the device of the network.
+        training: The split to train on.
+        validation: The split to validate on.
+        model: The network, before training.
+        masks: A bool tensor for each prunable weight, by its name; True keeps.
+        metrics: The static metrics.
+    """
 
     trial: Trial
     task: Task
     dataset: data.AnyDataset
-    training: Any  # the part of the data set to train on, and that to validate on
+    training: Any
     validation: Any
     model: nn.Module
     masks: dict[str, Tensor]
     metrics: dict[str, float]
 
     @property
-    def collapsed(self) -> str | None:
-        """Why whatever is trained would give every image the same answer; None where a path is left."""
+    def collapse_reason(self) -> str | None:
+        """The reason why the network gives the same outputs for every image; None where a path of weights is left."""
         if not self.metrics["collapsed"]:
             return None
         empty = [name for name, mask in self.masks.items() if not mask.any()]
@@ -44,79 +55,96 @@ class PreparedTrial:
         return f"no path of kept weights leads from input to output{layers}"
 
     @property
-    def untrained(self) -> tuple[str, str] | None:
-        """Outcome and reason of a trial that is not trained, `collapsed` or `infeasible`; None where it is to be."""
-        if self.collapsed and self.trial.screen:
-            return "collapsed", self.collapsed
-        broken = self.task.broken(self.metrics)
-        return ("infeasible", broken) if broken else None
+    def untrained_outcome(self) -> tuple[str, str] | None:
+        """The outcome of a trial that is not trained, `collapsed` or `infeasible`, and its reason; None for others."""
+        if self.collapse_reason and self.trial.screen:
+            return "collapsed", self.collapse_reason
+        violation = self.task.find_violation(self.metrics)
+        return ("infeasible", violation) if violation else None
 
     def training_batches(self) -> data.AnyBatches:
-        """Those that a training begins with."""
-        return self.dataset.batches(self.training, self.trial.batch_size, stream(self.trial, "order"))
+        """Return the training batches, in the order that the trial's seed draws."""
+        return self.dataset.batches(self.training, self.trial.batch_size, derive_seed(self.trial, "order"))
 
     def test_batches(self) -> data.AnyBatches:
-        """The test images in order."""
-        return self.dataset.batches(self.dataset.test, EVALUATION_BATCH)
+        """Return the test images in order."""
+        return self.dataset.batches(self.dataset.test, EVALUATION_BATCH_SIZE)
 
     def validation_batches(self) -> data.AnyBatches:
-        """The validation images in order."""
-        return self.dataset.batches(self.validation, EVALUATION_BATCH)
+        """Return the validation images in order."""
+        return self.dataset.batches(self.validation, EVALUATION_BATCH_SIZE)
 
 
 def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str], str | Path] = Path) -> PreparedTrial:
-    """Draw the split and the initial weights, find the masks and say what is left of the network.
+    """Draw the split and the initial weights, find the masks and compute the static metrics.
 
-    fetch_masks: from the field `layers_from` to the file of masks that it names.
+    Args:
+        trial: The trial.
+        task: The part of the study that its trials share; None for the default task.
+        fetch_masks: A function of the field `layers_from` that returns the file of the masks that it names.
+
+    Returns:
+        The trial with its pruned network.
+
+    Raises:
+        InputError: The fields do not fit together.
     """
     task = task or Task()
-    ground = TrialContext(trial)
-    dataset, build = ground.dataset, ground.build
+    context = TrialContext(trial)
+    dataset, build = context.dataset, context.build
     model = build(trial.width)
-    batches = _Counted(
-        dataset.batches(ground.training, trial.saliency_batch_size, stream(trial, "saliency"), trial.balanced)
+    batches = _CountedBatches(
+        dataset.batches(
+            context.training,
+            trial.saliency_batch_size,
+            derive_seed(trial, "saliency"),
+            trial.saliency_samples_per_class,
+        )
     )
-    torch.manual_seed(stream(trial, "saliency dropout"))
-    trail = find_pruning_cache(trial, model)
-    before = (trail.reused, trail.seconds) if trail else (0, 0.0)
+    torch.manual_seed(derive_seed(trial, "saliency dropout"))
+    pruning_cache = find_pruning_cache(trial, model)
+    before = (pruning_cache.reused_steps, pruning_cache.saved_seconds) if pruning_cache else (0, 0.0)
     started = time.perf_counter()
-    masks = _find_masks(trial, model, batches, fetch_masks, trail)
+    masks = _find_masks(trial, model, batches, fetch_masks, pruning_cache)
     seconds = time.perf_counter() - started
-    reused, spared = (trail.reused - before[0], trail.seconds - before[1]) if trail else before
+    reused_steps, saved_seconds = (
+        (pruning_cache.reused_steps - before[0], pruning_cache.saved_seconds - before[1]) if pruning_cache else before
+    )
     metrics = pruning.diagnose(model, masks, dataset.input_shape)
     if trial.small_dense:
-        model, masks, metrics = _small_dense(trial, build, metrics, dataset.input_shape)
+        model, masks, metrics = _make_small_dense(trial, build, metrics, dataset.input_shape)
     if trial.reinit:
-        model = build(width_of(trial, metrics), "reinit")
+        model = build(find_trained_width(trial, metrics), "reinit")
     reads_data = pruning.method_row(trial.method).data
     metrics |= {
         "saliency_samples": batches.samples if reads_data else 0,
-        "prune_seconds": seconds + spared,
-        "steps_reused": reused,
+        "prune_seconds": seconds + saved_seconds,
+        "steps_reused": reused_steps,
     }
-    prepared = PreparedTrial(trial, task, dataset, ground.training, ground.validation, model, masks, metrics)
+    prepared = PreparedTrial(trial, task, dataset, context.training, context.validation, model, masks, metrics)
     if task.measure:
-        metrics |= measured(prepared)
+        metrics |= measure_pruned(prepared)
     return prepared
 
 
 class TrialContext:
-    """What the trial stands on before any mask: its device, its data and the way to build its network."""
+    """The base of a trial, before any mask: its device, its data, and a function that builds its network."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dataset = data.load(trial.dataset, trial.data_root).to(self.device)
-        self.training, self.validation = self.dataset.split(stream(trial, "split"), trial.train_samples)
+        self.training, self.validation = self.dataset.split(derive_seed(trial, "split"), trial.train_samples)
 
     def build(self, width: int | None, purpose: str = "weights") -> nn.Module:
-        seed = stream(self._trial, purpose)
+        """Build the network of the trial, with initial weights from a seed for this purpose, on the device."""
+        seed = derive_seed(self._trial, purpose)
         model = models.build(self._trial.model, self.dataset.input_shape, self.dataset.classes, width, seed)
         return model.to(self.device)
 
 
-def width_of(trial: Trial, metrics: dict[str, float]) -> int | None:
-    """Of the network that is trained: that of `small_dense` where the trial has it."""
+def find_trained_width(trial: Trial, metrics: dict[str, float]) -> int | None:
+    """Return the width of the network that is trained: that of `small_dense` where the trial has it."""
     return int(metrics.get("dense_width", 0)) or trial.width
 
 
@@ -125,7 +153,7 @@ def _find_masks(
     model: nn.Module,
     batches: Iterable[pruning.Batch],
     fetch_masks: Callable[[str], str | Path],
-    trail: pruning.PruningCache | None,
+    pruning_cache: pruning.PruningCache | None,
 ) -> dict[str, Tensor]:
     masks = pruning.find_masks(
         model,
@@ -136,38 +164,38 @@ def _find_masks(
         trial.schedule,
         trial.batches_per_step,
         trial.saliency_loss,
-        stream(trial, "mask"),
+        derive_seed(trial, "mask"),
         invert=trial.invert,
         layer_masks=pruning.load_masks(fetch_masks(trial.layers_from)) if trial.layers_from else None,
         options=trial.options,
-        trail=trail,
+        trail=pruning_cache,
     )
-    return pruning.shuffled(masks, stream(trial, "shuffle")) if trial.shuffle else masks
+    return pruning.shuffled(masks, derive_seed(trial, "shuffle")) if trial.shuffle else masks
 
 
-def _small_dense(
-    trial: Trial, build: Callable[[int], nn.Module], pruned: dict[str, float], input_shape: tuple[int, ...]
+def _make_small_dense(
+    trial: Trial, build: Callable[[int], nn.Module], pruned_metrics: dict[str, float], input_shape: tuple[int, ...]
 ) -> tuple[nn.Module, dict[str, Tensor], dict[str, float]]:
-    """The dense network whose width gives the number of weights, or of multiply-adds, nearest to the pruned one's.
+    """Build the dense network that is nearest to the pruned one in its number of weights, or of multiply-adds.
 
-    Its densities and fractions are of the network that was pruned, so that both lie on one axis.
+    Its densities and fractions are relative to the network that was pruned, so that both lie on one axis.
     """
 
     @cache
-    def size(width: int) -> tuple[int, int]:
+    def count_size(width: int) -> tuple[int, int]:
         model = build(width)
         weights = sum(weight.numel() for weight in pruning.prunable(model).values())
         return weights, sum(pruning.dense_macs(model, input_shape).values())
 
-    own = trial.width or models.own_width(trial.model)
-    full_weights, full_macs = size(own)
-    which = 0 if trial.small_dense == "parameters" else 1
-    budget = pruned["density"] * full_weights if which == 0 else pruned["macs"]
-    above = bisect_left(range(1, own), budget, key=lambda width: size(width)[which]) + 1
-    width = min([max(above - 1, 1), above], key=lambda width: abs(size(width)[which] - budget))
+    full_width = trial.width or models.default_width(trial.model)
+    full_weights, full_macs = count_size(full_width)
+    size_index = 0 if trial.small_dense == "parameters" else 1
+    budget = pruned_metrics["density"] * full_weights if size_index == 0 else pruned_metrics["macs"]
+    first_above = bisect_left(range(1, full_width), budget, key=lambda width: count_size(width)[size_index]) + 1
+    width = min([max(first_above - 1, 1), first_above], key=lambda width: abs(count_size(width)[size_index] - budget))
     model = build(width)
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in pruning.prunable(model).items()}
-    weights, macs = size(width)
+    weights, macs = count_size(width)
     density = weights / full_weights
     metrics = {
         **pruning.diagnose(model, masks, input_shape),
@@ -181,24 +209,34 @@ def _small_dense(
     return model, masks, metrics
 
 
-def measured(prepared: PreparedTrial) -> dict[str, float]:
-    """What the user's function says of the pruned network, cut down to what is left of it, before training."""
+def measure_pruned(prepared: PreparedTrial) -> dict[str, float]:
+    """Call the user's `measure` on the pruned network, without its dead channels, and return its metrics."""
     name, shape = str(prepared.task.measure), prepared.dataset.input_shape
     model = prepared.model
     example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
     device = next(model.parameters()).device
-    told = resolve(name, {}, "measure")(training.compact(model, prepared.masks, shape), example.to(device))
-    if taken := [metric for metric in told if metric in METRICS]:
-        raise InputError(f"measure: {name} returns {taken[0]}, which forcetune measures itself; give it another name")
-    return {check_metric_name(metric): float(value) for metric, value in told.items()}
+    metrics = resolve(name, {}, "measure")(training.compact(model, prepared.masks, shape), example.to(device))
+    if reserved := [metric for metric in metrics if metric in METRICS]:
+        raise InputError(
+            f"measure: {name} returns {reserved[0]}, which forcetune measures itself; give it another name"
+        )
+    return {check_metric_name(metric): float(value) for metric, value in metrics.items()}
 
 
-def stream(trial: Trial, purpose: str) -> int:
-    """A seed of its own for each thing that the trial's seed draws, so that none moves another."""
+def derive_seed(trial: Trial, purpose: str) -> int:
+    """Derive a seed for one purpose from a trial's seed, so that no purpose changes what another one draws.
+
+    Args:
+        trial: The trial.
+        purpose: A name for what the seed draws.
+
+    Returns:
+        The first 7 bytes of the SHA-256 of the trial's seed and the purpose, as an integer.
+    """
     return int.from_bytes(hashlib.sha256(f"{trial.seed} {purpose}".encode()).digest()[:7], "big")
 
 
-class _Counted:
+class _CountedBatches:
     """Batches that count the samples taken from them."""
 
     def __init__(self, batches: Iterable[pruning.Batch]) -> None:

@@ -1,4 +1,4 @@
-"""Pruning steps that a worker has taken, kept for its next trials: those of a grid share most of them."""
+"""The pruning steps that a worker keeps for its next trials; the trials of a grid share most of them."""
 
 import hashlib
 from collections import OrderedDict
@@ -9,44 +9,45 @@ from torch import nn
 from forcetune import pruning
 from forcetune.spec import Trial
 
-BYTES = 2**28  # of all that is kept
-# What the scores of a pruning step do not hang on, but for the masks that the step begins with
-WITHOUT_PART = {
+PRUNING_CACHE_BYTES = 2**28  # of all caches together
+# The fields that do not change the scores of a pruning step, given the masks that the step begins with.
+SCORE_NEUTRAL_FIELDS = {
     "density", "schedule", "shuffle", "reinit", "small_dense", "screen", "epochs", "batch_size", "lr", "lr_schedule",
     "optimizer", "momentum", "weight_decay", "clip_norm", "precision",
 }  # fmt: skip
 
-_trails: OrderedDict[str, pruning.PruningCache] = OrderedDict()
+_pruning_caches: OrderedDict[str, pruning.PruningCache] = OrderedDict()
 
 
 def find_pruning_cache(trial: Trial, model: nn.Module) -> pruning.PruningCache | None:
-    """The trail of trials that score as this one does; None where there is nothing to spare, or it is not known.
+    """Return the cache of the trials whose weights are scored as this trial's are; None where none can be used.
 
-    A method of the user's own may do anything, and a file of layer densities may be another one by now.
+    None can be used in three cases: the method reads no data and has one step, so that nothing is saved; the method is
+    of the user's own and may do anything; a file gives the layer densities, whose content may have changed.
     """
     row = pruning.METHODS.get(trial.method)
     if row is None or trial.layers_from or not (row.data or row.iterative):
         return None
-    setting = _setting(trial, model)
-    trail = _trails.pop(setting, None)
-    while _trails and sum(kept.size for kept in _trails.values()) > BYTES:
-        _trails.popitem(last=False)
-    if trail is None or trail.size > BYTES:
-        trail = pruning.PruningCache()
-    _trails[setting] = trail
-    return trail
+    setting = _hash_setting(trial, model)
+    cache = _pruning_caches.pop(setting, None)
+    while _pruning_caches and sum(kept_cache.size for kept_cache in _pruning_caches.values()) > PRUNING_CACHE_BYTES:
+        _pruning_caches.popitem(last=False)
+    if cache is None or cache.size > PRUNING_CACHE_BYTES:
+        cache = pruning.PruningCache()
+    _pruning_caches[setting] = cache
+    return cache
 
 
-def forget() -> None:
-    """As if no trial had run in this process: for who measures what one takes."""
-    _trails.clear()
+def clear_pruning_caches() -> None:
+    """Drop the pruning steps that this process keeps, so that the time of a trial can be measured."""
+    _pruning_caches.clear()
 
 
-def _setting(trial: Trial, model: nn.Module) -> str:
-    """A hash of the fields that play a part and of the weights, since a model of the user's own may draw them anew."""
-    without = WITHOUT_PART | ({"iterations"} if pruning.METHODS[trial.method].iterative else set())
-    fields = {name: value for name, value in trial.fields().items() if name not in without}
-    told = hashlib.sha256(repr(sorted(fields.items())).encode())
+def _hash_setting(trial: Trial, model: nn.Module) -> str:
+    """Hash the fields that change the scores, and the weights, which a model of the user's own may draw anew."""
+    neutral_fields = SCORE_NEUTRAL_FIELDS | ({"iterations"} if pruning.METHODS[trial.method].iterative else set())
+    fields = {name: value for name, value in trial.fields().items() if name not in neutral_fields}
+    setting_hash = hashlib.sha256(repr(sorted(fields.items())).encode())
     for tensor in model.state_dict().values():
-        told.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return told.hexdigest()
+        setting_hash.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return setting_hash.hexdigest()

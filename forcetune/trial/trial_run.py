@@ -1,4 +1,4 @@
-"""A trial in training: one dict of metrics an epoch, and a state from which it goes on."""
+"""A trial in training, which yields one dict of metrics an epoch and has a state from which it goes on."""
 
 import math
 import time
@@ -10,26 +10,44 @@ import torch
 from forcetune import training
 from forcetune.names import resolve
 from forcetune.spec import Task, Trial
-from forcetune.trial.preparation import PreparedTrial, TrialContext, prepare, stream, width_of
+from forcetune.trial.preparation import PreparedTrial, TrialContext, derive_seed, find_trained_width, prepare
 
 
 def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
-    """Prune, train and yield one dict of metrics an epoch, those known before training in each of them.
+    """Prune and train a network, and yield the metrics of each epoch.
 
-    Seeds torch's global generator, which dropout draws from.
+    Torch's global generator, which dropout draws from, is seeded.
 
-    Raises InputError where the fields do not fit together, training.Diverged where the loss does.
+    Args:
+        trial: The trial.
+        task: The part of the study that its trials share; None for the default task.
+
+    Yields:
+        One dict of metrics an epoch, with the static metrics in each of them.
+
+    Raises:
+        InputError: The fields do not fit together.
+        training.Diverged: The training loss is not finite.
     """
     yield from TrialRun(prepare(trial, task))
 
 
 def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "TrialRun":
-    """The trial as it was when `Underway.state_dict` gave this state, without pruning anew."""
-    ground = TrialContext(trial)
-    masks = {name: mask.to(ground.device) for name, mask in state["masks"].items()}
-    model = ground.build(width_of(trial, state["metrics"]))
+    """Take up a trial where `TrialRun.state_dict` returned a state, without pruning anew.
+
+    Args:
+        trial: The trial.
+        state: The state.
+        task: The part of the study that its trials share; None for the default task.
+
+    Returns:
+        The trial, which goes on with the next epoch.
+    """
+    context = TrialContext(trial)
+    masks = {name: mask.to(context.device) for name, mask in state["masks"].items()}
+    model = context.build(find_trained_width(trial, state["metrics"]))
     prepared = PreparedTrial(
-        trial, task or Task(), ground.dataset, ground.training, ground.validation, model, masks, state["metrics"]
+        trial, task or Task(), context.dataset, context.training, context.validation, model, masks, state["metrics"]
     )
     trial_run = TrialRun(prepared)
     trial_run.load_state_dict(state)
@@ -37,41 +55,48 @@ def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "Tr
 
 
 class TrialRun:
-    """A prepared trial in training; iterating trains it and yields one dict of metrics an epoch that is left.
+    """A prepared trial in training.
 
-    One that is not to be trained yields one dict, of epoch 0, with what guessing gives: the chance accuracy
-    1 / classes and the loss log(classes); metrics of the user's own are the untrained network's.
+    Iterating trains the network and yields one dict of metrics for each epoch that is left. A trial that is not trained
+    yields one dict, of epoch 0, with the metrics of a random guess: the accuracy 1 / classes and the loss log(classes).
+    Metrics of the user's own are then those of the untrained network.
+
+    Args:
+        prepared: The trial before training.
     """
 
     def __init__(self, prepared: PreparedTrial) -> None:
         self.prepared = prepared
-        self._seconds = 0.0  # of training, in earlier processes too
-        torch.manual_seed(stream(prepared.trial, "dropout"))
+        self._seconds = 0.0  # of training, earlier processes included
+        torch.manual_seed(derive_seed(prepared.trial, "dropout"))
         self._validation = prepared.validation_batches()
-        self._training = self._own_training() if prepared.task.train else self._masked_training()
-        share = self._training.share if isinstance(self._training, training.Training) else 1.0
-        prepared.metrics["trained_macs_fraction"] = share
+        self._training = self._make_user_training() if prepared.task.train else self._make_masked_training()
+        macs_fraction = self._training.macs_fraction if isinstance(self._training, training.Training) else 1.0
+        prepared.metrics["trained_macs_fraction"] = macs_fraction
 
     def __iter__(self) -> Iterator[dict[str, float]]:
-        if self.prepared.untrained:
-            yield {**self.prepared.metrics, **self._guessing()}
+        if self.prepared.untrained_outcome:
+            yield {**self.prepared.metrics, **self._guess_metrics()}
             return
-        before, started = self._seconds, time.perf_counter()
+        earlier_seconds, started = self._seconds, time.perf_counter()
         for metrics in self._training:
             started += metrics.get("compile_seconds", 0.0)
-            self._seconds = before + time.perf_counter() - started
-            told = {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
+            self._seconds = earlier_seconds + time.perf_counter() - started
+            all_metrics = {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
             if self.prepared.task.tested and metrics["epoch"] == self.prepared.trial.epochs:
-                told["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
-            yield told
+                all_metrics["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
+            yield all_metrics
 
     @property
-    def resumable(self) -> bool:
-        """Whether `state_dict` can be had: of a training loop of the user's own, where the loop has one."""
-        return isinstance(self._training, training.Training) or self._training.resumable
+    def is_resumable(self) -> bool:
+        """Whether the training has a `state_dict`, which a loop of the user's own may lack."""
+        return isinstance(self._training, training.Training) or self._training.is_resumable
 
     def state_dict(self) -> dict[str, Any]:
-        """Between two epochs, plain data and tensors from which `resume` goes on as if nothing had happened."""
+        """Return plain data and tensors from which `resume` goes on as if the training had not stopped.
+
+        Call it between two epochs.
+        """
         return {
             "masks": self.prepared.masks,
             "metrics": self.prepared.metrics,
@@ -80,11 +105,11 @@ class TrialRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What `resume` does once masks and metrics are back."""
+        """Go on from a state that `state_dict` returned, with the masks and the metrics of that state."""
         self._seconds = state["seconds"]
         self._training.load_state_dict(state["training"])
 
-    def _masked_training(self) -> training.Training:
+    def _make_masked_training(self) -> training.Training:
         trial, task, shape = self.prepared.trial, self.prepared.task, self.prepared.dataset.input_shape
         return training.Training(
             self.prepared.model,
@@ -99,34 +124,40 @@ class TrialRun:
             weight_decay=trial.weight_decay,
             clip_norm=trial.clip_norm,
             loss=training.find_loss(task.loss),
-            metrics=own_metrics(task),
+            metrics=resolve_metrics(task),
             input_shape=shape,
             precision=trial.precision,
             compiled=task.compiled,
-            architecture=(trial.model, width_of(trial, self.prepared.metrics), shape, self.prepared.dataset.classes),
+            architecture=(
+                trial.model,
+                find_trained_width(trial, self.prepared.metrics),
+                shape,
+                self.prepared.dataset.classes,
+            ),
         )
 
-    def _own_training(self) -> training.UserTrainingLoop:
-        """The user's loop on the pruned network: a generator, or whatever iterates over its epochs."""
+    def _make_user_training(self) -> training.UserTrainingLoop:
+        """Start the user's loop on the pruned network; it is a generator, or another iterable over its epochs."""
         model, masks, trial = self.prepared.model, self.prepared.masks, self.prepared.trial
-        loop = resolve(str(self.prepared.task.train), {}, "train")
+        make_loop = resolve(str(self.prepared.task.train), {}, "train")
         training.Masked(model, masks)  # pruned weights are 0 from the start
-        told = loop(model, masks, self.prepared.training_batches(), self._validation, trial.fields())
-        return training.UserTrainingLoop(told, model, masks, trial.epochs)
+        loop = make_loop(model, masks, self.prepared.training_batches(), self._validation, trial.fields())
+        return training.UserTrainingLoop(loop, model, masks, trial.epochs)
 
-    def _guessing(self) -> dict[str, float]:
+    def _guess_metrics(self) -> dict[str, float]:
         prepared, task = self.prepared, self.prepared.task
         classes = prepared.dataset.classes
         loss = math.log(classes)
-        told = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes, "train_seconds": 0.0}
+        metrics = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes, "train_seconds": 0.0}
         if task.tested:
-            told["test_accuracy"] = 1 / classes
+            metrics["test_accuracy"] = 1 / classes
         if task.metrics:
             training.Masked(prepared.model, prepared.masks)
-            own = training.evaluate(prepared.model, self._validation, metrics=own_metrics(task))
-            told = {**own, **told}
-        return told
+            user_metrics = training.evaluate(prepared.model, self._validation, metrics=resolve_metrics(task))
+            metrics = {**user_metrics, **metrics}
+        return metrics
 
 
-def own_metrics(task: Task) -> dict[str, training.Metric]:
+def resolve_metrics(task: Task) -> dict[str, training.Metric]:
+    """Return the functions of the field `metrics`, by their names without the module."""
     return {name.rpartition(":")[2]: resolve(name, {}, "metrics") for name in task.metrics}

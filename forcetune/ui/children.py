@@ -1,4 +1,4 @@
-"""Processes that end when this one does, also where it is killed."""
+"""Processes that end when this process does, even where it is killed."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ from typing import IO
 import psutil
 
 from forcetune.errors import StoppedError
-from forcetune.service import trees
-from forcetune.stores import shown
+from forcetune.service import process_trees
+from forcetune.stores import hide_password
 
-START_LIMIT_S = 60.0  # that a process may take to answer
-ENDING = 8.0  # seconds that they get to end by themselves
-LINES = 15  # of a log that are told
+DASHBOARD_START_LIMIT_S = 60.0  # that a process may take to answer
+DASHBOARD_END_LIMIT_S = 8.0  # that processes may take to end by themselves
+LOG_TAIL_LINES = 15
 
-# Reads the ids of process groups until nobody can write any more, and kills what is left of them. The pipe is closed
-# by the system when this process dies, whatever it dies of.
-WATCH = 'while read -r group; do all="$all -$group"; done; [ -z "$all" ] || kill -s KILL -- $all'
+# The script reads the ids of process groups until its pipe closes, and then kills what is left of them. The system
+# closes the pipe when this process dies, whatever the cause.
+WATCHER_SCRIPT = 'while read -r group; do all="$all -$group"; done; [ -z "$all" ] || kill -s KILL -- $all'
 
 
 @dataclass(frozen=True)
 class _Child:
     process: subprocess.Popen[bytes]
-    log: IO[bytes]  # without a name: it is gone with the last process that has it open
+    log: IO[bytes]  # has no name: it vanishes with the last process that has it open
 
 
 class Children:
-    """What was started here, by name; leaving the context ends it, with all below it and nothing else.
+    """The processes that were started here, by name; leaving the context ends them and all their descendants.
 
-    stop: set where somebody wants the end while one still starts.
+    Args:
+        stop: Ends a wait for a process that still starts.
+        start_limit_s: Seconds that a process may take to answer.
     """
 
-    def __init__(self, stop: Event, start_limit_s: float = START_LIMIT_S) -> None:
+    def __init__(self, stop: Event, start_limit_s: float = DASHBOARD_START_LIMIT_S) -> None:
         self._stop = stop
         self._start_limit_s = start_limit_s
         self._children: dict[str, _Child] = {}
 
     def __enter__(self) -> Children:
         self._watcher = subprocess.Popen(
-            ["sh", "-c", WATCH],
+            ["sh", "-c", WATCHER_SCRIPT],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -59,20 +61,26 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end(child.process.pid for child in self._children.values())
+        end_processes(child.process.pid for child in self._children.values())
         for child in self._children.values():
             child.process.wait()
             child.log.close()
-        self._watcher.kill()  # before its pipe is closed: the ids may be others' by now
+        self._watcher.kill()  # before its pipe closes: the ids may belong to others by now
         self._watcher.communicate()
 
     @property
     def names(self) -> set[str]:
-        """Of what was started."""
+        """The names of the processes that were started."""
         return {*self._children}
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        """Start a process, in a session of its own so that Ctrl-C is this one's to handle."""
+        """Start a process, in a session of its own so that Ctrl-C reaches this process alone.
+
+        Args:
+            name: Its name, by which the other methods find it.
+            command: The command and its arguments.
+            environment: All of its environment variables.
+        """
         log = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
             command,
@@ -88,25 +96,30 @@ class Children:
         self._watcher.stdin.flush()
 
     def wait(self, name: str, url: str) -> None:
-        """Wait until it answers there, or somebody wants the end.
+        """Wait until a process answers, or `stop` is set.
 
-        Raises StoppedError with the end of its log where it ends, answers with an error of its own, or takes too long.
+        Args:
+            name: Its name.
+            url: The address that it answers at.
+
+        Raises:
+            StoppedError: The process has ended, answers with a server error, or takes too long; with its log's end.
         """
         deadline = time.monotonic() + self._start_limit_s
         while not self._stop.is_set():
-            status = answer(url)
+            status = http_status(url)
             if status and status < 500:
                 return
-            if why := self._failed(name, status, deadline):
-                raise StoppedError(f"{name} {why}; the end of its log:\n{self._tail(name)}")
+            if reason := self._failure_reason(name, status, deadline):
+                raise StoppedError(f"{name} {reason}; the end of its log:\n{self._tail(name)}")
             self._stop.wait(0.2)
 
-    def ended(self, name: str) -> bool:
-        """Whether it was started here and runs no more."""
+    def has_ended(self, name: str) -> bool:
+        """Return whether a process was started here and no longer runs."""
         return name in self._children and self._children[name].process.poll() is not None
 
-    def _failed(self, name: str, status: int | None, deadline: float) -> str | None:
-        if self.ended(name):
+    def _failure_reason(self, name: str, status: int | None, deadline: float) -> str | None:
+        if self.has_ended(name):
             return "has ended"
         if status:
             return f"answers with status {status}"
@@ -119,27 +132,27 @@ class Children:
         size = os.fstat(log).st_size
         start = max(0, size - 100_000)
         text = os.pread(log, size - start, start).decode(errors="replace")
-        return "\n".join(shown(line) for line in text.splitlines()[-LINES:])
+        return "\n".join(hide_password(line) for line in text.splitlines()[-LOG_TAIL_LINES:])
 
 
-def end(ids: Iterable[int]) -> None:
-    """End processes and all below them: asked first, killed after a while."""
-    roots = [psutil.Process(number) for number in ids if psutil.pid_exists(number)]
-    everything = trees(roots)
+def end_processes(process_ids: Iterable[int]) -> None:
+    """End processes and all their descendants: ask them first, and kill them after a while."""
+    roots = [psutil.Process(process_id) for process_id in process_ids if psutil.pid_exists(process_id)]
+    processes = process_trees(roots)
     for signal in (psutil.Process.terminate, psutil.Process.kill):
-        for process in everything:
+        for process in processes:
             try:
                 signal(process)
             except psutil.NoSuchProcess:
                 continue
-        _, everything = psutil.wait_procs(everything, timeout=ENDING)
+        _, processes = psutil.wait_procs(processes, timeout=DASHBOARD_END_LIMIT_S)
 
 
-def answer(url: str, within: float = 5.0) -> int | None:
-    """The HTTP status that comes back; None where nothing answers."""
+def http_status(url: str, timeout_s: float = 5.0) -> int | None:
+    """Return the HTTP status that an address answers with; None where nothing answers within so many seconds."""
     try:
-        with urllib.request.urlopen(url, timeout=within) as found:
-            return int(found.status)
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Optuna Dashboard as a process of its own: its command wants the store's address, password and all, as an argument."""
+"""Optuna Dashboard as a separate process; its own command would show the store's password among its arguments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: only what fails is worth a line."""
+        """Do not log requests: only failures are worth a line."""
 
 
 def serve(host: str, port: int) -> None:
-    """Serve the storage that FORCETUNE_STORAGE names, until the process is ended."""
+    """Serve the storage that FORCETUNE_STORAGE names, until the process ends."""
     from optuna_dashboard import wsgi  # type: ignore[import-untyped]
 
     app = wsgi(os.environ["FORCETUNE_STORAGE"])
-    make_server(host, port, app, server_class=_Server, handler_class=_Quiet).serve_forever()
+    make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler).serve_forever()
 
 
 if __name__ == "__main__":

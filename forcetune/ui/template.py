@@ -1,8 +1,8 @@
-"""The page of links as HTML, light and dark, with nothing from elsewhere; `page` fills it."""
+"""The page of links as HTML, light and dark, without anything from other servers; `page` fills it."""
 
 from string import Template
 
-PAGE = Template(r"""<!doctype html>
+PAGE_TEMPLATE = Template(r"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -4,7 +4,7 @@ import pytest
 
 from forcetune import baseline, tracking
 from forcetune.baseline.bench import ChampionStudy
-from forcetune.baseline.twins import compared_seed
+from forcetune.baseline.twins import get_comparison_seed
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
 
@@ -62,8 +62,8 @@ def test_only_fresh_seeds_are_compared(compared, lab):
     compared(3)
     bench = ChampionStudy("s", 1, EDGES)
     seeds = {fields["seed"] for fields in lab.ran}
-    assert seeds == {*(compared_seed(bench.study, place) for place in range(3)), 0}, "0 are tuning runs"
-    pairs = [pair for _, found in bench.evidence() for pair in found]
+    assert seeds == {*(get_comparison_seed(bench.study, place) for place in range(3)), 0}, "0 are tuning runs"
+    pairs = [pair for _, found in bench.list_evidence() for pair in found]
     assert {pair.seed for pair in pairs} == seeds - {0}
 
 
@@ -96,7 +96,9 @@ def test_without_options_it_is_sized_for_an_hour(searched, lab, monkeypatch):
     bench, seeds = baseline.check("s", None, None, None)
     planned = baseline.plan(bench, seeds)
     assert planned.device_hours <= 1
-    assert (len(planned.champions), seeds, bench.left_out) == (1, 12, 1), "36 s a run: 74 runs of one champion fit"
+    assert (len(planned.champions), seeds, bench.left_out_count) == (1, 12, 1), (
+        "36 s a run: 74 runs of one champion fit"
+    )
     ending = baseline.run(bench, lab, seeds)
     assert ending is None
     assert planned.runs == len(lab.ran)
@@ -109,30 +111,34 @@ def test_a_comparison_is_never_smaller_than_a_verdict_takes(searched, monkeypatc
     from forcetune.baseline import sizing
 
     searched()
-    monkeypatch.setattr(sizing, "DEVICE_HOURS", 0.01)
+    monkeypatch.setattr(sizing, "MAX_DEVICE_HOURS", 0.01)
     bench, seeds = baseline.check("s", None, None, None)
-    assert (len([one for one in bench.champions if not one.by_chance]), seeds) == (1, 8), "2 / 2**8 * 5 < 0.05"
-    monkeypatch.setattr(sizing, "DEVICE_HOURS", 100)
+    assert (len([one for one in bench.champions if not one.exclusion_reason]), seeds) == (1, 8), "2 / 2**8 * 5 < 0.05"
+    monkeypatch.setattr(sizing, "MAX_DEVICE_HOURS", 100)
     bench, seeds = baseline.check("s", None, None, None)
-    assert (len([one for one in bench.champions if not one.by_chance]), seeds, bench.left_out) == (2, 12, 0)
+    assert (len([one for one in bench.champions if not one.exclusion_reason]), seeds, bench.left_out_count) == (
+        2,
+        12,
+        0,
+    )
 
 
 def test_what_is_asked_for_is_not_sized(searched):
     searched()
     bench, seeds = baseline.check("s", 1, None, None)
-    assert (seeds, bench.left_out) == (12, 0)
+    assert (seeds, bench.left_out_count) == (12, 0)
     assert baseline.check("s", None, None, 7)[1] == 7
 
 
 def test_the_plan_says_what_its_pairs_can_show(compared, lab):
     bench = ChampionStudy("s", 1, EDGES)
-    effect, points = baseline.plan(bench, 12).shows
+    effect, points = baseline.plan(bench, 12).detectable_difference
     assert points is None
     assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.05 / 10"
-    assert baseline.plan(bench, 8).shows[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
+    assert baseline.plan(bench, 8).detectable_difference[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
     lab.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
     baseline.run(bench, lab, 4)
-    effect, points = baseline.plan(ChampionStudy("s", 1, EDGES), 12).shows
+    effect, points = baseline.plan(ChampionStudy("s", 1, EDGES), 12).detectable_difference
     assert points / effect == pytest.approx(0.52, abs=0.05), "one of five comparisons has a deviation of 1.15 points"
 
 
@@ -149,10 +155,10 @@ def test_champions_of_a_method_and_band_are_judged_together(searched, lab):
 
 def test_comparisons_are_apart_from_the_study_and_kept(compared):
     compared(2)
-    assert len(tracking.table("s")) == 8, "no companion counts as a trial of the study"
-    again = tracking.reruns("s")
+    assert len(tracking.load_table("s")) == 8, "no companion counts as a trial of the study"
+    again = tracking.load_reruns("s")
     assert len(again) == 0, "nor as a fresh seed by which a champion is chosen"
-    (record,) = tracking.records("s" + COMPANION, "baseline")
+    (record,) = tracking.list_records("s" + COMPANION, "baseline")
     assert record["status"] == "FINISHED"
     told = tracking.read_json(record["id"], "verdicts.json")
     assert {row["verdict"] for row in told} <= {"beats", "ties", "loses", "undecided"}
@@ -164,7 +170,7 @@ def test_the_plan_counts_what_follows_the_tuning(searched, lab):
     bench = ChampionStudy("s", 1, EDGES)
     planned = baseline.plan(bench, 3)
     baseline.run(bench, lab, 3)
-    assert planned.later == 6, "the tuned twins of both champions"
+    assert planned.runs_after_tuning == 6, "the tuned twins of both champions"
     assert planned.runs == len(lab.ran)
     assert planned.comparisons == 10
     assert planned.device_hours == pytest.approx(len(lab.ran) / 100), "36 s on one core each"

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from forcetune import tracking
 from forcetune.baseline import nightly
-from forcetune.baseline.nightly import EXPERIMENT, Nights, last_nights
-from forcetune.baseline.page import page
+from forcetune.baseline.nightly import NIGHTLY_EXPERIMENT, Nights, load_last_nights
+from forcetune.baseline.page import render_page
 from forcetune.errors import HeldError, InputError
 from forcetune.names import COMPANION
 from forcetune.search.driver_lock import driver_lock
@@ -22,7 +22,7 @@ FILE = "studies: [s]\nbands: [0.7, 0.9, 1]\nseeds: 3\nsentinels: 2\n"
 def night(folder, searched, lab, monkeypatch):
     """Run the night of a day of November 2026; its findings."""
     searched()
-    monkeypatch.setattr(nightly, "page", lambda findings, margin: f"{findings.night}")  # pictures take long
+    monkeypatch.setattr(nightly, "render_page", lambda findings, margin: f"{findings.night}")  # pictures take long
     (folder / "nightly.yaml").write_text(FILE)
 
     def run(day, text=None):
@@ -73,7 +73,7 @@ def test_the_same_date_runs_nothing_again(night, lab, folder):
     again = night(1)
     assert len(lab.ran) == before
     assert again.verdicts.equals(first.verdicts)
-    assert [run["status"] for run in tracking.records(EXPERIMENT, "nightly")] == ["FINISHED"]
+    assert [run["status"] for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")] == ["FINISHED"]
 
 
 def test_sentinels_are_run_every_night_and_are_no_evidence(night, lab):
@@ -83,7 +83,7 @@ def test_sentinels_are_run_every_night_and_are_no_evidence(night, lab):
     twice = [fields for fields in lab.ran[before:] if key(fields) in set(map(key, lab.ran[:before]))]
     assert {fields["method"] for fields in twice} == {"snip", "random_erk"}
     assert len(twice) == 4, "two seeds of a pair"
-    beside = tracking.companions("s")
+    beside = tracking.load_companions("s")
     assert beside["trial"].is_unique
     assert set(beside["again"].dropna()) == {"2026-11-01", "2026-11-02"}
 
@@ -94,14 +94,14 @@ def test_a_night_that_died_is_taken_up_by_the_next_call(night, lab):
         night(1)
     lab.dies_after = None
     night(2)
-    nights = tracking.records(EXPERIMENT, "nightly")
+    nights = tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
     assert [(run["tags"]["forcetune.night"], run["status"]) for run in nights] == [
         ("2026-11-01", "FINISHED"),
         ("2026-11-02", "FINISHED"),
     ]
     planned = [tracking.read_json(run["id"], "plan.json")[0]["companions"] for run in nights]
     assert len(lab.ran) == sum(map(len, planned)), "all that both nights planned, and nothing twice"
-    beside = tracking.companions("s")
+    beside = tracking.load_companions("s")
     assert beside["trial"].is_unique
     assert (beside["outcome"] == "trained").all()
 
@@ -122,7 +122,7 @@ def test_a_changed_sentinel_gives_alarm_and_says_what_changed(night, lab, folder
     )
     assert "versions and device are as they were" in line
     assert line in (folder / "told").read_text()
-    assert last_nights()["nightly"]["outcome"] == "alarm"
+    assert load_last_nights()["nightly"]["outcome"] == "alarm"
 
 
 def test_a_history_begins_anew_after_a_change_that_was_meant(night, lab):
@@ -171,8 +171,8 @@ def test_a_plan_writes_nothing(night, lab, folder):
     (share,) = Nights(folder / "nightly.yaml", QUIET).plan("2026-11-01")
     assert share.companions
     assert share.device_hours == pytest.approx(len(share.companions) / 100)
-    assert not tracking.records(EXPERIMENT, "nightly")
-    assert tracking.companions("s") is None
+    assert not tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
+    assert tracking.load_companions("s") is None
 
 
 def test_two_studies_share_a_night(folder, searched, lab):
@@ -181,7 +181,7 @@ def test_two_studies_share_a_night(folder, searched, lab):
     (folder / "nightly.yaml").write_text(FILE.replace("[s]", "[s, other]") + "budget: 0.4\n")
     (findings,) = Nights(folder / "nightly.yaml", QUIET).run("2026-11-01", lab)
     assert set(findings.verdicts["study"]) == {"s", "other"}
-    assert len(tracking.companions("other")) > 10, "the first one leaves the second its part"
+    assert len(tracking.load_companions("other")) > 10, "the first one leaves the second its part"
 
 
 def test_a_champion_that_is_random_is_said(folder, searched, lab):
@@ -197,12 +197,12 @@ def test_a_champion_that_is_random_is_said(folder, searched, lab):
 def test_the_page_opens_without_a_network(night, lab, folder):
     lab.accuracy = noisy(5)
     night(1)
-    text = page(night(2), 0.5)
+    text = render_page(night(2), 0.5)
     assert (folder / "nightly.html").read_text() == "2026-11-02", "the last one lies here"
     assert "night of 2026-11-02" in text
     assert text.count("<svg") == 2
     assert not re.findall(r'(?:src|href)="(?!#)', text.replace("xlink:href", "href"))
-    run = tracking.records(EXPERIMENT, "nightly")[-1]["id"]
+    run = tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")[-1]["id"]
     assert run in text
 
 
@@ -228,5 +228,5 @@ def test_a_file_that_cannot_be_used(night, folder, text, words):
     (folder / "nightly.yaml").write_text(text)
     with pytest.raises(InputError, match=words):
         Nights(folder / "nightly.yaml", QUIET)
-    assert not tracking.records(EXPERIMENT, "nightly")
-    assert tracking.companions("s") is None, COMPANION
+    assert not tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
+    assert tracking.load_companions("s") is None, COMPANION

@@ -16,8 +16,8 @@ from processes import until
 
 from forcetune import schedule
 from forcetune.errors import InputError
-from forcetune.schedule.crontab import LONGEST
-from forcetune.schedule.night import CARRIED, SECRETS
+from forcetune.schedule.crontab import COMMAND_LIMIT_BYTES
+from forcetune.schedule.night import NIGHT_VARIABLES, SECRET_VARIABLES
 
 pytestmark = pytest.mark.long
 
@@ -48,7 +48,7 @@ def program(name, package):
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    for name in (*CARRIED, *SECRETS):
+    for name in (*NIGHT_VARIABLES, *SECRET_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -146,11 +146,11 @@ def test_crontab_refuses_and_keeps_what_was_there(tmp_path, crontab):
 
 def test_the_longest_line_is_the_longest_that_cron_takes(tmp_path, crontab, monkeypatch):
     bare = schedule.cron(planned(tmp_path, "02:00")).split(" ", 5)[5]
-    left = LONGEST - len(f"{bare}NO_PROXY= ")
+    left = COMMAND_LIMIT_BYTES - len(f"{bare}NO_PROXY= ")
     monkeypatch.setenv("NO_PROXY", "x" * left)
     schedule.install(planned(tmp_path, "02:00"))
     monkeypatch.setenv("NO_PROXY", "x" * (left + 1))
-    monkeypatch.setattr("forcetune.schedule.crontab.LONGEST", LONGEST + 1)
+    monkeypatch.setattr("forcetune.schedule.crontab.COMMAND_LIMIT_BYTES", COMMAND_LIMIT_BYTES + 1)
     with pytest.raises(InputError, match="command too long"):
         schedule.install(planned(tmp_path, "02:00"))
 

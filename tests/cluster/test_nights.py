@@ -7,8 +7,8 @@ from processes import SCORES, until
 from promise import check_promise
 
 from forcetune import tracking
-from forcetune.baseline.nightly import EXPERIMENT
-from forcetune.search.ledger import trials_of
+from forcetune.baseline.nightly import NIGHTLY_EXPERIMENT
+from forcetune.search.ledger import load_trials
 
 pytestmark = pytest.mark.long
 
@@ -41,17 +41,17 @@ def test_a_saliency_that_breaks_gives_alarm(branch):
 
 def test_a_night_that_is_killed_ends_complete_with_nothing_run_twice(branch):
     ledger, mlflow = stores(branch)
-    before = len(trials_of("s.companion", ledger))
+    before = len(load_trials("s.companion", ledger))
     killed = branch.start(*night(3))
-    until(lambda: told(trials_of("s.companion", ledger)) > before + 1, "runs of the night")
+    until(lambda: told(load_trials("s.companion", ledger)) > before + 1, "runs of the night")
     killed.kill()
-    assert told(trials_of("s.companion", ledger)) < planned(mlflow, "2026-11-03") + before, "it was not through"
+    assert told(load_trials("s.companion", ledger)) < planned(mlflow, "2026-11-03") + before, "it was not through"
     again = branch.start(*night(3))
     assert again.wait() == 0, again.said
     rows = check_promise("s.companion", before + planned(mlflow, "2026-11-03"), ledger, mlflow)
     assert rows["test_accuracy"].notna().all()
     assert codes(branch, 3) == [0]
-    assert len(trials_of("s.companion", ledger)) == len(rows), "there was nothing left to do"
+    assert len(load_trials("s.companion", ledger)) == len(rows), "there was nothing left to do"
     assert codes(branch, 4) == [0]
     assert not (branch.folder / "told").exists(), "four nights without alarm"
 
@@ -62,7 +62,9 @@ def told(trials):
 
 def planned(mlflow, date):
     """How many runs the plan of a night has."""
-    (run,) = [run for run in tracking.runs(EXPERIMENT, mlflow) if run["tags"].get("forcetune.night") == date]
+    (run,) = [
+        run for run in tracking.load_runs(NIGHTLY_EXPERIMENT, mlflow) if run["tags"].get("forcetune.night") == date
+    ]
     return sum(len(share["companions"]) for share in tracking.read_json(run["id"], "plan.json", mlflow))
 
 

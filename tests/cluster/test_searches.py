@@ -6,7 +6,7 @@ import optuna
 import pytest
 from promise import check_promise
 
-from forcetune.search.ledger import trials_of
+from forcetune.search.ledger import load_trials
 
 pytestmark = pytest.mark.long
 
@@ -30,7 +30,7 @@ def test_stopped_trials_and_companions(search):
     told = optuna.load_study(study_name="s", storage=study.ledger)
     best = {trial.user_attrs["key"] for trial in told.best_trials}
     assert not best & set(stopped["trial"])
-    recorded = [trial for trial in trials_of("s", study.ledger) if trial.constraints]
+    recorded = [trial for trial in load_trials("s", study.ledger) if trial.constraints]
     epochs = {len(trial.user_attrs["ended"]["record"]["curve"]) for trial in recorded}
     assert epochs <= {1, 2, 4}, "no epoch after its rung; one that is not trained has epoch 0 alone"
 

@@ -8,7 +8,7 @@ from test_streamed import Listed, Numbers
 
 from forcetune import data
 from forcetune.data import Dataset, Images, Streamed
-from forcetune.data.identity import digest_of
+from forcetune.data.identity import compute_digest
 
 
 def make(pixel=0, label=0, **changed):
@@ -19,8 +19,8 @@ def make(pixel=0, label=0, **changed):
 
 
 def test_equal_data_have_one_digest():
-    assert digest_of(make()) == digest_of(make())
-    assert len(digest_of(make())) == 16
+    assert compute_digest(make()) == compute_digest(make())
+    assert len(compute_digest(make())) == 16
 
 
 @pytest.mark.parametrize(
@@ -35,25 +35,25 @@ def test_equal_data_have_one_digest():
     ],
 )
 def test_whatever_is_different_gives_another(other):
-    assert digest_of(other) != digest_of(make())
+    assert compute_digest(other) != compute_digest(make())
 
 
 def test_a_streamed_one_is_told_by_sizes_and_classes():
     def streamed(train, classes=3):
         return Streamed(train, Numbers(5), lambda raw: raw, lambda raw: raw, classes, (1, 2, 2))
 
-    assert digest_of(streamed(Numbers(9))) == digest_of(streamed(Numbers(9, first=1)))
-    assert digest_of(streamed(Numbers(9))) != digest_of(streamed(Numbers(8)))
+    assert compute_digest(streamed(Numbers(9))) == compute_digest(streamed(Numbers(9, first=1)))
+    assert compute_digest(streamed(Numbers(9))) != compute_digest(streamed(Numbers(8)))
     listed = Listed(9)
-    assert digest_of(streamed(listed)) != digest_of(streamed(Numbers(9)))
-    before = digest_of(streamed(listed))
+    assert compute_digest(streamed(listed)) != compute_digest(streamed(Numbers(9)))
+    before = compute_digest(streamed(listed))
     listed.targets[0] = 2
-    assert digest_of(streamed(listed)) != before
-    assert digest_of(replace(streamed(listed), validation=0.5)) != digest_of(streamed(listed))
+    assert compute_digest(streamed(listed)) != before
+    assert compute_digest(replace(streamed(listed), validation=0.5)) != compute_digest(streamed(listed))
 
 
 def test_a_data_set_says_what_it_is():
     told = data.identify("digits")
     assert (told.name, told.root, told.classes) == ("digits", None, 10)
     assert told.train_samples + told.test_samples == 1797
-    assert told.digest == digest_of(data.load("digits"))
+    assert told.digest == compute_digest(data.load("digits"))

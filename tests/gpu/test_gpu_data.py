@@ -25,9 +25,9 @@ def test_splits_are_those_of_the_cpu(dataset, device):
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (0, True)])
 def test_images_are_moved_as_on_the_cpu(dataset, device, pad, flip):
     images = dataset.train.inputs[:50]
-    drawn = moves.draw(len(images), pad, flip, torch.Generator().manual_seed(0))
-    moved = moves.move(images, drawn, pad, flip)
-    assert torch.equal(moved, moves.move(images.to(device), drawn.to(device), pad, flip).cpu())
+    drawn = moves.draw_moves(len(images), pad, flip, torch.Generator().manual_seed(0))
+    moved = moves.apply_moves(images, drawn, pad, flip)
+    assert torch.equal(moved, moves.apply_moves(images.to(device), drawn.to(device), pad, flip).cpu())
     assert not torch.equal(moved, images)
 
 

@@ -100,7 +100,7 @@ def search(folder, environment, study):
     from forcetune import tracking
 
     uri = f"sqlite:///{folder}/mlflow.db"
-    return done.stdout, tracking.table(study["study"], uri), _tags(uri, study["study"])
+    return done.stdout, tracking.load_table(study["study"], uri), _tags(uri, study["study"])
 
 
 def _tags(uri, study):

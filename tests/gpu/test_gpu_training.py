@@ -94,7 +94,7 @@ def test_compaction_computes_the_same(device, method):
     wanted = [metrics["val_loss"] for metrics in make(device, input_shape=None, **options)[2]]
     _, _, training = make(device, **options)
     if method == "synflow":
-        assert training.share < 0.5
+        assert training.macs_fraction < 0.5
     assert [metrics["val_loss"] for metrics in training] == pytest.approx(wanted, rel=SAME_DEVICE)
 
 
@@ -163,7 +163,7 @@ def test_averaged_weights_are_those_of_the_cpu_and_leave_no_trace(device):
         for average in averages:
             average.update()
     before = weights(other)
-    with averages[0].in_force(), averages[1].in_force():
+    with averages[0].swap_in(), averages[1].swap_in():
         for wanted, averaged in zip(weights(model), weights(other), strict=True):
             assert torch.allclose(wanted.float(), averaged.float(), rtol=1e-5, atol=1e-6)
     assert same(before, weights(other))
@@ -175,7 +175,7 @@ def uncaptured(monkeypatch):
 
     def train(*arguments, **options):
         with monkeypatch.context() as patched:
-            patched.setattr(captured, "DEVICE", "none")
+            patched.setattr(captured, "CAPTURE_DEVICE", "none")
             return losses(*arguments, **options)
 
     return train

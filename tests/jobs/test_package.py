@@ -93,8 +93,8 @@ def test_the_same_content_makes_the_same_archive(folder):
 def test_a_study_elsewhere_lies_at_the_top(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "away.yaml"
     other.write_text("study: s\n")
-    assert package.placed(other, folder) == Path("away.yaml")
-    assert package.placed(folder / "helpers" / "a.yaml", folder) == Path("helpers/a.yaml")
+    assert package.locate_in_archive(other, folder) == Path("away.yaml")
+    assert package.locate_in_archive(folder / "helpers" / "a.yaml", folder) == Path("helpers/a.yaml")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_dry_run_lists_what_is_sent_and_what_is_left_out(folder, monkeypatch):
 
 
 def test_what_is_larger_than_ray_takes_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(package, "LIMIT", 1000)
+    monkeypatch.setattr(package, "MAX_ARCHIVE_BYTES", 1000)
     (folder / "helpers" / "large.bin").write_bytes(np.random.default_rng(0).bytes(2000))
     with pytest.raises(InputError, match=r"has 2\.\d KiB, and Ray takes 1\.0 KiB; the largest files: helpers/large"):
         shipped(folder, code=["helpers"])

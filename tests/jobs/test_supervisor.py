@@ -8,7 +8,7 @@ import pytest
 from forcetune.errors import InputError
 from forcetune.jobs import supervisor
 
-CLIENT = ",".join(f"{name}={text}" for name, text in supervisor.versions().items())
+CLIENT = ",".join(f"{name}={text}" for name, text in supervisor.collect_versions().items())
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def drivers(monkeypatch):
         def terminate(self):
             commands.append("terminated")
 
-    for name in supervisor.STORES:
+    for name in supervisor.STORE_VARIABLES:
         monkeypatch.setenv(name, "http://somewhere")
     monkeypatch.setenv("FORCETUNE_STATE", "/somewhere")
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(supervisor.subprocess, "Popen", Driver)
-    monkeypatch.setattr(supervisor, "FIRST", 0.0)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.0)
     yield codes, commands
     signal.signal(signal.SIGTERM, before)
 
@@ -95,7 +95,7 @@ def test_sigterm_reaches_the_driver_and_ends_the_job(drivers):
 def test_a_job_that_is_stopped_between_two_drivers_starts_no_other(drivers, monkeypatch):
     codes, commands = drivers
     codes.append(-signal.SIGKILL)
-    monkeypatch.setattr(supervisor, "FIRST", 60.0)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 60.0)
     monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
     assert supervise() == 130
     assert len(commands) == 1
@@ -103,7 +103,7 @@ def test_a_job_that_is_stopped_between_two_drivers_starts_no_other(drivers, monk
 
 @pytest.mark.parametrize("name", ["forcetune", "ray", "python"])
 def test_other_versions_are_refused_by_name(name):
-    versions = {**supervisor.versions(), name: "0.9"}
+    versions = {**supervisor.collect_versions(), name: "0.9"}
     with pytest.raises(InputError, match=rf"the client and the cluster differ: {name} 0\.9 against \S+ on the cluster"):
         supervisor.check_versions(versions)
 
@@ -113,7 +113,7 @@ def test_a_client_that_does_not_tell_its_version_is_refused():
         supervisor.check_versions({})
 
 
-@pytest.mark.parametrize("name", supervisor.STORES)
+@pytest.mark.parametrize("name", supervisor.STORE_VARIABLES)
 def test_a_job_that_knows_no_store_is_refused(drivers, monkeypatch, name):
     monkeypatch.delenv(name)
     with pytest.raises(InputError, match=f"{name} is set neither where the job was submitted nor on the cluster"):

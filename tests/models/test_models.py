@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from forcetune.errors import InputError
-from forcetune.models import MODELS, build, own_width
+from forcetune.models import MODELS, build, default_width
 from forcetune.pruning import prunable
 
 SMALL = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), (1, 16, 16))  # one pixel is left of it at the end
@@ -214,8 +214,8 @@ def test_a_network_of_torchvision_has_no_width():
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet20", 16), ("resnet50", 64), ("vgg16_bn", 64), ("lenet5", 20)])
-def test_own_width(name, width):
-    assert own_width(name) == width
+def test_default_width(name, width):
+    assert default_width(name) == width
     assert weights(build(name, small(name), 10)) == weights(build(name, small(name), 10, width))
 
 
@@ -224,4 +224,4 @@ def test_no_width_of_its_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("narrow:build", "narrow:wide", "torchvision:resnet18"):
         with pytest.raises(InputError, match=f"the model '{name}' has no width to change"):
-            own_width(name)
+            default_width(name)

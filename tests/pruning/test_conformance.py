@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from forcetune.pruning import LOSSES, METHODS, Network, mask_steps
+from forcetune.pruning import METHODS, SALIENCY_LOSSES, Network, mask_steps
 
 FOLDER = Path(__file__).parents[1] / "data" / "conformance"
 
@@ -175,7 +175,7 @@ def test_first_scores_are_the_authors(reference):
 def first_scores(reference, case):
     told = reference.arguments(case)
     row = METHODS[told["method"]]
-    net = Network(reference.model.train(row.mode == "train"), LOSSES[told["loss"]], seed=0)
+    net = Network(reference.model.train(row.mode == "train"), SALIENCY_LOSSES[told["loss"]], seed=0)
     net.batches = told["batches"][: told["batches_per_step"]]
     net.input_shape = tuple(net.batches[0][0].shape[1:])
     return flat(row.score(net))

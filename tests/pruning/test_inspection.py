@@ -14,7 +14,7 @@ def test_layers_with_weights_and_multiply_adds():
     found = inspect(model, (2, 4, 4), 5)
     assert found.layers == [("0.weight", (3, 2, 3, 3), 54, 54 * 16), ("4.weight", (5, 48), 240, 240)]
     assert (found.weights, found.macs) == (294, 54 * 16 + 240)
-    assert found.others == {"biases": 3 + 3 + 5, "weight of BatchNorm2d": 3}
+    assert found.unprunable == {"biases": 3 + 3 + 5, "weight of BatchNorm2d": 3}
     assert found.obstacles == []
 
 
@@ -40,7 +40,7 @@ class Strange(nn.Module):
 
 def test_obstacles():
     found = inspect(Strange(), (8,), 2)
-    assert found.others["weight of Conv1d"] == 1200
+    assert found.unprunable["weight of Conv1d"] == 1200
     said = "\n".join(found.obstacles)
     assert "are in no Conv2d or Linear" in said
     assert "1 layers share a weight" in said

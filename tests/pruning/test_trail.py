@@ -45,8 +45,8 @@ def test_every_method_finds_the_same_masks(method):
             asked = asked[0], 2  # how many batches it takes is another setting
         alone = masks_of(model, method, asked, None)
         assert equal(masks_of(model, method, asked, trail), alone), asked
-    assert trail.reused >= len(ASKED) - 1
-    assert trail.seconds > 0
+    assert trail.reused_steps >= len(ASKED) - 1
+    assert trail.saved_seconds > 0
     assert trail.size > 0
 
 
@@ -72,4 +72,4 @@ def test_a_linear_schedule_shares_what_it_has_in_common():
     model, trail = Counting(), PruningCache()
     for schedule in ("exponential", "linear", "linear"):
         find_masks(model, BATCHES, "force", 0.1, 3, schedule, trail=trail)
-    assert trail.reused == 0 + 1 + 3
+    assert trail.reused_steps == 0 + 1 + 3

@@ -9,7 +9,7 @@ from torch import nn
 from forcetune.errors import InputError
 from forcetune.models import build
 from forcetune.pruning import Network, diagnose, find_masks, prunable
-from forcetune.pruning.walks import _read_by
+from forcetune.pruning.walks import _find_readers
 
 
 def network(model, input_shape):
@@ -36,12 +36,12 @@ class Residual(nn.Module):
 
 def test_which_channels_read_which():
     net = network(Residual(), (1, 4, 4))
-    assert _read_by(net, "") == {"stem.weight": [15], "depthwise.weight": [-1, -1], "out.weight": [-1] * 16}
+    assert _find_readers(net, "") == {"stem.weight": [15], "depthwise.weight": [-1, -1], "out.weight": [-1] * 16}
     # of the 16 inputs of the linear layer, four positions a channel: the stem's two, then those of the sum
     each = [0] * 4 + [1] * 4
-    assert _read_by(net, "stem.weight")["depthwise.weight"] == [0, 1]
-    assert _read_by(net, "stem.weight")["out.weight"] == each * 2
-    assert _read_by(net, "depthwise.weight")["out.weight"] == [-1] * 8 + each
+    assert _find_readers(net, "stem.weight")["depthwise.weight"] == [0, 1]
+    assert _find_readers(net, "stem.weight")["out.weight"] == each * 2
+    assert _find_readers(net, "depthwise.weight")["out.weight"] == [-1] * 8 + each
 
 
 def test_a_walk_takes_weights_in_proportion_to_their_size():

@@ -65,7 +65,7 @@ def gathered(searched):
     """All that can be known of them: dense runs, curves, layers and verdicts beside."""
 
     def make(table=searched):
-        trials = numbers.trials(table)
+        trials = numbers.prepare_trials(table)
         runs = [(row.run_id, step, row.val_accuracy * step / 5) for row in trials.itertuples() for step in range(1, 6)]
         front = trials[trials["on_front"]]
         layers = {
@@ -88,7 +88,7 @@ def gathered(searched):
         dense = pd.DataFrame({"run_id": "x", "model": "mlp", "of": "k", "val_accuracy": [0.97, 0.98, 0.99]})
         curves = pd.DataFrame(runs, columns=["run_id", "step", "value"])
         arms = pd.DataFrame({"arm": "random_erk", "density": 0.1, "val_accuracy": [0.7, 0.8], "outcome": "trained"})
-        twins = numbers.twins(arms, "val_accuracy")
+        twins = numbers.summarize_twins(arms, "val_accuracy")
         return evidence.Evidence("s", trials, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5)
 
     return make

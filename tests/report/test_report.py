@@ -11,9 +11,9 @@ import pytest
 from forcetune import report, results
 from forcetune.errors import InputError
 from forcetune.report import evidence, numbers
-from forcetune.report.columns import encoded
-from forcetune.report.looks import percent
-from forcetune.report.page import page
+from forcetune.report.columns import encode_columns
+from forcetune.report.looks import format_percent
+from forcetune.report.page import render_page
 from forcetune.tracking import Epoch, Tracker
 
 OBJECTIVES = {"val_accuracy": "max", "density": "min"}
@@ -32,7 +32,7 @@ def words(text):
 
 @pytest.fixture(scope="module")
 def whole(gathered):
-    return page(gathered())
+    return render_page(gathered())
 
 
 def test_what_stands_first(whole):
@@ -90,8 +90,8 @@ def test_names_are_text(make_table, gathered):
     rows = [(EVIL, 0.1 / (1 + place), 0.9 - place / 10, "trained") for place in range(4)]
     rows.append(("snip", 0.05, np.nan, "failed"))
     told = gathered(make_table(rows, model=EVIL, reason=EVIL))
-    told = replace(told, study=EVIL, curve=EVIL)
-    text = page(told)
+    told = replace(told, study=EVIL, curve_metric=EVIL)
+    text = render_page(told)
     assert "<script>alert" not in text
     assert "<img" not in words(text)
     assert EVIL in {
@@ -115,7 +115,7 @@ ODD = {
 
 @pytest.mark.parametrize("rows", ODD.values(), ids=ODD)
 def test_odd_studies_have_a_page(make_table, rows):
-    text = page(evidence.Evidence("s", numbers.trials(make_table(rows))))
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows))))
     assert "<h2" in text
     assert "Left out" in text
     assert len(data(text)["sources"]["trials"]["columns"]) > 5
@@ -125,7 +125,7 @@ def test_other_objectives(make_table):
     rows = [("snip", 0.1, 0.9, "trained"), ("force", 0.05, 0.8, "trained"), ("random", 0.2, 0.5, "trained")]
     table = make_table(rows, {"val_f1": "max", "latency_ms": "min"}, val_f1=[0.8, 0.7, 0.2], latency_ms=[3.0, 2.0, 4.0])
     table.attrs["references"] = {}
-    text = page(evidence.Evidence("s", numbers.trials(table)))
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(table)))
     assert [figure["id"] for figure in data(text)["figures"]][:2] == ["main", "objectives"]
     assert "The front is one of validation f1 and latency ms: its points are ringed here." in text
     assert "since no reference is known" in text
@@ -133,13 +133,13 @@ def test_other_objectives(make_table):
 
 def test_missing_columns(make_table):
     table = make_table([("snip", 0.1, 0.9, "trained")]).drop(columns=["val_accuracy", "model", "device_seconds"])
-    text = page(evidence.Evidence("s", numbers.trials(table)))
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(table)))
     assert "sparsity against validation accuracy, since no trial tells both" in text
 
 
 def test_twenty_five_methods_differ_in_colour_or_shape(make_table):
     rows = [(f"my.module:fn{place}", 0.01 + place / 100, 0.5 + place / 100, "trained") for place in range(25)]
-    text = page(evidence.Evidence("s", numbers.trials(make_table(rows))))
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows))))
     main = data(text)["figures"][0]
     looks = {(t["marker"]["color"], t["marker"]["symbol"]) for t in main["data"] if t.get("meta", {}).get("points")}
     assert len(looks) == 25
@@ -149,7 +149,7 @@ def test_several_networks_have_a_heat_map_each(gathered, make_table):
     told = gathered(make_table([("snip", 0.1, 0.9, "trained"), ("snip", 0.05, 0.8, "trained")], model=["a", "b"]))
     first, second = told.layers
     layers = {first: told.layers[first], second: told.layers[second][:1]}
-    text = page(evidence.Evidence("s", told.trials, layers=layers))
+    text = render_page(evidence.Evidence("s", told.trials, layers=layers))
     assert "Density by layer: a" in text
     assert "Density by layer: b" in text
 
@@ -187,14 +187,14 @@ def test_from_the_store_to_a_file_and_an_artifact(stored, folder):
     assert path.name == "report-s.html"
     text = path.read_text()
     assert [figure["id"] for figure in data(text)["figures"]] == ["main", "layers", "growth", "curves"]
-    assert report.ARTIFACT in tracker.files(parent)
+    assert report.ARTIFACT in tracker.list_files(parent)
     with pytest.raises(InputError, match="--out"):
         report.write("s", folder)
 
 
 def test_columns_are_written_compactly():
     frame = pd.DataFrame({"a": ["x", "x", "y", "x", "x"], "b": [1.0, 0.123456789, np.nan, 2, 3], "c": [1, 1, 1, 1, 1]})
-    words_, numbers_, constant = encoded(frame, {}, {})
+    words_, numbers_, constant = encode_columns(frame, {}, {})
     assert (words_["levels"], words_["codes"]) == (["x", "y"], [0, 0, 1, 0, 0])
     assert numbers_["values"] == [1, 0.123457, None, 2, 3]
     assert constant["constant"] == 1
@@ -204,4 +204,4 @@ def test_columns_are_written_compactly():
     ("value", "text"), [(0.5, "50%"), (0.9544, "95.44%"), (0.999, "99.9%"), (0.99995, "99.995%"), (1.0, "100%")]
 )
 def test_sparsities_in_percent(value, text):
-    assert percent(value) == text
+    assert format_percent(value) == text

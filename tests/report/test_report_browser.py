@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forcetune.report import evidence, numbers
-from forcetune.report.page import page
+from forcetune.report.page import render_page
 
 pytestmark = pytest.mark.long
 
@@ -66,7 +66,7 @@ def browser():
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, gathered):
     path = tmp_path_factory.mktemp("report") / "report-s.html"
-    path.write_text(page(gathered()))
+    path.write_text(render_page(gathered()))
     return path
 
 
@@ -250,7 +250,7 @@ def test_names_do_nothing(opened, make_table, tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     rows = [(evil, 0.1, 0.9, "trained"), ("snip", 0.05, 0.8, "trained"), (evil, 0.01, 0.1, "collapsed")]
     path = tmp_path / "evil.html"
-    path.write_text(page(evidence.Evidence(evil, numbers.trials(make_table(rows, reason=evil)))))
+    path.write_text(render_page(evidence.Evidence(evil, numbers.prepare_trials(make_table(rows, reason=evil)))))
     with opened(path) as tab:
         assert tab.inner_text("h1") == evil
         assert tab.locator("img, script:not([nonce]):not([type])").count() == 0
@@ -264,7 +264,9 @@ def test_five_thousand_trials(opened, make_table, tmp_path):
     reached = 0.99 - 0.1 * np.log10(density) ** 2
     rows = [(m, d, a, "trained") for m, d, a in zip(methods, density, reached, strict=True)]
     path = tmp_path / "large.html"
-    path.write_text(page(evidence.Evidence("s", numbers.trials(make_table(rows, lr=generator.uniform(0, 1, 5000))))))
+    path.write_text(
+        render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows, lr=generator.uniform(0, 1, 5000)))))
+    )
     assert path.stat().st_size < 10e6
     with opened(path) as tab:
         assert tab.locator(SHOWN).count() == 200

@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture
 def trials(make_table):
-    return numbers.trials(make_table(ROWS))
+    return numbers.prepare_trials(make_table(ROWS))
 
 
 def test_the_front_comes_first_by_rising_sparsity(trials):
@@ -30,21 +30,24 @@ def test_the_front_comes_first_by_rising_sparsity(trials):
 
 
 def test_counts(trials):
-    assert numbers.counts(trials) == {"trained": 5, "collapsed": 1, "running": 1}
+    assert numbers.count_outcomes(trials) == {"trained": 5, "collapsed": 1, "running": 1}
 
 
 def test_the_mean_over_fresh_seeds_counts(make_table):
     table = make_table(ROWS[:2]).assign(val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
-    assert numbers.trials(table).sort_values("name")["reached"].tolist() == [0.7, 0.8]
+    assert numbers.prepare_trials(table).sort_values("name")["reached"].tolist() == [0.7, 0.8]
 
 
 def test_labels_name_the_controls(make_table):
     table = make_table(ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
-    assert numbers.trials(table).sort_values("name")["label"].tolist() == ["snip+shuffle", "force+small_dense:macs"]
+    assert numbers.prepare_trials(table).sort_values("name")["label"].tolist() == [
+        "snip+shuffle",
+        "force+small_dense:macs",
+    ]
 
 
 def test_the_front_of_the_controls_alone(trials):
-    assert numbers.control_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
+    assert numbers.select_control_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
 
 
 @pytest.mark.parametrize(
@@ -57,11 +60,11 @@ def test_the_front_of_the_controls_alone(trials):
     ],
 )
 def test_layers_that_have_numbers_alone_say_what_they_are(name, shape, label):
-    assert paper.layer_label({"layer": name, "shape": shape}) == label
+    assert paper.format_layer_label({"layer": name, "shape": shape}) == label
 
 
 def test_points_that_a_control_beats_are_told(make_table):
-    told = numbers.trials(
+    told = numbers.prepare_trials(
         make_table([("force", 0.1, 0.8, "trained"), ("random", 0.2, 0.9, "trained")], macs=[9.0, 7.0])
     )
     assert told[["label", "beaten_by", "beaten_at"]].to_numpy().tolist() == [
@@ -88,15 +91,15 @@ def test_which_method_is_random_pruning(label, random):
     ],
 )
 def test_what_counts_as_good(make_table, objectives, quality):
-    assert numbers.trials(make_table(ROWS, objectives)).attrs["quality"] == quality
+    assert numbers.prepare_trials(make_table(ROWS, objectives)).attrs["quality"] == quality
 
 
 def test_dense_runs_with_the_best_settings():
     dense = pd.DataFrame({"model": "mlp", "of": ["a", "a", "b"], "val_accuracy": [0.9, 0.92, 0.5]})
-    (line,) = analysis.unpruned(dense, "val_accuracy").to_dict("records")
+    (line,) = analysis.summarize_dense(dense, "val_accuracy").to_dict("records")
     assert (line["model"], line["seeds"], round(line["mean"], 6)) == ("mlp", 2, 0.91)
     assert line["low"] < 0.9 < 0.92 < line["high"]
-    assert not len(analysis.unpruned(pd.DataFrame(), "val_accuracy"))
+    assert not len(analysis.summarize_dense(pd.DataFrame(), "val_accuracy"))
 
 
 def test_random_twins_are_told_by_arm_and_density():
@@ -104,20 +107,20 @@ def test_random_twins_are_told_by_arm_and_density():
     rows += [("champion", 0.1, 0.99), ("tuning", 0.1, 0.99), ("dense", 1.0, 0.99), (None, 0.1, 0.99)]
     runs = pd.DataFrame(rows, columns=["arm", "density", "val_accuracy"]).assign(outcome="trained")
     runs.loc[3, "outcome"] = "failed"
-    found = numbers.twins(runs, "val_accuracy")
+    found = numbers.summarize_twins(runs, "val_accuracy")
     assert list(zip(found["arm"], found["density"], found["seeds"], strict=True)) == [
         ("random_erk", 0.01, 1),
         ("random_erk", 0.1, 2),
     ]
     assert found["mean"].tolist() == pytest.approx([0.3, 0.75])
     assert found["low"][1] < 0.7
-    assert not len(numbers.twins(pd.DataFrame(), "val_accuracy"))
-    assert not len(numbers.twins(runs, "val_f1"))
+    assert not len(numbers.summarize_twins(pd.DataFrame(), "val_accuracy"))
+    assert not len(numbers.summarize_twins(runs, "val_f1"))
 
 
 def test_hypervolume_grows_in_the_order_of_ends(make_table):
     table = make_table([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
-    found = numbers.growth(numbers.trials(table))
+    found = numbers.trace_hypervolume(numbers.prepare_trials(table))
     assert found["trials"].tolist() == [1, 3]
     # one decade below 0.5 by 0.5 above chance, and another decade by 0.25
     assert found["hypervolume"].round(9).tolist() == [0.5, 0.75]
@@ -127,11 +130,14 @@ def test_hypervolume_grows_in_the_order_of_ends(make_table):
 def test_unknown_references_are_the_worst_values(make_table):
     table = make_table(ROWS)
     table.attrs["references"] = {"density": 0.5}
-    assert numbers.references(numbers.trials(table)) == ({"val_accuracy": 0.1, "density": 0.5}, ["val_accuracy"])
+    assert numbers.find_references(numbers.prepare_trials(table)) == (
+        {"val_accuracy": 0.1, "density": 0.5},
+        ["val_accuracy"],
+    )
 
 
 def test_only_some_curves_are_drawn(trials):
-    drawn = numbers.drawn(trials, most=4)
+    drawn = numbers.select_curves(trials, limit=4)
     assert drawn["on_front"].sum() == 3
     assert len(drawn) == 4
     assert "collapsed" not in set(drawn["outcome"])
@@ -139,7 +145,7 @@ def test_only_some_curves_are_drawn(trials):
 
 def test_long_curves_keep_their_ends():
     curves = pd.DataFrame({"run_id": "a", "step": range(1000), "value": 0.5})
-    steps = numbers.thinned(curves, most=10)["step"].tolist()
+    steps = numbers.thin_curves(curves, limit=10)["step"].tolist()
     assert (steps[0], steps[-1], len(steps)) == (0, 999, 11)
 
 
@@ -150,11 +156,11 @@ GRID = [(method, density) for method in ("force", "random") for density in (0.1,
 def grid(make_table):
     rows = [(m, d, 0.5 + d + 0.01 * (n % 3) + 0.1 * (m == "force"), "trained") for n, (m, d) in enumerate(GRID)]
     iterations = pd.array([[2, 8, 8][n % 3] if m == "force" else pd.NA for n, (m, _) in enumerate(GRID)], "Int64")
-    return numbers.trials(make_table(rows, iterations=iterations, schedule="linear"))
+    return numbers.prepare_trials(make_table(rows, iterations=iterations, schedule="linear"))
 
 
 def test_methods_side_by_side_over_seeds(grid):
-    found, repeated = paper.side_by_side(grid)
+    found, repeated = paper.compare_methods(grid)
     assert repeated
     assert found["label"].tolist() == ["force", "force", "random", "random"]
     assert found["mean"].round(6).tolist() == [0.71, 0.62, 0.61, 0.52]
@@ -163,15 +169,15 @@ def test_methods_side_by_side_over_seeds(grid):
 
 
 def test_methods_have_fronts_of_their_own_where_no_density_repeats(searched):
-    found, repeated = paper.side_by_side(numbers.trials(searched))
+    found, repeated = paper.compare_methods(numbers.prepare_trials(searched))
     assert not repeated
     assert (found.groupby("label")["mean"].diff().dropna() < 0).all()
 
 
 def test_iterations_at_each_density(grid):
-    told = paper.of_iterations(grid)
-    assert paper.repeats(told)
-    found = paper.by_iterations(told)
+    told = paper.select_iterations(grid)
+    assert paper.has_repeated_densities(told)
+    found = paper.average_by_iterations(told)
     assert found[["sparsity", "iterations", "trials"]].to_numpy().tolist() == [
         [0.9, 2, 1],
         [0.9, 8, 2],
@@ -181,18 +187,18 @@ def test_iterations_at_each_density(grid):
 
 
 def test_iterations_beside_what_is_usual_at_a_density(searched):
-    trials = numbers.trials(searched)
-    told = paper.of_iterations(trials)
-    assert not paper.repeats(told)
-    relative = paper.relative_to_density(told, trials)
+    trials = numbers.prepare_trials(searched)
+    told = paper.select_iterations(trials)
+    assert not paper.has_repeated_densities(told)
+    relative = paper.compare_at_equal_density(told, trials)
     assert relative["points"][relative["name"] != "trial-0007"].abs().max() < 10
     assert relative["points"].min() < -50  # the collapsed one guesses
-    assert set(paper.in_bins(relative)["schedule"]) == {"exponential", "linear"}
+    assert set(paper.average_in_bins(relative)["schedule"]) == {"exponential", "linear"}
 
 
 def test_layers_of_each_network_apart(gathered):
     evidence = gathered()
-    (network,) = paper.networks(evidence.trials, evidence.layers)
+    (network,) = paper.split_by_network(evidence.trials, evidence.layers)
     assert network[0] == "mlp"
     assert network[1]["layer"].unique().tolist() == ["first", "last"]
-    assert list(paper.emptied(network[1])) == ["last"]
+    assert list(paper.find_empty_layers(network[1])) == ["last"]

@@ -50,7 +50,7 @@ def made(count=200, measured=0.9995):
 
 @pytest.fixture(autouse=True)
 def study_file(monkeypatch):
-    monkeypatch.setattr(tracking, "study_file", lambda name: WRITTEN)
+    monkeypatch.setattr(tracking, "load_study_file", lambda name: WRITTEN)
 
 
 def test_planted_importance():

@@ -11,15 +11,15 @@ from forcetune import analysis, results, search
 from forcetune.errors import HeldError, InputError
 from forcetune.names import COMPANION
 from forcetune.search.archive import archive
-from forcetune.search.companions import FIRST, rerun, wanted
+from forcetune.search.companions import FIRST_FRESH_SEEDS, propose_reruns, rerun
 from forcetune.search.driver import open_driver
 from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import Ledger, pending_archive, trials_of
+from forcetune.search.ledger import Ledger, load_trials, pending_archive
 from forcetune.search.proposals import FixedProposals, Proposal
 from forcetune.search.worker import Report
 from forcetune.spec import Budget, Companion, CompanionRuns, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import FRONT, Epoch, reruns, table
+from forcetune.tracking import FRONT_TAG, Epoch, load_reruns, load_table
 
 QUIET = Console(quiet=True)
 
@@ -64,11 +64,15 @@ def drive_with(accuracy_of, issued):
 
 def test_each_front_point_has_two_fresh_seeds_first(searched):
     study = searched()
-    found = wanted(study, trials_of("s", optuna_uri()), [])
-    assert Counter(proposal.trial.density for proposal in found) == {0.4: FIRST, 0.2: FIRST, 0.1: FIRST}
+    found = propose_reruns(study, load_trials("s", optuna_uri()), [])
+    assert Counter(proposal.trial.density for proposal in found) == {
+        0.4: FIRST_FRESH_SEEDS,
+        0.2: FIRST_FRESH_SEEDS,
+        0.1: FIRST_FRESH_SEEDS,
+    }
     assert {proposal.trial.seed for proposal in found} == {1, 2}, "none that the study has used"
-    keys = {t.user_attrs["fields"]["density"]: t.user_attrs["key"] for t in trials_of("s", optuna_uri())}
-    assert all(proposal.of == keys[proposal.trial.density] for proposal in found)
+    keys = {t.user_attrs["fields"]["density"]: t.user_attrs["key"] for t in load_trials("s", optuna_uri())}
+    assert all(proposal.parent_key == keys[proposal.trial.density] for proposal in found)
 
 
 def test_a_clear_front_takes_no_more_seeds(searched):
@@ -76,7 +80,7 @@ def test_a_clear_front_takes_no_more_seeds(searched):
     noise = {1: 0.001, 2: -0.001}
     assert rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d] + noise[seed], issued)) is None
     assert Counter(density for density, _ in issued) == {0.4: 2, 0.2: 2, 0.1: 2}
-    assert wanted(study, trials_of("s", optuna_uri()), trials_of("s" + COMPANION, optuna_uri())) == []
+    assert propose_reruns(study, load_trials("s", optuna_uri()), load_trials("s" + COMPANION, optuna_uri())) == []
 
 
 def test_points_in_doubt_are_run_until_the_seeds_are_spent(searched):
@@ -106,13 +110,13 @@ def marked():
     """The densities of the runs that MLflow finds by the tag of the front."""
     client = MlflowClient(mlflow_uri())
     experiment = client.get_experiment_by_name("s").experiment_id
-    runs = client.search_runs([experiment], f"tags.`{FRONT}` = 'true'")
+    runs = client.search_runs([experiment], f"tags.`{FRONT_TAG}` = 'true'")
     return {run.data.params["density"] for run in runs}
 
 
 def test_stopped_trials_are_never_run_again(searched):
     study = searched(points={0.4: 0.9, 0.1: 0.95}, outcomes={0.1: "stopped"})
-    found = wanted(study, trials_of("s", optuna_uri()), [])
+    found = propose_reruns(study, load_trials("s", optuna_uri()), [])
     assert {proposal.trial.density for proposal in found} == {0.4}
 
 
@@ -138,12 +142,12 @@ def test_an_interrupted_round_goes_on(searched):
 def test_they_stand_in_an_experiment_of_their_own(searched):
     study = searched(2)
     rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
-    rows, again = table("s"), reruns("s")
+    rows, again = load_table("s"), load_reruns("s")
     assert len(rows) == 4, "no companion counts as a trial of the study"
     assert "of" not in rows
     assert len(again) == 6
     assert set(again["of"]) == set(rows[rows["density"] != 0.3]["trial"])
-    assert reruns("other") is None
+    assert load_reruns("other") is None
 
 
 def test_nothing_is_run_again_once_the_budget_is_used_up(searched):
@@ -159,11 +163,11 @@ def test_fresh_archives_them_with_their_study(searched):
     study = searched(2)
     rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
     name = archive("s", lambda: None, QUIET, True)
-    assert len(trials_of(name, optuna_uri())) == 4
-    assert len(trials_of(name + COMPANION, optuna_uri())) == 6
-    assert trials_of("s" + COMPANION, optuna_uri()) == []
-    assert len(reruns(name)) == 6
-    assert reruns("s") is None
+    assert len(load_trials(name, optuna_uri())) == 4
+    assert len(load_trials(name + COMPANION, optuna_uri())) == 6
+    assert load_trials("s" + COMPANION, optuna_uri()) == []
+    assert len(load_reruns(name)) == 6
+    assert load_reruns("s") is None
 
 
 def test_fresh_waits_for_no_driver_of_companions(searched):
@@ -172,7 +176,7 @@ def test_fresh_waits_for_no_driver_of_companions(searched):
     with driver_lock("s" + COMPANION, optuna_uri()):
         with pytest.raises(HeldError, match="'s.companion' is held by another driver"):
             archive("s", lambda: None, QUIET, True)
-        assert len(trials_of("s", optuna_uri())) == 4, "nothing is archived"
+        assert len(load_trials("s", optuna_uri())) == 4, "nothing is archived"
         assert pending_archive("s", optuna_uri()) is None
     assert archive("s", lambda: None, QUIET, True)
 
@@ -180,9 +184,9 @@ def test_fresh_waits_for_no_driver_of_companions(searched):
 def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monkeypatch):
     study = searched(2)
     monkeypatch.setattr(search._Cluster, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
-    champion = trials_of("s", optuna_uri())[0].user_attrs
+    champion = load_trials("s", optuna_uri())[0].user_attrs
     companion_runs = CompanionRuns(
-        study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), of=champion["key"])]
+        study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), parent_key=champion["key"])]
     )
     Ledger(study, optuna_uri()).begin_archive("s.old")
     with pytest.raises(InputError, match="'s' was being archived as s.old.*forcetune doctor s --repair"):
@@ -190,4 +194,4 @@ def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monk
     archive("s", lambda: None, QUIET, False)
     with pytest.raises(InputError, match="'s' is no longer in MLflow"):
         search.run_companions(companion_runs, QUIET)
-    assert trials_of("s" + COMPANION, optuna_uri()) == []
+    assert load_trials("s" + COMPANION, optuna_uri()) == []

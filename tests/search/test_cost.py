@@ -21,8 +21,8 @@ def timed(monkeypatch):
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(trial, "prepare", prepare)
-    monkeypatch.setattr(trial, "seconds_an_epoch", lambda prepared, steps: 3.0)
-    monkeypatch.setattr(cost, "_at_once", lambda study: 2)
+    monkeypatch.setattr(trial, "measure_epoch_seconds", lambda prepared, steps: 3.0)
+    monkeypatch.setattr(cost, "_count_concurrent_trials", lambda study: 2)
 
 
 def study(search=None, **fields):
@@ -41,9 +41,9 @@ def test_the_slowest_and_the_fastest_trial(folder, timed):
 def test_hours_of_all_trials(folder, timed):
     found = cost.predict(study({"trials": 10}, iterations=5, epochs=2))
     assert found.mean == found.fastest == found.slowest == pytest.approx(16)
-    seconds = 10 * (16 + cost.BESIDE)
+    seconds = 10 * (16 + cost.TRIAL_OVERHEAD_S)
     assert found.device_hours * 3600 == pytest.approx(seconds)
-    assert found.hours * 3600 == pytest.approx(cost.START + seconds / 2)
+    assert found.hours * 3600 == pytest.approx(cost.RAY_START_S + seconds / 2)
 
 
 def test_early_stopping_is_counted_on(folder, timed):

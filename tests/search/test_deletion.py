@@ -22,7 +22,7 @@ def run_one(study):
     assignment = driver.issue()
     metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"]}
     driver.end(assignment.number, assignment.attempt, Report(metrics, outcome="trained"))
-    left = driver._place(driver.issue().number)
+    left = driver._trial_folder(driver.issue().number)
     driver.close(2.0)
     left.mkdir(parents=True, exist_ok=True)
     return left
@@ -34,7 +34,7 @@ def names():
 
 def test_everything_goes_and_the_name_is_free(folder, make_study):
     study = make_study(search={"trials": 2})
-    left = [run_one(study), run_one(study.companion(Search(trials=2)))]
+    left = [run_one(study), run_one(study.make_companion(Search(trials=2)))]
     run_one(make_study(study="other", search={"trials": 2}))
     found = find_contents("s")
     assert (found.trials, found.companions, found.runs) == (2, 2, 6)
@@ -43,12 +43,12 @@ def test_everything_goes_and_the_name_is_free(folder, make_study):
     assert "deleted: 2 trials of s, 2 companions and 6 runs" in done.output
     assert names() == ["other"]
     assert not any(folder.exists() for folder in left)
-    assert not tracking.exists("s", mlflow_uri())
-    assert len(tracking.table("other")) == 2
+    assert not tracking.has_experiment("s", mlflow_uri())
+    assert len(tracking.load_table("other")) == 2
     with pytest.raises(InputError, match="has a study 's'"):
         find_contents("s")
     run_one(study)
-    assert len(tracking.table("s")) == 2, "the name is free"
+    assert len(tracking.load_table("s")) == 2, "the name is free"
 
 
 def test_what_is_another_programs_is_kept(folder):
@@ -83,7 +83,7 @@ def test_a_study_that_runs_is_kept(folder, make_study):
         with driver_lock(name, optuna_uri()), pytest.raises(HeldError):
             delete("s")
     assert names() == ["s"]
-    assert len(tracking.table("s")) == 2
+    assert len(tracking.load_table("s")) == 2
 
 
 def test_what_was_deleted_in_mlflow_alone_is_deleted_too(folder, make_study):
@@ -92,4 +92,4 @@ def test_what_was_deleted_in_mlflow_alone_is_deleted_too(folder, make_study):
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
     delete("s")
     assert names() == []
-    assert not tracking.exists("s", mlflow_uri())
+    assert not tracking.has_experiment("s", mlflow_uri())

@@ -28,11 +28,11 @@ def train(driver, outcome="trained"):
     """Run the next trial to its end, as a worker tells it."""
     assignment = driver.issue()
     opening = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
-    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=opening))
     first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))
     reason = "RuntimeError: mine" if outcome == "failed" else None
-    told = Report({**opening.facts, **last.metrics}, last, outcome=outcome, reason=reason)
+    told = Report({**opening.static_metrics, **last.metrics}, last, outcome=outcome, reason=reason)
     driver.end(assignment.number, assignment.attempt, told)
 
 
@@ -52,7 +52,7 @@ def client():
 
 
 def row(number=0):
-    return tracking.table("s").set_index("name").loc[f"trial-{number:04d}"]
+    return tracking.load_table("s").set_index("name").loc[f"trial-{number:04d}"]
 
 
 def alter(statement, *values):
@@ -183,8 +183,8 @@ def test_an_unknown_study(folder, ended):
 
 def test_an_archive_where_the_ledger_is_gone(ended, folder):
     (folder / "optuna.db").unlink()
-    name = archive("s", lambda: None, None, wanted=True)
-    assert len(tracking.table(name)) == 3
+    name = archive("s", lambda: None, None, fresh=True)
+    assert len(tracking.load_table(name)) == 3
 
 
 def delete_experiment():
@@ -192,9 +192,9 @@ def delete_experiment():
 
 
 def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
-    before = tracking.table("s")
+    before = tracking.load_table("s")
     delete_experiment()
-    for ask in (lambda: tracking.table("s"), lambda: driver_of(ended)):
+    for ask in (lambda: tracking.load_table("s"), lambda: driver_of(ended)):
         with pytest.raises(InputError, match="the study 's' was deleted in MLflow.*`forcetune doctor s --repair`"):
             ask()
     _, findings, _ = examine("s")
@@ -203,7 +203,7 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
     ]
     examine("s", mend=True)
     assert examine("s") == ([], [], None)
-    assert tracking.table("s").equals(before)
+    assert tracking.load_table("s").equals(before)
 
 
 @pytest.mark.parametrize("what", ["run", "experiment"])
@@ -216,7 +216,7 @@ def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make
     driver._outbox.warn = warnings.append
     assignment = driver.issue()
     driver.report(
-        assignment.number, assignment.attempt, Report(opening=TrialStarted({"density": 0.1}, "cpu", b"", [], []))
+        assignment.number, assignment.attempt, Report(trial_started=TrialStarted({"density": 0.1}, "cpu", b"", [], []))
     )
     driver._outbox.drain(10)
     if what == "run":
@@ -229,5 +229,5 @@ def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make
     driver.close()
     assert len(warnings) == 1
     assert "was deleted in MLflow while the study runs" in warnings[0]
-    assert list(tracking.table("s")["outcome"]) == ["trained", "trained"]
+    assert list(tracking.load_table("s")["outcome"]) == ["trained", "trained"]
     assert row(1)["val_accuracy"] == 0.5

@@ -18,12 +18,12 @@ from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.search import examine, is_over
 from forcetune.search.driver import Driver
-from forcetune.search.ledger import Ledger, prior_trials, refuse_changes
+from forcetune.search.ledger import Ledger, load_prior_trials, refuse_changes
 from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
 from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Epoch, Tracker, progress, table
+from forcetune.tracking import Epoch, Tracker, load_progress, load_table
 
 
 def driver_of(study):
@@ -58,10 +58,10 @@ def test_outcomes_in_both_stores(folder, make_study):
     end(driver, failed, "failed", reason="Diverged: nan")
     for attempt in range(1, 5):
         assert lost.attempt == attempt
-        driver.lost(lost.number, lost.attempt, "lost", "its worker ended")
+        driver.report_loss(lost.number, lost.attempt, "lost", "its worker ended")
         lost = driver.issue()
     assert lost is None
-    assert driver.finished
+    assert driver.is_finished
     driver.close()
 
     told = {trial.number: trial for trial in optuna_trials()}
@@ -71,7 +71,7 @@ def test_outcomes_in_both_stores(folder, make_study):
     study = optuna.load_study(study_name="s", storage=optuna_uri())
     assert [trial.number for trial in study.best_trials] == [0]
 
-    rows = table("s").set_index("name")
+    rows = load_table("s").set_index("name")
     assert list(rows["outcome"]) == ["trained", "collapsed", "failed", "failed"]
     assert list(rows["status"]) == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
     assert rows.loc["trial-0002", "reason"] == "Diverged: nan"
@@ -84,7 +84,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
     end(driver, assignment, val_accuracy=float("nan"))
     driver.close()
     assert optuna_trials()[0].state.name == "FAIL"
-    assert table("s").loc[0, "reason"] == "the objective val_accuracy became nan"
+    assert load_table("s").loc[0, "reason"] == "the objective val_accuracy became nan"
 
 
 def epoch_of(driver, assignment, step, accuracy, **known):
@@ -126,7 +126,7 @@ def test_a_trial_is_stopped_at_its_rung_and_is_off_the_front(folder, make_study,
     assert told.state.name == "COMPLETE"
     assert told.values == [0.1, poor.fields["density"]]
     assert told.constraints == {"off_front": 1.0}
-    row = table("s").set_index("name").loc[f"trial-{poor.number:04d}"]
+    row = load_table("s").set_index("name").loc[f"trial-{poor.number:04d}"]
     assert (row["outcome"], row["status"], row["val_accuracy"]) == ("stopped", "FINISHED", 0.1)
     assert re.fullmatch(
         r"at rung 1/8, after epoch 2: rank \d+, behind \d+ and level with \d+ of \d+ trials", row["reason"]
@@ -142,7 +142,7 @@ def test_an_infeasible_trial_counts_and_is_off_the_front(folder, make_study):
     driver.close()
     assert optuna_trials()[0].values == [0.25, 0.1], "a loop of the user's own says nothing of an untrained network"
     assert optuna_trials()[0].constraints == {"off_front": 1.0}
-    row = table("s").loc[0]
+    row = load_table("s").loc[0]
     assert (row["outcome"], row["reason"]) == ("infeasible", "macs 9 is above the constraint's max 1")
     assert row["val_accuracy"] == 0.25
 
@@ -151,28 +151,31 @@ def test_an_objective_that_is_never_told_fails_the_trial(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}, train="collections:Counter", objectives={"val_f1": "max"}))
     end(driver, driver.issue())
     driver.close()
-    assert table("s").loc[0, "reason"] == "the trial reports no val_f1, an objective; it reports val_accuracy, density"
+    assert (
+        load_table("s").loc[0, "reason"]
+        == "the trial reports no val_f1, an objective; it reports val_accuracy, density"
+    )
 
 
 def test_patience_and_budget_end_a_search(folder, make_study):
     driver = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
     drain(driver)
-    assert "patience: over 4 trials the hypervolume grew by" in driver.ending
+    assert "patience: over 4 trials the hypervolume grew by" in driver.end_reason
     assert 5 <= len(optuna_trials()) < 50
     again = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
-    assert again.finished
-    assert again.ending == driver.ending
+    assert again.is_finished
+    assert again.end_reason == driver.end_reason
     spent = driver_of(make_study(search={"trials": 50, "budget": {"device_hours": 1e-9}}))
-    assert spent.ending is None
+    assert spent.end_reason is None
     assert spent.issue() is None
-    assert spent.ending == "budget: device_hours 1e-09 are used up", "by the drivers before it too"
+    assert spent.end_reason == "budget: device_hours 1e-09 are used up", "by the drivers before it too"
 
 
 def test_more_trials_go_on_in_the_same_study(folder, make_study):
     drain(driver_of(make_study(search={"trials": 3})))
     drain(driver_of(make_study(search={"trials": 5})))
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 5
-    assert len(table("s")["trial"].unique()) == 5
+    assert len(load_table("s")["trial"].unique()) == 5
 
 
 def test_a_repeated_proposal_is_pruned_and_does_not_count(folder, make_study):
@@ -182,8 +185,8 @@ def test_a_repeated_proposal_is_pruned_and_does_not_count(folder, make_study):
     states = [trial.state.name for trial in optuna_trials()]
     assert states.count("COMPLETE") == 2, "the space has no more"
     assert states.count("PRUNED") == len(states) - 2 > 0
-    assert driver.finished
-    assert len(table("s")) == 2
+    assert driver.is_finished
+    assert len(load_table("s")) == 2
 
 
 def test_known_configurations_run_once_and_more_may_follow(folder, make_study):
@@ -210,17 +213,17 @@ def test_a_known_configuration_that_the_study_has_is_not_run_again(folder, make_
 def test_what_other_studies_found_out(folder, make_study):
     drain(driver_of(make_study(study="other", search={"trials": 3})))
     learner = make_study(search={"warm_start": ["other"]})
-    lessons = prior_trials(learner, optuna_uri())["other"]
+    lessons = load_prior_trials(learner, optuna_uri())["other"]
     assert [lesson.fields for lesson in lessons] == [trial.user_attrs["fields"] for trial in optuna_trials("other")]
     assert [list(lesson.values) for lesson in lessons] == [[0.5, lesson.fields["density"]] for lesson in lessons]
     turned = make_study(search={"warm_start": ["other"]}, objectives={"density": "min", "val_accuracy": "max"})
-    assert list(prior_trials(turned, optuna_uri())["other"][0].values) == lessons[0].values[::-1]
+    assert list(load_prior_trials(turned, optuna_uri())["other"][0].values) == lessons[0].values[::-1]
     alike = make_study(search={"warm_start": ["othr"]})
     with pytest.raises(InputError, match="search.warm_start.0: the ledger .* has no study 'othr' .* 'other'"):
-        prior_trials(alike, optuna_uri())
+        load_prior_trials(alike, optuna_uri())
     others = make_study(search={"warm_start": ["other"]}, objectives={"val_loss": "min", "density": "min"})
     with pytest.raises(InputError, match="'other' searched for val_accuracy max, density min, this study"):
-        prior_trials(others, optuna_uri())
+        load_prior_trials(others, optuna_uri())
 
 
 def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
@@ -233,16 +236,16 @@ def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
     end(driver, again)
     drain(driver)
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 2
-    assert list(table("s")["status"]) == ["FINISHED"] * 2
+    assert list(load_table("s")["status"]) == ["FINISHED"] * 2
 
 
 def test_a_worker_that_was_given_up_is_not_heard(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}))
     first = driver.issue()
-    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    driver.report_loss(first.number, first.attempt, "lost", "its worker ended")
     again = driver.issue()
     end(driver, first, val_accuracy=0.9)
-    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    driver.report_loss(first.number, first.attempt, "lost", "its worker ended")
     assert driver.running == 1
     end(driver, again)
     driver.close()
@@ -251,22 +254,22 @@ def test_a_worker_that_was_given_up_is_not_heard(folder, make_study):
 
 def test_too_little_memory_is_tried_with_more_room_as_long_as_there_is(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}))
-    driver.most_room = 3
+    driver.max_memory_factor = 3
     for room in (1, 2, 3):  # the double, or all there is
         one = driver.issue()
-        assert one.room == room
-        driver.lost(one.number, one.attempt, "memory", "OutOfMemoryError: 2 GiB")
-    assert driver.finished
+        assert one.memory_factor == room
+        driver.report_loss(one.number, one.attempt, "memory", "OutOfMemoryError: 2 GiB")
+    assert driver.is_finished
     driver.close()
-    assert table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more room for it"
+    assert load_table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more room for it"
 
 
 def test_a_trial_that_hangs_is_not_tried_again(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}))
     assignment = driver.issue()
-    driver.lost(assignment.number, assignment.attempt, "time", "it took longer than max_seconds 3")
+    driver.report_loss(assignment.number, assignment.attempt, "time", "it took longer than max_seconds 3")
     driver.close()
-    assert table("s").loc[0, "reason"] == "it took longer than max_seconds 3"
+    assert load_table("s").loc[0, "reason"] == "it took longer than max_seconds 3"
 
 
 def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_study):
@@ -274,13 +277,13 @@ def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_stu
     assignment = driver.issue()
     earlier = Epoch(1, 500, {"val_accuracy": 0.4})
     opening = TrialStarted({"density": 0.1, "macs": 7.0}, "cpu", b"masks", [{"layer": "a"}], [earlier])
-    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=opening))
     end(driver, assignment)
     driver.close()
     from mlflow import MlflowClient
 
     client = MlflowClient(mlflow_uri())
-    run = table("s").loc[0, "run_id"]
+    run = load_table("s").loc[0, "run_id"]
     history = client.get_metric_history(run, "val_accuracy")
     assert [(m.step, m.timestamp, m.value) for m in history] == [(1, 500, 0.4), (2, 1000, 0.5)]
     assert client.get_run(run).data.metrics["macs"] == 7
@@ -298,7 +301,9 @@ def test_a_driver_that_lost_the_study_writes_no_file(folder, make_study):
 
     driver.ledger._check = lost
     with pytest.raises(HeldError):
-        driver.report(assignment.number, assignment.attempt, Report(opening=TrialStarted({}, "cpu", b"masks", [], [])))
+        driver.report(
+            assignment.number, assignment.attempt, Report(trial_started=TrialStarted({}, "cpu", b"masks", [], []))
+        )
     assert not list((folder / ".forcetune").rglob("*.*"))
 
 
@@ -315,15 +320,15 @@ def test_what_mlflow_does_not_take_delays_nothing_and_arrives_afterwards(folder,
     monkeypatch.setattr(Tracker, "log", log)
     while assignment := driver.issue():
         end(driver, assignment)
-    assert driver.finished
+    assert driver.is_finished
     assert {trial.state.name for trial in optuna_trials()} == {"RUNNING"}, "MLflow first, then the last word"
     with pytest.raises(StoppedError, match="3 trials .no server."):
         driver.close(0.1)
     away = False
     drain(driver_of(make_study(search={"trials": 3})))
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 3
-    assert list(table("s")["outcome"]) == ["trained"] * 3
-    assert len(table("s")["trial"].unique()) == 3
+    assert list(load_table("s")["outcome"]) == ["trained"] * 3
+    assert len(load_table("s")["trial"].unique()) == 3
 
 
 def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkeypatch):
@@ -339,20 +344,20 @@ def test_what_two_attempts_measured_stands_there_once(folder, make_study, monkey
     monkeypatch.setattr(Tracker, "log", unheard)
     first = driver.issue()
     driver.report(
-        first.number, first.attempt, Report(opening=TrialStarted({"prune_seconds": 1.0}, "cpu", b"m", [], []))
+        first.number, first.attempt, Report(trial_started=TrialStarted({"prune_seconds": 1.0}, "cpu", b"m", [], []))
     )
     deadline = time.monotonic() + 20
     while answers and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not answers, "it was sent"
-    driver.lost(first.number, first.attempt, "lost", "its worker ended")
+    driver.report_loss(first.number, first.attempt, "lost", "its worker ended")
     again = driver.issue()
     driver.report(
-        again.number, again.attempt, Report(opening=TrialStarted({"prune_seconds": 2.0}, "cpu", b"m", [], []))
+        again.number, again.attempt, Report(trial_started=TrialStarted({"prune_seconds": 2.0}, "cpu", b"m", [], []))
     )
     end(driver, again)
     driver.close()
-    steps = Tracker("s", mlflow_uri()).steps(table("s").loc[0, "run_id"])
+    steps = Tracker("s", mlflow_uri()).list_steps(load_table("s").loc[0, "run_id"])
     assert steps["prune_seconds"] == [0]
 
 
@@ -363,16 +368,16 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     driver = driver_of(study)
     assignment = driver.issue()
     opening = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
-    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=opening))
     driver.close(10.0)
     driver = driver_of(study)
     assignment = driver.issue()
-    driver.report(assignment.number, assignment.attempt, Report(opening=opening))
-    metrics = {**opening.facts, "val_accuracy": 0.25, "train_seconds": 0.0}
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=opening))
+    metrics = {**opening.static_metrics, "val_accuracy": 0.25, "train_seconds": 0.0}
     epoch = Epoch(0, 1000, {"val_accuracy": 0.25, "train_seconds": 0.0})
     driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason="no path"))
     driver.close()
-    row = table("s").loc[0]
+    row = load_table("s").loc[0]
     assert (row["val_accuracy"], row["macs"], row["train_seconds"]) == (0.25, 7.0, 0.0)
     assert examine("s")[1] == []
 
@@ -383,15 +388,15 @@ def test_an_epoch_of_which_a_part_was_logged_is_completed(folder, make_study):
     driver = driver_of(study)
     assignment = driver.issue()
     driver.close(10.0)
-    (run,) = table("s")["run_id"]
+    (run,) = load_table("s")["run_id"]
     driver.tracker.log(run, [Epoch(1, 1000, {"val_accuracy": 0.5})])
     driver = driver_of(study)
     assignment = driver.issue()
     epoch_of(driver, assignment, 1, 0.5, val_f1=0.4)
     end(driver, assignment)
     driver.close()
-    assert driver.tracker.steps(run)["val_f1"] == [1]
-    assert driver.tracker.steps(run)["val_accuracy"] == [1, 2]
+    assert driver.tracker.list_steps(run)["val_f1"] == [1]
+    assert driver.tracker.list_steps(run)["val_accuracy"] == [1, 2]
 
 
 def interrupt(driver):
@@ -462,7 +467,7 @@ def test_a_name_that_mlflow_refuses_wedges_nothing(folder, make_study, capsys, r
     driver.close()
     assert time.monotonic() - began < 20
     assert {trial.state.name for trial in optuna_trials()} == {"COMPLETE"}
-    rows = table("s")
+    rows = load_table("s")
     assert (list(rows["status"]), list(rows["val_accuracy"])) == (["FINISHED"] * 2, [0.5, 0.5])
     assert examine("s")[1] == []
     said = capsys.readouterr().out
@@ -515,16 +520,16 @@ class Counting(Meter):
     def __init__(self):
         self.outcomes, self.seconds, self.stood = [], [], []
 
-    def ended(self, outcome):
+    def count_trial(self, outcome):
         self.outcomes.append(outcome)
 
-    def asked(self, seconds):
+    def observe_ask(self, seconds):
         self.seconds.append(seconds)
 
-    def logged(self, seconds):
+    def observe_log(self, seconds):
         self.seconds.append(seconds)
 
-    def stands(self, backlog, hypervolume):
+    def observe_progress(self, backlog, hypervolume):
         self.stood.append((backlog, hypervolume))
 
 
@@ -534,7 +539,7 @@ def test_how_far_a_study_is_stands_in_its_parent_run_and_is_counted(folder, make
     end(driver, driver.issue(), "collapsed", reason="no path", val_accuracy=0.25)
     assert meter.stood[-1][1] == 0.0
     drain(driver)
-    known = progress(mlflow_uri())["s"]
+    known = load_progress(mlflow_uri())["s"]
     assert known["trials_done"] == 3
     assert known["front"] == len(driver.progress.front) > 0
     assert known["hypervolume"] == meter.stood[-1][1] > 0
@@ -542,7 +547,7 @@ def test_how_far_a_study_is_stands_in_its_parent_run_and_is_counted(folder, make
     assert len(meter.seconds) >= 6, "three asks, and each trial's way to MLflow"
     again = driver_of(make_study(search={"trials": 3}))
     again.close()
-    assert progress(mlflow_uri())["s"] == known
+    assert load_progress(mlflow_uri())["s"] == known
 
 
 def test_a_trial_that_gives_way_to_another_study_has_lost_nothing(folder, make_study):
@@ -569,23 +574,23 @@ def test_a_lost_node_is_no_retry_ten_times(folder, make_study):
         if loss == 5:  # a restart in the middle of an attempt: the count stands in the ledger
             driver = driver_of(study)
             assignment = driver.issue()
-        driver.lost(assignment.number, assignment.attempt, "node", "its node was lost")
-    assert not driver.finished
+        driver.report_loss(assignment.number, assignment.attempt, "node", "its node was lost")
+    assert not driver.is_finished
     for _ in range(2):  # the eleventh counts, and there is one retry
         assignment = driver.issue()
-        driver.lost(assignment.number, assignment.attempt, "node", "its node was lost")
+        driver.report_loss(assignment.number, assignment.attempt, "node", "its node was lost")
     driver.close()
-    assert table("s").loc[0, "reason"] == "its node was lost; given up after 13 attempts"
+    assert load_table("s").loc[0, "reason"] == "its node was lost; given up after 13 attempts"
 
 
 def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}, resources={"retries": 0}))
     first = driver.issue()
-    driver.lost(first.number, first.attempt, "node", "its node was lost")
+    driver.report_loss(first.number, first.attempt, "node", "its node was lost")
     again = driver.issue()
-    driver.lost(again.number, again.attempt, "lost", "its worker ended")
+    driver.report_loss(again.number, again.attempt, "lost", "its worker ended")
     driver.close()
-    assert table("s").loc[0, "reason"] == "its worker ended; given up after 2 attempts"
+    assert load_table("s").loc[0, "reason"] == "its worker ended; given up after 2 attempts"
 
 
 def fail(driver, count):
@@ -598,27 +603,27 @@ def test_five_equal_failures_end_a_search_that_goes_on_when_it_is_asked_again(fo
     driver = driver_of(study)
     fail(driver, 3)
     driver.close()
-    assert driver.hopeless is None
+    assert driver.failure_reason is None
     driver = driver_of(study)  # a restart in between changes nothing
     fail(driver, 1)
     running = driver.issue()
     fail(driver, 1)
-    assert driver.hopeless == "the last 5 trials failed for the same reason: RuntimeError: mine"
+    assert driver.failure_reason == "the last 5 trials failed for the same reason: RuntimeError: mine"
     assert driver.issue() is None
-    assert not driver.finished, "what runs may end"
+    assert not driver.is_finished, "what runs may end"
     end(driver, running)
-    assert driver.finished
+    assert driver.is_finished
     driver.close()
     assert is_over(study), "no supervisor starts it again"
 
     mended = driver_of(study)
-    assert mended.hopeless is None
-    assert not mended.finished
+    assert mended.failure_reason is None
+    assert not mended.is_finished
     end(mended, mended.issue())
     assert not is_over(study)
     drain(mended)
     assert len(optuna_trials()) == 12
-    assert mended.hopeless is None
+    assert mended.failure_reason is None
     assert is_over(study)
 
 
@@ -626,15 +631,17 @@ def test_a_search_whose_last_trials_fail_has_not_been_given_up(folder, make_stud
     driver = driver_of(make_study(search={"trials": 5}))
     fail(driver, 5)
     driver.close()
-    assert driver.finished
-    assert driver.hopeless is None
+    assert driver.is_finished
+    assert driver.failure_reason is None
 
 
 def test_more_failures_may_be_borne(folder, make_study):
     driver = driver_of(make_study(search={"trials": 12, "max_failures": 7}))
     fail(driver, 8)
     assert driver.issue() is None
-    assert driver.hopeless.startswith("8 of 8 trials failed, and `search.max_failures: 7` bears no more; the last one:")
+    assert driver.failure_reason.startswith(
+        "8 of 8 trials failed, and `search.max_failures: 7` bears no more; the last one:"
+    )
     driver.close()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcetune.search.ending import FailureLimit, StoppingCriterion, left_of, spent_by
+from forcetune.search.ending import FailureLimit, StoppingCriterion, compute_budget_left, find_spent
 from forcetune.search.ledger import TrialOutcome
 from forcetune.spec import Budget
 
@@ -22,11 +22,11 @@ def ending(make_study):
 
 def test_patience_ends_a_search_whose_front_does_not_move(ending):
     found = ending(patience={"trials": 3, "gain": 0.01})
-    found.ended(trained(0.5, 0.1))
+    found.add(trained(0.5, 0.1))
     for _ in range(2):
-        found.ended(trained(0.4, 0.2))
+        found.add(trained(0.4, 0.2))
     assert found.reason is None, "three trials before it there was nothing"
-    found.ended(TrialOutcome("stopped", "at rung", values=[0.99, 0.05]))
+    found.add(TrialOutcome("stopped", "at rung", values=[0.99, 0.05]))
     assert found.reason == "patience: over 3 trials the hypervolume grew by 0.00%, less than 1.00%"
 
 
@@ -34,35 +34,35 @@ def test_patience_counts_by_share_and_on_log_density(ending):
     # From (0.25, 0.5): 0.5 accuracy at 0.05 covers 0.25 * 1; at 0.005 it would cover 0.25 * 2
     for density, reason in [(0.049, True), (0.04, False)]:
         found = ending(patience={"trials": 1, "gain": 0.05})
-        found.ended(trained(0.5, 0.05))
-        found.ended(trained(0.5, density))
+        found.add(trained(0.5, 0.05))
+        found.add(trained(0.5, density))
         assert bool(found.reason) is reason
 
 
 def test_a_budget_ends_it_whichever_comes_first(ending):
     found = ending(budget={"hours": 2.0, "device_hours": 3.0})
-    found.spent(1.9, 2.9)
+    found.set_spent(1.9, 2.9)
     assert found.reason is None
-    found.spent(1.9, 3.0)
+    found.set_spent(1.9, 3.0)
     assert found.reason == "budget: device_hours 3 are used up"
 
 
 def test_without_either_it_goes_on(ending):
     found = ending()
     for _ in range(50):
-        found.ended(trained(0.5, 0.1))
-    found.spent(1e6, 1e6)
+        found.add(trained(0.5, 0.1))
+    found.set_spent(1e6, 1e6)
     assert found.reason is None
 
 
 def test_what_is_left_of_a_budget():
     told = [TrialOutcome("trained", record={"spent": {"hours": h, "device_hours": 2 * h}}) for h in (0.5, 1.5, 1.0)]
-    spent = spent_by([*told, TrialOutcome("failed")])
+    spent = find_spent([*told, TrialOutcome("failed")])
     assert spent == {"hours": 1.5, "device_hours": 3.0}
-    assert left_of(Budget(hours=2.0), spent) == Budget(hours=0.5)
-    assert left_of(Budget(device_hours=2.0), spent).device_hours == pytest.approx(0, abs=1e-6)
-    assert left_of(None, spent) is None
-    assert spent_by([]) == {"hours": 0, "device_hours": 0}
+    assert compute_budget_left(Budget(hours=2.0), spent) == Budget(hours=0.5)
+    assert compute_budget_left(Budget(device_hours=2.0), spent).device_hours == pytest.approx(0, abs=1e-6)
+    assert compute_budget_left(None, spent) is None
+    assert find_spent([]) == {"hours": 0, "device_hours": 0}
 
 
 def failed(reason="RuntimeError: mine"):
@@ -72,7 +72,7 @@ def failed(reason="RuntimeError: mine"):
 def judge(limit, trials):
     """What a limit says after each trial."""
     found = FailureLimit(limit)
-    return [found.ended(ended) for ended in trials]
+    return [found.add(ended) for ended in trials]
 
 
 def test_five_failures_in_a_row_with_the_same_reason_end_a_search():
@@ -111,9 +111,9 @@ def test_the_count_begins_anew_once_it_has_ended_a_search():
 def test_failures_of_earlier_drivers_count_but_end_no_later_search(ending):
     for before, more in [(3, 2), (5, 5), (7, 3)]:
         found = ending()
-        found.take_up([failed()] * before)
-        assert found.failures is None
+        found.restore([failed()] * before)
+        assert found.failure_reason is None
         for _ in range(more):
-            assert found.failures is None
-            found.ended(failed())
-        assert found.failures
+            assert found.failure_reason is None
+            found.add(failed())
+        assert found.failure_reason

@@ -21,7 +21,7 @@ from promise import check_promise
 from rich.console import Console
 
 from forcetune.search import faults
-from forcetune.search.archive import REASON
+from forcetune.search.archive import ARCHIVED_REASON
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
@@ -66,7 +66,7 @@ def drive(folder, fault, fresh, retry_failed):
     os.chdir(folder)
     os.environ["FORCETUNE_FAULT"] = fault
     schema._migrate = lambda path, artifacts: shutil.copy("template.db", path)
-    checkpoints.SHARE = float("inf")  # one after every epoch
+    checkpoints.CHECKPOINT_TIME_SHARE = float("inf")  # one after every epoch
     Outbox._start, Outbox.drain = lambda self: None, deliver_all  # in a thread, two runs would not write alike
     stopping.RULES["pareto"] = lambda losses: "it is dense" if losses[-1][1] > DENSE else None
     one_pass = loop.Training._pass
@@ -85,7 +85,7 @@ def drive(folder, fault, fresh, retry_failed):
             request_retry("s", optuna_uri())
         driver = open_driver(study, held.check, Console(quiet=True))
         working = []
-        while not driver.finished:
+        while not driver.is_finished:
             while len(working) < SLOTS and (assignment := driver.issue()):
                 working.append((assignment, execute(assignment)))
             for assignment, reports in list(working):
@@ -222,4 +222,4 @@ def test_a_kill_while_a_study_is_archived(places):
         assert names == {"s", f"s.{date.today()}"}, point
         check_promise("s", 3, *stores(folder))
         kept = check_promise(f"s.{date.today()}", 2, *stores(folder))
-        assert REASON in set(kept["reason"])
+        assert ARCHIVED_REASON in set(kept["reason"])

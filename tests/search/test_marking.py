@@ -10,9 +10,9 @@ from test_driver import driver_of
 
 from forcetune import analysis, results
 from forcetune.search import examine
-from forcetune.search.ledger import trials_of
+from forcetune.search.ledger import load_trials
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import FRONT, KNEE
+from forcetune.tracking import FRONT_TAG, KNEE_TAG
 
 
 def ask(condition):
@@ -27,8 +27,8 @@ def front():
 
 def test_mlflow_is_asked_for_the_front_and_its_knee(searched):
     searched()
-    assert ask(f"tags.`{FRONT}` = 'true'") == front() != set()
-    assert ask(f"tags.`{KNEE}` = 'true'") == set(analysis.knee(analysis.best(results.load("s")))["name"]) != set()
+    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front() != set()
+    assert ask(f"tags.`{KNEE_TAG}` = 'true'") == set(analysis.knee(analysis.best(results.load("s")))["name"]) != set()
 
 
 def test_mlflow_takes_the_filters_of_the_documents(searched):
@@ -48,14 +48,14 @@ def test_tags_follow_the_front_as_it_moves(folder, make_study):
     first = driver.issue()
     end(driver, first, 0.4)
     driver.close()
-    assert ask(f"tags.`{FRONT}` = 'true'") == {"trial-0000"}
+    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == {"trial-0000"}
     driver = driver_of(make_study({"density": {"low": 0.05, "high": 0.5}}, search={"trials": 3}))
     better = driver.issue()
     better.fields["density"] = first.fields["density"] / 2  # what the worker measures counts
     end(driver, better, 0.9)
     end(driver, driver.issue(), 0.1, outcome="collapsed")
     driver.close()
-    assert ask(f"tags.`{FRONT}` = 'true'") == front() == {"trial-0001"}
+    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front() == {"trial-0001"}
     assert examine("s")[1] == []
 
 
@@ -64,12 +64,12 @@ def test_a_doctor_compares_the_tags(searched):
     client = MlflowClient(mlflow_uri())
     rows = results.load("s").set_index("name")
     on, off = rows.loc[min(front()), "run_id"], rows.loc[min(set(rows.index) - front()), "run_id"]
-    client.delete_tag(on, FRONT)
-    client.set_tag(off, FRONT, "true")
+    client.delete_tag(on, FRONT_TAG)
+    client.set_tag(off, FRONT_TAG, "true")
     (finding,) = examine("s")[1]
-    assert f"1 runs on the front without the tag {FRONT}, and 1 others with it" in finding.what
+    assert f"1 runs on the front without the tag {FRONT_TAG}, and 1 others with it" in finding.what
     assert examine("s", mend=True)[1] == []
-    assert ask(f"tags.`{FRONT}` = 'true'") == front()
+    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front()
 
 
 def test_optuna_shows_no_curves(searched):
@@ -78,4 +78,4 @@ def test_optuna_shows_no_curves(searched):
     assert "user_attrs_ended" not in shown
     assert set(shown["user_attrs_outcome"]) == {"trained"}
     assert shown.astype(str).map(len).to_numpy().max() < 400
-    assert all("curve" in trial.user_attrs["ended"]["record"] for trial in trials_of("s", optuna_uri()))
+    assert all("curve" in trial.user_attrs["ended"]["record"] for trial in load_trials("s", optuna_uri()))

@@ -10,9 +10,9 @@ from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import examine
 from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import known, trials_of
+from forcetune.search.ledger import has_study, load_trials
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import BEGUN
+from forcetune.tracking import MOVING_SUFFIX
 
 IDS = ["run_id", "started", "ended"]
 
@@ -40,21 +40,21 @@ def use(monkeypatch, stores):
 
 
 def test_everything_is_there_and_nothing_here(study, stores, monkeypatch):
-    before, companions = results.load("s"), tracking.companions("s")
-    records = [trial.user_attrs for trial in trials_of("s", optuna_uri())]
+    before, companions = results.load("s"), tracking.load_companions("s")
+    records = [trial.user_attrs for trial in load_trials("s", optuna_uri())]
     done = CliRunner().invoke(main, ["move", "s", "--to", stores[0], "--mlflow", stores[1], "--yes"])
     assert done.exit_code == 0, done.output
     assert f"moved: 8 trials of s, {len(companions)} companions" in done.output
     assert f"FORCETUNE_STORAGE={stores[0]}" in done.output
     for name in ("s", "s" + COMPANION):
-        assert not known(name, optuna_uri())
-        assert not tracking.exists(name, mlflow_uri())
+        assert not has_study(name, optuna_uri())
+        assert not tracking.has_experiment(name, mlflow_uri())
     use(monkeypatch, stores)
     after = results.load("s")
     same = [column for column in before if column != "run_id"]
     assert after[same].equals(before[same])
-    assert [trial.user_attrs for trial in trials_of("s", optuna_uri())] == records
-    assert tracking.companions("s")["trial"].tolist() == companions["trial"].tolist()
+    assert [trial.user_attrs for trial in load_trials("s", optuna_uri())] == records
+    assert tracking.load_companions("s")["trial"].tolist() == companions["trial"].tolist()
     assert examine("s")[1] == [finding for finding in examine("s")[1] if "masks.npz" in finding.what]
     assert forcetune.load_trial("s/trial-0001").run_id == after["run_id"][1]
     assert forcetune.load_trial(before["run_id"][1]).trial == forcetune.load_trial(after["run_id"][1]).trial
@@ -79,8 +79,8 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
     search.move("s", *stores, print)
     use(monkeypatch, stores)
     assert results.load("s")["trial"].tolist() == table["trial"].tolist()
-    assert not known("s" + BEGUN, optuna_uri())
-    assert len(tracking.companions("s")) > 0
+    assert not has_study("s" + MOVING_SUFFIX, optuna_uri())
+    assert len(tracking.load_companions("s")) > 0
 
 
 def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
 def test_one_store_alone(study, stores, monkeypatch):
     search.move("s", stores[0], None, print)
     monkeypatch.setenv("FORCETUNE_STORAGE", stores[0])
-    assert len(trials_of("s", optuna_uri())) == 8
+    assert len(load_trials("s", optuna_uri())) == 8
     assert len(results.load("s")) == 8
 
 

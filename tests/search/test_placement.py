@@ -8,7 +8,7 @@ from rich.console import Console
 
 from forcetune.errors import InputError
 from forcetune.search import environment, placement
-from forcetune.search.placement import Memory, largest, measure, share, sharing
+from forcetune.search.placement import Memory, compute_gpu_share, count_trials_per_gpu, measure_memory, plan_probe
 from forcetune.spec import Resources, Study
 
 environment.prepare()  # what Ray reads while it is imported
@@ -32,13 +32,13 @@ def study(resources=None, **fields):
     ("used", "trials"), [(18 * GIB, 7), (42 * GIB, 3), (63 * GIB, 2), (64 * GIB, 1), (140 * GIB, 1), (GIB // 2, 252)]
 )
 def test_as_many_as_nine_tenths_of_the_memory_hold(used, trials):
-    assert Memory(used, 140 * GIB).trials == trials
+    assert Memory(used, 140 * GIB).max_trials == trials
 
 
 def test_ray_places_so_many_and_no_more():
-    for trials in range(1, placement.MOST + 1):
-        assert round(share(trials), 4) == share(trials)
-        assert int(1 / share(trials)) == trials
+    for trials in range(1, placement.MAX_TRIALS_PER_GPU + 1):
+        assert round(compute_gpu_share(trials), 4) == compute_gpu_share(trials)
+        assert int(1 / compute_gpu_share(trials)) == trials
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,18 @@ def test_ray_places_so_many_and_no_more():
     ],
 )
 def test_no_more_share_a_gpu_than_run_at_once(resources, nodes, trials):
-    assert sharing(Memory(18 * GIB, 140 * GIB), Resources(**resources), nodes) == trials
+    assert count_trials_per_gpu(Memory(18 * GIB, 140 * GIB), Resources(**resources), nodes) == trials
 
 
 def test_a_trial_that_needs_next_to_nothing():
-    assert sharing(Memory(GIB // 10, 140 * GIB), Resources(), [{"CPU": 900, "GPU": 1}]) == placement.MOST
+    assert (
+        count_trials_per_gpu(Memory(GIB // 10, 140 * GIB), Resources(), [{"CPU": 900, "GPU": 1}])
+        == placement.MAX_TRIALS_PER_GPU
+    )
 
 
 def test_the_largest_are_run():
-    probe = largest(
+    probe = plan_probe(
         study(width={"low": 8, "high": 20}, method=["random", "snip"], batch_size=[16, 64, 32], lr=[0.1, 1])
     )
     assert [(one.method, one.width, one.density) for one in probe.pruned] == [("random", 20, 0.4), ("snip", 20, 0.4)]
@@ -72,25 +75,25 @@ def test_the_largest_are_run():
 def test_what_a_method_prunes_with_counts_by_itself():
     only = {"when": {"method": "snip"}}
     sampled = {"method": ["random", "snip"], "saliency_batch_size": {"choices": [32, 256], **only}}
-    found = {one.method: one.fields() for one in largest(study(**sampled)).pruned}
+    found = {one.method: one.fields() for one in plan_probe(study(**sampled)).pruned}
     assert found.keys() == {"random", "snip"}
     assert found["snip"]["saliency_batch_size"] == 256
 
 
 def test_memory_is_read_once_the_probe_has_run(folder, monkeypatch):
     done = []
-    monkeypatch.setattr(placement.trial, "seconds_an_epoch", lambda prepared, steps: done.append(prepared.trial))
+    monkeypatch.setattr(placement.trial, "measure_epoch_seconds", lambda prepared, steps: done.append(prepared.trial))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (140 * GIB - 10 * GIB * len(done), 140 * GIB))
-    probe = largest(study(batch_size=[16, 32]))
-    assert measure(probe) == Memory(20 * GIB, 140 * GIB)
+    probe = plan_probe(study(batch_size=[16, 32]))
+    assert measure_memory(probe) == Memory(20 * GIB, 140 * GIB)
     assert done == probe.trained
 
     def too_large(wanted, task):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(placement.trial, "prepare", too_large)
-    assert measure(probe).trials == 1
+    assert measure_memory(probe).max_trials == 1
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +110,14 @@ def out():
 
 
 def place(asked, out):
-    return cluster.place(asked, Console(file=out, width=200))
+    return cluster.resolve_resources(asked, Console(file=out, width=200))
 
 
 def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
     seen = 42 * GIB, 140 * GIB
-    monkeypatch.setattr(placement, "measure", lambda probe: Memory(*seen) if ray.get_gpu_ids() else None)
+    monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(*seen) if ray.get_gpu_ids() else None)
     resources = place(study(), out)
-    assert (resources.gpus, cluster.slots(resources), cluster.most_room(resources)) == (0.3333, 6, 3)
+    assert (resources.gpus, cluster.count_slots(resources), cluster.find_max_memory_factor(resources)) == (0.3333, 6, 3)
     assert out.getvalue() == "resources: 3 trials share a GPU: one was seen to need 42.0 of its 140.0 GiB\n"
     assert place(study({"gpus": 0.5}), out).gpus == 0.5
     assert place(study({"cpus": 4}), out).gpus == 1
@@ -137,7 +140,7 @@ def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
     def fail(probe):
         raise ValueError("no such layer")
 
-    monkeypatch.setattr(placement, "measure", fail)
+    monkeypatch.setattr(placement, "measure_memory", fail)
     with pytest.raises(
         InputError, match="resources.gpus: the probe for `auto` failed: ValueError: no such layer. Mend"
     ):
@@ -153,16 +156,16 @@ def test_a_gpu_that_torch_does_not_see_is_refused(two_gpus, out):
 
 
 def test_without_a_gpu_trials_run_on_the_cpu(monkeypatch, out):
-    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 8}])
+    monkeypatch.setattr(cluster, "_list_node_resources", lambda: [{"CPU": 8}])
     assert place(study(), out).gpus == 0
     assert out.getvalue() == "resources: no GPU here, trials run on the CPU\n"
 
 
 def test_on_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert placement.on_this_machine(study()).gpus == 0
-    assert placement.on_this_machine(study({"gpus": 0.5, "compile": True})).compile
+    assert placement.resolve_on_this_machine(study()).gpus == 0
+    assert placement.resolve_on_this_machine(study({"gpus": 0.5, "compile": True})).compile
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(placement.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(placement, "measure", lambda probe: Memory(42 * GIB, 140 * GIB))
-    assert placement.on_this_machine(study()).gpus == 0.3333
+    monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(42 * GIB, 140 * GIB))
+    assert placement.resolve_on_this_machine(study()).gpus == 0.3333

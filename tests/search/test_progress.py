@@ -33,14 +33,14 @@ def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
     plain = console(terminal=False)
     with Progress(study, plain) as shown:
         first, second, third = trials(study, 0.2, 0.1, 0.05)
-        shown.started(0, first)
-        shown.started(1, second)
-        shown.reported(0, 1)
+        shown.start_trial(0, first)
+        shown.start_trial(1, second)
+        shown.record_epoch(0, 1)
         clock[0] += 30
-        shown.ended(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
-        shown.ended(1, second, TrialOutcome("trained", None, [0.9, 0.1]))  # dominates the first
-        shown.started(2, third)
-        shown.ended(2, third, TrialOutcome("collapsed", "no path", [0.25, 0.05]))
+        shown.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+        shown.end_trial(1, second, TrialOutcome("trained", None, [0.9, 0.1]))  # dominates the first
+        shown.start_trial(2, third)
+        shown.end_trial(2, third, TrialOutcome("collapsed", "no path", [0.25, 0.05]))
     lines = plain.file.getvalue().splitlines()
     assert lines[0].startswith("1 of 4 done, 1 running, front 1, about 1 min 30 s left | snip at 80.00% sparsity")
     assert "2 of 4 done, 0 running, front 1" in lines[1]
@@ -52,14 +52,14 @@ def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
     study = make_study({"epochs": 10}, search={"trials": 2})
     with Progress(study, console(terminal=False)) as shown:
         (trial,) = trials(study, 0.1)
-        shown.started(0, trial)
-        shown.reported(0, 1)
+        shown.start_trial(0, trial)
+        shown.record_epoch(0, 1)
         clock[0] += 50
-        shown.ended(0, trial, TrialOutcome("trained", None, [0.9, 0.1]))
-        shown.started(1, trial)
-        shown.reported(1, 5)
+        shown.end_trial(0, trial, TrialOutcome("trained", None, [0.9, 0.1]))
+        shown.start_trial(1, trial)
+        shown.record_epoch(1, 5)
         # 1.5 trials in 50 s, half a trial to go
-        assert shown._left() == "about 17 s left"
+        assert shown._time_left() == "about 17 s left"
 
 
 def test_a_live_block_on_a_terminal(make_study):
@@ -67,10 +67,10 @@ def test_a_live_block_on_a_terminal(make_study):
     live = console(terminal=True)
     with Progress(study, live) as shown:
         first, second = trials(study, 0.2, 0.1)
-        shown.started(0, first)
-        shown.started(1, second)
-        shown.reported(1, 1)
-        shown.ended(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+        shown.start_trial(0, first)
+        shown.start_trial(1, second)
+        shown.record_epoch(1, 1)
+        shown.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
     text = live.file.getvalue()
     assert "1 of 4 done, 1 running, front 1" in text
     assert "snip at 90.00% sparsity: epoch 1/2" in text
@@ -80,9 +80,9 @@ def test_a_live_block_on_a_terminal(make_study):
 def test_a_taken_up_study_shows_what_it_has(make_study):
     study = make_study(search={"trials": 4})
     shown = Progress(study, console(terminal=False))
-    shown.known(trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
+    shown.restore(trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
     assert shown.done == 1
-    assert shown._left() == "time left unknown yet", "an earlier driver's time is not ours"
+    assert shown._time_left() == "time left unknown yet", "an earlier driver's time is not ours"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,14 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from forcetune.search import proposals as proposals_module
-from forcetune.search.proposals import Grid, PriorTrial, Sampled, fitting, make_proposals, startup_trials
+from forcetune.search.proposals import (
+    GridProposals,
+    PriorTrial,
+    SampledProposals,
+    make_proposals,
+    select_fitting,
+    startup_trials,
+)
 
 SPACE = {
     "method": ["random", "snip", "force", "synflow"],
@@ -39,7 +46,7 @@ def test_samplers_keep_to_the_space(make_study, sampler):
 
 def test_each_choice_comes_up_equally_often_at_the_start(make_study):
     study = make_study(SPACE)
-    asked = [proposal.trial.method for proposal in drive(Sampled(study, []), startup_trials(study))]
+    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), startup_trials(study))]
     for lap in (asked[:4], asked[4:8]):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
@@ -47,7 +54,7 @@ def test_each_choice_comes_up_equally_often_at_the_start(make_study):
 def test_the_sampler_is_free_after_the_start(make_study):
     study = make_study(SPACE, search={"sampler": "random"})
     start = startup_trials(study)
-    asked = [proposal.trial.method for proposal in drive(Sampled(study, []), start + 40)][start:]
+    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), start + 40)][start:]
     laps = [asked[place : place + 4] for place in range(0, 40, 4)]
     assert any(len(set(lap)) < 4 for lap in laps), "else choices would be dealt out for ever"
 
@@ -55,7 +62,7 @@ def test_the_sampler_is_free_after_the_start(make_study):
 def test_the_sampler_learns(make_study):
     """With accuracy alone as the objective and a peak at lr 0.1, later proposals come closer than the first."""
     study = make_study({"method": "snip", "density": 0.1, "lr": SPACE["lr"]}, objectives={"val_accuracy": "max"})
-    proposals = Sampled(study, [])
+    proposals = SampledProposals(study, [])
     misses = []
     for _ in range(60):
         proposal = proposals.ask()
@@ -66,27 +73,27 @@ def test_the_sampler_learns(make_study):
 
 
 def test_density_counts_by_its_logarithm(make_study):
-    proposals = Sampled(make_study(), [])
+    proposals = SampledProposals(make_study(), [])
     proposal = proposals.ask()
     proposals.tell(proposal, [0.9, 0.001])
-    assert proposals._shadow.trials[0].values == [0.9, -3.0]
+    assert proposals._memory_study.trials[0].values == [0.9, -3.0]
 
 
 def test_off_front_is_told_as_a_constraint(make_study):
-    proposals = Sampled(make_study(), [])
+    proposals = SampledProposals(make_study(), [])
     good, bad = proposals.ask(), proposals.ask()
     proposals.tell(good, [0.5, 0.5])
     proposals.tell(bad, [0.9, 0.1], on_front=False)
-    assert [trial.number for trial in proposals._shadow.best_trials] == [good.asked.number]
+    assert [trial.number for trial in proposals._memory_study.best_trials] == [good.optuna_trial.number]
 
 
 def test_same_seed_same_proposals_and_a_restart_goes_on(make_study):
     study = make_study(SPACE)
-    first = drive(Sampled(study, []), 12)
-    again = drive(Sampled(study, []), 12)
+    first = drive(SampledProposals(study, []), 12)
+    again = drive(SampledProposals(study, []), 12)
     assert [p.trial for p in first] == [p.trial for p in again]
     history = recorded(first)
-    resumed = drive(Sampled(study, history), 12)
+    resumed = drive(SampledProposals(study, history), 12)
     assert not {p.trial.key for p in first} & {p.trial.key for p in resumed}
 
 
@@ -122,7 +129,7 @@ def test_known_configurations_come_first_and_once(make_study, sampler):
 
 def test_known_configurations_take_nothing_from_the_start(make_study):
     study = make_study(SPACE, search={"start": START})
-    asked = [proposal.trial.method for proposal in drive(Sampled(study, []), 2 + 8)][2:]
+    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), 2 + 8)][2:]
     for lap in (asked[:4], asked[4:]):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
@@ -147,7 +154,7 @@ def test_lessons_that_fit(make_study):
         {"method": "force", "iterations": 99},
     ]
     lessons = [PriorTrial({**fields, **other}, [0.5, 0.1], True) for other in [{}, {"seed": 3}, *others]]
-    assert fitting(study, lessons) == lessons[:2]
+    assert select_fitting(study, lessons) == lessons[:2]
 
 
 def test_a_study_learns_from_another(make_study):
@@ -157,30 +164,30 @@ def test_a_study_learns_from_another(make_study):
     for step in range(40):
         trial = study.make_trial({"lr": 10 ** (-2 + 2 * step / 39)})
         lessons.append(PriorTrial(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
-    prior_trials, alone = Sampled(study, [], fitting(study, lessons)), Sampled(study, [])
+    prior_trials, alone = SampledProposals(study, [], select_fitting(study, lessons)), SampledProposals(study, [])
     misses = [sum(abs(math.log10(each.ask().trial.lr) + 1) for _ in range(9)) for each in (prior_trials, alone)]
     assert misses[0] < 0.5 * misses[1]
 
 
 def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
-    monkeypatch.setattr(proposals_module, "WINDOW", 20)
-    monkeypatch.setattr(proposals_module, "BETWEEN", 5)
+    monkeypatch.setattr(proposals_module, "TPE_WINDOW_TRIALS", 20)
+    monkeypatch.setattr(proposals_module, "TPE_WINDOW_SLACK_TRIALS", 5)
     study = make_study(SPACE)
-    proposals = Sampled(study, [])
+    proposals = SampledProposals(study, [])
     best, waiting = proposals.ask(), proposals.ask()
     proposals.tell(best, [1.0, 0.05])
     for _ in range(60):
         proposal = proposals.ask()
         proposals.tell(proposal, [0.5, proposal.trial.density + 0.1])
     proposals.tell(waiting, [0.4, 0.3])
-    seen = proposals._shadow.get_trials(states=[TrialState.COMPLETE])
+    seen = proposals._memory_study.get_trials(states=[TrialState.COMPLETE])
     assert 20 < len(seen) <= 20 + 5 + 1 + 2
-    assert [trial.values for trial in proposals._shadow.best_trials] == [[1.0, math.log10(0.05)]]
+    assert [trial.values for trial in proposals._memory_study.best_trials] == [[1.0, math.log10(0.05)]]
     assert [0.4, math.log10(0.3)] in [trial.values for trial in seen], "told after its shadow was gone"
-    first, *rest = drive(Sampled(study, []), 40)
-    resumed = Sampled(study, [*recorded([first], (1.0, 0.05)), *recorded(rest)])
+    first, *rest = drive(SampledProposals(study, []), 40)
+    resumed = SampledProposals(study, [*recorded([first], (1.0, 0.05)), *recorded(rest)])
     resumed.ask()
-    assert len(resumed._shadow.get_trials(states=[TrialState.COMPLETE])) <= 21 + 1
+    assert len(resumed._memory_study.get_trials(states=[TrialState.COMPLETE])) <= 21 + 1
 
 
 def test_a_grid_names_no_value_that_it_does_not_choose(make_study):
@@ -188,7 +195,7 @@ def test_a_grid_names_no_value_that_it_does_not_choose(make_study):
     study = make_study(
         {"method": ["force", "synflow"], "density": 0.1, "iterations": steps}, search={"sampler": "grid"}
     )
-    proposals = Grid(study, [])
+    proposals = GridProposals(study, [])
     asked = [proposals.ask() for _ in range(3)]
     assert [proposal.params for proposal in asked] == [
         {"method": "force", "iterations": 2},
@@ -205,11 +212,11 @@ def test_a_grid_names_no_value_that_it_does_not_choose(make_study):
 def test_a_grid_skips_what_the_ledger_has(make_study):
     study = make_study({"density": [0.1, 0.2]}, search={"sampler": "grid"})
     proposals = make_proposals(study, [])
-    assert isinstance(proposals, Grid)
+    assert isinstance(proposals, GridProposals)
     first = proposals.ask()
     assert first.params == {"method": "random", "density": 0.1}
     known = create_trial(value=0.0, user_attrs={"key": first.trial.key})
-    rest = Grid(study, [known])
+    rest = GridProposals(study, [known])
     left = [proposal.trial.key for proposal in iter(rest.ask, None)]
     assert len(left) == 5
     assert first.trial.key not in left

@@ -6,13 +6,13 @@ import optuna
 import pytest
 from rich.console import Console
 
-from forcetune.cli.running import say_failed
+from forcetune.cli.running import describe_failures
 from forcetune.search import examine, is_complete
 from forcetune.search.driver import open_driver
 from forcetune.search.ledger import request_retry
 from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import Epoch, Tracker, curves, table
+from forcetune.tracking import Epoch, Tracker, load_curves, load_table
 
 
 def driver_of(study, retry_failed=False):
@@ -62,7 +62,7 @@ def study(folder, make_study):
 @pytest.mark.parametrize("epochs", [0, 1, 2])
 def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
     fail(study, epochs)
-    before = table("s").set_index("name")
+    before = load_table("s").set_index("name")
     driver = driver_of(study, retry_failed=True)
     assert not is_complete(study)
     again = driver.issue()
@@ -75,16 +75,16 @@ def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
 
     assert [trial.state.name for trial in rows()] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert rows()[2].user_attrs["supersedes"] == 1
-    found = table("s").set_index("name")
+    found = load_table("s").set_index("name")
     assert list(found["run_id"]) == list(before["run_id"]), "the same run goes on"
     row = found.loc["trial-0001"]
     assert (row["outcome"], row["reason"], row["status"]) == ("trained", None, "FINISHED")
     assert (row["val_accuracy"], row["macs"]) == (0.8, 0.8)
-    assert Tracker("s", mlflow_uri()).tags(row["run_id"])["forcetune.failed_before"] == "RuntimeError: mine"
-    assert list(curves([row["run_id"]], "val_accuracy")["value"]) == [0.4, 0.8]
+    assert Tracker("s", mlflow_uri()).read_tags(row["run_id"])["forcetune.failed_before"] == "RuntimeError: mine"
+    assert list(load_curves([row["run_id"]], "val_accuracy")["value"]) == [0.4, 0.8]
     assert examine("s")[1] == []
     assert is_complete(study)
-    assert say_failed(table("s")) is None
+    assert describe_failures(load_table("s")) is None
 
 
 def test_what_ends_sooner_than_its_failed_attempt_keeps_none_of_its_epochs(study):
@@ -94,20 +94,20 @@ def test_what_ends_sooner_than_its_failed_attempt_keeps_none_of_its_epochs(study
     train(driver, again, 1, 0.4)
     end(driver, again, "stopped", 0.4, reason="at rung 1")
     driver.close()
-    found = table("s").set_index("name")
+    found = load_table("s").set_index("name")
     assert len(found) == 2
     assert found.loc["trial-0002", "val_accuracy"] == 0.4
-    assert list(curves([found.loc["trial-0002", "run_id"]], "val_accuracy")["step"]) == [1]
+    assert list(load_curves([found.loc["trial-0002", "run_id"]], "val_accuracy")["step"]) == [1]
     assert examine("s")[1] == []
 
 
 def test_only_a_request_runs_it_again(study):
     fail(study, 1)
     driver = driver_of(study)
-    assert driver.finished
+    assert driver.is_finished
     driver.close()
     assert len(rows()) == 2
-    assert "`forcetune search FILE --retry-failed`" in say_failed(table("s"))
+    assert "`forcetune search FILE --retry-failed`" in describe_failures(load_table("s"))
 
 
 def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
@@ -121,7 +121,7 @@ def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
     train(driver, again, 2, 0.9)
     end(driver, again, "trained", 0.9)
     driver.close()
-    assert table("s").set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
+    assert load_table("s").set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
     assert examine("s")[1] == []
 
 
@@ -133,10 +133,10 @@ def test_what_fails_again_can_be_run_again(study):
         train(driver, again, 2, 0.7)
         end(driver, again, outcome, 0.7, reason="RuntimeError: yours" if outcome == "failed" else None)
         driver.close()
-        assert list(table("s")["outcome"]) == ["trained", outcome]
+        assert list(load_table("s")["outcome"]) == ["trained", outcome]
         assert examine("s")[1] == []
     assert [trial.user_attrs.get("supersedes") for trial in rows()] == [None, None, 1, 2]
-    assert driver_of(study, retry_failed=True).finished, "nothing is failed any more"
+    assert driver_of(study, retry_failed=True).is_finished, "nothing is failed any more"
 
 
 def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_study):
@@ -148,14 +148,14 @@ def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_stud
     driver = driver_of(study, retry_failed=True)
     for _ in range(5):
         end(driver, driver.issue(), "failed", reason="RuntimeError: mine")
-    assert driver.finished
+    assert driver.is_finished
     driver.close()
-    found = table("s")
+    found = load_table("s")
     assert list(found["outcome"]) == ["failed"] * 10
     assert (found["reason"] == "RuntimeError: mine").sum() == 5
     assert found["reason"].str.startswith("it was not run again, since the search ended before: the last 5").sum() == 5
     assert found.attrs["device_hours"] < 0.1
-    assert "for the same reason" in driver.hopeless
+    assert "for the same reason" in driver.failure_reason
     assert driver_of(study, retry_failed=True).wanted == 10
 
 
@@ -164,9 +164,11 @@ def test_no_failed_trial_is_run_again_once_the_budget_is_used_up(study, make_stu
     spent = make_study(search={"trials": 2, "budget": {"device_hours": 1e-9}})
     driver = driver_of(spent, retry_failed=True)
     assert driver.issue() is None
-    assert driver.finished
+    assert driver.is_finished
     driver.close()
-    assert table("s").set_index("name").loc["trial-0001", "reason"].endswith("budget: device_hours 1e-09 are used up")
+    assert (
+        load_table("s").set_index("name").loc["trial-0001", "reason"].endswith("budget: device_hours 1e-09 are used up")
+    )
 
 
 def test_a_request_outlives_a_driver_that_is_killed_before_it_has_begun(study):
@@ -194,5 +196,5 @@ def test_a_run_that_is_written_anew_twice_stands_there_once(study, monkeypatch):
     monkeypatch.setattr(Tracker, "remove", failing)
     end(driver, again, "stopped", 0.4, reason="at rung 1")
     driver.close()
-    assert len(table("s")) == 2
+    assert len(load_table("s")) == 2
     assert examine("s")[1] == []

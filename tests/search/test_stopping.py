@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from forcetune.search.stopping import GRACE, RULES, SEVERAL, EarlyStopping, pareto, safe, share_trained
+from forcetune.search.stopping import (
+    GRACE_TRIALS,
+    MIN_DOMINATING_TRIALS,
+    RULES,
+    EarlyStopping,
+    estimate_trained_share,
+    pareto,
+    safe,
+)
 from forcetune.spec import Trial
 
 DIRECTIONS = {"val_accuracy": "max", "density": "min"}
@@ -29,15 +37,15 @@ def judge(judged, number, curve, density=0.1, **known):
     return None
 
 
-def field(judged, count=GRACE, accuracy=0.9, density=0.05):
+def field(judged, count=GRACE_TRIALS, accuracy=0.9, density=0.05):
     """Trials at the first rung, each a little better than the one before."""
     for number in range(count):
         judge(judged, number, [0.1, accuracy + number / 1000], density)
 
 
 def test_the_better_half_goes_on():
-    losses = np.array([[float(i), 0.0] for i in range(GRACE)])  # each its own rank
-    behind = GRACE / 2
+    losses = np.array([[float(i), 0.0] for i in range(GRACE_TRIALS)])  # each its own rank
+    behind = GRACE_TRIALS / 2
     assert pareto(np.vstack([losses, [behind - 0.5, 0]])) is None, "10 of 21 are ahead"
     assert pareto(np.vstack([losses, [behind + 0.5, 0]])) == "rank 12, behind 11 and level with 0 of 21 trials"
 
@@ -56,17 +64,17 @@ def test_what_nothing_dominates_goes_on():
 
 @pytest.mark.parametrize("rule", [pareto, safe])
 def test_nothing_is_stopped_before_so_many_have_passed(rule):
-    losses = [[0.0, 0.0]] * GRACE
+    losses = [[0.0, 0.0]] * GRACE_TRIALS
     assert rule(np.array([*losses[:-1], [1.0, 1.0]])) is None
     assert rule(np.array([*losses, [1.0, 1.0]]))
 
 
 def test_safe_asks_for_several_that_are_better_in_all():
-    crowd = [[5.0, 5.0]] * GRACE
+    crowd = [[5.0, 5.0]] * GRACE_TRIALS
     last = [1.0, 1.0]
-    better = [[0.5, 1.0]] * (SEVERAL - 1)
+    better = [[0.5, 1.0]] * (MIN_DOMINATING_TRIALS - 1)
     assert safe(np.array([*crowd, *better, [0.5, 2.0], last])) is None, "the last one is denser"
-    assert safe(np.array([*crowd, *better, [1.0, 0.5], last])) == f"dominated by {SEVERAL} of 24 trials"
+    assert safe(np.array([*crowd, *better, [1.0, 0.5], last])) == f"dominated by {MIN_DOMINATING_TRIALS} of 24 trials"
 
 
 @pytest.mark.parametrize("rule", ["pareto", "safe", "none"])
@@ -92,7 +100,7 @@ def test_a_slow_starter_that_nothing_dominates_survives():
 def test_objectives_known_before_training_count_from_the_start():
     directions = {**DIRECTIONS, "latency_ms": "min"}
     judged = EarlyStopping(pareto, directions)
-    for number in range(GRACE):
+    for number in range(GRACE_TRIALS):
         judged.judge(number, trial(), 2, {"density": 0.1, "val_accuracy": 0.9, "latency_ms": 5.0})
     poor = {"density": 0.1, "val_accuracy": 0.1}
     assert judged.judge(98, trial(), 2, {**poor, "latency_ms": 4.0}) is None, "the quickest of all"
@@ -109,7 +117,7 @@ def test_averaged_weights_are_judged_where_they_are_known():
 
 def test_a_density_that_has_not_settled_is_not_judged_and_judges_nobody():
     judged = stopping()
-    for number in range(GRACE):
+    for number in range(GRACE_TRIALS):
         judge(judged, number, [0.1, 0.9 + number / 1000], 0.05, settled=0.0)
     assert judge(judged, 50, [0.1, 0.2]) is None, "those before it do not count"
     field(judged)
@@ -119,8 +127,8 @@ def test_a_density_that_has_not_settled_is_not_judged_and_judges_nobody():
 
 def test_a_rung_after_the_drop_of_a_stepped_rate():
     judged = stopping()
-    for number in range(GRACE + 1):
-        judged.see(number, trial(lr_schedule="step"), 9, {"density": 0.05, "val_accuracy": 0.9})
+    for number in range(GRACE_TRIALS + 1):
+        judged.record(number, trial(lr_schedule="step"), 9, {"density": 0.05, "val_accuracy": 0.9})
     late = {"density": 0.1, "val_accuracy": 0.1}
     assert judged.judge(98, trial(lr_schedule="step"), 8, late) is None, "the rate drops after epoch 8"
     assert judged.judge(99, trial(lr_schedule="step"), 9, late).startswith("at rung 1/2, after epoch 9")
@@ -151,7 +159,7 @@ def test_whoever_passed_a_rung_counts_whatever_the_order(rule):
         judged = stopping(rule)
         for i in np.random.default_rng(order).permutation(40):
             accuracy, density = map(float, passed[i])
-            judged.see(int(i), trial(density), 2, {"val_accuracy": accuracy, "density": density})
+            judged.record(int(i), trial(density), 2, {"val_accuracy": accuracy, "density": density})
         late = [(0.4, 0.6), (0.7, 0.3), (0.1, 0.9), (0.9, 0.1)]
         return [judge(judged, 100 + k, [0.1, accuracy], density) for k, (accuracy, density) in enumerate(late)]
 
@@ -161,13 +169,13 @@ def test_whoever_passed_a_rung_counts_whatever_the_order(rule):
 
 def test_a_trial_that_comes_again_is_compared_with_itself_no_more():
     judged = stopping()
-    field(judged, GRACE - 1)
+    field(judged, GRACE_TRIALS - 1)
     metrics = {"density": 0.1, "val_accuracy": 0.1}
-    for _ in range(3):  # handed back and taken up again: there are still no more than GRACE
+    for _ in range(3):  # handed back and taken up again: there are still no more than GRACE_TRIALS
         assert judged.judge(99, trial(), 2, metrics) is None
 
 
 def test_the_share_that_is_trained():
-    assert share_trained("none", 500) == 1
-    assert share_trained("pareto", 10) == 1
-    assert 0.3 < share_trained("pareto", 1000) < share_trained("pareto", 100) < 1
+    assert estimate_trained_share("none", 500) == 1
+    assert estimate_trained_share("pareto", 10) == 1
+    assert 0.3 < estimate_trained_share("pareto", 1000) < estimate_trained_share("pareto", 100) < 1

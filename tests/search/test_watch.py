@@ -25,7 +25,9 @@ def lose(tmp_path):
 
     def lose(error):
         told = []
-        searcher = SimpleNamespace(placed=lambda trial: None, lost=lambda trial, cause, reason: told.append(cause))
+        searcher = SimpleNamespace(
+            mark_placed=lambda trial: None, report_loss=lambda trial, cause, reason: told.append(cause)
+        )
         path = tmp_path / "error.pkl"
         path.write_bytes(pickle.dumps(error))
         actor = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: "a"))

@@ -32,7 +32,10 @@ def curve(reports):
     """Every epoch that was told, in the order in which it was told, without times."""
     told = []
     for report in reports:
-        told += [*(report.opening.curve if report.opening else []), *([report.epoch] if report.epoch else [])]
+        told += [
+            *(report.trial_started.curve if report.trial_started else []),
+            *([report.epoch] if report.epoch else []),
+        ]
     return [(e.step, {n: v for n, v in e.metrics.items() if n != "train_seconds"}) for e in told]
 
 
@@ -43,10 +46,10 @@ def test_a_trained_trial(assign, tmp_path):
     told = {"train_loss", "val_loss", "val_accuracy"}
     assert set(epochs[0].epoch.metrics) == {*told, "ema_val_loss", "ema_val_accuracy"}, "a rung"
     assert set(epochs[-1].epoch.metrics) == {*told, "train_seconds"}
-    facts = opening.opening.facts
+    facts = opening.trial_started.static_metrics
     assert {"density", "sparsity", "effective_density", "macs", "saliency_samples", "prune_seconds"} <= set(facts)
-    assert opening.opening.device == "cpu"
-    (tmp_path / "masks.npz").write_bytes(opening.opening.masks)
+    assert opening.trial_started.device == "cpu"
+    (tmp_path / "masks.npz").write_bytes(opening.trial_started.masks)
     masks = load_masks(tmp_path / "masks.npz")
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == int(total * 0.1)
@@ -54,7 +57,7 @@ def test_a_trained_trial(assign, tmp_path):
 
 @pytest.mark.parametrize("told", [1, 2, 3, 4])
 def test_the_next_attempt_goes_on_from_the_last_checkpoint(assign, monkeypatch, told):
-    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)
     attempt = execute(assign())
     for _ in range(told):  # the opening, then epochs; then it is killed
         next(attempt)

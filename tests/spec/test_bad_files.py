@@ -270,7 +270,7 @@ def use(path):
     names = [name for name in study.space if name != "density"]
     for fields in islice(study.combinations(names), 20):
         assert fields
-    assert study.companion(type(study.search)()).study
+    assert study.make_companion(type(study.search)()).study
     with suppress(InputError):  # what is not there, or does not fit
         check(study)
 

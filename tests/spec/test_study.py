@@ -176,9 +176,9 @@ def test_when_follows_a_chain():
         }
     )
     chosen = {"method": "force", "iterations": 1}
-    assert not made.active("schedule", chosen)
-    assert made.active("schedule", {**chosen, "iterations": 20})
-    assert not made.active("schedule", {"method": "snip"})
+    assert not made.is_active("schedule", chosen)
+    assert made.is_active("schedule", {**chosen, "iterations": 20})
+    assert not made.is_active("schedule", {"method": "snip"})
 
 
 def test_grid_has_each_combination_once():
@@ -293,9 +293,9 @@ def test_code_in_both_forms_changes_nothing_of_what_a_study_is():
     plain = Study.from_dict(written)
     short = Study.from_dict({**written, "code": ["nets.py"]})
     long = Study.from_dict({**written, "code": {"paths": ["nets.py"], "pip": ["timm"]}})
-    assert (plain.shipped.paths, plain.shipped.pip) == ([], [])
-    assert (short.shipped.paths, short.shipped.pip) == (["nets.py"], [])
-    assert (long.shipped.paths, long.shipped.pip) == (["nets.py"], ["timm"])
+    assert (plain.shipped_code.paths, plain.shipped_code.pip) == ([], [])
+    assert (short.shipped_code.paths, short.shipped_code.pip) == (["nets.py"], [])
+    assert (long.shipped_code.paths, long.shipped_code.pip) == (["nets.py"], ["timm"])
     assert plain.identity == short.identity == long.identity
 
 

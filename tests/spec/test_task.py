@@ -32,11 +32,14 @@ def test_constraints_bound_from_above_below_or_both():
         constraints={"macs": 10e3, "effective_density": {"min": 0.001}, "sparsity": {"min": 0.1, "max": 0.9}}
     ).task
     fine = {"macs": 10e3, "effective_density": 0.001, "sparsity": 0.9}
-    assert task.broken(fine) is None, "the bounds are allowed"
-    assert task.broken({**fine, "macs": 10_001}) == "macs 10001 is above the constraint's max 10000"
-    assert task.broken({**fine, "effective_density": 0.0}) == "effective_density 0 is below the constraint's min 0.001"
-    assert task.broken({**fine, "sparsity": 0.05}) == "sparsity 0.05 is below the constraint's min 0.1"
-    assert task.broken({**fine, "sparsity": float("nan")}), "what is no number keeps no bound"
+    assert task.find_violation(fine) is None, "the bounds are allowed"
+    assert task.find_violation({**fine, "macs": 10_001}) == "macs 10001 is above the constraint's max 10000"
+    assert (
+        task.find_violation({**fine, "effective_density": 0.0})
+        == "effective_density 0 is below the constraint's min 0.001"
+    )
+    assert task.find_violation({**fine, "sparsity": 0.05}) == "sparsity 0.05 is below the constraint's min 0.1"
+    assert task.find_violation({**fine, "sparsity": float("nan")}), "what is no number keeps no bound"
 
 
 @pytest.mark.parametrize(
@@ -101,4 +104,4 @@ def test_companions_alone_see_the_test_images():
         {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
     )
     assert not study.task.tested
-    assert study.companion(Search()).task.tested
+    assert study.make_companion(Search()).task.tested

@@ -6,7 +6,7 @@ from test_training import VALIDATION, batches, flat, make, sparse
 
 from forcetune.data import Batches
 from forcetune.data.readers import synthetic
-from forcetune.training import Average, Training, rungs
+from forcetune.training import Average, Training, find_rungs
 
 DATA = synthetic(None)
 
@@ -30,7 +30,7 @@ def train(model, masks, **how):
     ],
 )
 def test_rungs(epochs, schedule, found):
-    assert rungs(epochs, schedule) == found
+    assert find_rungs(epochs, schedule) == found
 
 
 def test_the_average_of_a_few_steps():
@@ -43,7 +43,7 @@ def test_the_average_of_a_few_steps():
         average.update()
         decay = min(1 - 1 / 2, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * (step + 1)
-    with average.in_force():
+    with average.swap_in():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 6.0
 
@@ -53,7 +53,7 @@ def test_pruned_weights_are_zero_in_the_average_too():
     masks = sparse(model)
     training = train(model, masks)
     next(iter(training))
-    with training._average.in_force():
+    with training._average.swap_in():
         weights = dict(model.named_parameters())
         assert all((weights[name][~mask] == 0).all() for name, mask in masks.items())
         averaged = flat(model)

@@ -40,14 +40,14 @@ def captures(monkeypatch):
     shapes = []
 
     def capture(run):
-        for _ in range(captured.WARM_UP):
+        for _ in range(captured.WARM_UP_STEPS):
             run()
         loss = run()
         shapes.append(loss.shape)
         return loss, lambda: loss.copy_(run())
 
     monkeypatch.setattr(captured, "capture", capture)
-    monkeypatch.setattr(captured, "DEVICE", "cpu")
+    monkeypatch.setattr(captured, "CAPTURE_DEVICE", "cpu")
     monkeypatch.setattr(captured, "_steps", type(captured._steps)())
     return shapes
 
@@ -82,7 +82,7 @@ def test_each_architecture_has_a_step_of_its_own_and_few_are_kept(captures):
     for name in ("one", "two", "three", "three", "one"):
         list(prepared(0, architecture=name, epochs=1)[1])
     assert len(captures) == 4, "that of one was given up for three"
-    assert len(captured._steps) == captured.KEPT
+    assert len(captured._steps) == captured.KEPT_GRAPHS
 
 
 def test_settings_that_a_graph_holds_make_it_another(captures):
@@ -116,9 +116,9 @@ def test_a_training_that_goes_on_keeps_its_momentum(captures):
 
 
 def test_what_cannot_be_captured_is_trained_step_by_step_with_one_warning(captures, monkeypatch, caplog):
-    monkeypatch.setattr(captured, "DEVICE", "cuda")
+    monkeypatch.setattr(captured, "CAPTURE_DEVICE", "cuda")
     wanted, _ = plainly()
-    monkeypatch.setattr(captured, "DEVICE", "cpu")
+    monkeypatch.setattr(captured, "CAPTURE_DEVICE", "cpu")
 
     def fail(run):
         run()

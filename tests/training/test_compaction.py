@@ -181,7 +181,7 @@ def test_training_the_small_network_is_training_the_masked_one(name):
     epochs = 1 if ":" in name else 2  # of three steps; later rounding grows into the digits
     whole, masks, dense = training(name, None, shape, epochs=epochs)
     model, _, small = training(name, shape, shape, epochs=epochs)
-    assert small.share < 0.9 < dense.share == 1
+    assert small.macs_fraction < 0.9 < dense.macs_fraction == 1
     for one, other in zip(dense, small, strict=True):
         assert one.keys() == other.keys()
         assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
@@ -214,7 +214,7 @@ def test_a_network_that_hardly_gets_smaller_is_trained_whole():
     model = build("resnet8", (1, 8, 8), 10, 8)
     masks = find_masks(model, [], "random", 0.5)
     found = Training(model, masks, Doubles((1, 8, 8)), Doubles((1, 8, 8)), epochs=1, lr=0.1, input_shape=(1, 8, 8))
-    assert found.share == 1
+    assert found.macs_fraction == 1
 
 
 class Tied(nn.Module):

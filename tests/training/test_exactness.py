@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from forcetune.models import build
 from forcetune.pruning import find_masks, prunable
-from forcetune.training import Masked, Obstacle, find_compaction
+from forcetune.training import CompactionError, Masked, find_compaction
 from forcetune.training.compaction import _find_difference
 
 SHAPE = (3, 6, 6)
@@ -191,7 +191,7 @@ def check(model, masks):
     assert small_losses == pytest.approx(losses, rel=1e-8, abs=1e-10)
     spread = (outputs - outputs.mean(0)).abs().max()
     assert (outputs - small_outputs).abs().max() <= 1e-7 * spread + 1e-10 * outputs.abs().max()
-    return sum(len(sides) for sides in found.kept.values())
+    return sum(len(sides) for sides in found.kept_indices.values())
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_random_networks_with_random_masks(counts, plan, seed):
     model, masks = make(plan, seed)
     try:
         cut = check(model, masks)
-    except Obstacle as obstacle:
+    except CompactionError as obstacle:
         assume("is dead" not in str(obstacle))
         raise
     counts["networks"] += 1
@@ -319,12 +319,12 @@ def test_a_negated_layer_is_seen_just_after_pruning(name, method, density, shape
 @torch.no_grad()
 def test_a_missing_channel_is_seen_just_after_pruning(name, method, density, shape):
     model, masks, found, samples = pruned(name, method, density, shape)
-    kept = {layer: sides[0] for layer, sides in found.kept.items() if 0 in sides and layer in masks}
+    kept = {layer: sides[0] for layer, sides in found.kept_indices.items() if 0 in sides and layer in masks}
     layer, channels = next((layer, channels) for layer, channels in kept.items() if len(channels) > 1)
     fewer = {other: mask.clone() for other, mask in masks.items()}
     fewer[layer][channels[0]] = False
     wrong = find_compaction(model, fewer, shape)
-    assert wrong.share < found.share
+    assert wrong.macs_fraction < found.macs_fraction
     for part, tensor in wrong.network.state_dict().items():
         tensor.copy_(wrong.shrink(part, model.state_dict()[part]))
     assert "does not compute the same" in _find_difference(model, wrong, samples)
@@ -334,5 +334,5 @@ def test_a_dead_network_is_not_cut():
     model = Network([("conv", 4, 1, False), ("norm",), ("act", "relu")])
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["chain.layers.0.weight"][:] = False
-    with pytest.raises(Obstacle, match="is dead"):
+    with pytest.raises(CompactionError, match="is dead"):
         find_compaction(model, masks, SHAPE)

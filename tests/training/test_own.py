@@ -115,8 +115,8 @@ def test_a_loop_with_a_state_goes_on():
     again = UserTrainingLoop(Resumable(), model, dense(model), 5)
     again.load_state_dict(first.state_dict())
     assert [(m["epoch"], m["val_accuracy"]) for m in again] == [(3, 0.3), (4, 0.4), (5, 0.5)]
-    assert first.resumable
-    assert not UserTrainingLoop(iter([]), model, dense(model), 5).resumable
+    assert first.is_resumable
+    assert not UserTrainingLoop(iter([]), model, dense(model), 5).is_resumable
 
 
 def test_adamw_leaves_pruned_weights_at_zero_and_learns():

@@ -128,7 +128,7 @@ def step(model, optimizer, held):
 def test_momentum_from_before_the_pruning_is_cleared():
     model, optimizer = with_momentum()
     held, masks = Masked(model, dense(model)), sparse(model)
-    held.change(masks, optimizer)
+    held.set_masks(masks, optimizer)
     for n, weight in prunable(model).items():
         momentum = optimizer.state[weight]["momentum_buffer"]
         assert (momentum[~masks[n]] == 0).all()
@@ -151,7 +151,7 @@ def test_momentum_of_kept_weights_stays():
     model, optimizer = with_momentum()
     before = {n: optimizer.state[w]["momentum_buffer"].clone() for n, w in prunable(model).items()}
     masks = sparse(model)
-    Masked(model, masks).change(masks, optimizer)
+    Masked(model, masks).set_masks(masks, optimizer)
     for n, weight in prunable(model).items():
         assert torch.equal(optimizer.state[weight]["momentum_buffer"], before[n] * masks[n])
 
@@ -160,7 +160,7 @@ def test_a_weight_that_returns_starts_from_zero():
     model, optimizer = with_momentum()
     held = Masked(model, sparse(model))
     pruned = (model[1].weight == 0).clone()
-    held.change(dense(model), optimizer)
+    held.set_masks(dense(model), optimizer)
     assert (model[1].weight[pruned] == 0).all()
     step(model, optimizer, held)
     assert (model[1].weight[pruned] != 0).any(), "and learns again"
@@ -170,7 +170,7 @@ def test_masks_come_in_any_order():
     model = make()
     masks = sparse(model)
     turned = dict(reversed(masks.items()))
-    Masked(model, masks).change(turned)
+    Masked(model, masks).set_masks(turned)
     assert all((weight[~masks[n]] == 0).all() for n, weight in prunable(model).items())
 
 

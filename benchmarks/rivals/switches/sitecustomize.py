@@ -1,7 +1,7 @@
-"""Parts of forcetune switched off for the ablation, in every process that has this folder in its PYTHONPATH.
+"""Features of forcetune that are switched off for the ablation, in every process with this folder in its PYTHONPATH.
 
-Python imports this module when it starts. RACE_WITHOUT names the part; its module is changed once it is imported, also
-in the workers of Ray, which inherit the environment. A part that forcetune no longer has fails the import.
+Python imports this module when it starts. RACE_WITHOUT names the feature. Its module is changed right after its import,
+also in the workers of Ray, which inherit the environment. The import fails where forcetune no longer has the feature.
 """
 
 import os
@@ -14,25 +14,25 @@ from typing import Any
 
 
 def replace(owner: Any, name: str, value: Any) -> None:
-    """Put a value in the place of an attribute that is there."""
+    """Replace an attribute that exists by a value."""
     if not hasattr(owner, name):
         raise AttributeError(f"{owner} has no {name} to switch off")
     setattr(owner, name, value)
 
 
 def without_compaction(module: ModuleType) -> None:
-    """Train every network whole."""
-    replace(module, "_compaction", lambda *arguments: None)
+    """Train every network at its full size."""
+    replace(module, "_find_worthwhile_compaction", lambda *arguments: None)
 
 
 def without_shared_steps(module: ModuleType) -> None:
-    """Take every pruning step anew."""
+    """Compute every pruning step anew."""
     replace(module, "find_pruning_cache", lambda *arguments: None)
 
 
 def without_start(module: ModuleType) -> None:
-    """Leave the first proposals to Optuna: ten random ones."""
-    replace(module.Sampled, "_covering_values", lambda *arguments: {})
+    """Leave the first ten proposals to Optuna, which draws them at random."""
+    replace(module.SampledProposals, "_covering_values", lambda *arguments: {})
     replace(module, "startup_trials", lambda study: 10)
 
 
@@ -40,10 +40,10 @@ def without_long_lived_workers(module: ModuleType) -> None:
     """Start a process for each trial."""
     run = module.run
 
-    def run_anew(*arguments: Any, **options: Any) -> None:
+    def run_without_reuse(*arguments: Any, **options: Any) -> None:
         run(*arguments, **{**options, "reuse_actors": False})
 
-    replace(module, "run", run_anew)
+    replace(module, "run", run_without_reuse)
 
 
 SWITCHES: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
@@ -55,7 +55,7 @@ SWITCHES: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
 
 
 class SwitchingFinder(MetaPathFinder):
-    """A finder that lets a module be loaded as it is, and changes it then."""
+    """A finder that lets a module be loaded unchanged and then changes it."""
 
     def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
         self._name = name
@@ -73,7 +73,7 @@ class SwitchingFinder(MetaPathFinder):
 
 
 class SwitchingLoader(Loader):
-    """A loader that changes the module that another one has loaded."""
+    """A loader that changes a module after another loader has loaded it."""
 
     def __init__(self, loader: Loader, change: Callable[[ModuleType], None]) -> None:
         self._loader = loader
@@ -90,5 +90,5 @@ class SwitchingLoader(Loader):
         self._change(module)
 
 
-if part := os.environ.get("RACE_WITHOUT"):
-    sys.meta_path.insert(0, SwitchingFinder(*SWITCHES[part]))
+if feature := os.environ.get("RACE_WITHOUT"):
+    sys.meta_path.insert(0, SwitchingFinder(*SWITCHES[feature]))

@@ -1,4 +1,4 @@
-"""32x32 colour images kept as arrays: CIFAR in pickles of Python 2, SVHN in .mat files."""
+"""Readers of 32x32 colour images kept as arrays: CIFAR in pickles of Python 2, SVHN in .mat files."""
 
 import pickle
 from collections.abc import Iterable
@@ -9,19 +9,30 @@ import numpy as np
 import torch
 
 from forcetune.data.dataset import Dataset, Images
-from forcetune.data.readers.places import find
+from forcetune.data.readers.places import find_folder
 from forcetune.errors import InputError
 
 
 def cifar10(root: str | None) -> Dataset:
-    """CIFAR-10, its "python version": 60 000 photographs in 10 classes, from `root` or ./data.
+    """Read CIFAR-10, its "python version": 60 000 photographs in 10 classes.
 
-    A root holds data_batch_1 to 5 and test_batch, or the folder cifar-10-batches-py with them.
+    Args:
+        root: The folder with data_batch_1 to 5 and test_batch, or with the folder cifar-10-batches-py that holds them;
+            None for ./data.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A file is missing or not readable.
     """
     folder = _find_cifar("cifar10", root, "cifar-10-batches-py", "data_batch_1", "cifar-10-python.tar.gz")
-    parts = [_read_cifar(folder / f"data_batch_{number}", b"labels", classes=10) for number in range(1, 6)]
+    training_images = [_read_cifar(folder / f"data_batch_{number}", b"labels", classes=10) for number in range(1, 6)]
     return Dataset(
-        train=Images(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])),
+        train=Images(
+            torch.cat([images.inputs for images in training_images]),
+            torch.cat([images.targets for images in training_images]),
+        ),
         test=_read_cifar(folder / "test_batch", b"labels", classes=10),
         classes=10,
         mean=(0.4914, 0.4822, 0.4465),
@@ -32,9 +43,16 @@ def cifar10(root: str | None) -> Dataset:
 
 
 def cifar100(root: str | None) -> Dataset:
-    """CIFAR-100, its "python version": 60 000 photographs in 100 fine classes, from `root` or ./data.
+    """Read CIFAR-100, its "python version": 60 000 photographs in 100 fine classes.
 
-    A root holds train and test, or the folder cifar-100-python with them.
+    Args:
+        root: The folder with train and test, or with the folder cifar-100-python that holds them; None for ./data.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A file is missing or not readable.
     """
     folder = _find_cifar("cifar100", root, "cifar-100-python", "train", "cifar-100-python.tar.gz")
     return Dataset(
@@ -49,11 +67,20 @@ def cifar100(root: str | None) -> Dataset:
 
 
 def svhn(root: str | None) -> Dataset:
-    """SVHN, cropped: 73 257 training and 26 032 test images of house numbers, from `root` or ./data.
+    """Read SVHN, cropped: 73 257 training and 26 032 test images of house numbers.
 
-    Either holds train_32x32.mat and test_32x32.mat.
+    Args:
+        root: The folder with train_32x32.mat and test_32x32.mat; None for ./data.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A file is missing or not readable.
     """
-    folder = find("svhn", root, "", lambda place: _file(place / "train_32x32.mat"), "train_32x32.mat")
+    folder = find_folder(
+        "svhn", root, "", lambda candidate: _existing_file(candidate / "train_32x32.mat"), "train_32x32.mat"
+    )
     return Dataset(
         train=_read_mat(folder / "train_32x32.mat"),
         test=_read_mat(folder / "test_32x32.mat"),
@@ -64,32 +91,34 @@ def svhn(root: str | None) -> Dataset:
     )
 
 
-def _find_cifar(dataset: str, root: str | None, below: str, first: str, archive: str) -> Path:
-    return find(dataset, root, below, lambda place: _file(place / first), first, archive=archive)
+def _find_cifar(dataset: str, root: str | None, subfolder: str, file_name: str, archive: str) -> Path:
+    return find_folder(
+        dataset, root, subfolder, lambda candidate: _existing_file(candidate / file_name), file_name, archive=archive
+    )
 
 
-def _file(path: Path) -> Path | None:
+def _existing_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
 def _read_cifar(path: Path, labels: bytes, classes: int) -> Images:
-    """A pickled dict: `data`, uint8 (N, 3072), each row red, green, then blue; and a list of labels."""
+    """Read a pickled dict: `data`, uint8 (N, 3072), each row red, green, then blue; and a list of labels."""
     try:
         with path.open("rb") as file:
-            found = _Unpickler(file, encoding="bytes").load()
-        pixels, targets = found[b"data"].values, found[labels]
-        return _images(pixels.reshape(-1, 3, 32, 32), targets, classes)
+            content = _Unpickler(file, encoding="bytes").load()
+        pixels, targets = content[b"data"].values, content[labels]
+        return _make_images(pixels.reshape(-1, 3, 32, 32), targets, classes)
     except Exception as error:  # a damaged pickle may raise anything
         raise InputError(_unreadable(path, "CIFAR pickle", error)) from error
 
 
 def _read_mat(path: Path) -> Images:
-    """X, uint8 (32, 32, 3, N), and y, (N, 1), with 10 for the digit 0."""
+    """Read X, uint8 (32, 32, 3, N), and y, (N, 1), in which 10 is the digit 0."""
     from scipy.io import loadmat
 
     try:
-        found = loadmat(path, variable_names=["X", "y"])
-        return _images(found["X"].transpose(3, 2, 0, 1), found["y"][:, 0] % 10, classes=10)
+        content = loadmat(path, variable_names=["X", "y"])
+        return _make_images(content["X"].transpose(3, 2, 0, 1), content["y"][:, 0] % 10, classes=10)
     except Exception as error:  # a damaged .mat file may raise anything
         raise InputError(_unreadable(path, ".mat file", error)) from error
 
@@ -100,7 +129,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> str:
     return f"{path} is not a readable {kind}: {type(error).__name__}: {error}"
 
 
-def _images(pixels: np.ndarray, labels: Iterable[int], classes: int) -> Images:
+def _make_images(pixels: np.ndarray, labels: Iterable[int], classes: int) -> Images:
     targets = torch.tensor([int(label) for label in labels])
     if pixels.dtype != np.uint8 or pixels.shape != (len(targets), 3, 32, 32):
         raise ValueError(f"its images are {pixels.dtype} {pixels.shape}, with {len(targets)} labels")
@@ -110,7 +139,7 @@ def _images(pixels: np.ndarray, labels: Iterable[int], classes: int) -> Images:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Plain data and arrays of bytes, the arrays without a call to what the file names."""
+    """An unpickler of plain data and arrays of bytes that calls nothing that the file names."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -119,33 +148,33 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file does") from None
 
 
-class _Array:
-    """In place of numpy.ndarray."""
+class _ByteArray:
+    """A stand-in for numpy.ndarray."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, columns_first, raw = state
-        if not isinstance(dtype, _Bytes):
+        if not isinstance(dtype, _ByteType):
             raise ValueError("its array is not of bytes")
         self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if columns_first else "C")
 
 
-class _Bytes:
-    """In place of numpy.dtype("u1"), the only one that these files hold."""
+class _ByteType:
+    """A stand-in for numpy.dtype("u1"), the only type in these files."""
 
     def __init__(self, kind: bytes, *flags: object) -> None:
         if kind != b"u1":
             raise ValueError(f"its array is of {kind!r}, not of bytes")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like: nothing that bytes have."""
+        """Ignore the state, such as the byte order: it does not matter for bytes."""
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
+def _reconstruct(*_: object) -> _ByteArray:
+    return _ByteArray()
 
 
 _STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Bytes,
+    ("numpy", "ndarray"): _ByteArray,
+    ("numpy", "dtype"): _ByteType,
 }

@@ -1,4 +1,4 @@
-"""Image files in folders: ImageNet and Tiny ImageNet, streamed."""
+"""Readers of image files in folders: ImageNet and Tiny ImageNet, streamed."""
 
 import os
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from forcetune.data.readers.places import find
+from forcetune.data.readers.places import find_folder
 from forcetune.data.streamed import Streamed, Transform
 from forcetune.errors import InputError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
-Sample = tuple[str, int]  # a file, its class
+Sample = tuple[str, int]  # the path of a file, and its class
 
 
 class ImageFiles:
-    """A map-style dataset of (PIL image in RGB, class) from files below a folder; damaged ones raise InputError."""
+    """A map-style dataset of (PIL image in RGB, class) from files below a folder; damaged files raise InputError."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample]) -> None:
         self._folder = folder
-        # One array, not a million strings: workers would copy each page that they count a reference in
+        # One array instead of a million strings: workers would copy each page in which they count a reference
         self._names = np.array([os.fsencode(name) for name, _ in samples])
         self.targets = torch.tensor([target for _, target in samples])
 
@@ -39,62 +39,81 @@ class ImageFiles:
 
 
 def tiny_imagenet(root: str | None) -> Streamed:
-    """Tiny ImageNet: 100 000 training and 10 000 test photographs of 64x64 in 200 classes, from `root` or ./data.
+    """Read Tiny ImageNet: 100 000 training and 10 000 test photographs of 64x64 in 200 classes.
 
-    A root is the unpacked folder tiny-imagenet-200 or holds it; its val is the test split.
+    Its val is the test split.
+
+    Args:
+        root: The unpacked folder tiny-imagenet-200, or the folder that holds it; None for ./data.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A folder or a file is missing or not readable.
     """
     from torchvision.transforms import v2
 
-    folder = find(
+    folder = find_folder(
         "tiny_imagenet",
         root,
         "tiny-imagenet-200",
-        lambda place: place if (place / "wnids.txt").is_file() else None,
+        lambda candidate: candidate if (candidate / "wnids.txt").is_file() else None,
         "wnids.txt",
         archive="tiny-imagenet-200.zip",
     )
-    classes = sorted(_text(folder / "wnids.txt").split())
+    classes = sorted(_read_text(folder / "wnids.txt").split())
     train = [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"train/{wnid}/images")]
-    last = _to_floats(mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821))
+    final_transforms = _to_floats(mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821))
     return Streamed(
         train=ImageFiles(folder, train),
-        test=ImageFiles(folder, _annotated(folder, classes)),
-        train_transform=v2.Compose([v2.RandomCrop(64, padding=4), v2.RandomHorizontalFlip(), *last]),
-        eval_transform=v2.Compose(last),
+        test=ImageFiles(folder, _read_annotations(folder, classes)),
+        train_transform=v2.Compose([v2.RandomCrop(64, padding=4), v2.RandomHorizontalFlip(), *final_transforms]),
+        eval_transform=v2.Compose(final_transforms),
         classes=len(classes),
         input_shape=(3, 64, 64),
     )
 
 
 def imagenet(root: str | None) -> Streamed:
-    """ImageNet's 1000 classes [1409.0575], or some of them, at 224x224, from `root` or ./data/imagenet.
+    """Read ImageNet's 1000 classes [1409.0575], or some of them, at 224x224.
 
-    A root holds train/<wnid>/ and val/<wnid>/ with the image files; val is the test split.
+    Its val is the test split.
+
+    Args:
+        root: The folder with the image files in train/<wnid>/ and val/<wnid>/, or with a folder imagenet that holds
+            them; None for ./data/imagenet.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A folder or a file is missing or not readable.
     """
     from torchvision.transforms import v2
 
-    folder = find(
+    folder = find_folder(
         "imagenet",
         root,
         "imagenet",
-        lambda place: place if (place / "train").is_dir() else None,
+        lambda candidate: candidate if (candidate / "train").is_dir() else None,
         "folder train",
         archive="ILSVRC2012_img_train.tar",
     )
     classes = _folders_in(folder / "train")
-    if (found := _folders_in(folder / "val")) != classes:
-        odd = ", ".join(sorted({*classes} ^ {*found})[:5])
-        raise InputError(f"{folder}: train and val must have the same folders, one a class; not in both: {odd}")
-    last = _to_floats(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    if (val_classes := _folders_in(folder / "val")) != classes:
+        unmatched = ", ".join(sorted({*classes} ^ {*val_classes})[:5])
+        raise InputError(f"{folder}: train and val must have the same folders, one a class; not in both: {unmatched}")
+    final_transforms = _to_floats(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     train, test = (
-        [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"{part}/{wnid}")]
-        for part in ("train", "val")
+        [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"{split}/{wnid}")]
+        for split in ("train", "val")
     )
     return Streamed(
         train=ImageFiles(folder, train),
         test=ImageFiles(folder, test),
-        train_transform=v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *last]),
-        eval_transform=v2.Compose([v2.Resize(256), v2.CenterCrop(224), *last]),
+        train_transform=v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *final_transforms]),
+        eval_transform=v2.Compose([v2.Resize(256), v2.CenterCrop(224), *final_transforms]),
         classes=len(classes),
         input_shape=(3, 224, 224),
         validation=0.04,
@@ -116,26 +135,26 @@ def _folders_in(folder: Path) -> list[str]:
     return names
 
 
-def _images_in(folder: Path, below: str) -> list[str]:
-    """Paths from `folder` of the image files in one below it."""
-    names = os.listdir(folder / below) if (folder / below).is_dir() else []
+def _images_in(folder: Path, subfolder: str) -> list[str]:
+    """Return the paths, from `folder`, of the image files in its `subfolder`."""
+    names = os.listdir(folder / subfolder) if (folder / subfolder).is_dir() else []
     images = sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
     if not images:
-        raise InputError(f"{folder / below} holds no images, or is missing")
-    return [f"{below}/{name}" for name in images]
+        raise InputError(f"{folder / subfolder} holds no images, or is missing")
+    return [f"{subfolder}/{name}" for name in images]
 
 
-def _annotated(folder: Path, classes: list[str]) -> list[Sample]:
-    """Tiny ImageNet's val: each line of its annotations begins with a file, a tab, a class and a tab."""
+def _read_annotations(folder: Path, classes: list[str]) -> list[Sample]:
+    """Read Tiny ImageNet's val; each line of its annotations begins with a file, a tab, a class and a tab."""
     annotations = folder / "val/val_annotations.txt"
-    there = {*_images_in(folder, "val/images")}
+    images = {*_images_in(folder, "val/images")}
     labels = {wnid: label for label, wnid in enumerate(classes)}
     samples = []
-    for number, line in enumerate(_text(annotations).splitlines(), start=1):
+    for number, line in enumerate(_read_text(annotations).splitlines(), start=1):
         name, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in labels:
             raise InputError(f"{annotations}, line {number}: {wnid!r} is not in wnids.txt")
-        if f"val/images/{name}" not in there:
+        if f"val/images/{name}" not in images:
             raise InputError(f"{annotations}, line {number}: {name!r} is not in {folder / 'val/images'}")
         samples.append((f"val/images/{name}", labels[wnid]))
     if not samples:
@@ -143,7 +162,7 @@ def _annotated(folder: Path, classes: list[str]) -> list[Sample]:
     return samples
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""MNIST and what is kept as MNIST is: four idx files."""
+"""Readers of MNIST and of data sets in its format: four idx files."""
 
 import gzip
 import struct
@@ -11,34 +11,54 @@ import torch
 from torch import Tensor
 
 from forcetune.data.dataset import Dataset, Images
-from forcetune.data.readers.places import find
+from forcetune.data.readers.places import find_folder
 from forcetune.errors import InputError
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
 
 
 def mnist(root: str | None) -> Dataset:
-    """MNIST: 70 000 handwritten digits of 28x28, from `root` or ./data.
+    """Read MNIST: 70 000 handwritten digits of 28x28.
 
-    A root holds the four idx files, gzipped or not, or torchvision's MNIST/raw with them.
+    Args:
+        root: The folder with the four idx files, gzipped or not, or with torchvision's MNIST/raw that holds them; None
+            for ./data.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A file is missing or not readable.
     """
-    folder = _find("mnist", root, "MNIST/raw")
+    folder = _find_idx_folder("mnist", root, "MNIST/raw")
     return Dataset(*_splits(folder), classes=10, mean=(0.1307,), std=(0.3081,), pad=2)
 
 
 def fashion_mnist(root: str | None) -> Dataset:
-    """Fashion-MNIST [1708.07747] from `root`, or from ./data or where Debian's package puts it.
+    """Read Fashion-MNIST [1708.07747].
 
-    A root holds the four idx files, gzipped or not, or torchvision's FashionMNIST/raw with them.
+    Args:
+        root: The folder with the four idx files, gzipped or not, or with torchvision's FashionMNIST/raw that holds
+            them; None for ./data or the folder of Debian's package.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: A file is missing or not readable.
     """
     remedy = ", or install Debian's package dataset-fashion-mnist"
-    folder = _find("fashion_mnist", root, "FashionMNIST/raw", (FASHION_MNIST_FOLDER,), remedy)
+    folder = _find_idx_folder("fashion_mnist", root, "FashionMNIST/raw", (FASHION_MNIST_FOLDER,), remedy)
     return Dataset(*_splits(folder), classes=10, mean=(0.2860,), std=(0.3530,), pad=2, flip=True)
 
 
-def _find(dataset: str, root: str | None, below: str, usual: tuple[str, ...] = (), remedy: str = "") -> Path:
+def _find_idx_folder(
+    dataset: str, root: str | None, subfolder: str, default_folders: tuple[str, ...] = (), remedy: str = ""
+) -> Path:
     stem = "train-images-idx3-ubyte"
-    return find(dataset, root, below, partial(_idx_file, stem=stem), f"{stem}[.gz]", usual, remedy=remedy)
+    return find_folder(
+        dataset, root, subfolder, partial(_idx_file, stem=stem), f"{stem}[.gz]", default_folders, remedy=remedy
+    )
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:
@@ -49,26 +69,26 @@ def _splits(folder: Path) -> tuple[Images, Images]:
     return _read_images(folder, "train"), _read_images(folder, "t10k")
 
 
-def _read_images(folder: Path, part: str) -> Images:
-    inputs = _read_idx(folder, f"{part}-images-idx3-ubyte", axes=3)
-    targets = _read_idx(folder, f"{part}-labels-idx1-ubyte", axes=1)
+def _read_images(folder: Path, prefix: str) -> Images:
+    inputs = _read_idx(folder, f"{prefix}-images-idx3-ubyte", axes=3)
+    targets = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", axes=1)
     if len(inputs) != len(targets):
-        raise InputError(f"{folder}: {len(inputs)} {part} images but {len(targets)} labels")
+        raise InputError(f"{folder}: {len(inputs)} {prefix} images but {len(targets)} labels")
     return Images(inputs[:, None], targets.long())
 
 
 def _read_idx(folder: Path, stem: str, axes: int) -> Tensor:
-    """An idx file of unsigned bytes: two zero bytes, type 8, the number of axes, then each axis as a big-endian int."""
+    """Read an idx file of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as a big-endian int."""
     path = _idx_file(folder, stem)
     if path is None:
         raise InputError(f"data set folder {folder}: {stem}[.gz] is missing")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, found = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{found}I", raw[4 : 4 + 4 * found])
-        values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * found).reshape(shape)
+        zeros, kind, axis_count = struct.unpack(">HBB", raw[:4])
+        shape = struct.unpack(f">{axis_count}I", raw[4 : 4 + 4 * axis_count])
+        values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axis_count).reshape(shape)
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         raise InputError(f"{path} is not a readable idx file: {error}") from error
-    if (zeros, kind, found) != (0, 8, axes):
+    if (zeros, kind, axis_count) != (0, 8, axes):
         raise InputError(f"{path} is not an idx file of unsigned bytes with {axes} axes")
     return torch.from_numpy(values.copy())

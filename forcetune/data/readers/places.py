@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for."""
+"""The search for the folder with the files of a data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,33 +6,45 @@ from pathlib import Path
 from forcetune.errors import InputError
 
 
-def find(
+def find_folder(
     dataset: str,
     root: str | None,
-    below: str,
-    file: Callable[[Path], Path | None],
-    wanted: str,
-    usual: tuple[str, ...] = (),
+    subfolder: str,
+    find_file: Callable[[Path], Path | None],
+    file_description: str,
+    default_folders: tuple[str, ...] = (),
     archive: str | None = None,
     remedy: str = "",
 ) -> Path:
-    """The folder with the data set's files: `root` or `below` it; without a root, `below` ./data or a `usual` one.
+    """Return the folder with the files of a data set.
 
-    file: the file in a folder, or None, by which it is known; `wanted` says what that is.
-    Raises InputError that says where it looked, and to unpack the `archive` where only that is there.
+    Args:
+        dataset: The name of the data set, for the message.
+        root: The folder to look in, and in its `subfolder`; None for `subfolder` of ./data and `default_folders`.
+        subfolder: The path from a root to the files.
+        find_file: A function that returns the file by which the data set is recognized in a folder, or None.
+        file_description: A description of that file, for the message.
+        default_folders: Further folders to look in without a root.
+        archive: The archive that holds the files; where it is there alone, the message asks to unpack it.
+        remedy: A further remedy, for the message.
+
+    Raises:
+        InputError: No folder has the file; the message names the folders.
     """
-    places = [Path(root), Path(root) / below] if root else [Path("data") / below, *map(Path, usual)]
-    places = [*dict.fromkeys(place.absolute() for place in places)]
-    for place in places:
-        if file(place):
-            return place
+    folders = [Path(root), Path(root) / subfolder] if root else [Path("data") / subfolder, *map(Path, default_folders)]
+    folders = [*dict.fromkeys(folder.absolute() for folder in folders)]
+    for folder in folders:
+        if find_file(folder):
+            return folder
     raise InputError(
-        f"data set {dataset!r}: no {wanted} in {' and '.join(map(str, places))}; "
-        f"{_unpack(places, archive)}set trial.data_root to the folder with its files{remedy}"
+        f"data set {dataset!r}: no {file_description} in {' and '.join(map(str, folders))}; "
+        f"{_unpack_hint(folders, archive)}set trial.data_root to the folder with its files{remedy}"
     )
 
 
-def _unpack(places: list[Path], archive: str | None) -> str:
-    packed = (folder / archive for place in places for folder in (place, place.parent) if archive)
-    found = next((path for path in packed if path.is_file()), None)
-    return f"{found} is there: unpack it first, or " if found else ""
+def _unpack_hint(folders: list[Path], archive: str | None) -> str:
+    archive_paths = (
+        folder / archive for data_folder in folders for folder in (data_folder, data_folder.parent) if archive
+    )
+    archive_path = next((path for path in archive_paths if path.is_file()), None)
+    return f"{archive_path} is there: unpack it first, or " if archive_path else ""

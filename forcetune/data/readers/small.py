@@ -1,4 +1,4 @@
-"""Data sets that need no files of their own."""
+"""Readers of data sets that need no files of their own."""
 
 import math
 
@@ -8,11 +8,20 @@ from torch.nn import functional
 
 from forcetune.data.dataset import Dataset, Images
 
-TEXTURE_PIXELS = 32  # of a side
+TEXTURE_SIDE_PIXELS = 32
 
 
 def digits(root: str | None) -> Dataset:
-    """1797 handwritten digits of 8x8 pixels in 17 grey levels, from scikit-learn; every fifth is the test split."""
+    """Read scikit-learn's digits: 1797 handwritten digits of 8x8 pixels in 17 grey levels.
+
+    Every fifth is in the test split.
+
+    Args:
+        root: Not used.
+
+    Returns:
+        The data set.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -31,7 +40,14 @@ def digits(root: str | None) -> Dataset:
 
 
 def synthetic(root: str | None) -> Dataset:
-    """400 images of 1x8x8 in 4 classes, each a fixed pattern under noise: for tests, learnt in seconds."""
+    """Make 400 images of 1x8x8 in 4 classes, each a fixed pattern under noise: for tests, learnt in seconds.
+
+    Args:
+        root: Not used.
+
+    Returns:
+        The data set.
+    """
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand((4, 1, 8, 8), generator=generator)
     targets = torch.arange(400) % 4
@@ -47,10 +63,16 @@ def synthetic(root: str | None) -> Dataset:
 
 
 def textures(root: str | None) -> Dataset:
-    """5000 training and 1000 test images of 3x32x32 in 10 classes: stripes of random phase under noise.
+    """Make 5000 training and 1000 test images of 3x32x32 in 10 classes: stripes of random phase under noise.
 
-    A class has one of five directions (to 7 degrees), 4 or 7 stripes across (to a tenth) and a colour (to 14 degrees
-    of its hue). The phase hides the class from single pixels, so a network has to learn filters.
+    A class has one of five directions (to 7 degrees), 4 or 7 stripes across (to a tenth) and a colour (to 14 degrees of
+    its hue). The phase hides the class from single pixels, so a network has to learn filters.
+
+    Args:
+        root: Not used.
+
+    Returns:
+        The data set.
     """
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(6000) % 10
@@ -78,7 +100,7 @@ def _stripes(targets: Tensor, generator: torch.Generator) -> Tensor:
     angle = math.pi * (targets % 5) / 5 + math.radians(7) * normal()
     waves = torch.where(targets < 5, 4, 7) * uniform(0.9, 1.1)
     hue = 2 * math.pi * targets / 10 + math.radians(14) * normal()
-    axis = torch.linspace(0, 1, TEXTURE_PIXELS)
+    axis = torch.linspace(0, 1, TEXTURE_SIDE_PIXELS)
     along = torch.cos(angle)[:, None, None] * axis + torch.sin(angle)[:, None, None] * axis[:, None]
     wave = torch.sin(2 * math.pi * (waves[:, None, None] * along + uniform(0, 1)[:, None, None]))
     colour = 0.6 + 0.4 * torch.cos(hue[:, None] + 2 * math.pi / 3 * torch.arange(3))
@@ -89,7 +111,7 @@ def _stripes(targets: Tensor, generator: torch.Generator) -> Tensor:
 def _background(count: int, generator: torch.Generator) -> Tensor:
     """Return grey with coloured clouds and noise, float (count, 3, side, side)."""
     clouds = functional.interpolate(
-        torch.randn(count, 3, 4, 4, generator=generator), TEXTURE_PIXELS, mode="bilinear", align_corners=False
+        torch.randn(count, 3, 4, 4, generator=generator), TEXTURE_SIDE_PIXELS, mode="bilinear", align_corners=False
     )
-    noise = torch.randn(count, 3, TEXTURE_PIXELS, TEXTURE_PIXELS, generator=generator)
+    noise = torch.randn(count, 3, TEXTURE_SIDE_PIXELS, TEXTURE_SIDE_PIXELS, generator=generator)
     return 0.5 + 0.2 * clouds + 0.25 * noise

@@ -1,4 +1,4 @@
-"""A figure and its numbers, and what all of them are made with."""
+"""A figure with its numbers, and the parts that all figures are made of."""
 
 from __future__ import annotations
 
@@ -8,26 +8,37 @@ from typing import Any
 
 import pandas as pd
 
-from forcetune.report.columns import heading, is_share
-from forcetune.report.looks import Style, percent, plain
+from forcetune.report.columns import format_heading, is_share
+from forcetune.report.looks import Style, escape_markup, format_percent
 
-TRIALS = "trials"  # the source of what is drawn from the table of all trials
+TRIALS_SOURCE = "trials"  # the id of the table of all trials among the sources of page.js
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and its numbers.
+    """A figure with its numbers.
 
-    told: what it shows, one sentence. message: what is to be seen in it, for who cannot. frame: its numbers, of which
-    the columns `shown` are its table; none where they are the table of trials. across: (rows, columns, values) where
-    the table is read across. wide: it takes the page's whole width. tabled: whether its table goes
-    with it, or the page has it elsewhere.
+    Attributes:
+        id: The id in the page.
+        heading: The heading.
+        caption: What the figure shows, one sentence.
+        alt_text: What a reader sees in the figure, for those who cannot see it.
+        traces: The traces, as Plotly reads them; their `meta` says which numbers page.js fills in.
+        layout: The layout, as Plotly reads it.
+        frame: The numbers; None where they are the table of trials.
+        shown: The columns of `frame` that the figure's table shows.
+        labels: The headings of columns whose heading does not follow from the name.
+        kinds: The kinds of columns whose kind does not follow from the name and the type.
+        across: The columns (rows, columns, values) of a table that has a row for each group and a column for each step;
+            None where the table has the rows of `frame`.
+        is_wide: Whether the figure has the whole width of the page.
+        has_table_below: Whether the table stands below the figure; else the page has the numbers elsewhere.
     """
 
     id: str
     heading: str
-    told: str
-    message: str
+    caption: str
+    alt_text: str
     traces: list[dict[str, Any]]
     layout: dict[str, Any]
     frame: pd.DataFrame | None = None
@@ -35,58 +46,76 @@ class Figure:
     labels: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
     across: tuple[str, str, str] | None = None
-    wide: bool = False
-    tabled: bool = True
+    is_wide: bool = False
+    has_table_below: bool = True
 
 
-def measure(trials: pd.DataFrame) -> str:
-    """What the chosen metric is called."""
-    return heading(str(trials.attrs["quality"]))
+def name_quality(trials: pd.DataFrame) -> str:
+    """Return the heading of the study's quality."""
+    return format_heading(str(trials.attrs["quality"]))
 
 
-def height(plot: int, style: Style) -> int:
-    """Of a figure with this room for the plot, and a legend of all labels below it."""
+def compute_height(plot: int, style: Style) -> int:
+    """Return the height of a figure, in pixels, that has this room for the plot and a legend of all labels below."""
     return plot + 20 * (len(style.labels) // 5)
 
 
-def of(source: str, rows: Sequence[int] | pd.Index[Any], x: str, y: str, **more: Any) -> dict[str, Any]:
-    """What page.js fills in: x and y of these rows; low and high, an interval; hover, what is told of each."""
-    return {"source": source, "rows": [int(row) for row in rows], "x": x, "y": y, **more}
+def make_meta(source: str, rows: Sequence[int] | pd.Index[Any], x: str, y: str, **options: Any) -> dict[str, Any]:
+    """Make the `meta` of a trace, which says what page.js fills in.
+
+    Args:
+        source: The id of the table.
+        rows: The rows of the table.
+        x: The column of the x values.
+        y: The column of the y values.
+        options: Further keys, such as low and high (the columns of an interval) and hover.
+    """
+    return {"source": source, "rows": [int(row) for row in rows], "x": x, "y": y, **options}
 
 
-def bars(colour: str, width: float = 1) -> dict[str, Any]:
-    """How an interval looks; page.js fills it in."""
-    return {"type": "data", "symmetric": False, "thickness": width, "width": 3, "color": _fainter(colour)}
+def make_error_bars(colour: str, width: float = 1) -> dict[str, Any]:
+    """Make the look of an interval, whose values page.js fills in."""
+    return {"type": "data", "symmetric": False, "thickness": width, "width": 3, "color": _fade(colour)}
 
 
-def _fainter(colour: str) -> str:
-    """Intervals lie over one another where densities repeat."""
+def _fade(colour: str) -> str:
+    """Return a fainter colour, since intervals lie over one another where densities repeat."""
     return f"{colour}a0" if colour.startswith("#") else colour
 
 
-def said(value: float, trials: pd.DataFrame) -> str:
-    """A value of the chosen metric."""
-    return percent(round(value, 4)) if is_share(trials.attrs["quality"]) else f"{value:.4g}"
+def format_quality(value: float, trials: pd.DataFrame) -> str:
+    """Format a value of the study's quality."""
+    return format_percent(round(value, 4)) if is_share(trials.attrs["quality"]) else f"{value:.4g}"
 
 
-def mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: Style, label: str) -> dict[str, Any]:
-    """Means over x with their intervals, as a line."""
+def make_mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: Style, label: str) -> dict[str, Any]:
+    """Make a line of means over x, with their intervals.
+
+    Args:
+        source: The id of the table.
+        rows: The rows of the table, with the columns mean, low and high.
+        x: The column of the x values.
+        name: The name in the legend.
+        style: The colours and shapes of the labels.
+        label: The label that the line has the look of.
+    """
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": plain(name),
+        "name": escape_markup(name),
         "line": {"color": style.colour(label), "width": 1.8, "dash": style.dash(label)},
         "marker": style.marker(label, 8),
-        "error_y": bars(style.colour(label)),
-        "meta": of(source, rows.index, x, "mean", low="low", high="high", hover="shown"),
+        "error_y": make_error_bars(style.colour(label)),
+        "meta": make_meta(source, rows.index, x, "mean", low="low", high="high", hover="shown"),
     }
 
 
-def best_of(means: pd.DataFrame, names: list[str], trials: pd.DataFrame) -> str:
-    """The best of each density in words."""
+def describe_best(means: pd.DataFrame, names: list[str], trials: pd.DataFrame) -> str:
+    """Describe the best means at each sparsity."""
     best = means.loc[means.groupby("density")["mean"].agg("idxmax" if trials.attrs["way"] == "max" else "idxmin")]
-    told = [
-        f"{' '.join(str(row[name]) for name in names)} at {percent(row['sparsity'])} ({said(row['mean'], trials)})"
+    descriptions = [
+        f"{' '.join(str(row[name]) for name in names)} at {format_percent(row['sparsity'])} "
+        f"({format_quality(row['mean'], trials)})"
         for row in best.sort_values("sparsity").to_dict("records")
     ]
-    return "On average the best at each sparsity are " + ", ".join(told) + "."
+    return "On average the best at each sparsity are " + ", ".join(descriptions) + "."

@@ -1,4 +1,4 @@
-"""The FORCE paper's figures: iterations and schedules, methods side by side, density by layer."""
+"""The figures of the FORCE paper: iterations and schedules, methods side by side, density by layer."""
 
 from __future__ import annotations
 
@@ -10,91 +10,131 @@ import pandas as pd
 
 from forcetune.report import paper
 from forcetune.report.columns import is_share
-from forcetune.report.figures.figure import Figure, bars, best_of, height, mean_line, measure, of
-from forcetune.report.looks import DASHES, DIM, INK, SYMBOLS, Style, axis, layout, panels, percent, plain, sparsity_axis
+from forcetune.report.figures.figure import (
+    Figure,
+    compute_height,
+    describe_best,
+    make_error_bars,
+    make_mean_line,
+    make_meta,
+    name_quality,
+)
+from forcetune.report.looks import (
+    DIM,
+    INK,
+    METHOD_DASHES,
+    METHOD_SYMBOLS,
+    Style,
+    escape_markup,
+    format_percent,
+    make_axis,
+    make_layout,
+    make_panels,
+    make_sparsity_axis,
+)
 
-ACROSS = 3  # panels
-LABELLED = 7  # points of the heat map that can be named side by side
-SCHEDULES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-AT_CHANCE = "with 95 % intervals over seeds and all else that was varied; collapsed trials count at chance."
+PANELS_PER_ROW = 3
+MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side
+SCHEDULE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+MEANS_CAPTION = "with 95 % intervals over seeds and all else that was varied; collapsed trials count at chance."
 
 
-def iterations(trials: pd.DataFrame, style: Style) -> Figure | None:
-    """What is reached by iterations for each schedule; None where iterations were not varied."""
-    told = paper.of_iterations(trials)
-    if not len(told):
+def draw_iterations(trials: pd.DataFrame, style: Style) -> Figure | None:
+    """Draw the study's quality by iterations, for each schedule.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        style: The colours and shapes of the labels.
+
+    Returns:
+        The figure: a panel for each density where densities are repeated, else accuracies relative to what is usual at
+        a density. None where fewer than two numbers of iterations were tried, or too few trials show what is usual.
+    """
+    counted = paper.select_iterations(trials)
+    if not len(counted):
         return None
-    if paper.repeats(told):
-        return _by_density(paper.by_iterations(told), trials, style)
-    relative = paper.relative_to_density(told, trials)
-    return _relative(relative) if len(relative) else None
+    if paper.has_repeated_densities(counted):
+        return _draw_panels(paper.average_by_iterations(counted), trials, style)
+    relative = paper.compare_at_equal_density(counted, trials)
+    return _draw_relative(relative) if len(relative) else None
 
 
-def _by_density(means: pd.DataFrame, trials: pd.DataFrame, style: Style) -> Figure:
+def _draw_panels(means: pd.DataFrame, trials: pd.DataFrame, style: Style) -> Figure:
     densities = sorted(means["density"].unique(), reverse=True)
     schedules = sorted(means["schedule"].unique())
     traces = []
     for (density, label, schedule), rows in means.groupby(["density", "label", "schedule"], sort=True):
-        trace = mean_line("iterations", rows, "iterations", f"{label} {schedule}".strip(), style, str(label))
-        trace["line"]["dash"] = DASHES[schedules.index(schedule) % len(DASHES)]
-        trace["marker"]["symbol"] = SYMBOLS[schedules.index(schedule) % len(SYMBOLS)]
-        traces.append({**trace, **_in_panel(densities.index(density)), "legendgroup": trace["name"]})
-    share = is_share(trials.attrs["quality"])
-    x = axis("iterations", type="log", **_ticks(means["iterations"]))
-    titles = [f"{percent(1 - density)} sparsity" for density in densities]
-    axes = panels(titles, ACROSS, x, axis(measure(trials), share=share))
+        trace = make_mean_line("iterations", rows, "iterations", f"{label} {schedule}".strip(), style, str(label))
+        trace["line"]["dash"] = METHOD_DASHES[schedules.index(schedule) % len(METHOD_DASHES)]
+        trace["marker"]["symbol"] = METHOD_SYMBOLS[schedules.index(schedule) % len(METHOD_SYMBOLS)]
+        traces.append({**trace, **_name_axes(densities.index(density)), "legendgroup": trace["name"]})
+    in_percent = is_share(trials.attrs["quality"])
+    x = make_axis("iterations", type="log", **_make_ticks(means["iterations"]))
+    titles = [f"{format_percent(1 - density)} sparsity" for density in densities]
+    axes = make_panels(titles, PANELS_PER_ROW, x, make_axis(name_quality(trials), is_share=in_percent))
     return Figure(
         "iterations",
         "Iterations and schedules",
-        f"Mean {measure(trials)} by pruning iterations at each sparsity, a colour a method and a dash a schedule, "
-        + AT_CHANCE,
-        best_of(means, ["label", "schedule", "iterations"], trials),
-        _once_in_legend(traces),
-        layout(360 * -(-len(densities) // ACROSS) + 60, **axes),
+        f"Mean {name_quality(trials)} by pruning iterations at each sparsity, a colour a method and a dash a schedule, "
+        + MEANS_CAPTION,
+        describe_best(means, ["label", "schedule", "iterations"], trials),
+        _show_names_once(traces),
+        make_layout(360 * -(-len(densities) // PANELS_PER_ROW) + 60, **axes),
         means,
         ["sparsity", "label", "schedule", "iterations", "mean", "low", "high", "trials"],
         {"label": "method"},
-        dict.fromkeys(["mean", "low", "high"], "share" if share else "number"),
-        wide=True,
+        dict.fromkeys(["mean", "low", "high"], "share" if in_percent else "number"),
+        is_wide=True,
     )
 
 
-def _in_panel(place: int) -> dict[str, str]:
-    number = str(place + 1) if place else ""
+def _name_axes(index: int) -> dict[str, str]:
+    number = str(index + 1) if index else ""
     return {"xaxis": f"x{number}", "yaxis": f"y{number}"}
 
 
-def _once_in_legend(traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _show_names_once(traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = [trace["name"] for trace in traces]
-    return [{**trace, "showlegend": names.index(trace["name"]) == place} for place, trace in enumerate(traces)]
+    return [{**trace, "showlegend": names.index(trace["name"]) == index} for index, trace in enumerate(traces)]
 
 
-def _ticks(values: pd.Series) -> dict[str, Any]:
-    """The numbers themselves where they are few; else round ones."""
-    known = sorted(values.unique().tolist())
-    few = known if len(known) <= 6 else [n for n in (1, 2, 3, 5, 10, 20, 50, 100, 200) if known[0] <= n <= known[-1]]
-    return {"tickvals": few, "ticktext": [f"{n:g}" for n in few]}
+def _make_ticks(values: pd.Series) -> dict[str, Any]:
+    """Return the values themselves as ticks where they are few; else round numbers."""
+    unique_values = sorted(values.unique().tolist())
+    ticks = (
+        unique_values
+        if len(unique_values) <= 6
+        else [
+            number for number in (1, 2, 3, 5, 10, 20, 50, 100, 200) if unique_values[0] <= number <= unique_values[-1]
+        ]
+    )
+    return {"tickvals": ticks, "ticktext": [f"{number:g}" for number in ticks]}
 
 
-def _relative(relative: pd.DataFrame) -> Figure:
-    """frame: the trials, then the means, which have no method."""
-    means = paper.in_bins(relative)
+def _draw_relative(relative: pd.DataFrame) -> Figure:
+    """Draw accuracies relative to what is usual at a density.
+
+    The frame of the figure has the trials, then the means, which have no method.
+    """
+    means = paper.average_in_bins(relative)
     frame = pd.concat([relative, means.assign(name="mean", label="")], ignore_index=True)
     frame = frame[["name", "label", "schedule", "iterations", "sparsity", "points", "low", "high", "trials"]]
-    places = enumerate(sorted(relative["schedule"].unique()))
+    schedules = enumerate(sorted(relative["schedule"].unique()))
     best = means.loc[means.groupby("schedule")["points"].idxmax()].to_dict("records")
-    told = [f"{row['schedule']} {row['points']:+.1f} points near {row['iterations']:g} iterations" for row in best]
+    descriptions = [
+        f"{row['schedule']} {row['points']:+.1f} points near {row['iterations']:g} iterations" for row in best
+    ]
     return Figure(
         "iterations",
         "Iterations and schedules",
         "Accuracy of each trial less what trials of like density reach, in points, by pruning iterations; lines: means "
         "over trials with like iterations, with 95 % intervals.",
-        f"Each schedule does best so: {'; '.join(told)}.",
-        [trace for place, schedule in places for trace in _schedule_traces(frame, schedule, place)],
-        layout(
+        f"Each schedule does best so: {'; '.join(descriptions)}.",
+        [trace for index, schedule in schedules for trace in _make_schedule_traces(frame, schedule, index)],
+        make_layout(
             430,
-            xaxis=axis("iterations", type="log", **_ticks(relative["iterations"])),
-            yaxis=axis("points above like density", zeroline=True, zerolinecolor=DIM),
+            xaxis=make_axis("iterations", type="log", **_make_ticks(relative["iterations"])),
+            yaxis=make_axis("points above like density", zeroline=True, zerolinecolor=DIM),
         ),
         frame,
         list(frame.columns),
@@ -103,102 +143,134 @@ def _relative(relative: pd.DataFrame) -> Figure:
     )
 
 
-def _schedule_traces(frame: pd.DataFrame, schedule: str, place: int) -> list[dict[str, Any]]:
-    """The trials of a schedule as faint points, and the line of their means."""
-    own, mean = frame["schedule"] == schedule, frame["trials"].notna()
-    colour = SCHEDULES[place % len(SCHEDULES)]
-    marker = {"color": colour, "symbol": SYMBOLS[place % len(SYMBOLS)]}
-    shared = {"type": "scatter", "name": plain(schedule), "legendgroup": plain(schedule)}
-    line = {"color": colour, "width": 2, "dash": DASHES[place % len(DASHES)]}
+def _make_schedule_traces(frame: pd.DataFrame, schedule: str, index: int) -> list[dict[str, Any]]:
+    """Make the trials of a schedule as faint points, and the line of their means."""
+    is_of_schedule, is_mean = frame["schedule"] == schedule, frame["trials"].notna()
+    colour = SCHEDULE_COLOURS[index % len(SCHEDULE_COLOURS)]
+    marker = {"color": colour, "symbol": METHOD_SYMBOLS[index % len(METHOD_SYMBOLS)]}
+    shared = {"type": "scatter", "name": escape_markup(schedule), "legendgroup": escape_markup(schedule)}
+    line = {"color": colour, "width": 2, "dash": METHOD_DASHES[index % len(METHOD_DASHES)]}
     edged = {**marker, "size": 9, "line": {"color": "var(--edge)", "width": 0.8}}
     points, means = (
-        of("iterations", frame.index[own & rows], "iterations", "points", low="low", high="high", hover="shown")
-        for rows in (~mean, mean)
+        make_meta(
+            "iterations",
+            frame.index[is_of_schedule & rows],
+            "iterations",
+            "points",
+            low="low",
+            high="high",
+            hover="shown",
+        )
+        for rows in (~is_mean, is_mean)
     )
     faint = {"mode": "markers", "showlegend": False, "opacity": 0.45, "marker": {**marker, "size": 6}}
     return [
-        {**shared, **faint, "error_y": bars(colour), "meta": points},
-        {**shared, "mode": "lines+markers", "line": line, "marker": edged, "error_y": bars(colour, 1.3), "meta": means},
+        {**shared, **faint, "error_y": make_error_bars(colour), "meta": points},
+        {
+            **shared,
+            "mode": "lines+markers",
+            "line": line,
+            "marker": edged,
+            "error_y": make_error_bars(colour, 1.3),
+            "meta": means,
+        },
     ]
 
 
-def methods(trials: pd.DataFrame, style: Style) -> Figure | None:
-    """Methods side by side over sparsity; None where there are fewer than two."""
-    found, repeated = paper.side_by_side(trials)
-    if found["label"].nunique() < 2:
+def draw_methods(trials: pd.DataFrame, style: Style) -> Figure | None:
+    """Draw methods side by side over sparsity.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        style: The colours and shapes of the labels.
+
+    Returns:
+        The figure; None where there are fewer than two methods.
+    """
+    means, has_repeats = paper.compare_methods(trials)
+    if means["label"].nunique() < 2:
         return None
-    share = is_share(trials.attrs["quality"])
-    rows = {label: found[found["label"] == label] for label in style.labels}
-    shown = ["label", "sparsity", "mean", "low", "high", "trials" if repeated else "name"]
+    in_percent = is_share(trials.attrs["quality"])
+    rows_by_label = {label: means[means["label"] == label] for label in style.labels}
+    shown = ["label", "sparsity", "mean", "low", "high", "trials" if has_repeats else "name"]
     return Figure(
         "methods",
         "Methods side by side",
-        f"Mean {measure(trials)} of each method over sparsity, {AT_CHANCE}"
-        if repeated
-        else f"Each method's own front: the best {measure(trials)} that its trials reached at each sparsity; intervals "
-        "where fresh seeds were run.",
-        best_of(found, ["label"], trials) if repeated else _furthest(found),
-        [mean_line("methods", own, "density", label, style, label) for label, own in rows.items() if len(own)],
-        layout(
-            height(430, style),
-            xaxis=sparsity_axis(found["density"].tolist(), fewer=True),
-            yaxis=axis(measure(trials), share=share),
+        f"Mean {name_quality(trials)} of each method over sparsity, {MEANS_CAPTION}"
+        if has_repeats
+        else f"Each method's own front: the best {name_quality(trials)} that its trials reached at each sparsity; "
+        "intervals where fresh seeds were run.",
+        describe_best(means, ["label"], trials) if has_repeats else _describe_sparsest(means),
+        [
+            make_mean_line("methods", label_rows, "density", label, style, label)
+            for label, label_rows in rows_by_label.items()
+            if len(label_rows)
+        ],
+        make_layout(
+            compute_height(430, style),
+            xaxis=make_sparsity_axis(means["density"].tolist(), coarse=True),
+            yaxis=make_axis(name_quality(trials), is_share=in_percent),
         ),
-        found[[*shown, "density"]],
+        means[[*shown, "density"]],
         shown,
-        {"label": "method", "mean": "mean" if repeated else measure(trials), "name": "trial"},
-        dict.fromkeys(["mean", "low", "high"], "share" if share else "number"),
+        {"label": "method", "mean": "mean" if has_repeats else name_quality(trials), "name": "trial"},
+        dict.fromkeys(["mean", "low", "high"], "share" if in_percent else "number"),
     )
 
 
-def _furthest(found: pd.DataFrame) -> str:
-    sparsest = found.loc[found.groupby("label")["sparsity"].idxmax()].sort_values("sparsity", ascending=False)
-    told = [f"{row['label']} to {percent(row['sparsity'])}" for row in sparsest.to_dict("records")]
-    return "Each method was trained up to a sparsity: " + ", ".join(told) + "."
+def _describe_sparsest(means: pd.DataFrame) -> str:
+    sparsest = means.loc[means.groupby("label")["sparsity"].idxmax()].sort_values("sparsity", ascending=False)
+    descriptions = [f"{row['label']} to {format_percent(row['sparsity'])}" for row in sparsest.to_dict("records")]
+    return "Each method was trained up to a sparsity: " + ", ".join(descriptions) + "."
 
 
-def layers(trials: pd.DataFrame, found: Mapping[str, list[dict[str, Any]]]) -> list[Figure]:
-    """Density by layer over the front, a figure a network."""
+def draw_layers(trials: pd.DataFrame, layer_rows: Mapping[str, list[dict[str, Any]]]) -> list[Figure]:
+    """Draw the density by layer over the front, a figure for each network.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        layer_rows: The rows of layers.json by run id.
+    """
     front = trials[trials["on_front"]]
-    networks = paper.networks(front, found)
+    networks = paper.split_by_network(front, layer_rows)
     return [
-        _heat_map(f"layers{place or ''}", name if len(networks) > 1 else "", rows, len(front))
-        for place, (name, rows) in enumerate(networks)
+        _draw_heat_map(f"layers{index or ''}", name if len(networks) > 1 else "", rows, len(front))
+        for index, (name, rows) in enumerate(networks)
     ]
 
 
-def _heat_map(id_: str, network: str, rows: pd.DataFrame, front: int) -> Figure:
+def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) -> Figure:
     points, names = rows.drop_duplicates("name"), rows["layer"].drop_duplicates().tolist()
-    some = "" if len(points) == front else f" ({len(points)} of {front} points)"
-    step = -(-len(points) // LABELLED)
-    x = axis(
+    subset = "" if len(points) == front_size else f" ({len(points)} of {front_size} points)"
+    stride = -(-len(points) // MAX_LABELLED_POINTS)
+    x = make_axis(
         "sparsity of the front's points",
         type="category",
         showgrid=False,
         tickangle=0,
-        tickvals=points["name"].tolist()[::step],
-        ticktext=[percent(round(value, 5)) for value in points["sparsity"].tolist()[::step]],
+        tickvals=points["name"].tolist()[::stride],
+        ticktext=[format_percent(round(value, 5)) for value in points["sparsity"].tolist()[::stride]],
     )
-    y = axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
-    y["ticktext"] = [plain(name) for name in names]
+    y = make_axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
+    y["ticktext"] = [escape_markup(name) for name in names]
     return Figure(
         id_,
         f"Density by layer{f': {network}' if network else ''}",
-        f"What is kept of each layer in the networks of the front{some}, colours by the logarithm."
-        + _told_empty(paper.emptied(rows)),
-        _layer_message(rows),
-        [_heat(id_, rows), *_crosses(id_, rows)],
-        layout(max(320, 150 + 20 * len(names)), xaxis=x, yaxis=y, showlegend=False),
+        f"What is kept of each layer in the networks of the front{subset}, colours by the logarithm."
+        + _describe_empty_layers(paper.find_empty_layers(rows)),
+        _write_layer_alt_text(rows),
+        [_make_heat(id_, rows), *_make_crosses(id_, rows)],
+        make_layout(max(320, 150 + 20 * len(names)), xaxis=x, yaxis=y, showlegend=False),
         rows,
         ["name", "label", "sparsity", "layer", "kept", "weights", "density"],
         {"label": "method", "name": "trial"},
     )
 
 
-def _heat(id_: str, rows: pd.DataFrame) -> dict[str, Any]:
-    """Colours of growing lightness, so that they are read without their hue."""
-    known = np.log10(rows["density"][rows["kept"] > 0].to_numpy(float))
-    lowest = float(known.min()) if len(known) else -1.0
+def _make_heat(id_: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """Make the colours, which grow in lightness so that they can be read without their hue."""
+    log_densities = np.log10(rows["density"][rows["kept"] > 0].to_numpy(float))
+    lowest = float(log_densities.min()) if len(log_densities) else -1.0
     ticks = [power for power in range(int(np.floor(lowest)), 1) if power >= lowest]
     bar = {"tickvals": ticks, "ticktext": [f"{100 * 10.0**power:g}%" for power in ticks]}
     return {
@@ -209,29 +281,29 @@ def _heat(id_: str, rows: pd.DataFrame) -> dict[str, Any]:
         "xgap": 1,
         "ygap": 1,
         "colorbar": {"title": {"text": "density", "font": {"size": 13}}, "thickness": 14, "outlinewidth": 0, **bar},
-        "meta": of(id_, rows.index, "name", "layer", z="density", hover="shown"),
+        "meta": make_meta(id_, rows.index, "name", "layer", z="density", hover="shown"),
     }
 
 
-def _crosses(id_: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Where a layer has no weight left."""
+def _make_crosses(id_: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Make a cross at each layer that has no weight left."""
     gaps = rows.index[rows["kept"] == 0]
     look = {"symbol": "x-thin", "size": 10, "color": INK, "line": {"color": INK, "width": 2}}
-    meta = of(id_, gaps, "name", "layer", hover="shown")
+    meta = make_meta(id_, gaps, "name", "layer", hover="shown")
     return [{"type": "scatter", "mode": "markers", "name": "empty", "marker": look, "meta": meta}] if len(gaps) else []
 
 
-def _told_empty(empty: Mapping[str, list[str]]) -> str:
+def _describe_empty_layers(empty: Mapping[str, list[str]]) -> str:
     if not empty:
         return " No layer is empty."
-    told = [
+    descriptions = [
         f"{layer} (in {', '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''})"
         for layer, runs in empty.items()
     ]
-    return f" Crosses: layers without a weight, {'; '.join(told)}."
+    return f" Crosses: layers without a weight, {'; '.join(descriptions)}."
 
 
-def _layer_message(rows: pd.DataFrame) -> str:
+def _write_layer_alt_text(rows: pd.DataFrame) -> str:
     last = rows[rows["name"] == rows["name"].iloc[-1]]
     densest, emptiest = last.loc[last["density"].idxmax()], last.loc[last["density"].idxmin()]
     return (

@@ -1,4 +1,4 @@
-"""How the search went: hypervolume and learning curves."""
+"""The figures of the search: hypervolume and learning curves."""
 
 from __future__ import annotations
 
@@ -8,90 +8,114 @@ from typing import Any
 import pandas as pd
 
 from forcetune.report import numbers
-from forcetune.report.columns import heading, is_share
-from forcetune.report.figures.figure import Figure, of
-from forcetune.report.looks import DIM, Style, axis, layout, panels, percent, plain
+from forcetune.report.columns import format_heading, is_share
+from forcetune.report.figures.figure import Figure, make_meta
+from forcetune.report.looks import DIM, Style, escape_markup, format_percent, make_axis, make_layout, make_panels
 
 
-def growth(trials: pd.DataFrame) -> Figure | None:
-    """The hypervolume over trials and over compute; None where it never grew."""
-    found = numbers.growth(trials)
-    if not len(found):
+def draw_growth(trials: pd.DataFrame) -> Figure | None:
+    """Draw the hypervolume over trials, and over device hours where those are known.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+
+    Returns:
+        The figure; None where the hypervolume never grew.
+    """
+    volumes = numbers.trace_hypervolume(trials)
+    if not len(volumes):
         return None
-    over = {"trials": "over trials"}
-    if found["device_hours"].iloc[-1] > 0:
-        over["device_hours"] = "over device hours"
-    axes = panels(list(over.values()), 2, axis(rangemode="tozero"), axis("hypervolume", rangemode="tozero"))
+    axis_titles = {"trials": "over trials"}
+    if volumes["device_hours"].iloc[-1] > 0:
+        axis_titles["device_hours"] = "over device hours"
+    axes = make_panels(
+        list(axis_titles.values()), 2, make_axis(rangemode="tozero"), make_axis("hypervolume", rangemode="tozero")
+    )
     axes.get("xaxis2", {}).pop("matches", None)
-    look = {"mode": "lines", "line": {"shape": "hv", "color": "var(--accent)", "width": 2}, "showlegend": False}
+    line_look = {"mode": "lines", "line": {"shape": "hv", "color": "var(--accent)", "width": 2}, "showlegend": False}
     traces = [
         {
             "type": "scatter",
             "name": title,
-            **look,
-            "xaxis": f"x{place or ''}",
-            "yaxis": f"y{place or ''}",
-            "meta": of("growth", found.index, column, "hypervolume", hover="shown"),
+            **line_look,
+            "xaxis": f"x{axis_number or ''}",
+            "yaxis": f"y{axis_number or ''}",
+            "meta": make_meta("growth", volumes.index, column, "hypervolume", hover="shown"),
         }
-        for place, (column, title) in zip((0, 2), over.items(), strict=False)
+        for axis_number, (column, title) in zip((0, 2), axis_titles.items(), strict=False)
     ]
     return Figure(
         "growth",
         "Hypervolume",
-        f"How much the front covers as trials end, {_measured(*numbers.references(trials))}.",
-        _grown(found),
+        f"How much the front covers as trials end, {_describe_references(*numbers.find_references(trials))}.",
+        _describe_growth(volumes),
         traces,
-        layout(420, **axes),
-        found,
+        make_layout(420, **axes),
+        volumes,
         ["trials", "device_hours", "hypervolume", "name"],
         {"name": "trial"},
         {"device_hours": "number", "hypervolume": "number"},
     )
 
 
-def _measured(origin: Mapping[str, float], guessed: Sequence[str]) -> str:
-    """From where, and how."""
-    worst = " (the worst there is, since no reference is known)"
-    said = [
-        f"{heading(name)} {_value(name, value)}{worst if name in guessed else ''}" for name, value in origin.items()
+def _describe_references(origin: Mapping[str, float], assumed: Sequence[str]) -> str:
+    """Describe the reference that the hypervolume is measured from, and how densities and seeds count."""
+    worst_note = " (the worst there is, since no reference is known)"
+    references = [
+        f"{format_heading(name)} {_format_value(name, value)}{worst_note if name in assumed else ''}"
+        for name, value in origin.items()
     ]
     return (
-        f"measured from {' and '.join(said)}; densities count by their logarithm, and each trial by the one seed that "
-        "the search saw"
+        f"measured from {' and '.join(references)}; densities count by their logarithm, and each trial by the one seed "
+        "that the search saw"
     )
 
 
-def _value(name: str, value: float) -> str:
-    return percent(value) if is_share(name) else f"{value:.4g}"
+def _format_value(name: str, value: float) -> str:
+    return format_percent(value) if is_share(name) else f"{value:.4g}"
 
 
-def _grown(found: pd.DataFrame) -> str:
-    end = found.iloc[-1]
-    near = found[found["hypervolume"] >= 0.99 * end["hypervolume"]].iloc[0]
+def _describe_growth(volumes: pd.DataFrame) -> str:
+    final = volumes.iloc[-1]
+    nearly_final = volumes[volumes["hypervolume"] >= 0.99 * final["hypervolume"]].iloc[0]
     return (
-        f"The hypervolume grew to {end['hypervolume']:.4g} over {int(end['trials'])} trials, and had 99 % of it after "
-        f"{int(near['trials'])}."
+        f"The hypervolume grew to {final['hypervolume']:.4g} over {int(final['trials'])} trials, and had 99 % of it "
+        f"after {int(nearly_final['trials'])}."
     )
 
 
-def curves(trials: pd.DataFrame, found: pd.DataFrame, metric: str, style: Style) -> Figure | None:
-    """Learning curves, the front's in colour; None where there are none."""
-    if not len(found):
+def draw_curves(trials: pd.DataFrame, curves: pd.DataFrame, metric: str, style: Style) -> Figure | None:
+    """Draw learning curves, those of the front in colour.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        curves: The values: run_id, step and value.
+        metric: The metric of the curves.
+        style: The colours and shapes of the labels.
+
+    Returns:
+        The figure; None where there are no curves.
+    """
+    if not len(curves):
         return None
-    owner = trials.set_index("run_id").loc[found["run_id"]].reset_index()
-    frame = owner[["name", "label", "outcome", "on_front"]].assign(
-        epoch=found["step"].to_numpy(), **{metric: found["value"].to_numpy()}
+    trial_rows = trials.set_index("run_id").loc[curves["run_id"]].reset_index()
+    frame = trial_rows[["name", "label", "outcome", "on_front"]].assign(
+        epoch=curves["step"].to_numpy(), **{metric: curves["value"].to_numpy()}
     )
-    y = heading(metric)
+    metric_heading = format_heading(metric)
     count, front = frame["name"].nunique(), frame["name"][frame["on_front"]].nunique()
     return Figure(
         "curves",
         "Learning curves",
-        f"{y.capitalize()} by epoch of {count} of {len(trials)} trials: the front's in colour, the others grey, dotted "
-        "where they were stopped early.",
+        f"{metric_heading.capitalize()} by epoch of {count} of {len(trials)} trials: the front's in colour, "
+        "the others grey, dotted where they were stopped early.",
         f"Learning curves of {count} trials, {front} of them on the front.",
-        _curves(frame, metric, style),
-        layout(460, xaxis=axis("epoch", rangemode="tozero"), yaxis=axis(y, share=is_share(metric))),
+        _make_curve_traces(frame, metric, style),
+        make_layout(
+            460,
+            xaxis=make_axis("epoch", rangemode="tozero"),
+            yaxis=make_axis(metric_heading, is_share=is_share(metric)),
+        ),
         frame.drop(columns="on_front"),
         ["name", "label", "outcome", "epoch", metric],
         {"name": "trial", "label": "method"},
@@ -99,27 +123,30 @@ def curves(trials: pd.DataFrame, found: pd.DataFrame, metric: str, style: Style)
     )
 
 
-def _curves(frame: pd.DataFrame, metric: str, style: Style) -> list[dict[str, Any]]:
-    """What is grey first, so that the front lies on top."""
+def _make_curve_traces(frame: pd.DataFrame, metric: str, style: Style) -> list[dict[str, Any]]:
+    """Make the traces, grey ones first, so that the front lies on top."""
     front, trained = frame["on_front"], frame["outcome"] == "trained"
-    grey = {
+    grey_groups = {
         "stopped early, or running": (~front & ~trained, {"color": DIM, "dash": "dot"}, 0.35),
         "trained, not on the front": (~front & trained, {"color": DIM, "dash": "solid"}, 0.45),
     }
-    own = {f"front: {label}": (front & (frame["label"] == label), _line(label, style), 1.0) for label in style.labels}
+    front_groups = {
+        f"front: {label}": (front & (frame["label"] == label), _make_line_look(label, style), 1.0)
+        for label in style.labels
+    }
     return [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": plain(name),
+            "name": escape_markup(name),
             "line": {"width": 1.5, **line},
             "opacity": opacity,
-            "meta": of("curves", frame.index[rows], "epoch", metric, gap="name", hover="shown"),
+            "meta": make_meta("curves", frame.index[rows], "epoch", metric, gap="name", hover="shown"),
         }
-        for name, (rows, line, opacity) in {**grey, **own}.items()
+        for name, (rows, line, opacity) in {**grey_groups, **front_groups}.items()
         if rows.any()
     ]
 
 
-def _line(label: str, style: Style) -> dict[str, str]:
+def _make_line_look(label: str, style: Style) -> dict[str, str]:
     return {"color": style.colour(label), "dash": style.dash(label)}

@@ -1,4 +1,4 @@
-"""Champions against their random twins."""
+"""The figure of champions against their random twins."""
 
 from __future__ import annotations
 
@@ -8,40 +8,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forcetune.report.figures.figure import Figure, bars, of
-from forcetune.report.looks import DIM, GRID, RANDOM, axis, layout, percent, plain
+from forcetune.report.figures.figure import Figure, make_error_bars, make_meta
+from forcetune.report.looks import DIM, GRID, RANDOM_COLOUR, escape_markup, format_percent, make_axis, make_layout
 
-KINDS = {  # as on the page of a night
+VERDICT_LOOKS = {  # the same looks as on the page of a night
     "beats": ("#009e73", "triangle-up"),
     "ties": ("#56b4e9", "square"),
     "loses": ("#d55e00", "triangle-down"),
-    "undecided": (RANDOM, "circle"),
+    "undecided": (RANDOM_COLOUR, "circle"),
 }
-SHOWN = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict"]
+FOREST_COLUMNS = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict"]
 
 
-def forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> Figure | None:
-    """Differences between champions and their twins; None where no pair says anything."""
+def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> Figure | None:
+    """Draw the differences between champions and their twins.
+
+    Args:
+        verdicts: The rows of the verdicts.
+        margin: The margin in points of accuracy, which is shaded; None shades nothing.
+
+    Returns:
+        The figure; None where no comparison has a pair.
+    """
     rows = [row for row in verdicts if row.get("mean") is not None]
     if not rows:
         return None
-    frame = pd.DataFrame([{**row, "place": f"{place}"} for place, row in enumerate(rows)])
-    for side in ("low", "high"):
-        frame[side] = pd.to_numeric(frame.get(side, np.nan), errors="coerce")
-    names = [plain(f"{_champion(row)} − {row['against']}") for row in rows]
-    told = f", the margin of {margin:g} points shaded" if margin else ""
+    frame = pd.DataFrame([{**row, "place": f"{index}"} for index, row in enumerate(rows)])
+    for bound in ("low", "high"):
+        frame[bound] = pd.to_numeric(frame.get(bound, np.nan), errors="coerce")
+    names = [escape_markup(f"{_format_champion(row)} − {row['against']}") for row in rows]
+    margin_note = f", the margin of {margin:g} points shaded" if margin else ""
     counts = frame["verdict"].value_counts()
     return Figure(
         "forest",
         "Champions against random pruning",
         "Champion minus twin in points of test accuracy, mean and 95 % interval over pairs that share a seed"
-        f"{told}: right of zero the champion is better.",
+        f"{margin_note}: right of zero the champion is better.",
         "Of the comparisons " + ", ".join(f"{count} say {verdict}" for verdict, count in counts.items()) + ".",
-        [_verdict_trace(frame, verdict) for verdict in KINDS if (frame["verdict"] == verdict).any()],
-        layout(
+        [_make_verdict_trace(frame, verdict) for verdict in VERDICT_LOOKS if (frame["verdict"] == verdict).any()],
+        make_layout(
             130 + 24 * len(rows),
-            xaxis=axis("champion minus twin, points", zeroline=True, zerolinecolor=DIM),
-            yaxis=axis(
+            xaxis=make_axis("champion minus twin, points", zeroline=True, zerolinecolor=DIM),
+            yaxis=make_axis(
                 type="category",
                 autorange="reversed",
                 showgrid=False,
@@ -49,18 +57,18 @@ def forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> Figur
                 tickvals=frame["place"].tolist(),
                 ticktext=names,
             ),
-            shapes=_shaded(margin),
+            shapes=_make_margin_shape(margin),
         ),
-        frame[[*SHOWN, "place"]],
-        SHOWN,
+        frame[[*FOREST_COLUMNS, "place"]],
+        FOREST_COLUMNS,
         {"mean": "difference"},
         {"mean": "points", "low": "points", "high": "points", "place": "words"},
-        tabled=False,
+        has_table_below=False,
     )
 
 
-def _verdict_trace(frame: pd.DataFrame, verdict: str) -> dict[str, Any]:
-    colour, symbol = KINDS[verdict]
+def _make_verdict_trace(frame: pd.DataFrame, verdict: str) -> dict[str, Any]:
+    colour, symbol = VERDICT_LOOKS[verdict]
     rows = frame.index[frame["verdict"] == verdict]
     return {
         "type": "scatter",
@@ -68,17 +76,17 @@ def _verdict_trace(frame: pd.DataFrame, verdict: str) -> dict[str, Any]:
         "name": verdict,
         "showlegend": True,
         "marker": {"color": colour, "symbol": symbol, "size": 10, "line": {"color": "var(--edge)", "width": 0.8}},
-        "error_x": bars(colour, 1.6),
-        "meta": of("forest", rows, "mean", "place", low="low", high="high", hover="shown"),
+        "error_x": make_error_bars(colour, 1.6),
+        "meta": make_meta("forest", rows, "mean", "place", low="low", high="high", hover="shown"),
     }
 
 
-def _shaded(margin: float | None) -> list[dict[str, Any]]:
-    """The margin within which two are as good as each other."""
+def _make_margin_shape(margin: float | None) -> list[dict[str, Any]]:
+    """Make the shaded margin within which two networks are as good as each other."""
     look = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "fillcolor": GRID, "opacity": 0.6}
     return [{**look, "line": {"width": 0}, "x0": -margin, "x1": margin}] if margin else []
 
 
-def _champion(row: Mapping[str, Any]) -> str:
-    place = percent(round(row["sparsity"], 4)) if row.get("sparsity") is not None else row.get("band", "")
-    return f"{row['method']} {place}"
+def _format_champion(row: Mapping[str, Any]) -> str:
+    position = format_percent(round(row["sparsity"], 4)) if row.get("sparsity") is not None else row.get("band", "")
+    return f"{row['method']} {position}"
