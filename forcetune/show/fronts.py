@@ -117,8 +117,8 @@ def costs(found: pd.DataFrame, table: pd.DataFrame) -> str:
     names = ", ".join(table.attrs["studies"])
     these = f"these {len(found)} points" if len(found) > 1 else "this point"
     return (
-        f"device time: {own} for {these}, {precise(told)} for {names} in all; each core or GPU of a trial counts, so that "
-        "two trials at once take two minutes in one"
+        f"device time: {own} for {these}, {precise(told)} for {names} in all; each core or GPU of a trial counts, so "
+        "that two trials at once take two minutes in one"
     )
 
 
