@@ -51,9 +51,18 @@ def experiments(uri: str) -> list[Experiment]:
 
 
 def view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
-    """The saved view: trials by sparsity, with objectives and sampled fields as columns, the front as a chart."""
+    """The saved view: trials by sparsity, with the front as a chart.
+
+    Its columns: method, outcome, sparsity, the objectives, then the other sampled fields.
+    """
     metrics = dict.fromkeys(["sparsity", *(name for name in objectives if name != "density")])
-    columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in fields if name != "density"]
+    others = [name for name in fields if name not in ("density", "method")]
+    columns = [
+        "params.`method`",
+        "tags.`forcetune.outcome`",
+        *(f"metrics.`{name}`" for name in metrics),
+        *(f"params.`{name}`" for name in others),
+    ]
     quality = next((name for name in metrics if name != "sparsity"), "val_accuracy")
     state = {
         "searchFilter": TRIALS,
@@ -63,7 +72,9 @@ def view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*columns, "tags.`forcetune.outcome`"],
+        "selectedColumns": columns,
+        "columnOrder": columns,  # else MLflow puts metrics first, then params, then tags
+        "columnWidths": {},
         "compareRunCharts": [_scatter(quality), _curves(quality)],
         "compareRunSections": [{"uuid": "study", "name": "Study", "display": True, **_OURS, "isReordered": False}],
         "runsHiddenMode": "SHOW_ALL",
