@@ -90,7 +90,7 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     if field not in varied:
         known = ", ".join(varied) or "none"
         raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {known}")
-    levels = _levels(trials[field])
+    levels = _levels(trials[field] if field != "method" else _methods(trials))
     network = [name for name in NETWORK if name in trials and name != field]
     trials = trials.assign(_level=levels, _left=_left_by_level(trials, network, levels))
     others = [name for name in fields if name != field]
@@ -99,6 +99,13 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["p"] = holm(found["p"].to_numpy(float))
     return found.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+
+
+def _methods(trials: pd.DataFrame) -> pd.Series:
+    """Return the method of each trial; a small dense network has none, whatever mask its width was taken from."""
+    if "small_dense" not in trials:
+        return trials["method"]
+    return trials["method"].where(trials["small_dense"].isna(), "small_dense")
 
 
 def _compare(

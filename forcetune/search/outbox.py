@@ -216,16 +216,24 @@ class Outbox:
             try:
                 self._guard()
                 self._tracker.log(self._parent, [standing])
-                self._mark_front()
             except Exception as error:  # the next one tells more
                 log.debug("how far the study is, is not in MLflow: %s", error)
+        self._mark_front()
 
     def _mark_front(self) -> None:
+        """Mark the front once MLflow has all trials that may have moved it."""
         with self._change:
-            due = self._unmarked if not self._unmarked & self._records.keys() else set()
+            due = set() if self._unmarked & self._records.keys() else self._unmarked
             self._unmarked = self._unmarked - due
-        if due:
+        if not due:
+            return
+        try:
+            self._guard()
             mark_front(self._tracker)
+        except Exception as error:  # it is tried again
+            log.debug("the front is not marked in MLflow: %s", error)
+            with self._change:
+                self._unmarked |= due
 
     def _deliver_next(self) -> None:
         """Try to bring the first of what is due to where it is known; what fails goes to the end of the line."""
