@@ -31,6 +31,7 @@ from forcetune.spec import Study, Trial
 environment.prepare()  # what Ray reads while it is imported
 
 from forcetune.search import cluster  # noqa: E402
+from forcetune.search.connection import connected  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
 from forcetune.search.outbox import Outbox  # noqa: E402
@@ -59,7 +60,7 @@ def main() -> None:
     arguments = parse()
     clock = Clock()
     ours, baseline = [], []
-    with cluster.connected():
+    with connected():
         for _ in range(arguments.repeats):
             ours.append(search(arguments.trials, arguments.slots, clock, reuse_actors=True))
             baseline.append(search(arguments.baseline_trials, arguments.slots, Clock(), reuse_actors=False))
