@@ -8,7 +8,8 @@ import pandas as pd
 from forcetune.analysis.fronts import believed, best
 from forcetune.analysis.questions import NETWORK, quality
 
-RANDOM_METHODS = ("random", "random_uniform", "random_erk")  # rows of METHODS that choose weights at random
+# rows of METHODS that choose weights at random
+RANDOM_METHODS = ("random", "random_uniform", "random_erk", "random_uniform_plus", "random_balanced", "random_smart")
 COSTS = ("density", "macs")  # at which a control is compared: weights that are left, multiply-adds
 _DATA = ("dataset", "train_samples")  # trials that differ in these have accuracies that do not compare
 _ROUNDING = 1e-9  # relative: equal densities may differ in their last digit
