@@ -29,7 +29,7 @@ def by_spread(table: pd.DataFrame) -> list[str]:
     if column not in table:
         return names
     known = table[table[column].notna()]
-    return sorted(names, key=lambda name: -_share_between(known[name], known[column].astype(float)))
+    return sorted(names, key=lambda name: -_share_between(pd.Series(known[name]), known[column].astype(float)))
 
 
 def _share_between(field: pd.Series, values: pd.Series) -> float:

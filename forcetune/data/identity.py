@@ -52,7 +52,7 @@ def _parts(dataset: AnyDataset) -> Iterator[bytes | memoryview]:
 def _of_images(images: Images) -> Iterator[bytes | memoryview]:
     for tensor in (images.inputs, images.targets):
         yield repr((tuple(tensor.shape), str(tensor.dtype))).encode()
-        yield memoryview(np.ascontiguousarray(tensor.cpu().numpy())).cast("B")
+        yield np.ascontiguousarray(tensor.cpu().numpy()).data.cast("B")
 
 
 def _of_source(source: object) -> Iterator[bytes]:
