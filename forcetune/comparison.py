@@ -9,12 +9,12 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from forcetune.analysis import RANDOM_METHODS
 from forcetune.analysis.paired import CONFIDENCE
 from forcetune.errors import InputError
 from forcetune.spec import Study, Trial
 from forcetune.spec.reading import read_yaml
 
+COMPARED_CONTROLS = ("random", "random_uniform", "random_erk")
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "Counted at chance: †n where n of the seeds collapsed, ‡n where n failed."
 
@@ -41,7 +41,7 @@ def grid_study(
         "study": name,
         "trial": {
             **fields,
-            "method": list(dict.fromkeys([*methods, *RANDOM_METHODS])),
+            "method": list(dict.fromkeys([*methods, *COMPARED_CONTROLS])),
             "seed": list(range(seeds)),
             "density": list(dict.fromkeys(densities)),  # last, so that its trials, which share pruning steps, are near
         },

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from forcetune import analysis, comparison
+from forcetune import comparison
 from forcetune.errors import InputError
 from forcetune.spec import Study
 
@@ -87,7 +87,7 @@ def test_one_seed_has_no_interval():
     fates = {(trial.method, 0.1): [0.5] for trial in study.grid()}
     found = comparison.compare(table(study, fates), study.grid(), chance=0.1)
     assert found["half_width"].isna().all()
-    assert comparison.tabulate(found)[1] == [[method, "50.0"] for method in analysis.RANDOM_METHODS]
+    assert comparison.tabulate(found)[1] == [[method, "50.0"] for method in comparison.COMPARED_CONTROLS]
 
 
 def test_a_study_of_which_all_failed_has_a_table(study):

@@ -179,3 +179,12 @@ def test_losses_rank_accuracy_among_those_of_like_density():
     assert abs(np.corrcoef(ranks, np.log10(found["density"]))[0, 1]) < 0.1
     better = ranks[found["schedule"] == "exponential"].mean()
     assert better < ranks[found["schedule"] == "linear"].mean() - 0.3
+
+
+def test_a_small_dense_network_has_no_method():
+    generator = np.random.default_rng(1)
+    densities = np.geomspace(0.01, 0.3, 12)
+    rows = [row("snip", density, generator) for density in densities]
+    rows += [{**row("random", density, generator, gain=0.05), "small_dense": "macs"} for density in densities]
+    (found,) = analysis.effects(study(rows), "method").to_dict("records")
+    assert (found["better"], found["worse"]) == ("small_dense", "snip")

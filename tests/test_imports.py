@@ -19,7 +19,7 @@ BELOW = {
     "results": ["tracking", "analysis", "spec"],
     "pages": [],
     "times": [],
-    "comparison": ["analysis", "spec"],
+    "comparison": ["spec"],
     "schedule": ["stores"],
     "show": ["times", "baseline", "jobs", "service", "search", "trial", "analysis", "stores", "spec"],
     "search": ["temporary", "times", "trial", "tracking", "analysis", "spec"],

@@ -102,8 +102,8 @@ def test_the_ui_opens_on_a_table_of_trials(study):
     assert found.page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=forcetune")
     tags = MlflowClient(mlflow_uri()).get_experiment(found.number).tags
     state = json.loads(json.loads(tags["mlflow.sharedViewState.forcetune"])["state"])
-    columns = ["metrics.`sparsity`", "metrics.`val_accuracy`", "params.`method`", "tags.`forcetune.outcome`"]
-    assert state["selectedColumns"] == columns
+    columns = ["params.`method`", "tags.`forcetune.outcome`", "metrics.`sparsity`", "metrics.`val_accuracy`"]
+    assert state["selectedColumns"] == state["columnOrder"] == columns
     first = tags["mlflow.note.content"].split("\n\n")[0]
     assert "val_accuracy, max: share of the validation images put in their class, 0 to 1" in first
     assert "density, min: fraction of prunable weights kept" in first

@@ -8,7 +8,8 @@ import pandas as pd
 from forcetune.analysis.fronts import best, objective_column
 from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality
 
-RANDOM_METHODS = ("random", "random_uniform", "random_erk")  # rows of METHODS that choose weights at random
+# rows of METHODS that choose weights at random
+RANDOM_METHODS = ("random", "random_uniform", "random_erk", "random_uniform_plus", "random_balanced", "random_smart")
 COST_COLUMNS = ("density", "macs")  # the costs at which a control is compared: weights that are left, multiply-adds
 _DATA_FIELDS = ("dataset", "train_samples")  # accuracies of trials that differ in these cannot be compared
 _COST_TOLERANCE = 1e-9  # relative: equal densities may differ in their last digit

@@ -110,7 +110,7 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     if field not in varied:
         names = ", ".join(varied) or "none"
         raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {names}")
-    levels = _make_levels(trials[field])
+    levels = _make_levels(trials[field] if field != "method" else _name_methods(trials))
     network = [name for name in NETWORK_COLUMNS if name in trials and name != field]
     trials = trials.assign(_level=levels, _left=_subtract_trend_by_level(trials, network, levels))
     other_fields = [name for name in fields if name != field]
@@ -119,6 +119,13 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     comparisons = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
     comparisons["p"] = adjust_by_holm(comparisons["p"].to_numpy(float))
     return comparisons.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+
+
+def _name_methods(trials: pd.DataFrame) -> pd.Series:
+    """Return the method of each trial; a small dense network has none, whatever mask its width was taken from."""
+    if "small_dense" not in trials:
+        return trials["method"]
+    return trials["method"].where(trials["small_dense"].isna(), "small_dense")
 
 
 def _compare(

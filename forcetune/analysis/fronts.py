@@ -40,7 +40,7 @@ def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     columns = [objective_column(table, name) for name in objectives]
     trained = table[table["outcome"] == "trained"].dropna(subset=columns)
     chosen = trained[non_dominated(trained[columns].to_numpy(float), list(objectives.values()))]
-    return chosen if chosen.empty else chosen.sort_values("sparsity", kind="stable")
+    return chosen.sort_values("sparsity", kind="stable") if "sparsity" in chosen else chosen
 
 
 def objective_column(table: pd.DataFrame, objective: str) -> str:

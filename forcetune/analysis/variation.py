@@ -36,7 +36,7 @@ def rank_varied_fields(table: pd.DataFrame) -> list[str]:
     if column not in table:
         return names
     trials = table[table[column].notna()]
-    return sorted(names, key=lambda name: -_share_between(trials[name], trials[column].astype(float)))
+    return sorted(names, key=lambda name: -_share_between(pd.Series(trials[name]), trials[column].astype(float)))
 
 
 def _share_between(field: pd.Series, values: pd.Series) -> float:

@@ -57,7 +57,7 @@ def _digest_chunks(dataset: AnyDataset) -> Iterator[bytes | memoryview]:
 def _image_chunks(images: Images) -> Iterator[bytes | memoryview]:
     for tensor in (images.inputs, images.targets):
         yield repr((tuple(tensor.shape), str(tensor.dtype))).encode()
-        yield memoryview(np.ascontiguousarray(tensor.cpu().numpy())).cast("B")
+        yield np.ascontiguousarray(tensor.cpu().numpy()).data.cast("B")
 
 
 def _source_chunks(source: object) -> Iterator[bytes]:

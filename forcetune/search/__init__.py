@@ -379,9 +379,9 @@ def move(name: str, ledger: str | None, runs: str | None, say: Callable[[str], N
     environment.prepare()
     from forcetune.search import moving
 
-    targets = [None if uri is None else absolute_uri(uri) for uri in (ledger, runs)]
-    moving.check_targets(*targets)
-    moving.move(name, *targets, say)
+    ledger, runs = (None if uri is None else absolute_uri(uri) for uri in (ledger, runs))
+    moving.check_targets(ledger, runs)
+    moving.move(name, ledger, runs, say)
 
 
 class _Cluster:

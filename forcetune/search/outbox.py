@@ -261,16 +261,24 @@ class Outbox:
             try:
                 self._guard()
                 self._tracker.log(self._parent, [progress])
-                self._mark_front()
             except Exception as error:  # the next progress supersedes this one
                 log.debug("how far the study is, is not in MLflow: %s", error)
+        self._mark_front()
 
     def _mark_front(self) -> None:
+        """Mark the front once MLflow has all trials that may have moved it."""
         with self._changed:
-            candidates = self._front_candidates if not self._front_candidates & self._records.keys() else set()
+            candidates = set() if self._front_candidates & self._records.keys() else self._front_candidates
             self._front_candidates = self._front_candidates - candidates
-        if candidates:
+        if not candidates:
+            return
+        try:
+            self._guard()
             mark_front(self._tracker)
+        except Exception as error:  # it is tried again
+            log.debug("the front is not marked in MLflow: %s", error)
+            with self._changed:
+                self._front_candidates |= candidates
 
     def _deliver_next(self) -> None:
         """Try to deliver the first record of the queue. A record that fails, or has changed, moves to the end."""

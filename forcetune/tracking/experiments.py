@@ -66,14 +66,21 @@ def list_experiments(uri: str) -> list[Experiment]:
 def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
     """Return the saved view of an experiment: its trials by sparsity, and two charts.
 
-    The columns are the objectives and the sampled fields; the charts are the front and the learning curves.
+    The columns are method, outcome, sparsity, the objectives, and the other sampled fields. The charts are the front and
+    the learning curves.
 
     Args:
         objectives: The names of the objectives.
         fields: The names of the sampled fields.
     """
     metrics = dict.fromkeys(["sparsity", *(name for name in objectives if name != "density")])
-    columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in fields if name != "density"]
+    other_fields = [name for name in fields if name not in ("density", "method")]
+    columns = [
+        "params.`method`",
+        "tags.`forcetune.outcome`",
+        *(f"metrics.`{name}`" for name in metrics),
+        *(f"params.`{name}`" for name in other_fields),
+    ]
     quality = next((name for name in metrics if name != "sparsity"), "val_accuracy")
     state = {
         "searchFilter": TRIALS_FILTER,
@@ -83,7 +90,9 @@ def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*columns, "tags.`forcetune.outcome`"],
+        "selectedColumns": columns,
+        "columnOrder": columns,  # else MLflow puts metrics first, then params, then tags
+        "columnWidths": {},
         "compareRunCharts": [_make_scatter(quality), _make_curves(quality)],
         "compareRunSections": [
             {"uuid": "study", "name": "Study", "display": True, **_CHART_FLAGS, "isReordered": False}

@@ -43,10 +43,16 @@ def test_what_is_refused_is_said_in_a_sentence(file, arguments, words):
 
 
 def test_plans_are_shown(file):
-    assert "9 comparisons, 145 runs, about 1.4 device hours" in said(
-        *("baseline", "s", "--top", "1", "--bands", "0.7,0.9,1", "--dry-run")
-    )
-    assert said("nightly", "nightly.yaml", "--dry-run").split()[:6] == ["study", "runs", "device", "hours", "s", "27"]
+    options = ("--top", "1", "--bands", "0.7,0.9,1", "--dry-run")
+    shown = said("baseline", "s", *options)
+    assert "champions: trial-0000 (snip at 70.00%), trial-0005 (force at 95.00%)" in shown
+    assert "10 comparisons, each champion with random_uniform, random_erk, shuffled, small_dense, tuned_random" in shown
+    assert "146 runs, about 1.5 device hours" in shown
+    assert "12 pairs show a mean difference of 1.3 standard deviations" in shown
+    plan = json.loads(said("baseline", "s", *options, "--json"))
+    assert (plan["comparisons"], plan["seeds"], plan["runs"]) == (10, 12, 146)
+    assert [one["trial"] for one in plan["champions"]] == ["trial-0000", "trial-0005"]
+    assert said("nightly", "nightly.yaml", "--dry-run").split()[:6] == ["study", "runs", "device", "hours", "s", "26"]
 
 
 def test_schedules_are_shown(file, tmp_path, monkeypatch):

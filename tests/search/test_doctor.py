@@ -135,7 +135,10 @@ def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
     driver._outbox.close()
     (waiting,) = examine("s")[1]
     assert waiting.what == "has ended, and was not told to both stores"
-    assert examine("s", mend=True) == ([waiting], [], None)
+    mended, left, _ = examine("s", mend=True)
+    assert mended[0] == waiting
+    assert {finding.remedy for finding in mended[1:]} == {"set the tags"}, "what was told is on the front"
+    assert left == []
     assert optuna.load_study(study_name="s", storage=optuna_uri()).trials[0].state.name == "COMPLETE"
 
 

@@ -21,6 +21,11 @@ def ask(condition):
     return {run.info.run_name for run in client.search_runs([experiment], condition)}
 
 
+def found_of_tags():
+    """What the doctor says of the tags; these made-up trials have no masks either."""
+    return [finding.what for finding in examine("s")[1] if "tag" in finding.what]
+
+
 def front():
     return set(analysis.best(results.load("s"))["name"])
 
@@ -56,7 +61,7 @@ def test_tags_follow_the_front_as_it_moves(folder, make_study):
     end(driver, driver.issue(), 0.1, outcome="collapsed")
     driver.close()
     assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front() == {"trial-0001"}
-    assert examine("s")[1] == []
+    assert found_of_tags() == []
 
 
 def test_a_doctor_compares_the_tags(searched):
@@ -66,9 +71,10 @@ def test_a_doctor_compares_the_tags(searched):
     on, off = rows.loc[min(front()), "run_id"], rows.loc[min(set(rows.index) - front()), "run_id"]
     client.delete_tag(on, FRONT_TAG)
     client.set_tag(off, FRONT_TAG, "true")
-    (finding,) = examine("s")[1]
-    assert f"1 runs on the front without the tag {FRONT_TAG}, and 1 others with it" in finding.what
-    assert examine("s", mend=True)[1] == []
+    (said,) = found_of_tags()
+    assert f"1 runs on the front without the tag {FRONT_TAG}, and 1 others with it" in said
+    examine("s", mend=True)
+    assert found_of_tags() == []
     assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front()
 
 
@@ -77,5 +83,5 @@ def test_optuna_shows_no_curves(searched):
     shown = optuna.load_study(study_name="s", storage=optuna_uri()).trials_dataframe()
     assert "user_attrs_ended" not in shown
     assert set(shown["user_attrs_outcome"]) == {"trained"}
-    assert shown.astype(str).map(len).to_numpy().max() < 400
+    assert shown.drop(columns="user_attrs_fields").astype(str).map(len).to_numpy().max() < 50
     assert all("curve" in trial.user_attrs["ended"]["record"] for trial in load_trials("s", optuna_uri()))
