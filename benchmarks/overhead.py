@@ -31,6 +31,7 @@ from forcetune.spec import Study, Trial
 environment.prepare()  # Ray reads this environment while it is imported
 
 from forcetune.search import cluster  # noqa: E402
+from forcetune.search.connection import connect_ray  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
 from forcetune.search.ledger import Ledger  # noqa: E402
 from forcetune.search.outbox import Outbox  # noqa: E402

@@ -66,8 +66,8 @@ def list_experiments(uri: str) -> list[Experiment]:
 def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
     """Return the saved view of an experiment: its trials by sparsity, and two charts.
 
-    The columns are method, outcome, sparsity, the objectives, and the other sampled fields. The charts are the front and
-    the learning curves.
+    The columns are method, outcome, sparsity, the objectives, and the other sampled fields. The charts are the front
+    and the learning curves.
 
     Args:
         objectives: The names of the objectives.

@@ -24,7 +24,12 @@ def test_a_held_study_is_refused_and_says_by_whom(folder):
 
 
 def test_the_hold_dies_with_its_holder(folder):
-    code = "import os; from forcetune.search import driver_lock as module; module.driver_lock('s', 'sqlite:///optuna.db').__enter__(); os._exit(9)"
+    code = """
+import os
+from forcetune.search.driver_lock import driver_lock
+driver_lock("s", "sqlite:///optuna.db").__enter__()
+os._exit(9)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     with driver_lock("s", "sqlite:///optuna.db"):
         pass
