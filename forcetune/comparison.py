@@ -16,7 +16,7 @@ from forcetune.spec.reading import read_yaml
 
 COMPARED_CONTROLS = ("random", "random_uniform", "random_erk")
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
-LEGEND = "Counted at chance: †n where n of the seeds collapsed, ‡n where n failed."
+LEGEND = "†n: n seeds collapsed; ‡n: n seeds failed; both count at chance accuracy."
 
 
 def grid_study(
@@ -63,10 +63,10 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     try:
         before = read_yaml(path) if path.exists() else study
     except InputError as error:
-        raise InputError(f"--out: {path} cannot be written over: {error}") from error
+        raise InputError(f"--out: {path} cannot be overwritten: {error}") from error
     try:
         if _without_resources(before) != _without_resources(study):
-            raise InputError(f"{path} is another study; give this comparison another name (--study) or folder (--out)")
+            raise InputError(f"{path} already has another study; choose another name (--study) or folder (--out)")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
     except (OSError, yaml.YAMLError) as error:
@@ -150,8 +150,8 @@ def warn_of_few_seeds(seeds: int) -> str | None:
         return None
     factor = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
     return (
-        f"An interval over {seeds} seeds is {factor:.1f} standard deviations to each side, so that it says little of "
-        "the methods; five seeds have 1.2, ten 0.7."
+        f"An interval over {seeds} seeds is {factor:.1f} standard deviations to each side, too wide to compare "
+        "methods; with five seeds it is 1.2, with ten 0.7."
     )
 
 

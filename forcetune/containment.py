@@ -51,7 +51,9 @@ def contained(module: str | None = None) -> Iterator[None]:
             raise
         function = _find_user_function(error.__traceback__) or "a function of your own"
         kind = "called os._exit" if isinstance(error, _OsExit) else f"raised {type(error).__name__}"
-        message = f"{function} {kind}({error}), which ends the process; allowed: to return, or to raise an Exception"
+        message = (
+            f"{function} {kind}({error}), which ends the process; a function may only return or raise an Exception"
+        )
         raise ProcessEndError(message) from error
     finally:
         if not outer:

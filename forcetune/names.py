@@ -52,8 +52,8 @@ def check_metric_name(name: object) -> str:
     better = re.sub(r"[^\w.\-]+", "_", text).strip("_.")[:METRIC_NAME_CHARACTERS] or "metric"
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     raise ValueError(
-        f"MLflow takes no metric called {shown!r}: allowed are at most {METRIC_NAME_CHARACTERS} letters, digits, "
-        f"spaces and _ - . : /, and no path that could be written otherwise; {better[:60]!r} would do"
+        f"MLflow does not accept the metric name {shown!r}; allowed: at most {METRIC_NAME_CHARACTERS} letters, digits, "
+        f"spaces and _ - . : /, and no path with a shorter spelling; {better[:60]!r} is allowed"
     )
 
 
@@ -86,7 +86,7 @@ def _load(name: str, kind: str, row_types: set[type]) -> Any:
     except Exception as error:  # the user's module may raise anything while it loads
         raise InputError(
             f"{kind} {name!r}: the module {module_name!r} does not load "
-            f"({type(error).__name__}: {error}); it is looked for in {Path.cwd()} and among what is installed"
+            f"({type(error).__name__}: {error}); it is looked for in {Path.cwd()} and among the installed packages"
         ) from error
     member = getattr(module, attribute, None)
     if not callable(member) and type(member) not in row_types:

@@ -145,7 +145,7 @@ def _join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
     all_attrs = [table.attrs for table in tables]
     if len({tuple(attrs["objectives"].items()) for attrs in all_attrs}) > 1:
         differences = "; ".join(f"{attrs['study']} has {', '.join(attrs['objectives'])}" for attrs in all_attrs)
-        raise InputError(f"studies with different objectives have no front in common: {differences}")
+        raise InputError(f"studies with different objectives cannot share a front: {differences}")
     for table in tables:
         table.attrs = {}  # pandas would compare the attributes of the tables that it joins
     nonempty = [table for table in tables if len(table)]

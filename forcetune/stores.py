@@ -41,13 +41,13 @@ def _read_address(variable: str, file: str, is_server: Callable[[str], bool]) ->
     if path is None and not is_server(uri):
         server = "http://HOST:PORT" if file == "mlflow.db" else "postgresql://HOST/DATABASE"
         raise InputError(
-            f"{variable}={hide_password(value)}: this is no address of a store that forcetune can use; allowed: "
-            f"sqlite:///FILE, as sqlite:///{file}, and {server}"
+            f"{variable}={hide_password(value)}: this is not the address of a store that forcetune can use; allowed: "
+            f"sqlite:///FILE, such as sqlite:///{file}, and {server}"
         )
     if path and (character := next((character for character in RESERVED_CHARACTERS if character in str(path)), None)):
         raise InputError(
-            f"{variable}: the path {path} has a {character!r}, which means something else in the address of a SQLite "
-            "file; allowed: a folder without it, or the address of a server"
+            f"{variable}: the path {path} has a {character!r}, which has a special meaning in the address of a "
+            "SQLite file; allowed: a folder without it, or the address of a server"
         )
     return uri
 

@@ -95,8 +95,8 @@ def make_ray_folder() -> tuple[OwnedFolder, Path]:
             continue
         return folder, folder.path / RAY_SUBFOLDER
     raise InputError(
-        f"Ray needs a folder for temporary files and can use none of {', '.join(tried)}. Set RAY_TMPDIR to a folder "
-        "with a short path in which you may write"
+        f"Ray needs a folder for temporary files and cannot use any of {', '.join(tried)}. Set RAY_TMPDIR to a folder "
+        "with a short path that you may write to"
     )
 
 

@@ -134,7 +134,7 @@ def test_markdown_has_a_row_a_method(study):
 def test_latex_escapes_what_latex_reads(study):
     compared = comparison.compare(table(study, FATES), study.grid(), chance=0.1)
     text = comparison.to_latex(compared, "On my_data at 95 %.")
-    assert r"\caption{On my\_data at 95 \%. Counted at chance: $\dagger$n" in text
+    assert r"\caption{On my\_data at 95 \%. $\dagger$n: " in text
     assert r"  random\_erk & 70.0 $\pm$ 0.0 & 20.0 $\pm$ 0.0 \\" in text
     assert text.count(r"\\") == 5, "the header and four methods"
     assert text.count("{") == text.count("}")
@@ -152,16 +152,16 @@ def test_export_writes_three_files(study, tmp_path):
 def test_a_study_file_is_never_written_over(tmp_path):
     path = comparison.write_study(tmp_path / "new" / "x.yaml", {"study": "x"})
     assert comparison.write_study(path, {"study": "x"}) == path, "the same again"
-    with pytest.raises(InputError, match="x.yaml is another study; give this comparison another name"):
+    with pytest.raises(InputError, match=r"x.yaml .* another study; .*--study.*--out"):
         comparison.write_study(path, {"study": "y"})
     assert path.read_text() == "study: x\n"
     comparison.write_study(path, {"study": "x", "resources": {"cpus": 2}})
     assert path.read_text() == "study: x\nresources:\n  cpus: 2\n", "which may change"
     path.write_text("[not, a, study]")
-    with pytest.raises(InputError, match="is another study"):
+    with pytest.raises(InputError, match="another study"):
         comparison.write_study(path, {"study": "x"})
     path.write_bytes(b"\xff: {")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="--out: .*x.yaml cannot be"):
         comparison.write_study(path, {"study": "x"})
 
 

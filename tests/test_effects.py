@@ -140,8 +140,8 @@ def test_a_model_is_compared_with_another_by_one_trend():
     ("field", "words"),
     [
         ("schedul", "did you mean 'schedule'"),
-        ("model", "'model' does not vary"),
-        ("density", "'density' does not vary"),
+        ("model", "effects of 'model' cannot"),
+        ("density", "effects of 'density' cannot"),
     ],
 )
 def test_fields_without_an_effect_are_refused(grid, field, words):
@@ -150,7 +150,7 @@ def test_fields_without_an_effect_are_refused(grid, field, words):
 
 
 def test_no_accuracy_no_effect(grid):
-    with pytest.raises(InputError, match="tells a val_accuracy"):
+    with pytest.raises(InputError, match="val_accuracy"):
         analysis.effects(grid.assign(outcome="failed"), "method")
 
 

@@ -69,7 +69,7 @@ def test_it_is_read(store):
 
 def test_its_baseline_and_nights_are_read(store):
     champions = ("--top", "1", "--bands", "0.5,0.9,1")
-    assert "nothing is left" in told("baseline", "whole", *champions, "--seeds", "2", "--dry-run")
+    assert "all runs are finished" in told("baseline", "whole", *champions, "--seeds", "2", "--dry-run")
     nights = json.loads(told("schedule", "status", "--json"))["last"]
     assert (nights["nightly"]["night"], nights["nightly"]["outcome"]) == ("2026-11-02", "quiet")
     assert {row["pairs"] for row in nights["nightly"]["verdicts"]} == {4}
@@ -100,7 +100,7 @@ def test_its_damages_are_repaired(store):
     client.log_metric(rows.loc["trial-0001", "run_id"], "val_loss", 0.3, timestamp=1, step=1)
     told("doctor", "whole", code=1)
     told("doctor", "whole", "--repair", code=1)  # masks.npz of a run that was deleted is lost
-    assert told("doctor", "whole", code=1).count("has lost masks.npz") == 1
+    assert told("doctor", "whole", code=1).count("without masks.npz") == 1
     check_promise("whole", 10)
 
 

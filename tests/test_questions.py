@@ -58,12 +58,12 @@ def test_conditions(conditions, names):
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ("macs", "'macs' is no condition; allowed: NAME<NUMBER"),
-        ("macs<", "is no condition"),
-        ("mac<3", "no trial has 'mac' (did you mean 'macs'?)"),
-        ("method<3", "'method<3': method is told in words"),
-        ("macs<few", "'few' is no number"),
-        ("method=forse", "no trial has the method 'forse' (did you mean 'force'?); there are: force, snip, synflow"),
+        ("macs", "'macs' is not a condition; allowed: NAME<NUMBER"),
+        ("macs<", "is not a condition"),
+        ("mac<3", "no column 'mac' (did you mean 'macs'?)"),
+        ("method<3", "'method<3': method has words"),
+        ("macs<few", "'few' is not a number"),
+        ("method=forse", "no trial has method=forse (did you mean 'force'?); values: force, snip, synflow"),
     ],
 )
 def test_what_is_no_condition_is_refused(condition, words):
@@ -139,7 +139,7 @@ def test_the_sparsest_within_a_point_of_dense():
 
 
 def test_without_dense_runs_nothing_is_near_them():
-    with pytest.raises(InputError, match=r"no dense runs .* `forcetune best STUDY --dense 3`"):
+    with pytest.raises(InputError, match=r"no dense run .* `forcetune best STUDY --dense 3`"):
         analysis.near_dense(FRONT.assign(study="s", model="cnn"), pd.DataFrame(), 1)
 
 

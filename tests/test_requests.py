@@ -188,8 +188,8 @@ def test_what_comes_after_the_search_is_removed_by_the_next_command(over, networ
     assert len(everything("search")) == 2
     found = examine("s")[1]
     assert sorted(finding.what.partition(" of ")[0] for finding in found) == [
-        "is a second one",
-        "is a second parent run",
+        "is a second run",
+        "is an extra parent run",
     ]
     driver_of(over).close()
     check_once()

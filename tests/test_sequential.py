@@ -36,7 +36,7 @@ def test_all_looks_together_cost_what_one_does():
     levels = [0.05 / look_cost(k) for k in range(1, 100_000)]
     assert sum(levels) == pytest.approx(0.05, rel=1e-4)
     assert sum(levels) < 0.05
-    with pytest.raises(ValueError, match="from 1"):
+    with pytest.raises(ValueError, match="at least 1"):
         look_cost(0)
 
 

@@ -368,9 +368,9 @@ def test_layers_from_is_fetched(tmp_path):
 
 def test_layers_from_a_mask_of_another_network_is_refused_before_anything_runs(tmp_path):
     save_masks(tmp_path / "masks.npz", prepared(width=24).masks)
-    with pytest.raises(InputError, match="of another network"):
+    with pytest.raises(InputError, match="another network"):
         trial.check(make(layers_from=str(tmp_path / "masks.npz")))
-    with pytest.raises(InputError, match="gone.npz is no readable file"):
+    with pytest.raises(InputError, match="gone.npz is not a readable mask file"):
         trial.check(make(layers_from=str(tmp_path / "gone.npz")))
 
 
@@ -406,7 +406,7 @@ def test_small_dense_is_trained():
 def test_small_dense_needs_a_width(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match="'own_net:with_dropout' has no width to change"):
+    with pytest.raises(InputError, match="width of model 'own_net:with_dropout' cannot be changed"):
         trial.check(make(model="own_net:with_dropout", width=None, small_dense="macs"))
 
 

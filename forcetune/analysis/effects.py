@@ -103,13 +103,16 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     """
     trials = table[table["outcome"].isin(COUNTED_OUTCOMES)] if len(table) else table
     if "val_accuracy" not in trials or not trials["val_accuracy"].notna().any():
-        raise InputError("no trial that ended tells a val_accuracy, which effects are measured in")
+        raise InputError("effects are differences of val_accuracy, and no trial that ended has one")
     trials = trials.dropna(subset=["val_accuracy"])
     fields = [name for name in (*table.attrs["fields"], "study") if name in trials]
     varied = [name for name in fields if trials[name].nunique() > 1 and name not in ("density", "seed")]
     if field not in varied:
         names = ", ".join(varied) or "none"
-        raise InputError(f"{field!r} does not vary among the trials{suggestion(field, varied)}; these do: {names}")
+        raise InputError(
+            f"effects of {field!r} cannot be compared{suggestion(field, varied)}; allowed are fields with several "
+            f"values, except density and seed: {names}"
+        )
     levels = _make_levels(trials[field] if field != "method" else _name_methods(trials))
     network = [name for name in NETWORK_COLUMNS if name in trials and name != field]
     trials = trials.assign(_level=levels, _left=_subtract_trend_by_level(trials, network, levels))

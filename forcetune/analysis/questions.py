@@ -142,8 +142,8 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     summary = summarize_dense(dense, "val_accuracy")
     if not len(summary):
         raise InputError(
-            "no dense runs tell their val_accuracy, so that nothing can be said to be near them; `forcetune best STUDY "
-            "--dense 3` runs the networks of a study with nothing pruned"
+            "no dense run has a val_accuracy to compare with; `forcetune best STUDY --dense 3` runs the networks of a "
+            "study without pruning"
         )
     if accuracy not in table:
         return table.iloc[:0]
@@ -202,8 +202,8 @@ def _filter_rows(rows: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.
     match = CONDITION_PATTERN.fullmatch(condition)
     if not match:
         raise InputError(
-            f"{condition!r} is no condition; allowed: NAME<NUMBER, also <= > >= = !=, or NAME=WORD, as macs<10M, "
-            "effective_density<=0.5%, method=force,snip"
+            f"{condition!r} is not a condition; allowed: NAME<NUMBER (also <= > >= = !=) or NAME=WORD, such as "
+            "macs<10M, effective_density<=0.5%, method=force,snip"
         )
     name, sign, text = match.groups()
     column = rows[objective_column(table, _check_column(table, name))]
@@ -213,13 +213,13 @@ def _filter_rows(rows: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.
         return rows[_COMPARISONS[sign](column, number).fillna(False).astype(bool)]
     if sign not in ("=", "!="):
         raise InputError(
-            f"{condition!r}: {name} is told in words, or {text!r} is no number; allowed: {name}=, {name}!="
+            f"{condition!r}: {name} has words as values, or {text!r} is not a number; allowed: {name}=, {name}!="
         )
     wanted = [word.strip() for word in text.split(",")]
     words = sorted(set(table[name].dropna().map(_to_word)))
     if unknown := [word for word in wanted if word not in words]:
         near = suggestion(unknown[0], words)
-        raise InputError(f"no trial has the {name} {unknown[0]!r}{near}; there are: {', '.join(words)}")
+        raise InputError(f"no trial has {name}={unknown[0]}{near}; values: {', '.join(words)}")
     same = column.map(_to_word).isin(wanted)
     return rows[(same if sign == "=" else ~same) & column.notna()]
 
@@ -229,7 +229,8 @@ def _check_column(table: pd.DataFrame, name: str) -> str:
     if name not in table:
         columns = sorted(column for column in map(str, table) if not column.endswith(("_mean", "_low", "_high")))
         raise InputError(
-            f"no trial has {name!r}{suggestion(name, columns)}; there are: {', '.join(columns) or 'no trials'}"
+            f"the table has no column {name!r}{suggestion(name, columns)}; columns: "
+            f"{', '.join(columns) or 'none, because there are no trials'}"
         )
     return name
 

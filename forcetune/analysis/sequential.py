@@ -65,7 +65,7 @@ def look_cost(look: int) -> float:
         ValueError: The number is less than 1.
     """
     if look < 1:
-        raise ValueError(f"looks are counted from 1, not {look}")
+        raise ValueError(f"the number of a look must be at least 1, not {look}")
     return np.pi**2 * look**2 / 6
 
 

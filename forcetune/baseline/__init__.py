@@ -185,8 +185,8 @@ def check_seeds(seeds: int, option: str) -> None:
     """Raise InputError where so many pairs can say nothing of the next pair."""
     if seeds < 2:
         raise InputError(
-            f"{option} {seeds}: one pair has no spread and says nothing of the next one; allowed: at least 2, and "
-            f"{MIN_PAIRS_FOR_VERDICT} before any verdict is possible"
+            f"{option} {seeds}: one pair gives no estimate of the spread; allowed: at least 2 (a verdict needs at "
+            f"least {MIN_PAIRS_FOR_VERDICT})"
         )
 
 

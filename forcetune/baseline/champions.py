@@ -51,9 +51,9 @@ class Champion:
     def exclusion_reason(self) -> str | None:
         """The reason why the trial is compared with nothing; None where more than chance chose its weights."""
         if self.trial.small_dense:
-            return f"{self.name} at {self.sparsity:.2%} is a small dense network, of which nothing was pruned"
+            return f"{self.name} at {self.sparsity:.2%} is a small dense network without pruning"
         if self.trial.shuffle or method_row(self.trial.method).is_random:
-            return f"{self.name} at {self.sparsity:.2%} is itself random ({self.label}): there is nothing to beat"
+            return f"{self.name} at {self.sparsity:.2%} has a random mask ({self.label}): it has no random twin to beat"
         return None
 
 
@@ -76,9 +76,11 @@ def select_champions(
     """
     trained = table[table["outcome"] == "trained"] if len(table) else table
     if trained.empty:
-        raise InputError(f"the study {study!r} has no trial that was trained to its end; search first")
+        raise InputError(
+            f"the study {study!r} has no trial that was trained to its end; run `forcetune search FILE` first"
+        )
     if "val_accuracy" not in trained:
-        raise InputError(f"the trials of the study {study!r} tell no val_accuracy, by which champions are compared")
+        raise InputError(f"no trial of the study {study!r} has a val_accuracy, which champions are compared by")
     rows = analysis.best(table) if top is None else _select_top(trained, top, edges)
     return make_champions(study, rows, edges)
 

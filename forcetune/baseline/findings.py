@@ -170,7 +170,7 @@ def _describe_flip(comparison: Comparison, standings: Sequence[Standing]) -> str
     return (
         f"{champion.study}: {champion.name} ({champion.label} at {champion.sparsity:.2%}) against {comparison.against}:"
         f" the verdict was {previous.holds} since {previous.since or 'before the first night'}, and the pairs since"
-        f" then say {standings[-1].holds}"
+        f" then give {standings[-1].holds}"
     )
 
 
@@ -180,7 +180,8 @@ def _describe_sentinel_alarms(watch: Watch, night: str) -> list[str]:
     if watch.drift.alarm:
         changes = sentinels.describe_provenance_changes(watch.study, night)
         lines.append(
-            f"{name}: left their own history, {watch.drift.changed} of {watch.drift.runs} changed, on average by "
-            f"{watch.shift:+.2f} points of accuracy; {'; '.join(changes) or 'versions and device are as they were'}"
+            f"{name}: results differ from earlier nights: {watch.drift.changed} of {watch.drift.runs} runs changed, on "
+            f"average by {watch.shift:+.2f} points of accuracy; "
+            f"{'; '.join(changes) or 'versions and device are unchanged'}"
         )
     return lines

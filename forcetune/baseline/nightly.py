@@ -113,7 +113,7 @@ class Nights:
             try:
                 stack.enter_context(driver_lock(f"nightly.{self._file.stem}", optuna_uri()))
             except HeldError as error:
-                raise HeldError(f"a night of {self._file} is not over: {error}") from None
+                raise HeldError(f"another process runs a night of {self._file}: {error}") from None
             return [self._run_night(due_night, send) for due_night in [*self._list_unfinished(night), night]]
 
     def _list_unfinished(self, night: str) -> list[str]:
@@ -221,7 +221,8 @@ class Nights:
     def _describe_left_runs(self, shares: Sequence[Share]) -> list[str]:
         """Describe the runs of the plan that the budget did not allow."""
         return [
-            f"{champion_study.name}: {len(missing)} of {len(share.companions)} runs are left for other nights"
+            f"{champion_study.name}: {len(missing)} of {len(share.companions)} runs were not started, because the "
+            "budget is used up"
             for champion_study, share in zip(self._champion_studies, shares, strict=True)
             if (missing := champion_study.companions.find_missing(share.companions))
         ]

@@ -42,7 +42,7 @@ def render_page(findings: Findings, margin: float) -> str:
         _render_verdicts(findings.verdicts),
         f"<p>{escape(describe_columns(margin))}</p>",
         _render_twins(),
-        _render_figure(plot_history(findings, margin), "Differences by night; below, the same numbers as a table"),
+        _render_figure(plot_history(findings, margin), "Differences by night; the table below has the same numbers"),
         _render_histories(findings),
         "<h2>Sentinels</h2>",
         _render_sentinels(findings.watches),
@@ -56,9 +56,10 @@ def describe_columns(margin: float) -> str:
     """Describe the columns of the table of verdicts."""
     return (
         "Difference: champion minus twin in points of test accuracy over all nights, with Student's 95 % interval. "
-        f"Ties: the mean lies within {margin:g} points. p: by which the verdict was reached, of no "
-        "difference or of one beyond the margin, or of no difference by the pairs so far; corrected for looking every "
-        "night and for all comparisons. Needed: pairs that would probably settle it."
+        f"Ties: the mean lies within {margin:g} points of 0. p: of the test that decided the verdict (of no "
+        "difference; for ties, of a difference beyond the margin); for undecided comparisons, of no difference over "
+        "all pairs so far; corrected for looking every night and for all comparisons. Needed: the number of pairs that "
+        "would probably decide the comparison."
     )
 
 
@@ -155,7 +156,7 @@ def _render_alarms(alarms: Sequence[str]) -> str:
 
 def _render_verdicts(verdicts: pd.DataFrame) -> str:
     if verdicts.empty:
-        return "<p>Nothing was compared yet.</p>"
+        return "<p>There is no comparison yet.</p>"
     rows = [
         [
             *(row["study"], row["champion"], row["method"], f"{row['sparsity']:.2%}", row["against"]),
@@ -201,7 +202,7 @@ def _render_histories(findings: Findings) -> str:
 
 def _render_sentinels(watches: Sequence[Watch]) -> str:
     if not watches:
-        return "<p>None were run.</p>"
+        return "<p>No sentinel has run.</p>"
     rows = [
         [
             watch.study,
@@ -215,8 +216,8 @@ def _render_sentinels(watches: Sequence[Watch]) -> str:
         ]
         for watch in watches
     ]
-    header = ["study", "arm", "nights before", "runs", "changed", "shift", "p", "alarm"]
-    caption = "Test accuracy of the same runs, night by night"
+    header = ["study", "arm", "earlier nights", "runs", "changed", "shift", "p", "alarm"]
+    caption = "Test accuracy of the same runs by night"
     return render_table(header, rows, word_columns={"study", "arm", "alarm"}) + _render_figure(
         _plot_sentinels(watches), caption
     )

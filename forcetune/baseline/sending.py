@@ -47,11 +47,11 @@ def _run_as_job(companion_runs: CompanionRuns, address: str, priority: Priority,
         )
         jobs.wait(other.id, address)
     job = jobs.submit_companions(companion_runs, address, priority, say=print_line)
-    print_line(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows it")
+    print_line(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows its log")
     ended = jobs.wait(job.id, address)
     if ended.state != "succeeded":
         raise StoppedError(
-            f"the job {job.id} {ended.state}: {ended.reason or 'no reason is known'}. What it has run is kept, and the "
-            "same command goes on"
+            f"the job {job.id} {ended.state}: {ended.reason or 'unknown reason'}. Its finished runs are kept; run the "
+            "same command again to continue"
         )
     return None

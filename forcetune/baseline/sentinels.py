@@ -104,7 +104,7 @@ def describe_provenance_changes(study: str, night: str) -> list[str]:
         return []
     before, now = (_collect_provenance(runs, date) for date in nights[-2:])
     return [
-        f"{name.removeprefix('forcetune.')} was {before[name]}, is {now[name]}"
+        f"{name.removeprefix('forcetune.')} changed from {before[name]} to {now[name]}"
         for name in PROVENANCE_TAGS
         if before[name] != now[name]
     ]

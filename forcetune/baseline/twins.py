@@ -26,11 +26,12 @@ FIXED_TWIN_FIELDS: dict[str, Mapping[str, Any]] = {
 TUNED_TWIN_ARM = "tuned_random"
 STRONGEST_RANDOM_METHOD = "random_erk"  # both in publications and in forcetune's own nights
 RIVAL_DESCRIPTIONS: dict[str, str] = {
-    "random_uniform": "as dense in every layer, weights at random",
-    "random_erk": "denser where layers are small (ERK), weights at random",
-    "shuffled": "the champion's layer densities, weights at random: does it choose weights, or only layers?",
-    "small_dense": "an unpruned network with as many multiply-adds",
-    TUNED_TWIN_ARM: "the best random trial of the band, ERK given as many tries as the champion's method had there",
+    "random_uniform": "random weights, with the same density in every layer",
+    "random_erk": "random weights, with higher densities in small layers (ERK)",
+    "shuffled": "random weights, with the champion's layer densities: tests whether the method chooses weights or only "
+    "layer densities",
+    "small_dense": "an unpruned network with as many multiply-adds as the champion",
+    TUNED_TWIN_ARM: "the best random trial of the band, after as many ERK trials as the champion's method has there",
 }
 _RANDOM_MASK_FIELDS = {"shuffle": False, "invert": False, "layers_from": None}
 

@@ -96,27 +96,39 @@ class Question:
 
 @main.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY...")
-@click.option("--min-sparsity", type=click.FloatRange(0, 1), help="fraction of weights removed, at least")
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="validation accuracy, at least")
-@click.option("--method", help="trials of this method alone")
+@click.option(
+    "--min-sparsity", type=click.FloatRange(0, 1), help="only trials with at least this fraction of weights removed"
+)
+@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="only trials with at least this validation accuracy")
+@click.option("--method", help="only trials of this method")
 @click.option(
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help="trials that meet it alone, as 'macs<10M', 'effective_density<=0.5%', 'model=mlp,lenet5'; more than once: all",
+    help="only trials that meet this condition, such as 'macs<10M', 'effective_density<=0.5%', 'model=mlp,lenet5'; "
+    "several conditions: trials that meet all of them",
 )
-@click.option("--by", metavar="FIELD", help="for each value of it apart: method, model, study, ...")
-@click.option("--knee", is_flag=True, help="of the front the point where the trade turns")
+@click.option("--by", metavar="FIELD", help="answer separately for each value of this field: method, model, study, ...")
 @click.option(
-    "--within", type=click.FloatRange(0), metavar="POINTS", help="the sparsest within so many points of dense"
+    "--knee", is_flag=True, help="only the point of the front beyond which one objective costs most of the others"
 )
-@click.option("--top", type=click.IntRange(1), help="the most accurate in place of the front")
-@click.option("--dense", type=click.IntRange(1), metavar="SEEDS", help="first run the networks with nothing pruned")
-@click.option("--effect", multiple=True, metavar="FIELD", help="what its values change at equal density")
-@click.option("--importance", is_flag=True, help="how much each field has to do with each objective")
-@click.option("--json", "as_json", is_flag=True, help="one array of objects, the front sorted by sparsity")
-@click.option("--csv", "as_csv", is_flag=True, help="as CSV")
-@click.option("--watch", is_flag=True, help="follow a search that runs, until it ends")
+@click.option(
+    "--within",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="the sparsest network within this many points of the dense network's accuracy",
+)
+@click.option("--top", type=click.IntRange(1), help="this many of the most accurate trials, instead of the front")
+@click.option(
+    "--dense", type=click.IntRange(1), metavar="SEEDS", help="first run the dense networks with this many seeds"
+)
+@click.option(
+    "--effect", multiple=True, metavar="FIELD", help="how the values of this field differ in accuracy at equal density"
+)
+@click.option("--importance", is_flag=True, help="how important each field is for each objective")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: one array of objects, the front sorted by sparsity")
+@click.option("--csv", "as_csv", is_flag=True, help="print CSV")
+@click.option("--watch", is_flag=True, help="follow a running search until it ends")
 @address_option
 @priority_option
 def best(
@@ -140,7 +152,7 @@ def best(
 ) -> None:
     """Answer questions about finished trials: which configuration is best, why, and at what cost.
 
-    It reads MLflow alone. Without options it prints the front of STUDY; for several studies, their common front.
+    It reads only MLflow. Without options it prints the front of STUDY; for several studies, their common front.
     """
     from forcetune import results
 
@@ -170,9 +182,11 @@ def best(
 
 @main.command()
 @click.argument("study")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file (report-STUDY.html)")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="file of the page (default: report-STUDY.html)"
+)
 def report(study: str, out: Path | None) -> None:
-    """Write STUDY as one page that opens without a network, and keep the page in MLflow with the study's run."""
+    """Write a report of STUDY as one page that opens without a network, and store the page in MLflow too."""
     from forcetune import report as report_package
 
     click.echo(f"page: {report_package.write(study, out)}")
@@ -204,8 +218,8 @@ def _describe_no_match(question: Question) -> str:
     if question.knee:
         return "a front of fewer than three points has no knee"
     if question.within is not None:
-        return f"no trained trial that meets this is within {question.within:g} points of dense"
-    return "no trained trial meets this"
+        return f"no trained trial that meets these conditions is within {question.within:g} points of the dense network"
+    return "no trained trial meets these conditions"
 
 
 def _summarize(table: pd.DataFrame, question: Question) -> str:
@@ -213,7 +227,7 @@ def _summarize(table: pd.DataFrame, question: Question) -> str:
     if question.knee:
         selection = "knee of the front"
     elif question.within is not None:
-        selection = f"sparsest within {question.within:g} points of dense"
+        selection = f"sparsest within {question.within:g} points of the dense network, out"
     elif question.top is not None:
         selection = "most accurate"
     return f"{selection} of {describe_outcomes(table)}"
@@ -249,7 +263,7 @@ def _explain(
     from forcetune import search
 
     if len(table.attrs["studies"]) > 1:
-        raise InputError("--importance is of one study: the spaces of several are not the same")
+        raise InputError("--importance takes one study: several studies have different search spaces")
     shares = search.importance(candidates)
     _print_data(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
 
@@ -267,7 +281,7 @@ def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority
         try:
             end_reason = baseline.make_sender(show.console(error=quiet), priority, address)(companion_runs)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; the same command goes on where it was", err=True)
+            click.echo("\ninterrupted; run the same command again to continue", err=True)
             sys.exit(INTERRUPTED)
         has_run = True
         if end_reason:
@@ -281,8 +295,8 @@ def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:
     if runs.empty:
         names = " ".join(study_results.trials.attrs["studies"])
         raise InputError(
-            f"nothing was run of {names} with all weights: `forcetune best {names} --within {points:g} --dense 3` "
-            "does so first, with three seeds"
+            f"{names} has no dense runs; `forcetune best {names} --within {points:g} --dense 3` runs them first, "
+            "with three seeds"
         )
     return runs
 
@@ -300,7 +314,7 @@ def _require_at_most_one(options: Mapping[str, object]) -> None:
     # 0 is a value, though Python counts it as false
     set_options = [name for name, value in options.items() if value not in (None, ()) and value is not False]
     if len(set_options) > 1:
-        raise InputError(f"{' and '.join(set_options)} ask for different things; allowed: one of {', '.join(options)}")
+        raise InputError(f"{' and '.join(set_options)} exclude each other; allowed: one of {', '.join(options)}")
 
 
 def _watch(studies: Sequence[str], question: Question) -> None:

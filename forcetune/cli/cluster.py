@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.option("--database", metavar="URL", help="of a PostgreSQL for both stores (SQLite files in the current folder)")
-@click.option("--cpus", type=click.FloatRange(0), help="cores for trials (the machine's)")
-@click.option("--gpus", type=click.FloatRange(0), help="GPUs for trials (the machine's)")
+@click.option(
+    "--database",
+    metavar="URL",
+    help="address of a PostgreSQL database for both stores (default: SQLite files in the current folder)",
+)
+@click.option("--cpus", type=click.FloatRange(0), help="cores for trials (default: all of the machine)")
+@click.option("--gpus", type=click.FloatRange(0), help="GPUs for trials (default: all of the machine)")
 @start_limit_option(120)
 @json_option
 def up(database: str | None, cpus: float | None, gpus: float | None, start_limit: float, as_json: bool) -> None:
     """Start a Ray head and an MLflow server on this machine, for `submit`.
 
-    A service of the current folder that already runs stays as it is.
+    A service that already runs in the current folder is not changed.
     """
     from forcetune import service, show
 
@@ -53,15 +57,17 @@ def up(database: str | None, cpus: float | None, gpus: float | None, start_limit
 @main.command()
 @json_option
 def down(as_json: bool) -> None:
-    """End what `up` started in the current folder, and nothing else.
+    """End the service that `up` started in the current folder.
 
-    Jobs that run are taken up again after the next `up`.
+    Running jobs continue after the next `up`.
     """
     from forcetune import service
 
     ended = service.down()
     message = (
-        f"ended: {', '.join(ended)}; the stores stay as they are" if ended else "nothing of `forcetune up` runs here"
+        f"ended: {', '.join(ended)}; the stores are not changed"
+        if ended
+        else "no service of `forcetune up` runs in this folder"
     )
     click.echo(json.dumps(ended) if as_json else message)
 
@@ -70,11 +76,19 @@ def down(as_json: bool) -> None:
 @click.argument("file")
 @address_option
 @priority_option
-@click.option("--restarts", type=click.IntRange(0), default=3, show_default=True, help="of a driver that dies")
-@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="how often a driver that died is started again",
+)
+@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
 @retry_option
-@click.option("--wait", is_flag=True, help="follow the job's log, and exit with its exit code")
-@click.option("--dry-run", is_flag=True, help="list the files that would be sent and those left out; send nothing")
+@click.option("--wait", is_flag=True, help="follow the job's log, and exit with the job's exit code")
+@click.option(
+    "--dry-run", is_flag=True, help="list the files that would be sent, and those that would not; send nothing"
+)
 @json_option
 def submit(
     file: str,
@@ -118,7 +132,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("job")
 @address_option
-@click.option("--follow", is_flag=True, help="until the job ends")
+@click.option("--follow", is_flag=True, help="follow the log until the job ends")
 @json_option
 def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
     """Print the log of JOB."""
@@ -133,7 +147,7 @@ def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
 @address_option
 @json_option
 def stop(job: str, address: str | None, as_json: bool) -> None:
-    """Stop JOB: it hands back its running trials, and `resume` goes on with them."""
+    """Stop JOB and its running trials; `resume` continues them."""
     from forcetune import jobs
 
     _print_job(jobs.stop(job, address), as_json)
@@ -144,7 +158,7 @@ def stop(job: str, address: str | None, as_json: bool) -> None:
 @address_option
 @json_option
 def resume(job: str, address: str | None, as_json: bool) -> None:
-    """Go on with the study of JOB, which has ended, as a new job with the same code, and print the new job's id."""
+    """Continue the study of JOB, which has ended, in a new job with the same code, and print the new job's id."""
     from forcetune import jobs
 
     _print_job(jobs.resume(job, address), as_json)
@@ -161,7 +175,7 @@ def resume(job: str, address: str | None, as_json: bool) -> None:
 def supervise(
     file: str, client: str, restarts: int, priority: Priority, fresh: bool, retry_failed: bool, companions: bool
 ) -> None:
-    """Run what a job consists of, `search` or the companions in a list, and start it again when it dies."""
+    """Run the command of a job, `search` or `accompany`, and start it again when it dies."""
     from forcetune.jobs import supervisor
 
     def is_complete() -> bool:
@@ -196,7 +210,7 @@ def _print_package(package: Package, as_json: bool) -> None:
     for path in package.files:
         click.echo(path)
     for name, secret in left_out.items():
-        click.echo(f"left out: {name}, which {secret}")
+        click.echo(f"not sent: {name} (it {secret})")
 
 
 def _print_job(job: Job, as_json: bool) -> None:

@@ -63,7 +63,7 @@ def require_options(fields: dict[str, Any], *names: str) -> None:
     """Raise InputError where one of these options has no value."""
     missing = [f"--{name}" for name in names if name not in fields]
     if missing:
-        raise InputError(f"{missing[0]} is missing; needed: {', '.join(f'--{name}' for name in names)}")
+        raise InputError(f"{missing[0]} is missing; required: {', '.join(f'--{name}' for name in names)}")
 
 
 def drop_unset(options: dict[str, Any]) -> dict[str, Any]:
@@ -81,4 +81,4 @@ def parse_numbers(option: str, text: str) -> list[float]:
     try:
         return [float(word) for word in split_words(text)]
     except ValueError:
-        raise InputError(f"{option} {text}: allowed: numbers with commas between, as 0.1,0.05") from None
+        raise InputError(f"{option} {text}: allowed: numbers separated by commas, such as 0.1,0.05") from None

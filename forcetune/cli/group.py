@@ -34,7 +34,9 @@ class _Commands(click.Group):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             with suppress(OSError):  # standard error may lie on that disk
-                click.echo(f"forcetune: a disk is full ({error}); with room on it the same command goes on", err=True)
+                click.echo(
+                    f"forcetune: a disk is full ({error}); free some space and run the same command again", err=True
+                )
             sys.exit(FAILED)
         except Exception as error:
             if not _is_mlflow_error(error):
@@ -69,7 +71,7 @@ priority_option = click.option(
     type=click.Choice(["normal", "low"]),
     default="normal",
     show_default=True,
-    help="among the studies of a cluster; low: what the others leave",
+    help="priority among the studies of a cluster; low uses only what the others leave free",
 )
 
 
@@ -79,7 +81,7 @@ retry_option = click.option(
 
 
 address_option = click.option(
-    "--address", metavar="URL", help="of the cluster's dashboard, http://HOST:8265 (RAY_ADDRESS)"
+    "--address", metavar="URL", help="address of the cluster's dashboard, http://HOST:8265 (default: RAY_ADDRESS)"
 )
 
 
@@ -91,11 +93,11 @@ def start_limit_option(seconds: float) -> Callable[[F], F]:
         metavar="SECONDS",
         default=seconds,
         show_default=True,
-        help="that each process it starts may take to answer; a loaded machine needs more",
+        help="seconds that each started process may take to answer; a busy machine needs more",
     )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="as JSON")
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
 def option_arguments(context: click.Context, leave_out: Collection[str]) -> list[str]:
@@ -119,6 +121,6 @@ def until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:
     try:
         yield from pieces
     except KeyboardInterrupt:
-        message = f"the job goes on; `forcetune logs {job} --follow` shows it, `forcetune stop {job}` stops it"
+        message = f"the job continues; `forcetune logs {job} --follow` shows its log, `forcetune stop {job}` stops it"
         click.echo(f"\n{message}", err=True)
         sys.exit(INTERRUPTED)

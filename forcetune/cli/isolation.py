@@ -61,12 +61,12 @@ def run_isolated(arguments: Sequence[str], timeout_s: float) -> int:
     function = _find_user_function(report)
     if is_late:
         raise InputError(
-            f"{function or 'the check'} has not ended within {timeout_s:g} s; `--timeout SECONDS` lets it take longer"
+            f"{function or 'the check'} has not ended within {timeout_s:g} s; `--timeout SECONDS` allows more time"
         )
     if not report.endswith(END_MARK):
         code = process.returncode
         end = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        raise InputError(f"{function or 'code that the check called'} ended the process with {end}")
+        raise InputError(f"{function or 'a function that the check called'} ended the process with {end}")
     return process.returncode
 
 

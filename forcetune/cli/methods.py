@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @main.command(cls=Prune)
 @click.option("--trial", "run", help="id of a trial's run, as `best` prints it; other options change its fields")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, as masks.npz")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, such as masks.npz")
 def prune(run: str | None, out: Path | None, **field_options: Any) -> None:
-    """Prune one network without a search, and print its density by layer."""
+    """Prune one network without a search, and print the density of each layer."""
     from forcetune import pruning, show, tracking, trial
 
     if out and not out.absolute().parent.is_dir():
@@ -40,15 +40,23 @@ def prune(run: str | None, out: Path | None, **field_options: Any) -> None:
 
 
 @main.command(cls=Compare)
-@click.option("--methods", required=True, help="methods, with commas between; the random controls are always added")
-@click.option("--densities", required=True, help="fractions of weights kept, with commas between")
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="trials of each, seeds 0, 1, ...")
-@click.option("--study", "name", help="the study's name (compare-MODEL-DATASET)")
-@click.option("--out", type=click.Path(path_type=Path), default=".", help="folder of the files (the current one)")
-@click.option("--cpus", type=float, help="cores a trial (1)")
-@click.option("--gpus", metavar="NUMBER|auto", type=number_or_word, help="GPUs a trial (0)")
-@click.option("--concurrent", type=int, help="trials at once (as many as fit)")
-@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@click.option("--methods", required=True, help="methods, separated by commas; the random controls are always added")
+@click.option("--densities", required=True, help="fractions of weights kept, separated by commas")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="trials for each method and density, with seeds 0, 1, ...",
+)
+@click.option("--study", "name", help="name of the study (default: compare-MODEL-DATASET)")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=".", help="folder of the files (default: the current one)"
+)
+@click.option("--cpus", type=float, help="cores per trial (default: 1)")
+@click.option("--gpus", metavar="NUMBER|auto", type=number_or_word, help="GPUs per trial (default: 0)")
+@click.option("--concurrent", type=int, help="number of trials that run at once (default: as many as fit)")
+@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
 def compare(
     methods: str,
     densities: str,
@@ -63,7 +71,7 @@ def compare(
 ) -> None:
     """Compare methods with the random controls over sparsity: write the grid study, run it, and print the table.
 
-    With the same options, a second call continues where the first one stopped. The command leaves NAME.yaml, NAME.csv,
+    With the same options, a second call continues where the first one stopped. The command writes NAME.yaml, NAME.csv,
     NAME.md and NAME.tex.
     """
     from forcetune import comparison, search, show, spec
@@ -71,7 +79,7 @@ def compare(
     fields = drop_unset(field_options)
     require_options(fields, "model", "dataset")
     if not split_words(methods):
-        raise InputError(f"--methods {methods}: allowed: names with commas between, as snip,force")
+        raise InputError(f"--methods {methods}: allowed: names separated by commas, such as snip,force")
     name = name or "compare-{model}-{dataset}".format(**fields).replace(":", "-")
     resources = drop_unset({"cpus": cpus, "gpus": gpus, "concurrent": concurrent})
     study_file = comparison.grid_study(

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("study")
-@click.option("--top", type=click.IntRange(1), help="champions of each band of sparsity (the front)")
-@click.option("--bands", help="edges of the bands, rising, with commas between, as 0.9,0.98,1")
-@click.option("--seeds", type=click.IntRange(1), help="pairs of a comparison (12)")
+@click.option("--top", type=click.IntRange(1), help="number of champions in each sparsity band (default: the front)")
+@click.option("--bands", help="rising edges of the sparsity bands, separated by commas, such as 0.9,0.98,1")
+@click.option("--seeds", type=click.IntRange(1), help="pairs per comparison (default: 12)")
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
     default=0.5,
     show_default=True,
-    help="points of test accuracy within which two are as good as each other",
+    help="points of test accuracy within which two networks count as equally good",
 )
-@click.option("--pool", is_flag=True, help="judge the champions of a method and band together, too")
-@click.option("--dry-run", is_flag=True, help="say what would be run, and what it would cost")
+@click.option("--pool", is_flag=True, help="also judge the champions of one method and band together")
+@click.option("--dry-run", is_flag=True, help="only print what would run, and its cost")
 @address_option
 @priority_option
 @json_option
@@ -50,8 +50,9 @@ def baseline(
 ) -> None:
     """Compare the best trials of STUDY with their random twins, with fresh seeds and on the test images.
 
-    The command runs what is missing, here or as a job where the address of a cluster's dashboard is given. For each
-    comparison it prints a verdict: the champion beats its twin, ties with it, loses to it, or the result is undecided.
+    The command starts the runs that are missing, on this machine or, if the address of a cluster's dashboard is set, as
+    a job. For each comparison it prints a verdict: the champion beats its twin, ties with it, loses to it, or the
+    result is undecided.
 
     Without --top, --bands and --seeds it compares as many champions, in as many pairs, as one hour on a device allows.
     """
@@ -78,7 +79,7 @@ def baseline(
             else None
         )
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command goes on where it was", err=True)
+        click.echo("\ninterrupted; run the same command again to continue", err=True)
         sys.exit(INTERRUPTED)
     verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
@@ -91,15 +92,16 @@ def baseline(
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--date", "night", help="the night's name, as 2026-11-26 (today)")
-@click.option("--dry-run", is_flag=True, help="say what would be run, and what it would cost")
+@click.option("--date", "night", help="name of the night, such as 2026-11-26 (default: today)")
+@click.option("--dry-run", is_flag=True, help="only print what would run, and its cost")
 @address_option
 @json_option
 def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, as_json: bool) -> None:
-    """Compare the champions of the studies in FILE with random pruning: run what tonight, or a night that died, lacks.
+    """Compare the champions of the studies in FILE with random pruning.
 
-    On a cluster its trials yield to those of other users. It leaves a page in the current folder, and a run in the
-    experiment forcetune-nightly. Exit code 3 is an alarm: a verdict flipped, or runs that were the same differ now.
+    The command starts the runs that tonight, or an earlier night that died, still needs. On a cluster its trials yield
+    to those of other users. It writes a page into the current folder, and a run into the experiment forcetune-nightly.
+    Exit code 3 is an alarm: a verdict changed, or repeated runs no longer give the same results.
     """
     from forcetune import baseline, show
 
@@ -112,7 +114,7 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
     try:
         night_findings = nights.run(name, baseline.make_sender(console, "low", address))
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; the same command goes on where it was", err=True)
+        click.echo("\ninterrupted; run the same command again to continue", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps([findings.plain() for findings in night_findings], indent=1))
@@ -128,12 +130,16 @@ def _parse_night(text: str | None) -> str:
     try:
         return date.fromisoformat(text).isoformat() if text else date.today().isoformat()
     except ValueError:
-        raise InputError(f"--date {text}: allowed: a date as 2026-11-26") from None
+        raise InputError(f"--date {text}: allowed: a date such as 2026-11-26") from None
 
 
 _file_argument = click.argument("file", type=click.Path(path_type=Path), default="nightly.yaml")
-_at_option = click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="by the machine's clock")
-_log_option = click.option("--log", type=click.Path(path_type=Path), help="file for what it prints (FILE's name, .log)")
+_at_option = click.option(
+    "--at", default="02:00", show_default=True, metavar="HH:MM", help="start of a night, by the machine's clock"
+)
+_log_option = click.option(
+    "--log", type=click.Path(path_type=Path), help="file for the output (default: FILE's name with .log)"
+)
 
 
 @main.group()
@@ -145,15 +151,15 @@ def schedule() -> None:
 @_file_argument
 @_at_option
 @_log_option
-@click.option("--install", is_flag=True, help="into the crontab, in place of an earlier line for FILE")
-@click.option("--remove", is_flag=True, help="the line for FILE from the crontab")
+@click.option("--install", is_flag=True, help="put the line into the crontab, in place of an earlier line for FILE")
+@click.option("--remove", is_flag=True, help="remove the line for FILE from the crontab")
 def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> None:
     """Print the crontab line that starts a night of FILE, or install it."""
     from forcetune import schedule as schedule_package
 
     if remove:
         was_removed = schedule_package.uninstall(file)
-        click.echo(f"{'removed' if was_removed else 'the crontab has no line for'} {file}")
+        click.echo(f"{'removed from the crontab:' if was_removed else 'the crontab has no line for'} {file}")
         return
     night = _plan_night(file, at, log)
     if not install:
@@ -168,7 +174,9 @@ def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> 
 @_file_argument
 @_at_option
 @_log_option
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="folder for the files (printed)")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="folder for the files (default: print them)"
+)
 def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
     """Write the service and the timer that start a night of FILE."""
     from forcetune import schedule as schedule_package
@@ -183,13 +191,15 @@ def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
             click.echo(f"# {name}\n{text}")
     if out:
         timer = next(name for name in units if name.endswith(".timer"))
-        click.echo(f"with {out} as ~/.config/systemd/user: systemctl --user enable --now {timer}")
+        click.echo(
+            f"copy the files from {out} to ~/.config/systemd/user, and run: systemctl --user enable --now {timer}"
+        )
 
 
 @schedule.command()
 @_file_argument
 @_at_option
-@click.option("--image", required=True, help="with forcetune in it, as cluster/Dockerfile makes one")
+@click.option("--image", required=True, help="image that contains forcetune, such as the one of cluster/Dockerfile")
 def kubernetes(file: Path, at: str, image: str) -> None:
     """Print the CronJob that starts a night of FILE, for `kubectl apply -f -`."""
     from forcetune import schedule as schedule_package
@@ -200,7 +210,7 @@ def kubernetes(file: Path, at: str, image: str) -> None:
 @schedule.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show which nights the crontab starts, the last night of each file, and the verdicts that hold."""
+    """Show which nights the crontab starts, the last night of each file, and the current verdicts."""
     from forcetune import baseline, show
     from forcetune import schedule as schedule_package
 

@@ -35,7 +35,7 @@ def run_search(
         with naming_file(file):
             end_reason = search.run(study, show.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; {rerun_command} goes on where it was", err=True)
+        click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
         sys.exit(INTERRUPTED)
     return results.read(study.study), end_reason
 
@@ -44,7 +44,7 @@ def report_end(study: Study, table: pd.DataFrame, end_reason: str | None) -> Non
     """Print what was reused, missing and failed; exit with 1 where every trial failed."""
     if "steps_reused" in table and (reused := table["steps_reused"]).any():
         trial_share = f"{(reused > 0).sum()} of {len(table)} trials"
-        click.echo(f"pruning steps taken over from another density: {reused.sum():.0f}, in {trial_share}")
+        click.echo(f"pruning steps reused from another density: {reused.sum():.0f}, in {trial_share}")
     if end_reason:
         click.echo(f"{end_reason} ({len(table)} of {study.trials} trials)")
     elif len(table) < study.trials:
@@ -61,10 +61,10 @@ def _explain_missing(study: Study, count: int) -> str:
 
     if search.is_complete(study):
         return (
-            f"{study.trials - count} of {study.trials} trials have no run in MLflow any more; `forcetune doctor "
-            f"{study.study}` names them, and --repair writes them anew from the ledger"
+            f"{study.trials - count} of {study.trials} trials no longer have a run in MLflow; `forcetune doctor "
+            f"{study.study}` lists them, and its option --repair writes them again from the ledger"
         )
-    return f"{study.trials} trials were asked for, and the study's space has no more than {count}"
+    return f"the study asks for {study.trials} trials, and its search space has only {count}"
 
 
 def describe_failures(table: pd.DataFrame) -> str | None:
@@ -73,8 +73,8 @@ def describe_failures(table: pd.DataFrame) -> str | None:
     if not failed:
         return None
     return (
-        f"{failed} failed: the reason is in their runs, tag forcetune.reason and artifact error.json; after you have "
-        "fixed it, `forcetune search FILE --retry-failed` runs them again"
+        f"{failed} failed: the reason is in the tag forcetune.reason and the artifact error.json of each run; after "
+        "you have fixed the cause, `forcetune search FILE --retry-failed` runs them again"
     )
 
 

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("what", metavar="FILE|MODEL")
-@click.option("--dataset", help="whose samples MODEL takes")
-@click.option("--data-root", help="folder of the data set's files, where it needs one")
-@click.option("--input", "input_shape", help="shape of MODEL's samples without a data set (3x32x32)")
-@click.option("--classes", type=click.IntRange(1), help="its classes without a data set (10)")
-@click.option("--width", type=click.IntRange(1), help="channels of MODEL's first stage (its own)")
+@click.option("--dataset", help="data set whose samples are the input of MODEL")
+@click.option("--data-root", help="folder of the data set's files, if it needs one")
+@click.option("--input", "input_shape", help="sample shape of MODEL, without --dataset (default: 3x32x32)")
+@click.option("--classes", type=click.IntRange(1), help="classes of MODEL, without --dataset (default: 10)")
+@click.option("--width", type=click.IntRange(1), help="channels of MODEL's first stage (default: its own)")
 @click.option(
     "--timeout",
     "timeout_s",
     type=click.IntRange(1, 10**6),
     default=600,
     show_default=True,
-    help="seconds within which the check must end, code of your own included",
+    help="seconds within which the check must end, including your own code",
 )
 @click.option("--result-fd", type=int, hidden=True)
 @click.pass_context
@@ -48,7 +48,7 @@ def check(
 ) -> None:
     """Validate the study in FILE and print what it would run and cost, or print which weights of MODEL can be pruned.
 
-    It writes nothing but the predicted cost, which the search later compares with the cost that it had.
+    It stores only the predicted cost, which the search later compares with its actual cost.
 
     MODEL is a row of MODELS, torchvision:name, or package.module:function of your own.
 
@@ -78,7 +78,7 @@ def _check(
         _check_model(what, _sample_sizes(dataset, data_root, input_shape, classes), width)
     elif model_options := [name for name, value in (("--dataset", dataset), ("--input", input_shape)) if value]:
         raise InputError(
-            f"{model_options[0]} is for a model, and {what!r} is none; allowed: {', '.join(models.MODELS)}, "
+            f"{model_options[0]} applies to a model, and {what!r} is not a model; allowed: {', '.join(models.MODELS)}, "
             "torchvision:name, package.module:function"
         )
     else:
@@ -93,7 +93,7 @@ def _check(
 
 @main.command("search")
 @click.argument("file")
-@click.option("--fresh", is_flag=True, help="archive what is there of the study under a dated name, and start anew")
+@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
 @retry_option
 @priority_option
 def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priority) -> None:
@@ -109,14 +109,14 @@ def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priorit
 
 @main.command()
 @click.argument("study")
-@click.option("--repair", is_flag=True, help="mend what disagrees, the ledger taken at its word")
+@click.option("--repair", is_flag=True, help="repair what disagrees; where data differ, the ledger counts as right")
 def doctor(study: str, repair: bool) -> None:
-    """Compare what Optuna, MLflow and the checkpoints say of STUDY; exit code 1 where they disagree."""
+    """Compare the data of STUDY in Optuna, MLflow and the checkpoints; exit with 1 if they disagree."""
     from forcetune import search, show
 
     repaired, remaining, holder = search.examine(study, repair)
     if holder:
-        click.echo(f"{holder}; trials that run are left out")
+        click.echo(f"{holder}; running trials are not examined")
     show.findings(repaired, remaining)
     if remaining:
         sys.exit(FAILED)
@@ -124,7 +124,7 @@ def doctor(study: str, repair: bool) -> None:
 
 @main.command()
 @click.argument("study")
-@click.option("--yes", is_flag=True, help="do not ask")
+@click.option("--yes", is_flag=True, help="do not ask for confirmation")
 def delete(study: str, yes: bool) -> None:
     """Delete STUDY with its companions from both stores; MLflow keeps its runs in the trash until `mlflow gc`."""
     from forcetune import search
@@ -135,7 +135,7 @@ def delete(study: str, yes: bool) -> None:
     )
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"{description} would be deleted; give --yes where nobody can be asked")
+            raise InputError(f"{description} would be deleted; without a terminal, confirm with --yes")
         click.confirm(f"Delete {description}?", abort=True)
     search.delete(study)
     click.echo(f"deleted: {description}; `mlflow gc` removes the runs for good")
@@ -143,14 +143,14 @@ def delete(study: str, yes: bool) -> None:
 
 @main.command()
 @click.argument("study")
-@click.option("--to", "ledger", metavar="STORAGE", help="the Optuna storage that shall have its trials")
-@click.option("--mlflow", "runs", metavar="URI", help="the MLflow server or store that shall have its runs")
-@click.option("--yes", is_flag=True, help="do not ask")
+@click.option("--to", "ledger", metavar="STORAGE", help="Optuna storage that receives the trials")
+@click.option("--mlflow", "runs", metavar="URI", help="MLflow server or store that receives the runs")
+@click.option("--yes", is_flag=True, help="do not ask for confirmation")
 def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, unchanged.
 
-    After a kill, the same command goes on. The study is deleted here once all of it is in the other stores. There its
-    runs get new ids, and are found by their old ids too.
+    If the command is killed, run it again to continue. The study is deleted from the old stores once the new ones have
+    all of it. Its runs get new ids, and can also be found by their old ids.
     """
     from forcetune import search
     from forcetune.stores import hide_password
@@ -161,13 +161,13 @@ def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     )
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError(f"{description} would be moved; give --yes where nobody can be asked")
+            raise InputError(f"{description} would be moved; without a terminal, confirm with --yes")
         click.confirm(f"Move {description}?", abort=True)
     search.move(study, ledger, runs, click.echo)
     click.echo(f"moved: {description}")
     for variable, uri in (("FORCETUNE_STORAGE", ledger), ("MLFLOW_TRACKING_URI", runs)):
         if uri:
-            click.echo(f"from now on: {variable}={hide_password(uri)}")
+            click.echo(f"from now on, set {variable}={hide_password(uri)}")
 
 
 def _check_model(name: str, sample_sizes: tuple[tuple[int, ...], int], width: int | None) -> None:
@@ -187,5 +187,5 @@ def _sample_sizes(
         return loaded_dataset.input_shape, loaded_dataset.classes
     sizes = (input_shape or "3x32x32").split("x")
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise InputError(f"--input {input_shape}: allowed: sizes with an x between, as 3x32x32")
+        raise InputError(f"--input {input_shape}: allowed: sizes separated by x, such as 3x32x32")
     return tuple(map(int, sizes)), classes or 10

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("study", required=False)
-@click.option("--no-browser", is_flag=True, help="print the addresses alone")
+@click.option("--no-browser", is_flag=True, help="only print the addresses")
 @start_limit_option(60)
 def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
-    """Open MLflow's UI, Optuna Dashboard and Ray's dashboard, as far as they exist here, until Ctrl-C.
+    """Open those of MLflow's UI, Optuna Dashboard and Ray's dashboard that exist here, until Ctrl-C.
 
-    The links lead to the pages of STUDY, where it is given.
+    With STUDY, the links lead to the pages of that study.
     """
     from forcetune import ui as dashboards
 
@@ -37,10 +37,10 @@ def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
 def _show_page(page: Page, opens_browser: bool) -> None:
     import webbrowser
 
-    rows = {"all of them": page.address, **page.link_texts()}
+    rows = {"all dashboards": page.address, **page.link_texts()}
     for name, text in rows.items():
         click.echo(f"{name:<17} {text}")
-    click.echo("Ctrl-C ends what was started here")
+    click.echo("Ctrl-C ends the dashboards that this command started")
     sys.stdout.flush()
     if opens_browser:
         webbrowser.open(page.address)

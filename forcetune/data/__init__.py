@@ -72,7 +72,7 @@ def load(name: str, root: str | None = None) -> AnyDataset:
     try:
         dataset = loader(root)
     except Exception as error:  # the user's loader may raise anything
-        raise InputError(f"data set {name!r}: loading it raised {type(error).__name__}: {error}") from error
+        raise InputError(f"data set {name!r}: its loader raised {type(error).__name__}: {error}") from error
     try:
         check(dataset)
     except InputError as error:

@@ -29,14 +29,14 @@ def _check_in_memory(dataset: Dataset) -> None:
     if isinstance(dataset.validation, Images):
         splits["validation"] = dataset.validation
     else:
-        _check_share(dataset.validation, "Images of its own")
+        _check_share(dataset.validation, "separate Images")
     if len(dataset.std) != len(dataset.mean):
-        raise InputError(f"mean and std must have one value a channel; got {dataset.mean} and {dataset.std}")
+        raise InputError(f"mean and std must have one value per channel; got {dataset.mean} and {dataset.std}")
     for name, images in splits.items():
         if problem := _find_problem(images, dataset):
             raise InputError(f"{name}: {problem}")
         if images.inputs.shape[1:] != dataset.input_shape:
-            shapes = f"{tuple(images.inputs.shape[1:])}, those of train {dataset.input_shape}"
+            shapes = f"{tuple(images.inputs.shape[1:])}, but those of train have {dataset.input_shape}"
             raise InputError(f"the images of {name} have shape {shapes}")
     if dataset.augment is not None:
         _check_augment(dataset)
@@ -44,7 +44,7 @@ def _check_in_memory(dataset: Dataset) -> None:
 
 def _check_share(share: object, alternative: str) -> None:
     if not isinstance(share, float) or not 0 < share < 1:
-        raise InputError(f"validation must be a share of train, between 0 and 1, or {alternative}; got {share!r}")
+        raise InputError(f"validation must be a share of train between 0 and 1, or {alternative}; got {share!r}")
 
 
 def _find_problem(images: Images, dataset: Dataset) -> str | None:
@@ -53,9 +53,10 @@ def _find_problem(images: Images, dataset: Dataset) -> str | None:
     inputs, targets = images.inputs, images.targets
     channels = len(dataset.mean)
     if _dtype(inputs) != torch.uint8 or inputs.dim() != 4 or inputs.shape[1] != channels:
-        return f"inputs must be uint8 of shape (N, {channels}, H, W), channels as in mean; got {_describe(inputs)}"
+        shape = f"(N, {channels}, H, W), one channel per value of mean"
+        return f"inputs must be uint8 of shape {shape}; got {_describe(inputs)}"
     if _dtype(targets) != torch.int64 or targets.shape != inputs.shape[:1] or len(targets) < 2:
-        return f"targets must be int64 of shape ({len(inputs)},), at least 2; got {_describe(targets)}"
+        return f"targets must be int64 of shape ({len(inputs)},), for at least 2 images; got {_describe(targets)}"
     return _find_range_problem(targets, dataset.classes)
 
 
@@ -76,7 +77,7 @@ def _check_augment(dataset: Dataset) -> None:
         raise InputError(f"augment raised {type(error).__name__}: {error}") from error
     if _dtype(augmented) != torch.uint8 or augmented.shape != images.shape:
         raise InputError(
-            f"augment must give uint8 of the shape it is given, {_describe(images)}; got {_describe(augmented)}"
+            f"augment must return uint8 of its input's shape, {_describe(images)}; got {_describe(augmented)}"
         )
 
 
@@ -87,7 +88,7 @@ def _dtype(values: object) -> torch.dtype | None:
 def _describe(values: object) -> str:
     if isinstance(values, Tensor):
         return f"{values.dtype} {tuple(values.shape)}"
-    return f"{type(values).__name__}, no tensor"
+    return f"{type(values).__name__}, which is not a tensor"
 
 
 def _check_streamed(dataset: Streamed) -> None:
@@ -102,7 +103,7 @@ def _check_streamed(dataset: Streamed) -> None:
     if _is_map_style(dataset.validation):
         sources["validation"] = dataset.validation
     else:
-        _check_share(dataset.validation, "a map-style dataset of its own")
+        _check_share(dataset.validation, "a separate map-style dataset")
     for name, source in sources.items():
         _check_source(name, source, dataset)
 
@@ -126,4 +127,7 @@ def _check_source(name: str, source: Any, dataset: Streamed) -> None:
         if isinstance(sample, InputError):
             raise sample
         if targets is not None and int(sample[1]) != int(targets[0]):
-            raise InputError(f"{name} lists class {int(targets[0])} for sample 0, but gives {int(sample[1])} with it")
+            raise InputError(
+                f"{name}: its list of targets has class {int(targets[0])} for sample 0, but sample 0 itself has class "
+                f"{int(sample[1])}"
+            )

@@ -25,7 +25,7 @@ def draw_split(available: int, validation_share: float | None, seed: int, sample
         InputError: `samples` is less than 2 or more than `available`.
     """
     if samples is not None and not 2 <= samples <= available:
-        raise InputError(f"train_samples {samples}: allowed: 2 to {available}, the training images there are")
+        raise InputError(f"train_samples {samples}: allowed: 2 to {available}, the number of training images")
     drawn = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[: samples or available]
     held_out = 0 if validation_share is None else min(max(1, int(len(drawn) * validation_share)), len(drawn) - 1)
     return drawn[held_out:], drawn[:held_out]
@@ -64,7 +64,7 @@ class BalancedOrder:
 
     def __init__(self, targets: Tensor, classes: int, per_class: int, generator: torch.Generator | None) -> None:
         if generator is None:
-            raise ValueError("per_class draws samples: it needs a seed")
+            raise ValueError("per_class needs a seed, because it draws samples")
         counts = torch.bincount(targets, minlength=classes)
         _check_counts(counts.tolist(), per_class)
         self._per_class = per_class
@@ -114,11 +114,11 @@ def _check_counts(counts: list[int], needed: int) -> None:
     shortages = [f"class {label} has {count}" for label, count in enumerate(counts) if count < needed]
     if shortages:
         more = (
-            f" and {len(shortages) - MAX_CLASSES_LISTED} classes more have too few"
+            f" and {len(shortages) - MAX_CLASSES_LISTED} more classes have too few"
             if len(shortages) > MAX_CLASSES_LISTED
             else ""
         )
         raise InputError(
-            f"batches with {needed} samples of every class need {needed} training samples of each, but "
+            f"batches with {needed} samples of every class need {needed} training samples of each class, but "
             f"{', '.join(shortages[:MAX_CLASSES_LISTED])}{more}; raise train_samples or lower samples_per_class"
         )

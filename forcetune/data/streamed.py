@@ -265,7 +265,7 @@ class BatchReader:
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape != self._shape:
             actual = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
             raise InputError(
-                f"{location}: {self._transform_name} must give a float tensor of shape {self._shape}; got {actual}"
+                f"{location}: {self._transform_name} must return a float tensor of shape {self._shape}; got {actual}"
             )
         return inputs.float(), target
 
@@ -322,7 +322,7 @@ def _require_targets(split: StreamedSplit) -> Tensor:
     targets = stored_targets(split.source)
     if targets is None:
         raise InputError(
-            f"class-balanced batches need the class of every sample without reading the images: give "
-            f"{type(split.source).__name__}, the dataset of {split.name}, an attribute `targets` with one int a sample"
+            f"class-balanced batches need the class of every sample without reading the images: add an attribute "
+            f"`targets`, one int per sample, to {type(split.source).__name__}, the dataset of {split.name}"
         )
     return targets[split.indices]

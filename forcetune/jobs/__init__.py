@@ -172,7 +172,7 @@ def _send(
     with make_folder("job") as folder:
         package = _pack(name, file, study, folder.path / "code.zip")
         for path, secret in package.left_out.items():
-            say(f"{metadata['forcetune.study']}: left out: {path}, which {secret}")
+            say(f"{metadata['forcetune.study']}: not sent: {path} (it {secret})")
         with connect_client(address) as client:
             say(f"{metadata['forcetune.study']}: {_count_files(package.files)}, {format_size(package.size)}")
             environment: dict[str, Any] = {
@@ -318,11 +318,13 @@ def resume(job: str, address: str | None = None) -> Job:
         code = str(environment.get("working_dir"))
         if not client._package_exists(code):
             raise InputError(
-                f"the cluster no longer has the code of the job {job}; `forcetune submit FILE` sends it again, and the "
-                f"study {ended_job.study!r} goes on where it was"
+                f"the cluster no longer has the code of the job {job}; `forcetune submit FILE` sends it again and "
+                f"continues the study {ended_job.study!r}"
             )
         if not details.entrypoint.startswith(ENTRYPOINT_PREFIX):
-            raise InputError(f"the job {job} was not submitted by forcetune; whoever did so can start it again")
+            raise InputError(
+                f"the job {job} was not submitted by forcetune; start it again with the tool that submitted it"
+            )
         command = shlex.split(details.entrypoint.removeprefix(ENTRYPOINT_PREFIX))
         command[command.index("--client") + 1] = _format_versions()
         command = [word for word in command if word not in ONE_TIME_OPTIONS]
@@ -345,7 +347,7 @@ def _start_job(
         )
     except RuntimeError as error:
         _refuse_second(client, study)
-        raise InputError(f"the cluster does not take the job: {_find_last_line(str(error))}") from None
+        raise InputError(f"the cluster refused the job: {_find_last_line(str(error))}") from None
     return _wait_until_accepted(client, job)
 
 
@@ -355,8 +357,8 @@ def _refuse_second(client: JobSubmissionClient, study: str) -> list[Job]:
     for job in study_jobs:
         if job.state in LIVE_STATES:
             raise HeldError(
-                f"the study {study!r} runs already, as the job {job.id} of {job.owner}; "
-                f"`forcetune logs {job.id} --follow` shows it"
+                f"the study {study!r} is already running, as the job {job.id} of {job.owner}; "
+                f"`forcetune logs {job.id} --follow` shows its log"
             )
     return study_jobs
 
@@ -417,7 +419,7 @@ def _find_job(client: JobSubmissionClient, job: str) -> Job:
             return candidate
     names = [candidate.id for candidate in all_jobs]
     raise InputError(
-        f"the cluster has no job {job!r} of forcetune{suggestion(job, names)}; there are: {', '.join(names) or 'none'}"
+        f"the cluster has no job {job!r} of forcetune{suggestion(job, names)}; its jobs: {', '.join(names) or 'none'}"
     )
 
 
@@ -453,14 +455,14 @@ def _collect_store_uris() -> dict[str, str]:
     for name, uri in uris.items():
         if has_password(uri):
             raise InputError(
-                f"{name} {hide_password(uri)} has a password in it, which all who reach the cluster would see; keep it "
-                "in a password file on the cluster (postgresql://USER@HOST/DATABASE?passfile=FILE), or set the address "
-                "where the cluster is started and not here"
+                f"{name} {hide_password(uri)} has a password in it, which every user of the cluster could read; keep "
+                "the password in a file on the cluster (postgresql://USER@HOST/DATABASE?passfile=FILE), or set "
+                f"{name} where the cluster is started instead of here"
             )
         if sqlite_path(uri) is not None:
             raise InputError(
                 f"{name} is {uri}, a file that the cluster's machines do not share; allowed for a job: the address of "
-                "a server, or nothing where the cluster's own is meant"
+                f"a server. Unset {name} to use the cluster's own store"
             )
     if mlflow := uris.get("MLFLOW_TRACKING_URI"):
         from forcetune.tracking import check_answers
@@ -474,7 +476,7 @@ def _load_progress(say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     local_service = service.find()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (local_service.mlflow if local_service else None)
     if uri is None:
-        say("trials done and fronts are in MLflow, whose address is not known here: set MLFLOW_TRACKING_URI")
+        say("trials done and fronts are unknown, because only MLflow has them: set MLFLOW_TRACKING_URI to its address")
         return {}
     from forcetune.tracking import load_progress
 

@@ -60,8 +60,8 @@ def _make_client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
     client = Client(address, headers=headers)
     if client._server_ray_version != ray.__version__:
         raise InputError(
-            f"the client and the cluster differ: ray {ray.__version__} against {client._server_ray_version} on the "
-            "cluster. Install the same on both; nothing was run"
+            f"the client and the cluster have different versions: ray {ray.__version__} on the client, "
+            f"{client._server_ray_version} on the cluster. Install the same on both; nothing was run"
         )
     return client
 
@@ -90,7 +90,7 @@ def _translate_errors(address: str) -> Iterator[None]:
         yield
     except AuthenticationError:
         raise InputError(
-            f"the Ray cluster at {address} refuses the token, or wants one; set RAY_AUTH_MODE=token and "
+            f"the Ray cluster at {address} refuses the token, or requires one; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH to the file that holds it"
         ) from None
     except (requests.RequestException, ConnectionError) as error:
@@ -98,7 +98,7 @@ def _translate_errors(address: str) -> Iterator[None]:
     except (aiohttp.ClientError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "closed unexpectedly" not in str(error):
             raise
-        raise StoppedError(f"the connection to the cluster at {address} broke; its jobs may go on") from None
+        raise StoppedError(f"the connection to the cluster at {address} broke; its jobs may still run") from None
 
 
 def _resolve_address(address: str | None) -> tuple[str, dict[str, str]]:
@@ -117,7 +117,9 @@ def _resolve_address(address: str | None) -> tuple[str, dict[str, str]]:
         return local_service.ray, {"Authorization": f"Bearer {Path(local_service.token).read_text()}"}
     assert chosen
     if not chosen.startswith(("http://", "https://")):
-        raise InputError(f"the address {chosen} is a cluster's own; jobs are sent to its dashboard: http://HOST:8265")
+        raise InputError(
+            f"{chosen} is the address of a cluster's head; jobs need the address of its dashboard, http://HOST:8265"
+        )
     return chosen.rstrip("/"), {}
 
 

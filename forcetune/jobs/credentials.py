@@ -49,7 +49,7 @@ def find_secret(path: PurePath, content: bytes) -> str | None:
     if not is_module and not any(fnmatch(name, pattern) for pattern in HARMLESS_FILE_NAMES):
         for kind, patterns in SECRET_FILE_NAMES.items():
             if any(fnmatch(name, pattern) for pattern in patterns):
-                return f"has the name of {kind}"
+                return f"is named like {kind}"
     if b"\0" in content[:BINARY_PREFIX_BYTES] and not is_module:
         return None
     if token := _ANY_TOKEN.search(content):

@@ -77,9 +77,9 @@ def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> 
     if size > MAX_ARCHIVE_BYTES:
         largest = ", ".join(f"{name} ({format_size(file_size)})" for file_size, name in sizes[:SHOWN_LARGEST_FILES])
         raise InputError(
-            f"the job's archive has {format_size(size)}, and Ray takes {format_size(MAX_ARCHIVE_BYTES)}; "
-            f"the largest files: {largest}. Name what is needed under `code:`, and put data where the cluster's "
-            "machines find it (`data_root`)"
+            f"the job's archive has {format_size(size)}, and Ray takes at most "
+            f"{format_size(MAX_ARCHIVE_BYTES)}; the largest files: {largest}. List only the needed files under "
+            "`code:`, and put data in a folder that the cluster's machines have (`data_root`)"
         )
     return Package(target, [name for name in files if name not in left_out], size, left_out)
 
@@ -104,8 +104,8 @@ def _refuse_needed(name: Path, secret: str, position: str | None) -> None:
     """Raise InputError where a job needs a file with a secret: the file is named in the study file, or is a module."""
     if position or name.suffix == ".py":
         raise InputError(
-            f"{f'{position}: ' if position else ''}{name} {secret}, and all who reach the cluster can read what a job "
-            "is given; keep the secret in a file or a variable of the environment of the cluster's machines"
+            f"{f'{position}: ' if position else ''}{name} {secret}, and every user of the cluster can read a job's "
+            "files; keep the secret in a file or an environment variable of the cluster's machines"
         )
 
 
@@ -113,8 +113,8 @@ def _check_requirements(study: Study) -> None:
     for i, requirement in enumerate(study.shipped_code.pip):
         if has_password(requirement):
             raise InputError(
-                f"code.pip.{i}: this requirement has a password or a token in it, and all who reach the cluster can "
-                "read what a job is given; write ${NAME} in its place, a variable of the cluster's machines"
+                f"code.pip.{i}: this requirement has a password or a token in it, and every user of the cluster can "
+                "read it; write ${NAME} instead, where NAME is an environment variable of the cluster's machines"
             )
 
 
@@ -129,7 +129,7 @@ def _list_code(study: Study, root: Path) -> Iterator[tuple[Path, str | None]]:
     for field_path, path in entries:
         absolute = (root / path).resolve()
         if not absolute.is_relative_to(root):
-            raise InputError(f"{field_path}: {path} lies outside {root}, and only what lies in it can be shipped")
+            raise InputError(f"{field_path}: {path} is outside {root}; only files in that folder can be sent")
         if not absolute.exists():
             raise InputError(f"{field_path}: there is no {path} in {root}")
         position = field_path if absolute.is_file() and field_path != "code" else None
@@ -169,6 +169,6 @@ def _check_data(study: Study) -> None:
     for root in study.space["data_root"].values if "data_root" in study.space else []:
         if not Path(root).is_absolute():
             raise InputError(
-                f"trial.data_root: {root} is looked for from the current folder, which a job's machines do not have; "
+                f"trial.data_root: {root} is relative to the current folder, which the job's machines do not have; "
                 "allowed in a job: the absolute path of a folder that all of them have"
             )

@@ -39,11 +39,13 @@ def check_versions(client: Mapping[str, str]) -> None:
     """
     cluster = collect_versions()
     differences = [
-        f"{name} {client.get(name)} against {cluster[name]}" for name in cluster if client.get(name) != cluster[name]
+        f"{name} {client.get(name)} on the client, {cluster[name]} on the cluster"
+        for name in cluster
+        if client.get(name) != cluster[name]
     ]
     if differences:
         raise InputError(
-            f"the client and the cluster differ: {', '.join(differences)} on the cluster. Install the same on both, "
+            f"the client and the cluster have different versions: {'; '.join(differences)}. Install the same on both, "
             "and submit again; nothing was run"
         )
 
@@ -59,8 +61,8 @@ def check_stores() -> None:
     for name in STORE_VARIABLES:
         if not os.environ.get(name):
             raise InputError(
-                f"{name} is set neither where the job was submitted nor on the cluster, and a job keeps nothing in "
-                "files of its own; set it in one of the two places. Nothing was run"
+                f"{name} is set neither where the job was submitted nor on the cluster, and the files of a job are "
+                "deleted when it ends; set it in one of the two places. Nothing was run"
             )
     os.environ.setdefault("FORCETUNE_STATE", str(Path.home() / ".forcetune" / "state"))
 
@@ -97,8 +99,8 @@ def supervise(
             break
         pause = min(FIRST_PAUSE_S * 2 ** (restart - 1), MAX_PAUSE_S)
         cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        message = f"forcetune: the driver died ({cause}); it is started again in {pause:g} s, {restart} of {restarts}"
-        print(message, flush=True)
+        restart_count = f"restart {restart} of {restarts}"
+        print(f"forcetune: the driver died ({cause}); starting it again in {pause:g} s ({restart_count})", flush=True)
         driver.wait(pause)
         code = driver.run(list(command))
     return code if code >= 0 else 128 - code

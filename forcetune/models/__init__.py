@@ -59,7 +59,9 @@ def default_width(name: str) -> int:
     """
     width = inspect.signature(find_builder(name)).parameters.get("width")
     if width is None or not isinstance(width.default, int):
-        raise InputError(f"the model {name!r} has no width to change: its builder takes no `width` with a default")
+        raise InputError(
+            f"the width of model {name!r} cannot be changed: its builder has no argument `width` with a default"
+        )
     return width.default
 
 
@@ -86,7 +88,7 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, width: int | No
     """
     builder = find_builder(name)
     if width is not None and not _has_width_argument(builder):
-        raise InputError(f"the model {name!r} takes no width: its builder has no such argument; leave width out")
+        raise InputError(f"the builder of model {name!r} has no argument `width`; remove `width`")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
@@ -149,7 +151,7 @@ def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int)
 def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
     """Check one pass in eval mode, which writes nothing to batch norm's statistics."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
+        raise TypeError(f"its builder returned {type(model).__name__}, not a torch.nn.Module")
     modes = [(module, module.training) for module in model.modules()]
     with torch.no_grad():
         outputs = model.eval()(torch.zeros(2, *input_shape))
@@ -162,8 +164,8 @@ def _check_logits(outputs: object, mode: str, classes: int) -> None:
     """Raise TypeError or ValueError where the outputs for two samples are no logits."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
-            f"in {mode} mode it returns a {type(outputs).__name__}, not the logits alone, a tensor (batch, classes); "
-            "switch its auxiliary outputs off, or return the logits from a module around it"
+            f"in {mode} mode it returns a {type(outputs).__name__}; allowed: only the logits, a tensor (batch, "
+            "classes); switch off its auxiliary outputs, or wrap it in a module that returns only the logits"
         )
     if tuple(outputs.shape) != (2, classes):
         raise ValueError(f"in {mode} mode two samples give outputs of shape {tuple(outputs.shape)}, not (2, {classes})")

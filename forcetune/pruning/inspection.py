@@ -79,18 +79,20 @@ def _find_obstacles(
     counted = sum(weight.numel() for weight in weights.values())
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted < total / 2:
-        yield f"{total - counted} of {total} parameters are in no Conv2d or Linear and stay as they are"
+        yield f"{total - counted} of {total} parameters belong to no Conv2d or Linear layer and are never pruned"
     modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) and not _is_frozen(m)]
     if len(modules) > len(weights):
-        yield f"{len(modules) - len(weights)} layers share a weight with another: it is pruned once, for all of them"
+        sharing_layers = len(modules) - len(weights)
+        yield f"{sharing_layers} layers share their weight with another layer: a shared weight is pruned once"
     if frozen := [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and _is_frozen(m)]:
         yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:
-        yield f"one sample does not pass through {', '.join(unused)} as layers: their multiply-adds are not counted"
+        yield f"no sample passes through the layers of {', '.join(unused)}: their multiply-adds are not counted"
     metrics = diagnose(model, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, input_shape)
     if metrics["effective_density"] < 1:
         yield (
-            f"unpruned, {1 - metrics['effective_density']:.2%} of the weights count as on no path from input to output "
+            f"without pruning, the diagnosis finds no path from input to output for "
+            f"{1 - metrics['effective_density']:.2%} of the weights "
             "(a kernel larger than its image, or operations that the diagnosis does not follow): read "
             "effective_density and macs as lower bounds"
         )
@@ -109,6 +111,6 @@ def _probe_methods(model: nn.Module, input_shape: tuple[int, ...], classes: int)
         try:
             find_masks(model, [batch], method, 0.5, iterations=1)
         except InputError as error:
-            yield f"{method} cannot score it: {error}"
+            yield f"{method} cannot score this network: {error}"
         except Exception as error:  # the user's network may raise anything
-            yield f"{method} cannot score it: {type(error).__name__}: {error}"
+            yield f"{method} cannot score this network: {type(error).__name__}: {error}"

@@ -41,15 +41,16 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
         if "weight" not in module._parameters:
             raise InputError(
                 f"the layer {name or type(model).__name__} computes its weight from other parameters (weight_norm, "
-                "spectral_norm, torch.nn.utils.prune or another parametrization), and such a weight has no mask of "
-                "its own; remove that first: torch.nn.utils.parametrize.remove_parametrizations, "
+                "spectral_norm, torch.nn.utils.prune or another parametrization), and such a weight cannot have a "
+                "mask; remove the parametrization first, with torch.nn.utils.parametrize.remove_parametrizations or "
                 "torch.nn.utils.prune.remove"
             )
         frozen += not module.weight.requires_grad
         if module.weight.requires_grad and all(module.weight is not weight for weight in weights.values()):
             weights[f"{name}.weight" if name else "weight"] = module.weight
     if not weights:
-        reason = f"its {frozen} layers are frozen" if frozen else "the weights of Conv2d and Linear are pruned"
+        frozen_reason = f"all its {frozen} Conv2d and Linear layers are frozen"
+        reason = frozen_reason if frozen else "it has no Conv2d or Linear layer"
         raise InputError(f"the model {type(model).__name__} has no prunable layer; {reason}")
     return weights
 
@@ -98,10 +99,10 @@ def layer_densities(masks: Masks, weights: Mapping[str, Tensor]) -> list[float]:
     """
     for name, weight in weights.items():
         if name not in masks or masks[name].shape != weight.shape:
-            mismatch = f"with shape {tuple(masks[name].shape)}" if name in masks else "not at all"
+            mismatch = f"has shape {tuple(masks[name].shape)} in" if name in masks else "is missing from"
             raise InputError(
-                f"the masks whose layer densities are copied are of another network: {name} has shape "
-                f"{tuple(weight.shape)} in this one, and stands in those {mismatch}"
+                f"the masks given for layer densities belong to another network: {name} has shape "
+                f"{tuple(weight.shape)} in this network, but {mismatch} the masks"
             )
     return [int(masks[name].sum()) / masks[name].numel() for name in weights]
 
@@ -210,7 +211,7 @@ def load_masks(path: str | Path) -> Masks:
             return {name: _unpack_bits(stored[name], shape) for name, shape in shapes.items()}
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise InputError(
-            f"{path} is no readable file of masks ({error}); `forcetune prune` and trials write them"
+            f"{path} is not a readable mask file ({error}); `forcetune prune` and trials write such files"
         ) from error
 
 
@@ -228,10 +229,10 @@ def _load_safetensors(path: str | Path) -> Masks:
             order = (stored.metadata() or {}).get(LAYER_ORDER_KEY)
             masks: Masks = {name: stored.get_tensor(name) for name in (json.loads(order) if order else stored.keys())}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is no readable file of masks ({error})") from error
+        raise InputError(f"{path} is not a readable mask file ({error})") from error
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
-            raise InputError(f"{path}: {name} is {mask.dtype}; a mask is bool, True where a weight is kept")
+            raise InputError(f"{path}: {name} is {mask.dtype}; a mask must be bool, True where a weight is kept")
     return masks
 
 
@@ -239,7 +240,7 @@ def _import_safetensors(path: str | Path) -> ModuleType:
     try:
         import safetensors.torch
     except ImportError:
-        raise InputError(f"{path}: this takes the package safetensors: `pip install safetensors`") from None
+        raise InputError(f"{path} needs the package safetensors; install it with `pip install safetensors`") from None
     return safetensors
 
 

@@ -273,7 +273,7 @@ def mask_steps(
 def _merge_options(row: Method, method: str, options: Mapping[str, float]) -> dict[str, float]:
     for name in options:
         if name not in row.options:
-            allowed = f"allowed: {', '.join(row.options)}" if row.options else "it takes none"
+            allowed = f"allowed: {', '.join(row.options)}" if row.options else "this method has no options"
             raise InputError(f"method {method!r} has no option {name!r}; {allowed}")
     return {**row.options, **options}
 
@@ -327,7 +327,7 @@ class _BatchFeed:
     def take(self, count: int, method: str) -> list[Batch]:
         taken = list(islice(self._batches, count))
         if len(taken) < count:
-            raise InputError(f"method {method!r} scores weights on data, and `batches` is empty")
+            raise InputError(f"method {method!r} needs data to score weights, but `batches` is empty")
         return taken
 
     def input_shape(self) -> tuple[int, ...] | None:

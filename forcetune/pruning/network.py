@@ -68,8 +68,8 @@ class Network:
         if first.dim() == 2:
             return (first.shape[1],)
         raise InputError(
-            "the method asks for the shape of an input, and the first layer is a convolution, which fits any height "
-            "and width: give one batch (its values are not used)"
+            "the method needs the input shape, and a convolution as first layer does not determine it: pass one batch "
+            "(its values are not used)"
         )
 
     def sparse_weights(self) -> Weights:

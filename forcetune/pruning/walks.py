@@ -130,7 +130,7 @@ def _find_readers(net: Network, source: str) -> dict[str, list[int]]:
 
     def number_outputs(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
         if name in layer_inputs:
-            raise InputError(f"method 'phew' cannot walk through {name}, which the network uses in several places")
+            raise InputError(f"method 'phew' does not support {name}, because the network uses it more than once")
         channel_axis = 1 if isinstance(module, nn.Conv2d) else -1
         layer_inputs[name] = inputs.movedim(channel_axis, 0).flatten(1)
         zeros = torch.zeros_like(outputs).movedim(channel_axis, -1)
@@ -144,8 +144,7 @@ def _find_readers(net: Network, source: str) -> dict[str, list[int]]:
     for name, values in unit_numbers.items():
         if (values - values.round()).abs().max() > 1e-6 or values.max() > units + 0.5:
             raise InputError(
-                f"method 'phew' walks from channel to channel, and what lies between {source or 'the input'} and "
-                f"{name} mixes or gates them, or adds values of its own; allowed there: ReLU, norms, pooling, sums, "
-                "concatenation, flattening"
+                f"method 'phew' cannot follow the operations between {source or 'the input'} and {name}: they mix or "
+                "gate channels, or add values; allowed: ReLU, norms, pooling, sums, concatenation, flattening"
             )
     return {name: (values.round().long() - 1).tolist() for name, values in unit_numbers.items()}

@@ -67,9 +67,9 @@ def check_has_ended(study: str, table: pd.DataFrame) -> None:
     """Raise InputError where no trial of the study has ended."""
     if len(table) and table["outcome"].notna().any():
         return
-    begun = f"of its {len(table)} trials none has ended yet" if len(table) else "it has no trial yet"
+    begun = f"none of its {len(table)} trials has ended yet" if len(table) else "it has no trial yet"
     raise InputError(
-        f"study {study!r} has nothing to report: {begun}; run `forcetune search FILE`, or let it go on, and ask again"
+        f"study {study!r} has nothing to report: {begun}; run `forcetune search FILE`, or wait until a trial ends"
     )
 
 

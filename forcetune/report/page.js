@@ -206,11 +206,13 @@
     const [, name, sign, wanted] = token.match(/^([A-Za-z_][\w.]*)(<=|>=|!=|==|=|<|>)(.*)$/) || [];
     if (!name) return (row) => source.words(row).includes(token.toLowerCase());
     const column = find(source, name);
-    if (!column) return `There is no column “${name}”; there are: ${Object.keys(source.columns).join(", ")}.`;
+    if (!column) return `There is no column “${name}”; columns: ${Object.keys(source.columns).join(", ")}.`;
     if (wanted === "") return () => true; // still being written
     const bound = number(wanted);
     if (bound !== null && !isWords(column)) return (row) => compared(column.values[row], sign, bound);
-    if (!/^(=|==|!=)$/.test(sign)) return `“${token}” compares words: use ${name}= or ${name}!=.`;
+    if (!/^(=|==|!=)$/.test(sign)) {
+      return `“${token}”: ${name} has words as values, or “${wanted}” is not a number; use ${name}= or ${name}!=.`;
+    }
     const words = wanted.toLowerCase().split(",");
     return (row) => words.includes(String(column.values[row] ?? "").toLowerCase()) === (sign !== "!=");
   }
@@ -328,7 +330,7 @@
     }
 
     function trialButton(name, row) {
-      const button = make("button", name, { type: "button", title: "Show it in the figure" });
+      const button = make("button", name, { type: "button", title: "Show this trial in the figure" });
       if (onFront[row]) {
         button.append(make("span", " ★", { "aria-hidden": "true" }), make("span", " on the front", { class: "unseen" }));
       }

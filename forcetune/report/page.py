@@ -24,18 +24,18 @@ from forcetune.report.looks import Style
 
 SECTION_TITLES = {
     "trials": "Trials and their front",
-    "pruning": "What pruning does",
+    "pruning": "Effects of pruning",
     "search": "The search",
-    "baseline": "Against random pruning",
+    "baseline": "Comparison with random pruning",
 }
 FILTER_SYNTAX = (
-    "Words are looked for in names, methods, reasons and ids; conditions compare a column: <code>force</code>, "
+    "Words match names, methods, reasons and ids; conditions compare a column: <code>force</code>, "
     "<code>sparsity&gt;0.95</code>, <code>macs&lt;=100k method=snip,force</code>, <code>accuracy&gt;=90%</code>. "
-    "All have to hold; what does not match is dimmed in the figure. A click on a point finds its row, a click on a row "
-    "its point."
+    "All words and conditions must match; the figure dims other trials. A click on a point shows its row; a click on a "
+    "row shows its point."
 )
 TABLE_SUMMARY = "The numbers as a table"
-FRONT_CAPTION = "What stands on the front, by rising sparsity"
+FRONT_CAPTION = "Trials on the front, by rising sparsity"
 VERDICTS_CAPTION = "Each champion against each of its twins"
 
 
@@ -184,9 +184,9 @@ def _render_trials(trials: pd.DataFrame) -> str:
 <label class="grow">Words and conditions<input type="text" id="words" autocomplete="off" spellcheck="false"
  aria-describedby="syntax" placeholder="force sparsity&gt;0.95"></label>
 <label>Method<select id="method"><option value="">all methods</option>{options}</select></label>
-<div class="ticks"><label class="tick"><input type="checkbox" id="only-front"> the front only</label>
+<div class="ticks"><label class="tick"><input type="checkbox" id="only-front"> only the front</label>
 <label class="tick"><input type="checkbox" id="all-columns"> all columns</label></div></form>
-<details><summary>What can be asked for</summary><p class="note" id="syntax">{FILTER_SYNTAX}</p></details>
+<details><summary>Filter syntax</summary><p class="note" id="syntax">{FILTER_SYNTAX}</p></details>
 <p class="status" id="count" role="status" aria-live="polite"></p>
 <div class="scroll" tabindex="0" role="region" aria-labelledby="list">
 <table id="trials-table" aria-labelledby="list"><thead></thead><tbody></tbody></table></div>
@@ -234,7 +234,7 @@ def _render_scrolling(table: str, named_by: str) -> str:
 
 def _render_footer(evidence: Evidence, drawn: Sequence[Figure]) -> str:
     missing = words.describe_left_out(evidence, {figure.id for figure in drawn})
-    left_out_html = f"<p>Left out: {'; '.join(map(_render_code, missing))}.</p>" if missing else ""
+    left_out_html = f"<p>Not shown: {'; '.join(map(_render_code, missing))}.</p>" if missing else ""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     run = escape(str(evidence.trials.attrs.get("parent", "")))
     return (

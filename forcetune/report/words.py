@@ -20,8 +20,8 @@ BEATEN_AT_WORDS = {"density": "weights", "macs": "multiply-adds"}
 NEAR_DENSE_POINTS = 1.0
 VERDICTS_NOTE = (
     "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
-    "95 % interval. Ties: the mean lies within the margin. p: of no difference, by all flips of the pairs' signs, "
-    "corrected for all comparisons."
+    "95 % interval. Ties: the mean lies within the margin. p: of the test of no difference, by all sign flips of the "
+    "pairs, corrected for all comparisons. Needed: the number of pairs that would probably decide the comparison."
 )
 
 
@@ -41,9 +41,7 @@ def _describe_counts(trials: pd.DataFrame) -> str:
     )
     labels, front = trials["label"].nunique(), int(trials["on_front"].sum())
     methods = f"{labels} methods" if labels > 1 else f"the method {escape(trials['label'].iloc[0])}"
-    points = {0: "none of them stands on the front", 1: "one stands on the front"}.get(
-        front, f"{front} stand on the front"
-    )
+    points = {0: "none of them is on the front", 1: "one is on the front"}.get(front, f"{front} are on the front")
     count = "One trial" if len(trials) == 1 else f"{len(trials):,} trials"
     return (
         f"<strong>{count}</strong> of {methods}: {escape(counts)}; <strong>{points}</strong>. {_describe_state(trials)}"
@@ -52,11 +50,11 @@ def _describe_counts(trials: pd.DataFrame) -> str:
 
 def _describe_state(trials: pd.DataFrame) -> str:
     hours, state = trials.attrs.get("device_hours"), trials.attrs.get("state")
-    took = f"took {duration(3600 * hours)} on a device" if hours else ""
+    took = f"took {duration(3600 * hours)} of device time" if hours else ""
     if state == "RUNNING":
-        so_far = f" and has taken {duration(3600 * hours)} on a device so far." if hours else "."
+        so_far = f" and has taken {duration(3600 * hours)} of device time so far." if hours else "."
         return f"The search is <strong>still running</strong>{so_far}"
-    ended = "is finished" if state == "FINISHED" else f"ended as {escape(str(state))}"
+    ended = "is finished" if state == "FINISHED" else f"ended with the state {escape(str(state))}"
     return f"The search {ended}" + (f" and {took}." if took else ".")
 
 
@@ -71,7 +69,7 @@ def _describe_answer(evidence: Evidence) -> str:
     for network in analysis.summarize_dense(evidence.dense, trials.attrs["quality"]).to_dict("records"):
         value = _format_quality(network["mean"], network["low"], network["high"], trials)
         runs = f"mean of {network['seeds']} runs" if network["seeds"] > 1 else "one run"
-        sentences.append(f"Unpruned, {escape(network['model'] or 'the network')} reaches {value} ({runs}).")
+        sentences.append(f"Without pruning, {escape(network['model'] or 'the network')} reaches {value} ({runs}).")
     return " ".join([*sentences, *_describe_near_dense(evidence)])
 
 
@@ -82,9 +80,9 @@ def _describe_controls(trials: pd.DataFrame) -> str:
         return ""
     control_count, beaten_count = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
     return (
-        f"Of the front's {len(front)} points {control_count} are controls (random pruning or a small dense network), "
-        f"and <strong>{beaten_count} {'is' if beaten_count == 1 else 'are'} beaten by a control</strong>, which is as "
-        "accurate with no more of the network's weights, or no more multiply-adds."
+        f"Of the front's {len(front)} points, {control_count} are controls (random pruning or a small dense network), "
+        f"and <strong>{beaten_count} {'is' if beaten_count == 1 else 'are'} beaten by a control</strong>: the control "
+        "is at least as accurate, and has no more of the network's weights or no more multiply-adds."
     )
 
 
@@ -96,8 +94,8 @@ def _describe_near_dense(evidence: Evidence) -> list[str]:
     rows = analysis.near_dense(trials, evidence.dense, NEAR_DENSE_POINTS).to_dict("records")
     has_several = len(rows) > 1
     return [
-        f"The sparsest trial{_describe_model(row) if has_several else ''} within {NEAR_DENSE_POINTS:g} point of that "
-        f"is {_describe_point(row, trials)}."
+        f"The sparsest trial{_describe_model(row) if has_several else ''} within {NEAR_DENSE_POINTS:g} point of "
+        f"the unpruned network is {_describe_point(row, trials)}."
         for row in rows
     ]
 
@@ -132,15 +130,15 @@ def write_notes(trials: pd.DataFrame) -> list[str]:
     has_seeds = front["seeds"].fillna(0) > 0 if "seeds" in front else front["on_front"] & False
     single_count = int((~has_seeds).sum())
     if has_seeds.any():
-        single_note = f" Only one seed stands behind {single_count} of the front's points." if single_count else ""
-        sentences.append(f"Points that were run again with fresh seeds are shown at the mean over those.{single_note}")
+        single_note = f" Points of the front with only one seed: {single_count}." if single_count else ""
+        sentences.append(f"For trials that were run again with fresh seeds, the figure shows the mean.{single_note}")
     elif len(front):
         sentences.append(
-            "One seed stands behind each point; `search: {seeds: {front: 5}}` runs the front again with fresh ones."
+            "Each point has one seed; `search: {seeds: {front: 5}}` runs the front again with fresh seeds."
         )
     if hidden_count := len(trials) - len(numbers.select_plottable(trials)):
         sentences.append(
-            f"{hidden_count} of the {len(trials)} trials tell no value to show here: they are in the list alone."
+            f"Trials without a value for this figure: {hidden_count} of {len(trials)}; only the list shows them."
         )
     return sentences
 
@@ -220,20 +218,22 @@ def describe_left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
     """Describe what the page does not show, and why."""
     trials, quality = evidence.trials, format_heading(evidence.trials.attrs["quality"])
     reasons = {
-        "main": f"sparsity against {quality}, since no trial tells both",
-        "methods": f"methods side by side, since fewer than two tell {quality}",
-        "iterations": f"iterations and schedules, since {_explain_no_iterations(trials)}",
-        "layers": f"density by layer, since {_explain_no_layers(trials)}",
-        "growth": "the hypervolume, since no trial trained to its end is better than where it is measured from",
-        "curves": "learning curves, since nothing was measured epoch by epoch",
+        "main": f"sparsity against {quality}, because no trial has both values",
+        "methods": f"methods side by side, because fewer than two methods have {quality}",
+        "iterations": f"iterations and schedules, because {_explain_no_iterations(trials)}",
+        "layers": f"density by layer, because {_explain_no_layers(trials)}",
+        "growth": "the hypervolume, because no trained trial is better than the reference point",
+        "curves": "learning curves, because no metric was measured at several epochs",
     }
     sentences = [reason for name, reason in reasons.items() if name not in drawn]
     if not len(analysis.summarize_dense(evidence.dense, trials.attrs["quality"])):
-        sentences.append("the line of unpruned networks, since none was trained beside the study")
+        sentences.append("the line of unpruned networks, because the study has no dense runs")
     if len(numbers.select_control_front(trials)) < 2 and not len(evidence.twins):
-        sentences.append("the line of the controls, since fewer than two points make up their front")
+        sentences.append("the line of the controls, because their front has fewer than two points")
     if not evidence.verdicts:
-        sentences.append(f"verdicts against random twins, since `forcetune baseline {evidence.study}` has left none")
+        sentences.append(
+            f"verdicts against random twins, because `forcetune baseline {evidence.study}` has written none"
+        )
     return sentences
 
 
@@ -243,5 +243,5 @@ def _explain_no_layers(trials: pd.DataFrame) -> str:
 
 def _explain_no_iterations(trials: pd.DataFrame) -> str:
     if len(paper.select_iterations(trials)):
-        return "too few trials of one network were trained to tell what is usual at their density"
-    return "no two numbers of pruning iterations were tried"
+        return "too few trials of one network were trained to estimate the usual accuracy at their density"
+    return "fewer than two numbers of pruning iterations were tried"

@@ -12,9 +12,9 @@ from forcetune.schedule.night import Night
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")  # by these names a pod reaches only itself
 CLUSTER_RAY, CLUSTER_MLFLOW = "http://forcetune-head-svc:8265", "http://mlflow:5000"  # of cluster/kuberay
 CRONJOB = Template("""\
-# Beside what cluster/kuberay makes, whose Secret has Ray's token: kubectl apply -f this file
-# The address of the ledger is not in here: the jobs that a night submits have it from the cluster. A program that
-# on_alarm names has to be in the image, and networkpolicy.yaml has to let it through to whatever it tells.
+# Needs the cluster of cluster/kuberay, whose Secret has Ray's token: kubectl apply -f this file
+# The address of the ledger is not in this file: the jobs that a night submits get it from the cluster. The program of
+# on_alarm has to be in the image, and networkpolicy.yaml has to allow its connections.
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -29,10 +29,10 @@ metadata:
   name: $name
   namespace: forcetune
 spec:
-  # by the clock of Kubernetes' controller, which mostly is UTC; timeZone: Europe/Berlin takes another
+  # by the clock of Kubernetes' controller, usually UTC; timeZone: Europe/Berlin sets another time zone
   schedule: "$minute $hour * * *"
   concurrencyPolicy: Forbid
-  # seconds that a night may begin late, where Kubernetes was down
+  # seconds by which a night may start late, if Kubernetes was down
   startingDeadlineSeconds: 21600
   failedJobsHistoryLimit: 7
   jobTemplate:
@@ -40,10 +40,10 @@ spec:
       backoffLimit: 3
       podFailurePolicy:
         rules:
-          # a node was lost, which does not count
+          # a lost node does not count as a failure
           - action: Ignore
             onPodConditions: [{type: DisruptionTarget, status: "True"}]
-          # refused, an alarm, another one still runs: it would end so again
+          # refused, alarm, another night still runs: a retry would end in the same way
           - action: FailJob
             onExitCodes: {containerName: nightly, operator: In, values: [2, 3, 4]}
       template:
@@ -51,7 +51,7 @@ spec:
           labels:
             forcetune.io/client: "true"
         spec:
-          # the one that podFailurePolicy works with
+          # podFailurePolicy works only with this one
           restartPolicy: Never
           automountServiceAccountToken: false
           securityContext:
@@ -79,13 +79,13 @@ spec:
               volumeMounts:
                 - {name: file, mountPath: /etc/forcetune, readOnly: true}
                 - {name: token, mountPath: /run/secrets/ray, readOnly: true}
-                # where a night holds its lock; the rest of the working folder is not its own
+                # for the lock of a night; it cannot write to the rest of the working folder
                 - {name: lock, mountPath: /opt/forcetune/.forcetune}
           volumes:
             - name: file
               configMap:
                 name: $name
-                # by its own name, since the nights in MLflow are named by it
+                # under its own name, because the nights in MLflow are named after it
                 items: [{key: nightly.yaml, path: $file}]
             - name: token
               secret:
@@ -110,7 +110,9 @@ def kubernetes(night: Night, image: str) -> str:
         InputError: The image's name is not valid, or the file is not text in UTF-8.
     """
     if not re.fullmatch(r"[\w./:@-]+", image, re.ASCII):
-        raise InputError(f"--image {image!r}: allowed: the name of an image, as registry.example.org/forcetune:0.1.0")
+        raise InputError(
+            f"--image {image!r}: allowed: the name of an image, such as registry.example.org/forcetune:0.1.0"
+        )
     hour, minute = map(int, night.at.split(":"))
     return CRONJOB.substitute(
         name=night.name,

@@ -30,9 +30,9 @@ def cron(night: Night) -> str:
     command_line = command_line.replace("%", r"\%")  # cron ends the command at a % without a backslash
     if len(os.fsencode(command_line)) > COMMAND_LIMIT_BYTES:
         raise InputError(
-            f"the line of {night.file} has {len(os.fsencode(command_line))} bytes, and cron takes "
-            f"{COMMAND_LIMIT_BYTES}: use shorter paths, unset what is not needed of {', '.join(night.variables)}, "
-            "or use `forcetune schedule systemd`"
+            f"the crontab line of {night.file} has {len(os.fsencode(command_line))} bytes, and cron allows "
+            f"{COMMAND_LIMIT_BYTES}: use shorter paths, unset variables that the night does not need "
+            f"({', '.join(night.variables)}), or use `forcetune schedule systemd`"
         )
     hour, minute = map(int, night.at.split(":"))
     return f"{minute} {hour} * * * {command_line}"
@@ -123,7 +123,7 @@ def _read_table() -> list[str]:
 
 def _write_table(lines: Iterable[str]) -> None:
     table = "".join(f"{line}\n" for line in lines)
-    _check_exit(_run_crontab("-", table=os.fsencode(table)), "is as it was, since the new one is refused")
+    _check_exit(_run_crontab("-", table=os.fsencode(table)), "was not changed, since the new table was refused")
 
 
 def _run_crontab(argument: str, table: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -114,15 +114,15 @@ def check_plain(subject: str, text: str) -> str:
     """Return the text. Raises InputError where cron, a shell or systemd could read something else in it."""
     if not text.isprintable() or "\\" in text or text != text.strip():
         raise InputError(
-            f"{subject} {text!r} cannot be scheduled, since cron and systemd may read something else in it; allowed: "
-            "text without line breaks, characters that are not printed, backslashes, and spaces at its ends"
+            f"{subject} {text!r} cannot be scheduled, since cron and systemd may read it differently; allowed: text "
+            "without line breaks, unprintable characters and backslashes, and without spaces at its start or end"
         )
     return text
 
 
 def _check_time(at: str) -> str:
     if not re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]", at):
-        raise InputError(f"--at {at!r}: allowed: a time of the day from 00:00 to 23:59, as 02:00")
+        raise InputError(f"--at {at!r}: allowed: a time of the day from 00:00 to 23:59, such as 02:00")
     return at
 
 
@@ -140,13 +140,16 @@ def _night_variables() -> Iterator[tuple[str, str]]:
     """Yield the variables of this shell that a night needs too. Raises InputError where one holds a secret."""
     for name, instead in SECRET_VARIABLES.items():
         if os.environ.get(name):
-            raise InputError(f"{name} is a secret, and others could read it where it is scheduled: {instead}; unset it")
+            raise InputError(
+                f"{name} is a secret, and others could read it in the crontab or the unit: {instead}, and unset {name}"
+            )
     for name in NIGHT_VARIABLES:
         if value := os.environ.get(name):
             if has_password(value):
                 raise InputError(
-                    f"{name} has a password in it, and others could read it where it is scheduled; keep it in a file: "
-                    "postgresql://USER@HOST/DATABASE?passfile=FILE, or ~/.mlflow/credentials for a server of MLflow"
+                    f"{name} contains a password, and others could read it in the crontab or the unit; keep the "
+                    "password in a file: postgresql://USER@HOST/DATABASE?passfile=FILE, or ~/.mlflow/credentials for "
+                    "an MLflow server"
                 )
             yield name, check_plain(name, _make_absolute(name, value))
 

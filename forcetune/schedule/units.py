@@ -8,19 +8,19 @@ from forcetune.schedule.night import Night
 SERVICE = Template("""\
 # Started by $name.timer. Copy both to ~/.config/systemd/user, then
 #   systemctl --user daemon-reload && systemctl --user enable --now $name.timer
-#   loginctl enable-linger   # so that it runs while you are not logged in, too
+#   loginctl enable-linger   # so that it also runs while you are not logged in
 # Or copy them to /etc/systemd/system, with a line User=YOU below [Service], and leave --user out.
 [Unit]
 Description=$description
-# Every exit code but 0 makes the unit fail, 3 (an alarm) too: OnFailure=UNIT here starts one that tells somebody.
+# Every exit code except 0 makes the unit fail, 3 (an alarm) too: OnFailure=UNIT here starts a unit that reports it.
 
 [Service]
-# systemd starts no unit that still runs
+# systemd does not start a unit that still runs
 Type=oneshot
 WorkingDirectory=$folder
 ${environment}ExecStart=:$command
 StandardOutput=append:$log
-# where it is stopped forcetune alone is asked to end, and hands back what it runs
+# a stop asks only forcetune itself to end; it then releases its running trials
 KillMode=mixed
 """)
 TIMER = Template("""\
@@ -30,7 +30,7 @@ Description=$description, every night
 [Timer]
 # by the clock of the machine
 OnCalendar=*-*-* $at:00
-# a night that was missed, since the machine was off, is made up for
+# a night that was missed because the machine was off starts when it is on again
 Persistent=true
 
 [Install]
@@ -49,7 +49,7 @@ def systemd(night: Night) -> dict[str, str]:
     """
     if {*night.command[0]} & {*"\"'"}:
         raise InputError(
-            f"systemd does not start {night.command[0]}, since its path has quotes in it; install forcetune elsewhere, "
+            f"systemd cannot start {night.command[0]}, since its path contains quotes; install forcetune elsewhere, "
             "or use `forcetune schedule cron`"
         )
     texts = {

@@ -120,14 +120,16 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
         prior_trials = []
         for prior_study, trials in load_prior_trials(study, uri).items():
             fitting = select_fitting(study, trials)
-            message = f"{len(fitting)} of {len(trials)} trials of {prior_study} fit this study, which learns from them"
+            message = (
+                f"{len(fitting)} of {len(trials)} trials of {prior_study} fit this study; the search learns from them"
+            )
             console.print(message, soft_wrap=True)
             prior_trials += fitting
         if fresh or pending_archive(study.study, uri):
             _check_new(study, prior_trials)
             cluster.start()  # a study that cannot be run must be refused before anything is archived
         if name := archive(study.study, lock.check, console, fresh):
-            console.print(f"what was there is kept as {name}, in both stores", soft_wrap=True)
+            console.print(f"the earlier study is kept in both stores under the name {name}", soft_wrap=True)
         refuse_changes(study, uri)
         if not has_study(study.study, uri):
             cluster.start()  # nothing may be written where no trial fits
@@ -142,7 +144,7 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
         if driver.failure_reason:
             raise StoppedError(_explain_failures(study, driver.failure_reason))
         if driver.end_reason:
-            return f"the search ended by its {driver.end_reason}"
+            return f"the search ended early: {driver.end_reason}"
         if has_work:
             cost.report(study, driver.hours, console)
         if study.search.seeds is None:
@@ -153,10 +155,10 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, cluste
 
 def _explain_failures(study: Study, reason: str) -> str:
     return (
-        f"the search was given up: {reason}. Where it happened is in the artifact error.json of the failed runs. Once "
-        "the cause is mended, the same command goes on with the trials that are left, and counts failures anew; with "
-        "--retry-failed it also runs the failed ones again; "
-        f"`search.max_failures` in the study file bears more of them ({study.trials}: all)"
+        f"the search was given up: {reason}. The artifact error.json of the failed runs has the traceback. After you "
+        "fix the cause, the same command continues with the remaining trials and counts failures from zero; with "
+        "--retry-failed it also runs the failed trials again. A higher `search.max_failures` in the study file allows "
+        f"more failed trials ({study.trials} allows all)"
     )
 
 
@@ -207,11 +209,11 @@ def _refuse_archived(study: str) -> None:
 
     if archive_name := pending_archive(study, optuna_uri()):
         raise InputError(
-            f"the study {study!r} was being archived as {archive_name}, and its companions with it; "
-            f"`forcetune doctor {study} --repair` finishes that"
+            f"the archiving of the study {study!r} and its companions as {archive_name} was interrupted; "
+            f"`forcetune doctor {study} --repair` completes it"
         )
     if not tracking.has_experiment(study, mlflow_uri()):
-        raise InputError(f"the study {study!r} is no longer in MLflow: it was archived or deleted meanwhile")
+        raise InputError(f"the study {study!r} is no longer in MLflow: it was archived or deleted in the meantime")
 
 
 def has_run(companion_runs: CompanionRuns) -> bool:

@@ -50,7 +50,7 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
     ]
     if len(trials) < MIN_IMPORTANCE_TRIALS:
         raise InputError(
-            f"{name}: importance needs {MIN_IMPORTANCE_TRIALS} trials with sampled fields that tell all objectives, "
+            f"{name}: importance needs {MIN_IMPORTANCE_TRIALS} trials with sampled fields that report all objectives, "
             f"not {len(trials)}"
         )
     losses = losses.loc[[index for index, _ in trials]]

@@ -15,7 +15,7 @@ from forcetune.search.ledger import has_study, load_recorded_study, pending_arch
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
 
-ARCHIVED_REASON = "it had not ended when its study was archived"
+ARCHIVED_REASON = "the trial had not ended when its study was archived"
 
 
 def archive(study: str, check: Callable[[], None], console: Console, fresh: bool) -> str | None:

@@ -57,7 +57,9 @@ class Checkpoints:
             SupersededError: A later attempt is in force, or the trial has ended and its folder is gone.
         """
         if self._is_reachable and max(self._attempts(), default=None) != self._attempt:
-            raise SupersededError(f"attempt {self._attempt} at the trial in {self._trial_folder} is no longer the last")
+            raise SupersededError(
+                f"attempt {self._attempt} at the trial in {self._trial_folder} is no longer the latest"
+            )
 
     def newest(self) -> dict[str, Any] | None:
         """Return the state of the last attempt that left a readable checkpoint of this trial; None where none did."""

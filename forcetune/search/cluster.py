@@ -75,14 +75,14 @@ def _call_on_gpu(call: Callable[[ArgumentT], ResultT], argument: ArgumentT, cpus
     """
     reference = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
     if not ray.wait([reference], timeout=PROBE_NOTICE_S)[0]:
-        console.print("resources: the probe for `gpus: auto` waits for a whole GPU, or runs still", soft_wrap=True)
+        console.print("resources: the probe for `gpus: auto` is still running, or waits for a free GPU", soft_wrap=True)
     try:
         result: ResultT = ray.get(reference)
     except ray.exceptions.RayError as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         raise InputError(
-            f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Mend that, or write a "
-            "number (0.5: two trials share a GPU), which needs no probe"
+            f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Fix that error, or set "
+            "`gpus` to a number, for which no probe runs (0.5: two trials share a GPU)"
         ) from error
     return result
 
@@ -194,7 +194,7 @@ def check_data_reads(reads: list[tuple[str, Any]]) -> None:
             ray.get(reference, timeout=DATA_READ_PATIENCE_S)
         except ray.exceptions.GetTimeoutError:
             raise InputError(
-                f"the node {address} does not read the study's data within {DATA_READ_PATIENCE_S:g} s"
+                f"the node {address} did not finish reading the study's data within {DATA_READ_PATIENCE_S:g} s"
             ) from None
         except ray.exceptions.RayTaskError as error:
             raise InputError(f"trial.dataset: on the node {address}: {error.cause}") from error
@@ -536,9 +536,9 @@ def _explain_loss(error: Exception | None) -> tuple[Cause, str]:
     if isinstance(original, LostError):
         return original.cause, original.reason
     if isinstance(original, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(original):
-        return "memory", "Ray ended its worker, since the node was out of memory"
+        return "memory", "Ray ended its worker, because the node was out of memory"
     if original is None or isinstance(original, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
-        return "lost", "its worker ended without a word (killed, out of memory, or its node is gone)"
+        return "lost", "its worker ended without an error message (killed, out of memory, or its node is gone)"
     return "lost", f"its worker failed: {type(original).__name__}: {original}".splitlines()[0]
 
 

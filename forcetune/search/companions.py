@@ -52,13 +52,13 @@ def rerun(study: Study, check: Callable[[], None], console: Console, drive: Call
             Search(trials=total, sampler="random", stopping="none", budget=budget, max_failures=total)
         )
         if proposals:
-            message = f"{len(proposals)} trials with fresh seeds: the front, and what lies within its noise"
+            message = f"{len(proposals)} trials with fresh seeds: the front, and the trials that may belong to it"
             console.print(message, soft_wrap=True)
         driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))  # noqa: B023
         drive(driver)
         mark_front(Tracker(study.study, mlflow_uri()))  # by the means over fresh seeds
         if driver.end_reason:
-            return f"the re-runs with fresh seeds ended by the {driver.end_reason}"
+            return f"the re-runs with fresh seeds ended early: {driver.end_reason}"
 
 
 def run_listed_companions(
@@ -100,7 +100,7 @@ def run_listed_companions(
     driver = open_driver(companion, check, console, propose=lambda history: FixedProposals(proposals))
     drive(driver)
     mark_front(Tracker(companion_runs.study.study, mlflow_uri()))  # re-runs that had failed may be among these trials
-    return f"the comparisons ended by their {driver.end_reason}" if driver.end_reason else None
+    return f"the comparisons ended early: {driver.end_reason}" if driver.end_reason else None
 
 
 def _compute_budget(companion_runs: CompanionRuns, trials: list[FrozenTrial]) -> Budget | None:

@@ -34,14 +34,14 @@ def connect_ray() -> Iterator[None]:
     address = ray_address()
     if address.startswith(("http://", "https://")):
         raise InputError(
-            f"RAY_ADDRESS is {address}, the address for jobs: `forcetune submit` sends a study there. To search from "
-            "this process unset it (a local Ray is started) or give a cluster's own address, host:port"
+            f"RAY_ADDRESS is {address}, the address for jobs, which `forcetune submit` uses. To search from this "
+            "process, unset it (a local Ray is started), or set it to the address of the cluster's head, HOST:PORT"
         )
     if address:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
-            raise InputError(f"RAY_ADDRESS is {address}, and no Ray cluster answers there: {error}") from error
+            raise InputError(f"RAY_ADDRESS is {address}, but no Ray cluster answers there: {error}") from error
     else:
         _start_own_ray()
     patience_s = CLUSTER_HEAD_PATIENCE_S if address else OWN_HEAD_PATIENCE_S
@@ -68,7 +68,7 @@ def _start_own_ray() -> None:
                 reason = str(error).partition("\n")[0]
                 raise StoppedError(
                     f"Ray did not start on this machine in {START_TRIES} tries ({reason}). Nothing is lost: the same "
-                    "command tries again, best when the machine has less to do"
+                    "command tries again, preferably when the machine is less busy"
                 ) from error
 
 
@@ -111,8 +111,7 @@ class RayHeartbeat:
         host, port = self._head
         print(
             f"\nforcetune: Ray's head at {host}:{port} is gone ({error.strerror or error}): its process gcs_server was "
-            "killed, or its machine is not to be reached. Nothing is lost: the same command goes on where the search "
-            "was",
+            "killed, or its machine cannot be reached. Nothing is lost: the same command continues the search",
             file=sys.stderr,
             flush=True,
         )

@@ -90,7 +90,9 @@ def _keep(study: Study, cost: Cost) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(cost)))
     except OSError as error:
-        log.warning("the search will not be held against this cost: %s cannot be written (%s)", path, error.strerror)
+        log.warning(
+            "the search cannot be compared with this prediction: %s cannot be written (%s)", path, error.strerror
+        )
 
 
 def report(study: Study, hours: float, console: Console) -> None:
@@ -105,7 +107,7 @@ def report(study: Study, hours: float, console: Console) -> None:
     if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
         deviation = cost.hours / hours - 1
         took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
-        message = f"searched for {took}; `forcetune check` had predicted {predicted} ({deviation:+.0%})"
+        message = f"the search took {took}; `forcetune check` predicted {predicted} ({deviation:+.0%})"
         console.print(message, soft_wrap=True, highlight=False)
 
 

@@ -36,7 +36,7 @@ def find(study: str) -> Contents:
             f"neither {hide_password(optuna_uri())} nor {hide_password(mlflow_uri())} has a study {study!r}"
         )
     if is_foreign(study, optuna_uri()) or tracking.is_foreign(study, mlflow_uri()):
-        raise InputError(f"{study!r} is no study of forcetune, but of another program; nothing is deleted")
+        raise InputError(f"{study!r} was made by another program, not by forcetune; nothing was deleted")
     trials, companions = (len(select_counted(load_trials(name, optuna_uri()))) for name in names)
     return Contents(trials, companions, sum(tracking.count_runs(name, mlflow_uri()) for name in names))
 

@@ -66,13 +66,20 @@ def examine(name: str, check: Callable[[], None] = lambda: None, live: bool = Fa
     pending_name = pending_archive(name, optuna_uri())
     if pending_name and not live:
         finish = partial(archive, name, check, Console(quiet=True), False)
-        return [Finding("the study", f"was being archived as {pending_name}", "finish that", lambda: discard(finish()))]
+        return [
+            Finding(
+                "the study",
+                f"was archived only in part, as {pending_name}",
+                "finish the archiving",
+                lambda: discard(finish()),
+            )
+        ]
     if tracking.is_deleted(name, mlflow_uri()):
         restore = partial(tracking.restore_experiment, name, mlflow_uri())
         return [Finding("the study", "has an experiment that was deleted in MLflow", "restore it", restore)]
     if not tracking.has_experiment(name, mlflow_uri()):
         make = partial(Tracker, name, mlflow_uri())
-        return [Finding("the study", "has no experiment in MLflow", "make it", lambda: discard(make()))]
+        return [Finding("the study", "has no experiment in MLflow", "create it", lambda: discard(make()))]
     return list(_Examination(study, Ledger(study, optuna_uri(), check), check, live).findings())
 
 
@@ -127,11 +134,13 @@ class _Examination:
         yield from self._check_parents()
         for key in self._runs.keys() - keys.keys():
             for run in self._runs[key]:
-                yield self._surplus(run, "is of no trial in the ledger")
+                yield self._surplus(run, "belongs to no trial in the ledger")
         for trial in trials:
             where = f"trial {trial.number}"
             if keys[trial.user_attrs["key"]] > 1 and trial.state.is_finished():
-                yield Finding(where, "has the configuration of another trial", "none: Optuna keeps what is told")
+                yield Finding(
+                    where, "has the configuration of another trial", "none: Optuna does not change finished trials"
+                )
             elif trial.state.is_finished():
                 yield from self._check_finished(where, trial)
             elif not self._is_live:
@@ -146,9 +155,9 @@ class _Examination:
     def _check_parents(self) -> Iterator[Finding]:
         if not self._parents:
             make = partial(self._tracker.open_study, self._study.directions, {})
-            yield Finding("the study", "has no parent run", "make one", lambda: discard(make()))
+            yield Finding("the study", "has no parent run", "create one", lambda: discard(make()))
         for parent in self._parents[1:]:
-            yield self._surplus(parent, "is a second parent run")
+            yield self._surplus(parent, "is an extra parent run")
 
     def _check_front(self) -> Iterator[Finding]:
         changes = find_tag_changes(self._study.study, mlflow_uri())
@@ -156,7 +165,7 @@ class _Examination:
             lacking = sum(change.is_set for change in changes if change.tag == tag)
             surplus = sum(not change.is_set for change in changes if change.tag == tag)
             if lacking or surplus:
-                what = f"has {lacking} runs on {meaning} without the tag {tag}, and {surplus} others with it"
+                what = f"lacks the tag {tag} on {lacking} runs on {meaning}, and has it on {surplus} other runs"
                 yield Finding("the study", what, "set the tags", partial(mark_front, self._tracker))
 
     def _check_finished(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
@@ -164,14 +173,14 @@ class _Examination:
         if len(runs) > 1 and (matching := [run for run in runs if not self._disagreement(trial, [run])]):
             for run in runs:
                 if run is not matching[0]:
-                    yield self._surplus(run, f"is a second one of {where}")
+                    yield self._surplus(run, f"is a second run of {where}")
             runs = matching[:1]
         disagreement = self._disagreement(trial, runs)
         if disagreement:
             record = TrialOutcome(**trial.user_attrs["ended"]).record if "ended" in trial.user_attrs else {}
             if record:
                 yield Finding(
-                    where, disagreement, "write its run anew from the ledger", lambda: self._rebuild(trial, runs)
+                    where, disagreement, "write its run again from the ledger", lambda: self._rebuild(trial, runs)
                 )
             else:
                 yield Finding(where, disagreement, "none: the ledger has no record of it")
@@ -179,27 +188,29 @@ class _Examination:
             parent = {"mlflow.parentRunId": self._parents[0]["id"]}
             adopt = partial(self._tracker.log, runs[0]["id"], tags=parent)
             yield Finding(
-                where, "its run has another parent than the study's", "give it that", lambda: discard(adopt())
+                where, "has a run under another parent run", "set the study's parent run", lambda: discard(adopt())
             )
         elif trial.state == TrialState.COMPLETE and "masks.npz" not in self._tracker.list_files(runs[0]["id"]):
-            yield Finding(where, "its run has lost masks.npz", "none: `forcetune prune --trial` may find the same ones")
+            yield Finding(
+                where, "has a run without masks.npz", "none: `forcetune prune --trial` may find the same masks"
+            )
         if (folder := self._trial_folder(trial)).exists():
             yield self._leftover(folder)
 
     def _check_open(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
         if "ended" in trial.user_attrs:
-            yield Finding(where, "has ended, and was not told to both stores", "tell them", self._deliver)
+            yield Finding(where, "has ended, but its result is not in both stores", "write it to both", self._deliver)
             return
         runs = sorted(self._runs[trial.user_attrs["key"]], key=lambda run: -self._last_step(run))
         for run in runs[1:]:
-            yield self._surplus(run, f"is a second one of {where}")
+            yield self._surplus(run, f"is a second run of {where}")
         if runs and runs[0]["status"] != "RUNNING":
             reopen = partial(self._tracker.reopen, runs[0]["id"])
-            yield Finding(where, f"is not over, and its run is {runs[0]['status']}", "reopen it", reopen)
+            yield Finding(where, f"has not ended, but its run is {runs[0]['status']}", "reopen the run", reopen)
         for checkpoint in self._trial_folder(trial).glob("*/checkpoint.pt"):
             state = read_checkpoint(checkpoint)
             if state is None or state["key"] != trial.user_attrs["key"].partition("@")[0]:
-                problem = "cannot be read" if state is None else "is of another trial"
+                problem = "cannot be read" if state is None else "belongs to another trial"
                 yield Finding(str(checkpoint), problem, "remove it", checkpoint.unlink)
 
     def _disagreement(self, trial: FrozenTrial, runs: list[dict[str, Any]]) -> str | None:
@@ -208,22 +219,22 @@ class _Examination:
             return f"has {len(runs) or 'no'} runs" if runs else "has no run"
         run = runs[0]
         if run["status"] != RUN_STATUS_BY_STATE[trial.state]:
-            return f"is {trial.state.name} in the ledger, and its run {run['status']}"
+            return f"is {trial.state.name} in the ledger, but its run is {run['status']}"
         outcome = trial.user_attrs.get("ended", {})
         if outcome and run["tags"].get("forcetune.outcome") != outcome["outcome"]:
-            return f"has the outcome {outcome['outcome']}, and its run {run['tags'].get('forcetune.outcome')}"
+            return f"has the outcome {outcome['outcome']}, but its run has {run['tags'].get('forcetune.outcome')}"
         if run["params"] != tracking.format_params(trial.user_attrs["fields"]):
-            return "has other fields than the params of its run"
+            return "has fields that differ from the params of its run"
         refused = run["tags"].get(REFUSED_TAG, "").split(", ")
         for name, value in zip(self._study.objectives, trial.values or [], strict=False):
             if name not in refused and not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
-                return f"has {name} {value:g}, and its run {run['metrics'].get(name)}"
+                return f"has {name} {value:g}, but its run has {run['metrics'].get(name)}"
         steps = self._tracker.list_steps(run["id"], retried_at(trial))
         if doubled := [name for name, logged_steps in steps.items() if len(set(logged_steps)) < len(logged_steps)]:
-            return f"its run has {', '.join(doubled)} twice at a step"
+            return f"has a run with {', '.join(doubled)} logged twice at one step"
         curve = {step for step, *_ in outcome.get("record", {}).get("curve", [])}
         if missing := curve - {step for logged_steps in steps.values() for step in logged_steps}:
-            return f"its run lacks the epochs {', '.join(map(str, sorted(missing)))}"
+            return f"has a run without the epochs {', '.join(map(str, sorted(missing)))}"
         return None
 
     def _rebuild(self, trial: FrozenTrial, runs: list[dict[str, Any]]) -> None:
@@ -243,7 +254,9 @@ class _Examination:
         return Finding(f"run {run['id']}", what, "delete it", partial(self._tracker.remove, run["id"]))
 
     def _leftover(self, folder: Path) -> Finding:
-        return Finding(str(folder), "is left of a trial that is over", "remove it", partial(shutil.rmtree, folder))
+        return Finding(
+            str(folder), "is a leftover of a trial that has ended", "remove it", partial(shutil.rmtree, folder)
+        )
 
     def _last_step(self, run: dict[str, Any]) -> int:
         return max(self._tracker.list_steps(run["id"]).get("val_loss", []), default=-1)

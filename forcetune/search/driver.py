@@ -268,9 +268,9 @@ class Driver:
         if cause == "time":
             self._end(number, TrialOutcome("failed", reason))
         elif lost_attempts > self._study.resources.retries:
-            self._end(number, TrialOutcome("failed", f"{reason}; given up after {running.attempts.attempt} attempts"))
+            self._end(number, TrialOutcome("failed", f"{reason}; failed after {running.attempts.attempt} attempts"))
         elif cause == "memory" and factor == previous:
-            self._end(number, TrialOutcome("failed", f"{reason}; no node has more room for it"))
+            self._end(number, TrialOutcome("failed", f"{reason}; no node has more memory for it"))
         else:
             running.attempts = replace(running.attempts, lost=lost_attempts, room=factor)
             self._hand_back(number)
@@ -315,15 +315,16 @@ class Driver:
         if undelivered and seconds > MLFLOW_QUIET_S:
             cause = self._outbox.last_error or "it is slow"
             self.progress.warn(
-                f"waits up to {seconds:g} s for MLflow, which lacks a part of {undelivered} trials: {cause}"
+                f"waiting up to {seconds:g} s for MLflow, which does not have all data of {undelivered} trials yet: "
+                f"{cause}"
             )
             undelivered = self._outbox.drain(seconds - MLFLOW_QUIET_S)
         last_error = self._outbox.last_error
         self._outbox.close()
         if undelivered and seconds:
             raise StoppedError(
-                f"MLflow has not taken what is known of {undelivered} trials ({last_error or 'it is slow'}); the "
-                "ledger keeps it, and the same command hands it over"
+                f"MLflow does not have all data of {undelivered} trials ({last_error or 'it is slow'}). The ledger "
+                "keeps the data; run the same command again to deliver it"
             )
         if self.is_finished and not undelivered:
             with durable("close"):
@@ -390,7 +391,7 @@ class Driver:
         metrics = report.metrics
         if missing := [name for name in self._study.objectives if name not in metrics]:
             return TrialOutcome(
-                "failed", f"the trial reports no {missing[0]}, an objective; it reports {', '.join(metrics)}"
+                "failed", f"the trial does not report the objective {missing[0]}; it reports {', '.join(metrics)}"
             )
         values = [float(metrics[name]) for name in self._study.objectives]
         for name, value in zip(self._study.objectives, values, strict=True):
@@ -425,9 +426,7 @@ class Driver:
         for number, running in waiting:
             if number in retried:
                 self._running[number] = running
-                self._end(
-                    number, TrialOutcome("failed", f"it was not run again, since the search ended before: {reason}")
-                )
+                self._end(number, TrialOutcome("failed", f"not run again, because the search ended first: {reason}"))
 
     def _find_failed(self) -> dict[str, bool]:
         """Return for each trial that has ended, by its key, whether it has failed."""
@@ -565,7 +564,7 @@ def open_driver(
     with durable("ledger"):
         ledger = Ledger(study, uri, check)
     if count := ledger.retry():
-        console.print(f"{count} failed trials are run again", soft_wrap=True, highlight=False)
+        console.print(f"running {count} failed trials again", soft_wrap=True, highlight=False)
     progress = Progress(study, console)
     return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)
 

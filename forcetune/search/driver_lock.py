@@ -59,7 +59,7 @@ class DriverLock(ABC):
         try:
             while not self._acquire():
                 if not self._wait:
-                    raise HeldError(f"the study {self._name!r} is held by another driver: {self._find_holder()}")
+                    raise HeldError(f"another driver has the study {self._name!r}: {self._find_holder()}")
                 time.sleep(LOCK_POLL_S)
         except ImportError as error:
             raise InputError(
@@ -167,7 +167,7 @@ class _SessionLock(DriverLock):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        threading.Thread(target=self._keep_lock, name=f"hold on {self._name}", daemon=True).start()
+        threading.Thread(target=self._keep_lock, name=f"lock on {self._name}", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -187,7 +187,7 @@ class _SessionLock(DriverLock):
                     self._release()
             if not self._acquire():
                 raise HeldError(
-                    f"the study {self._name!r} was taken over by another driver while the database was away: "
+                    f"another driver took over the study {self._name!r} while the database was unreachable: "
                     f"{self._find_holder()}"
                 )
 

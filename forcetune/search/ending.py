@@ -39,7 +39,7 @@ class FailureLimit:
         """
         self._trials += 1
         if outcome.outcome == "failed":
-            reason = outcome.reason or "no reason is known"
+            reason = outcome.reason or "unknown reason"
             self._equal_failures = (
                 self._equal_failures + 1
                 if self._equal_failures and _strip_numbers(reason) == _strip_numbers(self._reason)
@@ -63,8 +63,8 @@ class FailureLimit:
         if (is_share and self._trials < MIN_TRIALS_FOR_SHARE) or self._failed <= allowed:
             return None
         return (
-            f"{self._failed} of {self._trials} trials failed, and `search.max_failures: {self._limit:g}` bears no "
-            f"more; the last one: {self._reason}"
+            f"{self._failed} of {self._trials} trials failed, more than `search.max_failures: {self._limit:g}` allows; "
+            f"the last failure: {self._reason}"
         )
 
     def _reset(self) -> None:
@@ -120,7 +120,7 @@ class StoppingCriterion:
         growth = (volume - before) / before if before else float(volume > 0)
         if growth < gain:
             self.reason = self.reason or (
-                f"patience: over {trials} trials the hypervolume grew by {growth:.2%}, less than {gain:.2%}"
+                f"over {trials} trials the hypervolume grew by {growth:.2%}, less than `patience` requires ({gain:.2%})"
             )
 
     def set_spent(self, hours: float, device_hours: float) -> None:
@@ -130,7 +130,7 @@ class StoppingCriterion:
         for name, spent in (("hours", hours), ("device_hours", device_hours)):
             allowed = getattr(self._budget, name)
             if allowed is not None and spent >= allowed:
-                self.reason = self.reason or f"budget: {name} {allowed:g} are used up"
+                self.reason = self.reason or f"the budget of {allowed:g} {name.replace('_', ' ')} is used up"
 
 
 def is_hopeless(study: Study, trials: Sequence[FrozenTrial]) -> bool:

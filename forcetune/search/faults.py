@@ -7,26 +7,26 @@ from contextlib import contextmanager
 
 # In the order in which a trial meets them. Each value names the process that writes, the store, and the content.
 WRITES = {
-    "tables": "driver, MLflow: the tables and the experiment, where they are new",
-    "ledger": "driver, ledger: the tables and the study, where they are new",
+    "tables": "driver, MLflow: the tables and the experiment, if they are new",
+    "ledger": "driver, ledger: the tables and the study, if they are new",
     "parent": "driver, MLflow: the study's own run",
     "ask": "driver, ledger: a new trial, RUNNING",
     "retry": "driver, ledger: a new trial in place of a failed one, RUNNING",
     "issue": "driver, ledger: a further attempt at a trial",
-    "claim": "worker, files: its attempt is the one in force",
+    "claim": "worker, files: the folder of its attempt",
     "checkpoint": "worker, files: the trial after an epoch",
     "files": "driver, files: masks and layers, until MLflow has them",
     "run record": "driver, MLflow: the trial's run",
     "log": "driver, MLflow: params, tags and metrics in one request",
     "artifact": "driver, MLflow: a file of the trial",
-    "decide": "driver, ledger: what became of the trial, its curve included",
+    "decide": "driver, ledger: the outcome of the trial, with its curve",
     "end": "driver, MLflow: the run is FINISHED or FAILED",
-    "tell": "driver, ledger: COMPLETE or FAIL, the last word",
-    "clean": "driver, files: the trial's folder goes",
+    "tell": "driver, ledger: the trial is COMPLETE or FAIL",
+    "clean": "driver, files: the trial's folder is removed",
     "close": "driver, MLflow: the study's own run is FINISHED",
     "archive begun": "driver, ledger: the name under which --fresh archives the study",
-    "experiment archived": "driver, MLflow: the experiment has that name",
-    "archived": "driver, ledger: and the study",
+    "experiment archived": "driver, MLflow: the new name of the experiment",
+    "archived": "driver, ledger: the new name of the study",
 }
 
 _passed: dict[str, int] = {}

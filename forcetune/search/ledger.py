@@ -177,7 +177,7 @@ class Ledger:
         if self._token:
             writer = self._storage.get_study_user_attrs(self._study._study_id).get(WRITER_ATTR)
             if writer != self._token:
-                raise HeldError(f"the study {self._study.study_name!r} was taken over by another driver meanwhile")
+                raise HeldError(f"another driver took over the study {self._study.study_name!r} in the meantime")
 
     def confirm(self) -> None:
         """Check that no other driver has the study, and wait for a database that is away.
@@ -313,8 +313,8 @@ class Ledger:
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if time.monotonic() > deadline:
                     raise StoppedError(
-                        f"the ledger {hide_password(self._uri)} does not take what is written: "
-                        f"{innermost_message(error)}. Once it does, the same command goes on where it was"
+                        f"the ledger {hide_password(self._uri)} refuses writes: {innermost_message(error)}. Once it "
+                        "accepts them, run the same command again to continue"
                     ) from None
             time.sleep(DATABASE_RETRY_PAUSE_S)
 
@@ -327,7 +327,8 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
     """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(
-            f"the Optuna storage {hide_password(uri)}: allowed: sqlite:///FILE and postgresql://HOST/DATABASE"
+            f"the Optuna storage {hide_password(uri)} is not supported; allowed: sqlite:///FILE and "
+            "postgresql://HOST/DATABASE"
         )
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True):
         return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
@@ -398,13 +399,14 @@ def refuse_changes(study: Study, uri: str) -> None:
         return  # a driver was killed while it made the study
     if before is None:
         raise InputError(
-            f"study: {hide_password(uri)} has an Optuna study {study.study!r} of another program; rename yours"
+            f"study: another program has an Optuna study {study.study!r} in {hide_password(uri)}; give your study "
+            "another name"
         )
     if before != now and trials:
         raise InputError(
-            f"study: {study.study!r} has trials of another file ({'; '.join(_differences(before, now))}). Under one "
-            "name only search and resources may change: give the study another name, or archive what is there and "
-            "start anew with --fresh"
+            f"study: the trials of {study.study!r} were made by a different study file "
+            f"({'; '.join(_differences(before, now))}). Only search, resources and code may change: give the study "
+            "another name, or use --fresh, which archives the existing study and starts a new one"
         )
 
 
@@ -422,7 +424,7 @@ def load_recorded_study(name: str, uri: str) -> Study:
         studies = {} if _missing(uri) else {study.study_name: study for study in open_storage(uri).get_all_studies()}
         raise InputError(
             f"the ledger {hide_password(uri)} has no study {name!r} of forcetune{suggestion(name, studies)}; "
-            f"there are: {', '.join(sorted(studies)) or 'none yet'}"
+            f"its studies: {', '.join(sorted(studies)) or 'none yet'}"
         )
     return Study.model_validate(optuna_study.user_attrs[STUDY_ATTR])
 
@@ -449,8 +451,8 @@ def load_prior_trials(study: Study, uri: str) -> dict[str, list[PriorTrial]]:
             raise InputError(f"{yaml_path}: {error}") from None
         if dict(objectives) != study.directions:
             raise InputError(
-                f"{yaml_path}: {name!r} searched for {_format_objectives(dict(objectives))}, this study searches for "
-                f"{_format_objectives(study.directions)}; the objectives must be the same"
+                f"{yaml_path}: the objectives of {name!r} are {_format_objectives(dict(objectives))}, those of this "
+                f"study {_format_objectives(study.directions)}; they must be the same"
             )
         order = [objectives.index(objective) for objective in study.directions.items()]
         prior_trials[name] = [
@@ -588,4 +590,4 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
             for key in keys
             for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
         ]
-    return [] if before == now else [f"{path} was {json.dumps(before)}, is {json.dumps(now)}"]
+    return [] if before == now else [f"{path} was {json.dumps(before)}, is now {json.dumps(now)}"]

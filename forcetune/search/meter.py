@@ -42,10 +42,14 @@ class RayMeter(Meter):
             return metric
 
         self._trials = make(Counter, "trials", "trials that have ended", "outcome")
-        self._asks = make(Histogram, "ask_seconds", "a proposal and its row in the ledger", boundaries=LATENCY_BOUNDS_S)
-        self._logs = make(Histogram, "log_seconds", "what is due of a trial, to MLflow", boundaries=LATENCY_BOUNDS_S)
-        self._backlog = make(Gauge, "outbox_backlog", "trials of which MLflow lacks something")
-        self._hypervolume = make(Gauge, "hypervolume", "what the front covers")
+        self._asks = make(
+            Histogram, "ask_seconds", "time of a proposal and its row in the ledger", boundaries=LATENCY_BOUNDS_S
+        )
+        self._logs = make(
+            Histogram, "log_seconds", "time to log a trial's pending data in MLflow", boundaries=LATENCY_BOUNDS_S
+        )
+        self._backlog = make(Gauge, "outbox_backlog", "trials with data that MLflow does not have yet")
+        self._hypervolume = make(Gauge, "hypervolume", "hypervolume of the front")
 
     def count_trial(self, outcome: str) -> None:
         self._trials.inc(1, {"outcome": outcome})

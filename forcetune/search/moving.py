@@ -47,7 +47,8 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
                     difference := tracking.find_difference(name, mlflow_uri(), runs)
                 ):
                     raise StoppedError(
-                        f"{name} in {hide_password(runs)} is not what it is here: {difference}; both are kept"
+                        f"the copy of {name} in {hide_password(runs)} differs from the original: {difference}; "
+                        "both are kept"
                     )
             if ledger and has_study(name, optuna_uri()):
                 _copy_study(name, ledger)
@@ -70,15 +71,15 @@ def check_targets(ledger: str | None, runs: str | None) -> None:
         InputError: Both targets are None, an address is not one of a store, or a target is where the study is already.
     """
     if not (ledger or runs):
-        raise InputError("nothing to do: allowed: --to STORAGE for the trials, --mlflow URI for the runs, or both")
+        raise InputError("no target is named; allowed: --to STORAGE for the trials, --mlflow URI for the runs, or both")
     if runs and not runs.startswith(("http://", "https://", "sqlite:///", "postgresql")):
         raise InputError(
-            f"--mlflow {hide_password(runs)}: this is no address of a store; allowed: http://HOST:PORT, sqlite:///FILE "
-            "and postgresql://HOST/DATABASE"
+            f"--mlflow {hide_password(runs)}: this is not the address of an MLflow store; allowed: http://HOST:PORT, "
+            "sqlite:///FILE and postgresql://HOST/DATABASE"
         )
     for option, target, source in (("--to", ledger, optuna_uri()), ("--mlflow", runs, mlflow_uri())):
         if target and target == source:
-            raise InputError(f"{option} {hide_password(target)}: the study is there already")
+            raise InputError(f"{option} {hide_password(target)}: the study is already there")
 
 
 def _exists(name: str) -> bool:
@@ -91,7 +92,7 @@ def _copy_study(name: str, target: str) -> None:
     if has_study(name, target):
         existing = optuna.load_study(study_name=name, storage=open_storage(target))
         if existing.user_attrs.get(MOVED_FROM_TAG) != hide_password(source):
-            raise InputError(f"{hide_password(target)} has a study {name!r} already; nothing is moved")
+            raise InputError(f"{hide_password(target)} already has another study {name!r}; nothing was moved")
         return
     if has_study(name + MOVING_SUFFIX, target):
         delete_study(name + MOVING_SUFFIX, target)
@@ -105,7 +106,9 @@ def _copy_study(name: str, target: str) -> None:
     if [_comparable(trial) for trial in source_trials] != [
         _comparable(trial) for trial in copied.get_trials(deepcopy=False)
     ]:
-        raise StoppedError(f"the trials of {name} in {hide_password(target)} are not what they are here; both are kept")
+        raise StoppedError(
+            f"the copied trials of {name} in {hide_password(target)} differ from the originals; both are kept"
+        )
     folder = folder_of(name, source)
     rename_study(name + MOVING_SUFFIX, name, target)
     if folder.is_dir():

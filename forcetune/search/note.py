@@ -3,7 +3,7 @@
 from forcetune.names import COMPANION
 from forcetune.spec import METRICS, Study
 
-USER_METRIC = "measured by code of the study's own"
+USER_METRIC = "measured by the study's own code"
 
 
 def render_note(study: Study) -> str:
@@ -25,17 +25,17 @@ def render_note(study: Study) -> str:
 
 
 RUNS_GUIDE = (
-    "Runs named trial-NNNN are trials; the run named like the study has the study file. Metrics of a trial: "
-    "`val_accuracy`, `val_loss` and `train_loss` have a value an epoch; `density` is the fraction of prunable weights "
-    "kept, `sparsity` is 1 - `density`, `macs` are multiply-adds of one sample, times are in seconds. The tag "
-    "`forcetune.outcome` says what became of a trial."
+    "Runs named trial-NNNN are trials; the run with the name of the study has the study file. Metrics of a trial: "
+    "`val_accuracy`, `val_loss` and `train_loss` have one value per epoch; `density` is the fraction of prunable "
+    "weights kept, `sparsity` is 1 - `density`, `macs` are multiply-adds of one sample, times are in seconds. The tag "
+    "`forcetune.outcome` is the outcome of a trial."
 )
 
 
 def _describe_study(name: str) -> str:
     if name.endswith(COMPANION):
         study = name.removesuffix(COMPANION)
-        return f"Companions of the study {study}: re-runs with other seeds, twins and dense runs, none on its front."
+        return f"Companions of the study {study}: re-runs with other seeds, twins and dense runs; none is on its front."
     return f"The study {name}: networks pruned before they are trained."
 
 

@@ -262,7 +262,7 @@ class Outbox:
                 self._guard()
                 self._tracker.log(self._parent, [progress])
             except Exception as error:  # the next progress supersedes this one
-                log.debug("how far the study is, is not in MLflow: %s", error)
+                log.debug("the study's progress was not logged to MLflow: %s", error)
         self._mark_front()
 
     def _mark_front(self) -> None:
@@ -276,7 +276,7 @@ class Outbox:
             self._guard()
             mark_front(self._tracker)
         except Exception as error:  # it is tried again
-            log.debug("the front is not marked in MLflow: %s", error)
+            log.debug("the front was not marked in MLflow: %s", error)
             with self._changed:
                 self._front_candidates |= candidates
 
@@ -312,8 +312,8 @@ class Outbox:
         with suppress(Exception):  # where MLflow does not answer, that is why the delivery failed
             if self._tracker.restore_deleted(record.run, error):
                 self.warn(
-                    f"the run of trial {record.number}, or the study's experiment, was deleted in MLflow while the "
-                    "study runs; it is restored, since the trial could not be written otherwise"
+                    f"the run of trial {record.number} or the study's experiment was deleted in MLflow during the "
+                    "search; it was restored so that the trial can be written"
                 )
 
     def _deliver(self, record: Record, outcome: TrialOutcome | None) -> None:
@@ -378,8 +378,8 @@ class Outbox:
         for name in reasons.keys() - self._refused_names:
             self._refused_names.add(name)
             self.warn(
-                f"MLflow does not take {name[:60]!r} of trial {record.number}, nor of any other: "
-                f"{reasons[name][:200]}. The ledger alone keeps it; all else is delivered"
+                f"MLflow refuses {name[:60]!r} of trial {record.number} and of every other trial: "
+                f"{reasons[name][:200]}. Only the ledger keeps it; everything else is delivered"
             )
 
     def _end(self, record: Record, outcome: TrialOutcome) -> None:

@@ -122,7 +122,7 @@ def measure_memory(probe: Probe) -> Memory:
     """
     set_up_process(probe.folder, probe.threads)
     if not torch.cuda.device_count():
-        raise InputError("torch sees no GPU in a process that has one to itself")
+        raise InputError("torch finds no GPU in a process to which Ray gave one")
     try:
         for configuration in probe.pruned:
             trial.prepare(configuration, probe.task)
@@ -163,7 +163,7 @@ def describe_probe(trials: int, memory: Memory) -> str:
     decision = f"{trials} trials share a GPU" if trials > 1 else "a trial has a GPU to itself"
     more = f" (its memory would hold {memory.max_trials})" if memory.max_trials > trials else ""
     used, total = memory.used / 2**30, memory.total / 2**30
-    return f"resources: {decision}{more}: one was seen to need {used:.1f} of its {total:.1f} GiB"
+    return f"resources: {decision}{more}: a trial needs {used:.1f} of {total:.1f} GiB (measured)"
 
 
 def resolve_gpus(resources: Resources, gpus: float) -> ResolvedResources:

@@ -87,7 +87,7 @@ class Progress:
     def report_wait(self) -> None:
         """Print that the search waits, since other studies have the whole cluster."""
         self._console.print(
-            f"{self.done_of_total} done, waits: others have the cluster", soft_wrap=True, highlight=False
+            f"{self.done_of_total} done; waiting: other studies use the whole cluster", soft_wrap=True, highlight=False
         )
 
     def warn(self, text: str) -> None:
@@ -121,7 +121,7 @@ class Progress:
         done_here = self._done_here + partial_trials
         trials_left = self._study.trials - self.done - partial_trials
         if not self._first_report or done_here < 1:
-            return "time left unknown yet"
+            return "time left not yet known"
         seconds = (time.monotonic() - self._first_report) / done_here * max(trials_left, 0)
         return f"about {duration(seconds)} left"
 
@@ -149,7 +149,7 @@ class Progress:
 
     def _table(self) -> Table:
         ordered = sorted(self._front, key=lambda point: -point[0].density)
-        limit_note = f", its {FRONT_ROWS} sparsest of {len(ordered)} points" if len(ordered) > FRONT_ROWS else ""
+        limit_note = f", the {FRONT_ROWS} sparsest of {len(ordered)} points" if len(ordered) > FRONT_ROWS else ""
         table = Table(title=f"front so far{limit_note}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in self._study.objectives:
             table.add_column(name, justify="right")

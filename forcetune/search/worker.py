@@ -195,7 +195,7 @@ def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
     try:
         checkpoints.save(state)
     except OSError as error:
-        log.warning("no checkpoint: %s", error)
+        log.warning("no checkpoint was saved: %s", error)
 
 
 def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:

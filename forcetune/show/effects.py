@@ -18,7 +18,7 @@ def effects(differences: pd.DataFrame) -> None:
     """
     out = console()
     if differences.empty:
-        out.print("there are too few trials to compare what they reach at equal density")
+        out.print("there are too few trials to compare their accuracy at equal density")
         return
     header = "field", "better", "worse", "by points", "95 % interval", "p", "trials", "pairs", "paired by"
     table = header_table(*header, left=3)
@@ -30,11 +30,12 @@ def effects(differences: pd.DataFrame) -> None:
         table.add_row(row["field"], row["better"], row["worse"], *numbers, row["paired"])
     out.print(table)
     out.print(
-        "points of validation accuracy at equal density, early-stopped trials left out. all else equal: trials that "
-        "share every other field and the seed, as in a grid. like density: means over the trials of a network and a "
-        "method within a quarter of a decade, of which other fields vary by chance. not paired: each trial less what "
-        "others of its density and method reach. p: of no difference, exact for pairs, else Welch's, by Holm over the "
-        "rows of a field",
+        "by points: difference in points of validation accuracy at equal density, without early-stopped trials. paired "
+        "by: `all else equal` pairs trials that share every other field and the seed, as in a grid; `like density` "
+        "pairs means over the trials of one network and method within a quarter of a decade of density, and other "
+        "fields vary by chance; `not` compares all trials, each minus the usual accuracy at its density, network and "
+        "method. p: of no difference, exact for pairs, otherwise by Welch's test, with Holm's correction over the rows "
+        "of a field",
         soft_wrap=True,
         highlight=False,
     )
@@ -52,8 +53,8 @@ def importance(shares: pd.DataFrame) -> None:
     out = console()
     out.print(table)
     out.print(
-        "shares of 100 %: how differently a field is spread over the best tenth of the trials and over all of them "
-        "(PED-ANOVA); says nothing of the direction, which `--effect FIELD` does",
+        "shares of 100 %: how much the distribution of a field among the best tenth of the trials differs from that "
+        "among all trials (PED-ANOVA); they do not say which values are better, `--effect FIELD` does",
         soft_wrap=True,
         highlight=False,
     )

@@ -58,7 +58,7 @@ def points(selected: pd.DataFrame, extra: Sequence[str] = (), width: int | None 
         table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_id, overflow="ellipsis")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    omission = f"- {len(left_out)} more fields vary, for which a wider terminal has room: {', '.join(left_out)}"
+    omission = f"- {len(left_out)} more fields vary; a wider terminal shows them: {', '.join(left_out)}"
     return Group(table, *describe_certainty(selected), *([omission] if left_out else []))
 
 
@@ -75,7 +75,7 @@ def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
     out = console()
     if control_front.empty:
         out.print(
-            "no control was searched beside the methods: `method: random_erk`, and `small_dense: macs`, show whether "
+            "no control was searched: trials with `method: random_erk` and with `small_dense: macs` show whether "
             "pruning was worth it",
             soft_wrap=True,
             highlight=False,
@@ -92,8 +92,8 @@ def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
     )
     out.print(
         f"controls: {control_count} of these {len(study_front)} points are controls, and {beaten_count} are beaten by "
-        "one, which is as accurate with no more weights of that network, or no more multiply-adds. The controls' own "
-        f"front: {listing}",
+        "a control: it is as accurate with no more weights of the same network, or with no more multiply-adds. The "
+        f"front of the controls alone: {listing}",
         soft_wrap=True,
         highlight=False,
     )
@@ -146,7 +146,7 @@ def costs(selected: pd.DataFrame, table: pd.DataFrame) -> str:
     subject = f"these {len(selected)} points" if len(selected) > 1 else "this point"
     return (
         f"device time: {selected_time} for {subject}, {precise_duration(study_seconds)} for {names} in all; each "
-        "core or GPU of a trial counts, so that two trials at once take two minutes in one"
+        "core or GPU counts: two trials at once, for one minute, take two minutes of device time"
     )
 
 
@@ -168,13 +168,14 @@ def describe_certainty(selected: pd.DataFrame) -> list[str]:
     """Return sentences on how certain the points are."""
     seeds = selected["seeds"].fillna(0) if "seeds" in selected.columns else selected["sparsity"] * 0
     if (single_seed_count := int((seeds == 0).sum())) == len(selected):
-        return ["one seed stands behind each of these points: `search: {seeds: {front: 5}}` runs them again"]
+        return ["each of these points rests on one seed: `search: {seeds: {front: 5}}` runs them again"]
     explanation = (
-        "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: how probable that is"
+        "accuracy and objectives: mean over fresh seeds with its 95 % interval; on the front: the probability that the "
+        "point belongs to the front"
     )
     return [
         explanation,
-        *([f"- only one seed stands behind {single_seed_count} of these points"] if single_seed_count else []),
+        *([f"- {single_seed_count} of these points rest on one seed only"] if single_seed_count else []),
     ]
 
 

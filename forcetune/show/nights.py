@@ -32,14 +32,14 @@ def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]
     if left_out:
         lines.append(
             f"{left_out} more points of the front are left out, so that this takes an hour on a device at most; "
-            "--top, --bands or --seeds compare what they say"
+            "--top, --bands or --seeds choose the comparisons"
         )
     lines.append(
-        f"{plan.comparisons} comparisons, each champion with {', '.join(rivals)}; {plan.seeds} pairs of a "
-        "comparison, each with a seed of its own"
+        f"{plan.comparisons} comparisons: each champion with {', '.join(rivals)}; {plan.seeds} pairs per "
+        "comparison, each pair with its own seed"
     )
     if not plan.runs:
-        return [*lines, "nothing is left to be run"]
+        return [*lines, "all runs are finished"]
     lines.append(f"{plan.runs} runs, about {plan.device_hours:.2g} device hours")
     effect, points = plan.detectable_difference
     if not math.isfinite(effect):
@@ -47,7 +47,7 @@ def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]
     difference = (
         f"{points:.2g} points" if points is not None else f"{effect:.2g} standard deviations of the differences"
     )
-    lines.append(f"{plan.seeds} pairs show a mean difference of {difference} or more in four of five cases")
+    lines.append(f"{plan.seeds} pairs detect a mean difference of {difference} or more in four of five cases")
     return lines
 
 
@@ -64,24 +64,25 @@ def verdicts(comparisons: pd.DataFrame, margin: float) -> None:
     if comparisons.empty:
         out.print("there is nothing to compare")
         return
-    titles = {"fixed": "the twin has the champion's settings", "tuned": "random pruning has settings of its own"}
+    titles = {"fixed": "the twin has the champion's settings", "tuned": "random pruning has its own tuned settings"}
     for kind, title in titles.items():
         rows = comparisons[comparisons["kind"] == kind]
         if len(rows):
             out.print(f"\n{kind}: {title}", highlight=False)
             out.print(_verdict_table(rows))
     out.print(
-        "\ndifference: champion minus twin in points of test accuracy, mean over pairs with one seed each, and "
+        "\ndifference: champion minus twin in points of test accuracy, mean over pairs, one seed for each pair, with "
         f"Student's 95 % interval. ties: the mean lies within {margin:g} points, by two one-sided tests. p: of "
-        "no difference, by all flips of the pairs' signs, corrected by Holm over all comparisons. least p: the "
-        "smallest, uncorrected, that so many pairs allow. needed: pairs in all that would probably settle it",
+        "no difference, by all flips of the pairs' signs, with Holm's correction over all comparisons. least p: the "
+        "smallest uncorrected p that this number of pairs allows. needed: total number of pairs that would probably "
+        "decide the comparison",
         soft_wrap=True,
         highlight=False,
     )
     if (lost := int(comparisons["lost"].sum())) > 0:
-        out.print(f"{lost} pairs say nothing, since a run failed", soft_wrap=True)
+        out.print(f"{lost} pairs have no result, since a run failed", soft_wrap=True)
     if (diverged := int(comparisons["diverged"].sum())) > 0:
-        out.print(f"in {diverged} pairs a training diverged; it counts at the accuracy of guessing", soft_wrap=True)
+        out.print(f"in {diverged} pairs a training diverged; it counts with the accuracy of guessing", soft_wrap=True)
 
 
 def shares(study_shares: list[Share]) -> None:
@@ -111,14 +112,14 @@ def night(findings: Findings, margin: float) -> None:
     if len(findings.verdicts):
         out.print(_standing_table(findings.verdicts.to_dict("records")))
         out.print(
-            "difference: over all nights, with Student's 95 % interval, points of test accuracy. p: by which the "
-            "verdict was reached, or of the pairs so far, corrected for looking every night and for all comparisons. "
-            f"ties: within {margin:g} points",
+            "difference: points of test accuracy over all nights, with Student's 95 % interval. p: of the test that "
+            "decided the verdict, or of no difference over the pairs so far; corrected for looking every night and for "
+            f"all comparisons. ties: within {margin:g} points",
             soft_wrap=True,
             highlight=False,
         )
     else:
-        out.print("nothing was compared")
+        out.print("there was no comparison")
     for watch in findings.watches:
         drift = watch.drift
         change = (
@@ -142,7 +143,7 @@ def schedule(next_nights: dict[str, str], last_nights: dict[str, dict[str, Any]]
     for file, when in next_nights.items():
         out.print(f"next night of {file}: {when}", soft_wrap=True, highlight=False)
     if not next_nights:
-        out.print("the crontab starts no night; `forcetune schedule cron FILE --at HH:MM --install` lets it")
+        out.print("the crontab starts no night; `forcetune schedule cron FILE --at HH:MM --install` installs one")
     for name, record in last_nights.items():
         out.print(f"last night of {name}: {record['night']}, {record['outcome']}, run {record['run']}", highlight=False)
         for alarm in record["alarms"]:

@@ -24,7 +24,7 @@ def service(local_service: Service, is_new: bool) -> None:
     from forcetune.stores import hide_password
 
     out = Console(soft_wrap=True, highlight=False)
-    out.print("started" if is_new else "runs already")
+    out.print("started" if is_new else "already running")
     rows = {
         "Ray": f"{local_service.ray}  dashboard and jobs; its token: {local_service.token}",
         "MLflow": f"{local_service.mlflow}  {hide_password(local_service.backend)}",
@@ -35,7 +35,7 @@ def service(local_service: Service, is_new: bool) -> None:
         out.print(f"{name:<10}  {description}")
     for process, address, port in local_service.exposed_ports():
         out.print(f"listens beyond loopback: {process} on {address}, port {port}")
-    out.print("`forcetune submit FILE` in this folder finds them; elsewhere:")
+    out.print("`forcetune submit FILE` finds them in this folder; in other folders, set:")
     for name, value in local_service.variables.items():
         out.print(f"export {name}={value}")
 

@@ -37,7 +37,7 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
         bounds = [
             f"{phrase} {bound:g}" for phrase, bound in (("at least", low), ("at most", high)) if bound is not None
         ]
-        table.add_row("constraint", f"{name} {' and '.join(bounds)}, or the network is not trained")
+        table.add_row("constraint", f"{name} {' and '.join(bounds)}; otherwise the network is not trained")
     user_functions = {
         "measure": study.task.measure,
         "metrics": ", ".join(study.task.metrics),
@@ -52,8 +52,10 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
                 name, ", ".join(f"{limit} {value:g}" for limit, value in limits.model_dump(exclude_none=True).items())
             )
     if study.search.seeds:
-        table.add_row("seeds", f"up to {study.search.seeds.front} fresh ones for the front and what may belong to it")
-    table.add_row("resources", f"{resources.cpus:g} cpus and {gpus} a trial, {at_once}")
+        table.add_row(
+            "seeds", f"up to {study.search.seeds.front} fresh seeds for trials on the front, or possibly on it"
+        )
+    table.add_row("resources", f"{resources.cpus:g} cpus and {gpus} per trial, {at_once}")
     for description in descriptions:
         table.add_row("data", "{dataset}: {training} training and {validation} validation images".format(**description))
         table.add_row("", f"of {format_shape(description['input_shape'])} in {description['classes']} classes")
@@ -79,8 +81,8 @@ def cost(predicted: Cost) -> None:
     trial_duration = f"{predicted.mean:.1f} s on average ({predicted.fastest:.1f} to {predicted.slowest:.1f} s)"
     out.print(
         f"about {duration(3600 * predicted.hours)} with {predicted.at_once} at once on {predicted.device}, "
-        f"{predicted.device_hours:.2g} device hours: {trials}, each {trial_duration} if trained to its end, less "
-        "what early stopping saves",
+        f"{predicted.device_hours:.2g} device hours: {trials}, each {trial_duration} if trained to its end; early "
+        "stopping makes this shorter",
         soft_wrap=True,
         highlight=False,
     )
@@ -107,9 +109,9 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, inspection: I
     unprunable = ", ".join(f"{count:,} {kind}" for kind, count in inspection.unprunable.items()) or "none"
     out.print(f"never pruned: {unprunable}", highlight=False, soft_wrap=True)
     if not inspection.obstacles:
-        out.print("nothing stands in the way")
+        out.print("no obstacles to pruning")
     for obstacle in inspection.obstacles:
-        out.print(f"in the way: {obstacle}", highlight=False, soft_wrap=True)
+        out.print(f"obstacle: {obstacle}", highlight=False, soft_wrap=True)
 
 
 def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
@@ -141,9 +143,9 @@ def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
     totals.add_row("multiply-adds", f"{metrics['macs']:,}, {metrics['macs_fraction']:.2%} of the dense network's")
     totals.add_row("emptied", f"{metrics['layers_emptied']} layers, {metrics['channels_emptied']} channels")
     mask_cost = f"{metrics['saliency_samples']:,} samples, {metrics['prune_seconds']:.1f} s"
-    totals.add_row("the mask cost", mask_cost)
+    totals.add_row("mask cost", mask_cost)
     if "dense_width" in metrics:
-        totals.add_row("small dense", f"width {metrics['dense_width']}, nothing pruned")
+        totals.add_row("small dense", f"width {metrics['dense_width']}, not pruned")
     if prepared.collapse_reason:
         totals.add_row("collapsed", prepared.collapse_reason)
     out = console()
@@ -173,7 +175,7 @@ def findings(repaired: list[Finding], remaining: list[Finding]) -> None:
     """
     out = console()
     for finding in repaired:
-        out.print(f"mended: {finding.where} {finding.what}", soft_wrap=True, highlight=False)
+        out.print(f"repaired: {finding.where} {finding.what}", soft_wrap=True, highlight=False)
     if not remaining:
         out.print("Optuna, MLflow and the checkpoints agree")
         return

@@ -115,7 +115,7 @@ def load_companion_runs(path: str | Path) -> CompanionRuns:
             f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe_error(e, Trial)}"
             for e in error.errors(include_url=False)
         ]
-        raise InputError(f"{path}: not readable as a list of companions: {summarize(reasons)}") from error
+        raise InputError(f"{path} cannot be read as a list of companions: {summarize(reasons)}") from error
     except (OSError, ValueError, TypeError) as error:
         reason = summarize([str(error)])
-        raise InputError(f"{path}: not readable as a list of companions: {reason}") from error
+        raise InputError(f"{path} cannot be read as a list of companions: {reason}") from error

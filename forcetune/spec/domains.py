@@ -128,7 +128,7 @@ def parse_domain(name: str, written: Any) -> Domain:
         return _parse_range(name, position, _parse(_WrittenRange, position, written))
     raise Problem(
         position,
-        f"{show_value(written)} is no domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}",
+        f"{show_value(written)} is not a domain; allowed: a value, a list, {{choices: [...]}} or {{low: , high: }}",
     )
 
 
@@ -165,12 +165,12 @@ def is_in_domain(value: Any, domain: Domain) -> bool:
 
 def _parse_choice(name: str, position: str, values: list[Any], when: When) -> Choice:
     if not values:
-        raise Problem(position, "an empty list leaves nothing to choose")
+        raise Problem(position, "the list is empty; give at least one value")
     checked = [_parse_value(name, f"{position}[{i}]", value) for i, value in enumerate(values)]
     seen: set[Any] = set()
     for value in checked:
         if value in seen:
-            raise Problem(position, f"{show_value(value)} stands there twice")
+            raise Problem(position, f"{show_value(value)} is listed twice")
         seen.add(value)
     return Choice(checked, when)
 
@@ -181,18 +181,21 @@ def _parse_range(name: str, position: str, written: _WrittenRange) -> Range:
     if low > high:
         raise Problem(position, f"low {low} is greater than high {high}")
     if written.log and low <= 0:
-        raise Problem(f"{position}.low", f"a log range starts above 0, not at {low}")
+        raise Problem(f"{position}.low", f"low must be above 0 in a log range, not {low}")
     if written.log and written.step is not None:
-        raise Problem(f"{position}.step", "a log range has no step")
+        raise Problem(f"{position}.step", "a log range cannot have a step")
     if written.step is not None and (written.step <= 0 or (isinstance(low, int) and not isinstance(written.step, int))):
         raise Problem(
             f"{position}.step",
-            f"{written.step} is no step of this range; allowed: above 0, whole for whole numbers",
+            f"{written.step} is not a valid step; allowed: a number above 0, a whole number where the range has whole "
+            "numbers",
         )
     if isinstance(low, int) and high > LARGEST_EXACT_INTEGER:
-        raise Problem(f"{position}.high", f"{high} is beyond 2^53, up to which a sampler keeps whole numbers exactly")
+        raise Problem(
+            f"{position}.high", f"{high} is greater than 2^53, the largest whole number that a sampler stores exactly"
+        )
     if written.step is not None and (high - low) / written.step > LARGEST_EXACT_INTEGER:
-        raise Problem(f"{position}.step", f"{written.step} divides {low} to {high} into more than 2^53 steps")
+        raise Problem(f"{position}.step", f"{written.step} divides the range {low} to {high} into more than 2^53 steps")
     return Range(low, high, written.log, written.step, _to_lists(written.when))
 
 
@@ -232,6 +235,6 @@ def describe_error(error: Any, model: type[BaseModel] | None = None) -> str:
     if error["type"] == "missing":
         return "is missing"
     if error["type"] == "model_type" and model:
-        return f"{show_value(error['input'])} should have keys, of {', '.join(model.model_fields)}"
+        return f"{show_value(error['input'])} must be a mapping with keys among {', '.join(model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{show_value(error['input'])} {message}"

@@ -21,19 +21,23 @@ class Nightly(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     studies: list[str] = Field(min_length=1, description="names of studies in MLflow")
-    top: int = Field(1, ge=1, description="champions of a band, the most accurate on validation images")
+    top: int = Field(1, ge=1, description="champions per band: the trials with the highest validation accuracy")
     bands: list[float] = Field(
-        list(SPARSITY_BAND_EDGES), min_length=2, description="edges of the bands of sparsity, rising"
+        list(SPARSITY_BAND_EDGES), min_length=2, description="rising edges of the sparsity bands"
     )
-    seeds: int = Field(2, ge=1, description="fresh seeds a night for each comparison that is not decided")
-    sentinels: int = Field(2, ge=0, description="seeds of the pair that is run anew each night (0: none)")
-    budget: float | None = Field(None, gt=0, description="device hours a night (no limit)")
-    margin: float = Field(0.5, gt=0, description="points of accuracy within which two are as good as each other")
+    seeds: int = Field(2, ge=1, description="fresh seeds per night for each undecided comparison")
+    sentinels: int = Field(
+        2, ge=0, description="seeds of the sentinel pair, which runs again every night (0: no sentinels)"
+    )
+    budget: float | None = Field(None, gt=0, description="device hours per night (no limit)")
+    margin: float = Field(
+        0.5, gt=0, description="points of test accuracy within which two networks count as equally good"
+    )
     since: datetime.date | None = Field(
-        None, description="night at which the sentinels' history begins anew, after a change that was meant"
+        None, description="night from which the sentinels' history starts again, after an intended change"
     )
     on_alarm: list[str] = Field(
-        default=[], description="program and its arguments, started on an alarm; reads what is wrong on standard input"
+        default=[], description="program and its arguments, started on an alarm; it reads the alarms on standard input"
     )
 
 
@@ -51,7 +55,7 @@ def load_nightly(path: str | Path) -> Nightly:
     """
     written = read_yaml(path)
     if not isinstance(written, dict):
-        raise InputError(f"{path}: holds no keys; allowed: {', '.join(Nightly.model_fields)}")
+        raise InputError(f"{path} is not a mapping; allowed keys: {', '.join(Nightly.model_fields)}")
     try:
         nightly = Nightly.model_validate(written)
     except ValidationError as error:
@@ -73,7 +77,7 @@ def check_bands(edges: Sequence[float], position: str) -> None:
     if len(edges) < 2 or list(edges) != sorted(set(edges)) or edges[0] < 0 or edges[-1] > 1:
         shown = ", ".join(f"{edge:g}" for edge in edges)
         raise InputError(
-            f"{position}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, as 0.9,0.98,1"
+            f"{position}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, such as 0.9,0.98,1"
         )
 
 

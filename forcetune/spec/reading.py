@@ -23,18 +23,18 @@ class _Loader(yaml.SafeLoader):
             raise
         except Exception as error:  # PyYAML's constructors of an explicit tag raise any error of Python
             kind = node.tag.rpartition(":")[2]
-            raise _refusal(node, f"{show_value(node.value)} is no {kind}") from error
+            raise _refusal(node, f"{show_value(node.value)} is not a valid {kind}") from error
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            raise _refusal(node, f"a whole number is at most 2^63 - 1, and this has {len(node.value)} characters")
+            raise _refusal(node, f"a whole number must be at most 2^63 - 1, but this has {len(node.value)} characters")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else []:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _refusal(key_node, "a key is a text, and this is a list or has keys itself")
+                raise _refusal(key_node, "a key must be text, not a list or a mapping")
             if key_node.value in seen:
-                raise _refusal(key_node, f"the key {show_value(key_node.value)} stands there twice")
+                raise _refusal(key_node, f"the key {show_value(key_node.value)} is given twice")
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -69,7 +69,7 @@ def read_yaml(path: str | Path) -> Any:
         if isinstance(error, InputError):
             raise
         if isinstance(error, UnicodeDecodeError):
-            reason = f"this is not a text file in UTF-8 ({error.reason} at byte {error.start})"
+            reason = f"the file is not UTF-8 text ({error.reason} at byte {error.start})"
         else:
             reason = f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
         raise InputError(summarize([f"{path}: {reason}"])) from error
@@ -78,11 +78,11 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise InputError(summarize([f"{path}:{line} not readable as a study file: {error.problem}"])) from error
+        raise InputError(summarize([f"{path}:{line} cannot be read as YAML: {error.problem}"])) from error
     except RecursionError as error:
-        raise InputError(f"{path}: not readable as YAML: its lists or keys are nested too deeply") from error
+        raise InputError(f"{path}: cannot be read as YAML: its lists or mappings are nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(summarize([f"{path}: not readable as YAML: {error}"])) from error
+        raise InputError(summarize([f"{path}: cannot be read as YAML: {error}"])) from error
 
 
 def _load(text: str) -> Any:
@@ -101,7 +101,7 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
     """Count the values below a node, an alias as all values that it repeats; raise an error where they are too many."""
     if id(node) in counts:
         if not counts[id(node)]:
-            raise _refusal(node, "an alias stands inside the value that it repeats")
+            raise _refusal(node, "an alias refers to a value that contains the alias")
         return counts[id(node)]
     counts[id(node)] = 0  # while its children are counted, so that an alias to itself is seen
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
@@ -109,6 +109,6 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
         children = [child for pair in children for child in pair]
     count = 1 + sum(_count_nodes(child, counts) for child in children)
     if count > YAML_NODES:
-        raise _refusal(node, f"with its aliases written out this has more than {YAML_NODES:,} values")
+        raise _refusal(node, f"the file has more than {YAML_NODES:,} values once its aliases are expanded")
     counts[id(node)] = count
     return count

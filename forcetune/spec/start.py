@@ -52,10 +52,11 @@ def _parse_values(study: "Study", position: str, written: Mapping[str, Any]) -> 
         if name in written:
             start_values[name] = chosen[name] = check_in_domain(name, f"{position}.{name}", written[name], domain)
             if left_out:
-                raise Problem(f"{position}.{name}", f"depends on {left_out[0]}, which the configuration leaves out")
+                parent = left_out[0]
+                raise Problem(f"{position}.{name}", f"depends on {parent}; set {parent} in the configuration too")
             if not is_active:
                 parent_values = ", ".join(f"{parent} {chosen[parent]}" for parent in parents)
-                raise Problem(f"{position}.{name}", f"a trial with {parent_values} has no {name}; leave it out")
+                raise Problem(f"{position}.{name}", f"a trial with {parent_values} has no {name}; remove it")
         elif is_active and isinstance(domain, Fixed):
             chosen[name] = domain.value
     return start_values
@@ -65,9 +66,10 @@ def warm_start_problems(study: "Study") -> Iterator[Problem]:
     """Yield a problem for each name in `search.warm_start` that no sampler can learn from."""
     names, sampler = study.search.warm_start, study.search.sampler
     if names and sampler in ("grid", "random"):
-        yield Problem("search.warm_start", f"`sampler: {sampler}` learns from no study; allowed: tpe, nsga2")
+        yield Problem("search.warm_start", f"`sampler: {sampler}` cannot learn from other studies; allowed: tpe, nsga2")
     for i, name in enumerate(names):
         if name == study.study:
-            yield Problem(f"search.warm_start.{i}", f"{name!r} is this study, which goes on from its own trials anyway")
+            message = f"{name!r} is this study; a study always continues from its own trials"
+            yield Problem(f"search.warm_start.{i}", message)
         if name in names[:i]:
-            yield Problem(f"search.warm_start.{i}", f"{name!r} stands there twice")
+            yield Problem(f"search.warm_start.{i}", f"{name!r} is listed twice")

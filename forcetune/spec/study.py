@@ -32,21 +32,21 @@ class _Section(BaseModel):
 class Seeds(_Section):
     """The limit on the re-runs of a point."""
 
-    front: int = Field(ge=1, description="fresh seeds at most for a front point and what lies within its noise")
+    front: int = Field(ge=1, description="maximum number of fresh seeds for a trial on the front or within its noise")
 
 
 class Budget(_Section):
     """The limit on the cost of a search."""
 
-    hours: float | None = Field(None, gt=0, description="of searching, restarts included")
-    device_hours: float | None = Field(None, gt=0, description="of GPUs, or of cores where a trial has no GPU")
+    hours: float | None = Field(None, gt=0, description="hours of searching, including restarts")
+    device_hours: float | None = Field(None, gt=0, description="hours of GPUs, or of cores where a trial has no GPU")
 
 
 class Patience(_Section):
     """The condition under which the front counts as complete."""
 
-    trials: int = Field(ge=1, description="trials within which the front must grow")
-    gain: float = Field(gt=0, description="by this share of its hypervolume")
+    trials: int = Field(ge=1, description="number of trials within which the front must grow")
+    gain: float = Field(gt=0, description="share of its hypervolume by which the front must grow")
 
 
 def _number_or_share(written: Any) -> Any:
@@ -62,32 +62,35 @@ class Search(_Section):
     trials: int | None = Field(
         None,
         ge=1,
-        description=f"trials in all, collapsed and failed ones included ({DEFAULT_TRIALS}; grid: all)",
+        description=f"number of trials, including collapsed and failed ones ({DEFAULT_TRIALS}; grid: all)",
     )
     sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the sampler")
     stopping: Literal["pareto", "safe", "none"] | None = Field(
-        None, description="which trials end early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
+        None, description="rule that ends trials early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
     )
     seeds: Seeds | None = Field(
-        None, description="`{front: N}`: front points run again with up to N fresh seeds when the proposals are done"
+        None, description="`{front: N}`: after the last proposal, the front runs again with up to N fresh seeds"
     )
     budget: Budget | None = Field(
-        None, description="`{hours: , device_hours: }`: no trial starts once one of them is used up"
+        None, description="`{hours: , device_hours: }`: no trial starts once one of the two is used up"
     )
     patience: Patience | None = Field(
-        None, description="`{trials: , gain: }`: ends where the hypervolume grew by less than that share"
+        None,
+        description="`{trials: , gain: }`: the search ends when over `trials` trials the hypervolume grew by "
+        "less than the share `gain`",
     )
     max_failures: Annotated[int | float | None, BeforeValidator(_number_or_share)] = Field(
         None,
-        description="failed trials that are borne: a number, or a share once ten trials have ended; one more ends the "
-        "search (it ends when five in a row fail for the same reason)",
+        description="failed trials that the search allows: a number, or a share once ten trials have ended; one more "
+        "ends the search (the search ends when five in a row fail for the same reason)",
     )
     start: list[dict[str, Any]] = Field(
-        default=[], description="known configurations to run first; a field left out of one is sampled"
+        default=[], description="known configurations to run first; fields that they do not set are sampled"
     )
     warm_start: list[str] = Field(
-        default=[], description="studies in the same Optuna storage that the sampler learns from; their objectives too"
+        default=[],
+        description="studies that the sampler learns from, in the same Optuna storage, with the same objectives",
     )
 
 
@@ -105,19 +108,22 @@ def _number_or_auto(written: Any) -> Any:
 class Resources(_Section):
     """The section `resources:`: what one trial occupies, and how many trials run at once."""
 
-    cpus: float = Field(1, gt=0, description="cores a trial, and its threads")
+    cpus: float = Field(1, gt=0, description="cores per trial, and the number of its threads")
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         0.0,
-        description="GPUs a trial, fractions share one; `auto`: a probe finds how many trials the memory of one holds, "
-        "0 where there is none",
+        description="GPUs per trial; trials with a fraction share a GPU; `auto`: a probe finds how many trials fit in "
+        "the memory of a GPU; without a GPU, it means 0",
     )
-    concurrent: int | None = Field(None, ge=1, description="trials at once (as many as fit)")
-    compile: bool = Field(False, description="train through torch.compile, which takes time before the first step")
-    max_seconds: float | None = Field(None, gt=0, description="an attempt at a trial that takes longer fails it (none)")
+    concurrent: int | None = Field(None, ge=1, description="trials that run at the same time (as many as fit)")
+    compile: bool = Field(False, description="train with torch.compile, which needs time before the first step")
+    max_seconds: float | None = Field(
+        None, gt=0, description="time limit of one attempt at a trial, after which the trial fails (none)"
+    )
     retries: int = Field(
         3,
         ge=0,
-        description="further attempts at a trial whose worker was lost or short of memory (a lost node is free)",
+        description="further attempts at a trial whose worker was lost or ran out of memory; a lost node "
+        "does not count",
     )
 
 
@@ -130,8 +136,8 @@ class ResolvedResources(Resources):
 class Code(_Section):
     """The section `code:`: what is sent to a cluster with the study file."""
 
-    paths: list[str] = Field(default=[], description="files and folders of the user's own code, in the current folder")
-    pip: list[str] = Field(default=[], description="requirements that the cluster's machines lack")
+    paths: list[str] = Field(default=[], description="files and folders with your own code, in the current folder")
+    pip: list[str] = Field(default=[], description="pip requirements that the cluster's machines do not have")
 
 
 # The two forms of a section: a value that stands for it, or its keys. They are never shown to the user.
@@ -146,7 +152,7 @@ class Study(_Section):
     """The content of a study file; `load(path)` and `Study.from_dict(...)` make one and validate it."""
 
     study: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="the study's name"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="name of the study"
     )
     objectives: dict[str, Annotated[_Short[Direction] | _Long[Objective], _BY_FORM]] = Field(
         default={"val_accuracy": "max", "density": "min"},
@@ -155,25 +161,26 @@ class Study(_Section):
     )
     constraints: dict[str, Annotated[_Short[float] | _Long[Bound], _BY_FORM]] = Field(
         default={},
-        description="metrics known before training, each a number (at most) or `{min: , max: }`; what breaks one is "
-        "not trained",
+        description="bounds on metrics known before training, each a number (the maximum) or `{min: , max: }`; a "
+        "network that breaks one is not trained",
     )
     measure: str | None = Field(
         None, description="`package.module:function` that measures the pruned network before training"
     )
     metrics: str | list[str] = Field(
-        default=[], description="`package.module:function`, or a list: measured on the validation images, as `val_...`"
+        default=[],
+        description="`package.module:function`, or a list of them: metrics of the validation images, `val_...`",
     )
-    loss: str = Field("cross_entropy", description="`cross_entropy` or `package.module:function`, to train by")
-    train: str | None = Field(None, description="`package.module:function`, a training loop of your own")
+    loss: str = Field("cross_entropy", description="training loss: `cross_entropy` or `package.module:function`")
+    train: str | None = Field(None, description="your own training loop: `package.module:function`")
     code: Annotated[_Short[list[str]] | _Long[Code], _BY_FORM] = Field(
         default=[],
-        description="for `submit`: files and folders to ship, or `{paths: , pip: }` (of functions of your own the "
-        "current folder's modules)",
+        description="for `submit`: files and folders to send, or `{paths: , pip: }` (with functions of your own: the "
+        "modules in the current folder)",
     )
-    trial: dict[str, Any] = Field(description="one configuration's fields: values or domains")
+    trial: dict[str, Any] = Field(description="fields of a configuration: values or domains")
     search: Search = Field(default=Search(), description="how configurations are proposed")
-    resources: Resources = Field(default=Resources(), description="what one trial occupies")
+    resources: Resources = Field(default=Resources(), description="resources of one trial")
 
     @classmethod
     def from_dict(cls, written: Any) -> "Study":
@@ -191,7 +198,7 @@ class Study(_Section):
         if not isinstance(written, Mapping):
             kind = "nothing" if written is None else type(written).__name__
             raise InputError(
-                f"holds {kind} where a study is expected: the keys study, trial, objectives, search, resources"
+                f"contains {kind}, but a study is expected, with the keys study, trial, objectives, search, resources"
             )
         try:
             study = cls.model_validate(dict(written))
@@ -215,7 +222,8 @@ class Study(_Section):
         try:
             order = list(TopologicalSorter({name: self.parents(name) for name in self._domains}).static_order())
         except CycleError as error:
-            raise Problem("trial", f"`when:` goes in a circle: {' -> '.join(error.args[1])}") from None
+            circle = " -> ".join(error.args[1])
+            raise Problem("trial", f"the `when:` conditions depend on each other in a circle: {circle}") from None
         return {name: self._domains[name] for name in order}
 
     def is_active(self, name: str, chosen: Mapping[str, Any]) -> bool:
@@ -412,17 +420,18 @@ class Study(_Section):
     def _section_problems(self) -> Iterator[Problem]:
         """Yield the problems outside of `trial:`, which do not depend on it."""
         if self.study.endswith(COMPANION):
-            yield Problem("study", f"{self.study!r}: names that end in {COMPANION} are kept for forcetune's re-runs")
+            message = f"{self.study!r}: names that end in {COMPANION} are reserved for forcetune's re-runs"
+            yield Problem("study", message)
         if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
             yield Problem("search.budget", "is empty; allowed: hours, device_hours, or both")
 
     def _check_size(self) -> None:
         if self.first_fresh_seed > LAST_SEED:
-            raise Problem("trial.seed", "is beyond 2^62; allowed: less, since fresh seeds follow it")
+            raise Problem("trial.seed", "is too large; allowed: less than 2^62, because fresh seeds come after it")
         if self.search.sampler != "grid":
             return
         if ranges := self.ranges():
-            raise Problem(f"trial.{ranges[0]}", "a range has no grid; with `sampler: grid` list the values as choices")
+            raise Problem(f"trial.{ranges[0]}", "a range cannot be used with `sampler: grid`; list values as choices")
         if sum(1 for _ in islice(self.combinations(list(self.space)), GRID_TRIALS + 1)) > GRID_TRIALS:
             raise Problem("trial", f"the grid has more than {GRID_TRIALS:,} trials; list fewer choices, or use `tpe`")
 
@@ -432,13 +441,13 @@ class Study(_Section):
         yield from start_problems(self)
         if len(self.search.start) > self.trials:
             count = len(self.search.start)
-            yield Problem("search.start", f"has {count} configurations, more than trials, {self.trials}")
+            yield Problem("search.start", f"has {count} configurations, but the study has only {self.trials} trials")
         yield from warm_start_problems(self)
         unknown = [name for name in self.objectives if name not in self.references(0)]
         for name in unknown if self.search.patience else []:
             yield Problem(
                 f"objectives.{name}",
-                "`patience` asks for the hypervolume, which needs the worst value that counts: write "
+                "`patience` needs the hypervolume, and the hypervolume needs a reference value; write "
                 f"{name}: {{direction: {self.directions[name]}, reference: ...}}",
             )
 
@@ -456,12 +465,13 @@ class Study(_Section):
                 )
             domain = self.space[parent]
             if isinstance(domain, Range):
-                raise Problem(f"{position}.{parent}", "is a range; `when:` asks for fixed values or choices")
+                raise Problem(f"{position}.{parent}", "is a range; `when:` needs a field with a fixed value or choices")
             for value in values:
                 if value not in domain.values:
                     raise Problem(
                         f"{position}.{parent}",
-                        f"{show_value(value)} is never chosen; allowed: {', '.join(map(str, domain.values))}",
+                        f"{show_value(value)} is not a value of {parent}; "
+                        f"allowed: {', '.join(map(str, domain.values))}",
                     )
 
     def _name_checks(self) -> Iterator[Callable[[], object]]:
@@ -547,7 +557,7 @@ def _explain(error: Any) -> str:
     position, section = ".".join(keys), _find_section(keys)
     if error["type"] == "string_pattern_mismatch":
         return (
-            f"{position}: {show_value(error['input'])} is no name; "
-            "allowed: letters, digits, _ . - after a letter or digit"
+            f"{position}: {show_value(error['input'])} is not a valid name; "
+            "allowed: a letter or digit, then letters, digits, _ . -"
         )
     return f"{position}: {describe_error(error, section)}"

@@ -18,22 +18,22 @@ STATIC_METRICS: dict[str, str] = {
     "sparsity": "1 - density",
     "effective_density": "fraction of prunable weights that lie on a path from input to output",
     "macs": "multiply-adds of one sample after removing channels without such a path",
-    "macs_fraction": "macs over the dense network's",
-    "layers_emptied": "layers without a weight",
-    "channels_emptied": "output channels without a weight, over all layers",
-    "collapsed": "1 where no path from input to output is left",
-    "saliency_samples": "samples that the mask cost",
+    "macs_fraction": "macs divided by those of the dense network",
+    "layers_emptied": "layers that keep no weight",
+    "channels_emptied": "output channels that keep no weight, over all layers",
+    "collapsed": "1 if no path from input to output is left, else 0",
+    "saliency_samples": "samples used to find the mask",
     "prune_seconds": "time to find the mask",
-    "steps_reused": "pruning steps taken over from an earlier trial of the same worker; `prune_seconds` has their time",
+    "steps_reused": "pruning steps reused from an earlier trial of the worker; `prune_seconds` includes their time",
 }
 METRICS: dict[str, str] = {
-    "train_loss": "the mean `loss` over the epoch's steps",
-    "val_loss": "the `loss` on the validation images",
-    "val_accuracy": "share of the validation images put in their class, 0 to 1",
+    "train_loss": "mean of `loss` over the steps of the epoch",
+    "val_loss": "`loss` on the validation images",
+    "val_accuracy": "share of the validation images that are classified correctly, 0 to 1",
     **STATIC_METRICS,
-    "trained_macs_fraction": "multiply-adds of a training step over the dense network's: less than 1 where dead "
-    "channels are cut out",
-    "train_seconds": "time to train, validation included",
+    "trained_macs_fraction": "multiply-adds of a training step divided by those of the dense network; less than 1 "
+    "where dead channels are cut out",
+    "train_seconds": "training time, including validation",
 }
 
 Direction = Literal["max", "min"]
@@ -93,7 +93,7 @@ class Task:
         """
         for name, (low, high) in self.constraints.items():
             if name not in metrics:
-                raise ValueError(f"`measure` has not returned {name}, which a constraint bounds")
+                raise ValueError(f"`measure` did not return {name}, which a constraint uses")
             value = metrics[name]
             if low is not None and not value >= low:
                 return f"{name} {value:g} is below the constraint's min {low:g}"
@@ -125,7 +125,7 @@ def task_problems(study: "Study") -> Iterator[Problem]:
     Metrics of the user's own functions are not checked here, since their names are known only after a call.
     """
     if study.train and study.resources.compile:
-        yield Problem("resources.compile", f"compiles forcetune's training loop, and this study has {study.train}")
+        yield Problem("resources.compile", f"compiles forcetune's training loop, but this study uses {study.train}")
     user_function = "measure" if study.measure else None
     yield from _metric_problems("constraints", study.constraints, STATIC_METRICS, user_function)
     if study.metrics or study.train:
@@ -133,7 +133,7 @@ def task_problems(study: "Study") -> Iterator[Problem]:
     yield from _metric_problems("objectives", study.objectives, METRICS, user_function)
     for name, bound in study.constraints.items():
         if isinstance(bound, Bound) and bound.min is None and bound.max is None:
-            yield Problem(f"constraints.{name}", "bounds nothing; allowed: a number (at most), or {min: , max: }")
+            yield Problem(f"constraints.{name}", "has no bound; allowed: a number (the maximum), or {min: , max: }")
 
 
 def check_reported(study: "Study", static_metrics: Iterable[str], all_metrics: Iterable[str]) -> None:
@@ -166,7 +166,7 @@ def _metric_problems(
         if name in METRICS:
             yield Problem(
                 f"{section}.{name}",
-                f"is not known before training; allowed: {', '.join(allowed)}, and what `measure` returns",
+                f"is not known before training; allowed: {', '.join(allowed)}, and the metrics that `measure` returns",
             )
         else:
             message = f"no trial reports this metric{suggestion(name, allowed)}; allowed: {', '.join(allowed)}"

@@ -27,59 +27,64 @@ class Trial(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     dataset: str = Field(description="a row of DATASETS, or `package.module:function`")
-    data_root: str | None = Field(None, description="folder of the data set's files, where it needs one")
+    data_root: str | None = Field(None, description="folder with the files of the data set, if it has files")
     train_samples: int | None = Field(
         None, ge=2, description="images drawn from the training set, for training and validation (all)"
     )
     model: str = Field(description="a row of MODELS, `torchvision:name`, or `package.module:function`")
-    width: int | None = Field(None, ge=1, description="channels of the first stage (the model's own)")
+    width: int | None = Field(None, ge=1, description="channels of the first stage (the model's default)")
     method: str = Field(description="a row of METHODS, or `package.module:function`")
     density: float = Field(gt=0, le=1, description="fraction of prunable weights kept")
     iterations: int = Field(
-        20, ge=1, description="pruning steps; of `snip_mb` and `grasp_mb`, how many steps' batches they take at once"
+        20, ge=1, description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once"
     )
     schedule: str = Field(
         "exponential",
-        description="`exponential`, `linear`, `cubic` or `halving`: density after each pruning step; iterative methods",
+        description="density after each step of an iterative method: `exponential`, `linear`, `cubic` or `halving`",
     )
-    batches_per_step: int = Field(1, ge=1, description="saliency batches a pruning step; methods that read data only")
-    saliency_batch_size: int = Field(128, ge=1, description="images in one of them")
+    batches_per_step: int = Field(1, ge=1, description="saliency batches per pruning step, for methods that read data")
+    saliency_batch_size: int = Field(128, ge=1, description="images per saliency batch")
     samples_per_class: int | None = Field(
         None,
         ge=0,
-        description="images of each class in one of them, in place of that number; 0: drawn from all (`grasp`: 10)",
+        description="images of each class per saliency batch, instead of `saliency_batch_size`; 0: images of any class "
+        "(0; `grasp`: 10)",
     )
     saliency_loss: str = Field(
         "cross_entropy",
-        description="`cross_entropy`, `nll_logits` or `package.module:function`, for the saliency alone",
+        description="loss that only the saliency uses: `cross_entropy`, `nll_logits` or `package.module:function`",
     )
-    temperature: float | None = Field(None, gt=0, description="divides the logits in GraSP's loss (200)")
+    temperature: float | None = Field(None, gt=0, description="divisor of the logits in GraSP's loss (200)")
     inner_steps: int | None = Field(None, ge=0, description="training steps that `prospr` looks ahead (3)")
-    inner_lr: float | None = Field(None, gt=0, description="their learning rate (0.1)")
+    inner_lr: float | None = Field(None, gt=0, description="learning rate of `inner_steps` (0.1)")
     layers_from: str | None = Field(
-        None, description="masks.npz, or the id of the run that has it, whose layer densities are copied"
+        None, description="masks whose layer densities are copied: a masks.npz, or the id of a run that has one"
     )
     invert: bool = Field(False, description="control: keep the weights with the lowest scores")
     shuffle: bool = Field(False, description="control: permute the mask's bits inside each layer")
-    reinit: bool = Field(False, description="control: draw the weights anew after pruning")
+    reinit: bool = Field(False, description="control: draw new weights after pruning")
     small_dense: Literal["parameters", "macs"] | None = Field(
         None,
-        description="control: no mask, but the width with as many `parameters`, or multiply-adds (`macs`), "
-        "as the pruned network",
+        description="control: instead of a mask, a width with as many `parameters`, or multiply-adds (`macs`), as the "
+        "pruned network",
     )
     screen: bool = Field(True, description="do not train a network without a path from input to output")
     epochs: int = Field(20, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, description="images in a training step")
+    batch_size: int = Field(128, ge=2, description="images per training step")
     lr: float = Field(0.1, gt=0, description="learning rate at the first step")
-    lr_schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="`cosine`, `step` or `constant`")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="`sgd` or `adamw`")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; of AdamW, its first beta")
-    weight_decay: float = Field(5e-4, ge=0, description="of the optimizer")
+    lr_schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="schedule of the learning rate: `cosine`, `step` or `constant`"
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimizer: `sgd` or `adamw`")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD, or the first beta of AdamW")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
     clip_norm: float | None = Field(None, gt=0, description="bound on the gradient's 2-norm (none)")
     precision: Literal["bf16", "float32"] | None = Field(
-        None, description="of training: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
+        None, description="training precision: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
     )
-    seed: int = Field(0, ge=0, description="draws the split, the initial weights, the order and the saliency data")
+    seed: int = Field(
+        0, ge=0, description="seed of the split, the initial weights, the data order and the saliency data"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -81,7 +81,7 @@ def check_answers(uri: str) -> None:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             if not (tries_left and isinstance(reason, ConnectionResetError)):
-                raise InputError(f"no MLflow server answers at {hide_password(uri)}: {reason}") from None
+                raise InputError(f"the MLflow server at {hide_password(uri)} does not answer: {reason}") from None
         else:
             return
 

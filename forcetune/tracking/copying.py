@@ -49,7 +49,9 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
         if experiment is None or has_been_copied(name, source, target):
             return
         if target_client.get_experiment_by_name(name) is not None:
-            raise InputError(f"{hide_password(target)} has an experiment {name!r} already; nothing is moved")
+            raise InputError(
+                f"{hide_password(target)} already has an experiment {name!r} from another source; nothing was moved"
+            )
         delete_experiment(name + MOVING_SUFFIX, target)
         tags = {tag: text for tag, text in experiment.tags.items() if tag != MOVED_FROM_TAG}
         experiment_id = target_client.create_experiment(
@@ -99,11 +101,11 @@ def find_difference(name: str, source: str, target: str) -> str | None:
     for run in load_runs(name, source):
         copy = copies.pop(run["id"], None)
         if copy is None:
-            return f"the run {run['id']} is not there"
+            return f"the copy lacks the run {run['id']}"
         for attribute in ("name", "status", "started", "ended", "params", "metrics", "tags"):
             if _comparable(run, attribute) != _comparable(copy, attribute):
-                return f"the run {run['id']} has other {attribute} there"
-    return None if not copies else f"{len(copies)} runs there are none of it"
+                return f"the run {run['id']} and its copy differ in {attribute}"
+    return None if not copies else f"the copy has {len(copies)} runs that the source does not have"
 
 
 def find_moved_run(run: str, uri: str) -> str | None:

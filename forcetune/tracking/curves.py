@@ -59,7 +59,7 @@ def _read_file(path: Path, runs: Sequence[str], metric: str) -> Iterator[Point]:
                 for run, step, time, value, is_nan in connection.execute(query, (metric, *block)):
                     yield run, step, time, decode_metric(value, is_nan)
     except sqlite3.Error as error:
-        raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
+        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
 
 
 def _ask_client(uri: str, runs: Sequence[str], metric: str) -> Iterator[Point]:

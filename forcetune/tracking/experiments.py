@@ -146,7 +146,7 @@ def _read_file(path: Path) -> list[Experiment]:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             rows = connection.execute(query, (VIEW_TAG,)).fetchall()
     except sqlite3.Error as error:
-        raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
+        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
     return [Experiment(name, str(number), bool(has_view)) for name, number, has_view in rows]
 
 

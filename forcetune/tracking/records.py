@@ -123,4 +123,4 @@ def log_page(run: str, name: str, content: str) -> None:
     try:
         make_client(store).log_text(run, content, name)
     except Exception as error:  # an MlflowException, or what writing to the artifact store raises
-        raise InputError(f"the run {run} in {hide_password(store)} takes no {name}: {error}") from error
+        raise InputError(f"{name} cannot be written to the run {run} in {hide_password(store)}: {error}") from error

@@ -110,7 +110,7 @@ def _read_file(study: str, path: Path) -> list[dict[str, Any]]:
             for run, key, value, is_nan in connection.execute(query, experiment):
                 runs[run]["metrics"][key] = decode_metric(value, is_nan)
     except sqlite3.Error as error:
-        raise InputError(f"{path} is not readable as an MLflow store: {error}") from error
+        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
     return list(runs.values())
 
 
@@ -161,14 +161,12 @@ def _find_owner(client: MlflowClient, run: str) -> str | None:
 
 
 def _run_error(run: str, experiment: str) -> UnknownError:
-    return UnknownError(
-        f"{run} is a run of the experiment {experiment!r}, and no study; studies are named by their name"
-    )
+    return UnknownError(f"{run} is the id of a run of the experiment {experiment!r}; name a study instead")
 
 
 def _unknown_error(study: str, experiments: Iterable[str]) -> UnknownError:
     names = ", ".join(sorted(set(experiments) - {"Default"})) or "none yet"
-    return UnknownError(f"no study {study!r} in this MLflow store{suggestion(study, experiments)}; there are: {names}")
+    return UnknownError(f"this MLflow store has no study {study!r}{suggestion(study, experiments)}; it has: {names}")
 
 
 def decode_metric(value: float, is_nan: bool = False) -> float:

@@ -78,13 +78,13 @@ def make_store_error(path: Path, error: Exception) -> InputError:
         return InputError(f"the MLflow store {path} cannot be used: {cause}")
     if runs:
         return InputError(
-            f"the MLflow store {path} has {runs} runs, and tables of another version of MLflow: {cause}. Copy it, and "
-            f"then run `mlflow db upgrade sqlite:///{path}`"
+            f"the MLflow store {path} has {runs} runs, and its tables are from another version of MLflow: {cause}. "
+            f"Copy the file, then run `mlflow db upgrade sqlite:///{path}`"
         )
     return InputError(
         f"the MLflow store {path} has only a part of MLflow's tables and no run: a process was killed while it made "
         f"them ({cause}). Nothing is lost: remove {path.name}, {path.name}-wal and {path.name}-shm from {path.parent}, "
-        "and the same command makes them anew"
+        "then run the same command again; it makes new files"
     )
 
 

@@ -69,7 +69,7 @@ def _find_parent(study: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     for run in runs:
         if run["tags"].get("forcetune.kind") == "search":
             return run
-    raise InputError(f"the MLflow experiment {study!r} is no study of forcetune: it has no parent run of a search")
+    raise InputError(f"the MLflow experiment {study!r} was not made by forcetune: it has no parent run of a search")
 
 
 def load_companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
@@ -139,7 +139,7 @@ def load_study_file(study: str, uri: str | None = None) -> dict[str, Any]:
         text = Path(make_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(
-            f"the run {parent['id']} in {hide_password(store)} has no {STUDY_FILE} to read: {error}"
+            f"{STUDY_FILE} of the run {parent['id']} in {hide_password(store)} cannot be read: {error}"
         ) from error
     written = dict(yaml.safe_load(text))
     order = json.loads(parent["tags"]["forcetune.objectives"])  # the keys of the file may have been sorted by hand
@@ -162,7 +162,7 @@ def fetch_masks(source: str, uri: str | None = None) -> Path:
     try:
         return Path(make_client(store).download_artifacts(_get_run(source, store).info.run_id, "masks.npz"))
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
-        raise InputError(f"the run {source} in {hide_password(store)} has no masks.npz to read: {error}") from error
+        raise InputError(f"masks.npz of the run {source} in {hide_password(store)} cannot be read: {error}") from error
 
 
 def load_trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def load_trial_fields(run: str, uri: str | None = None) -> dict[str, Any]:
     store = uri or mlflow_uri()
     trial = _get_run(run, store)
     if trial.data.tags.get("forcetune.kind") != "trial":
-        raise InputError(f"the run {run} in {hide_password(store)} is no trial of forcetune")
+        raise InputError(f"the run {run} in {hide_password(store)} is not a trial of forcetune")
     return {name: parse_param(text) for name, text in trial.data.params.items()}
 
 

@@ -116,7 +116,7 @@ def compact(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, 
     try:
         return find_compaction(model, masks, input_shape).network.eval()
     except CompactionError as error:
-        log.warning("not compacted: %s", error)
+        log.warning("the network is not compacted: %s", error)
         return _copy_masked(model, masks).eval()
 
 
@@ -165,7 +165,7 @@ def _find_difference(masked: nn.Module, small: Compaction, example: Tensor) -> s
     tensors = masked.state_dict()
     for name, tensor in small.network.state_dict().items():
         if not torch.equal(tensor, small.shrink(name, tensors[name])):
-            return f"cannot be cut: what is left of {name} is not a part of it"
+            return f"cannot be compacted: the compacted {name} is not a part of the original"
     scaled = {name: _scale_rows(tensors[name]) for name in _list_weight_names(masked)}
     scaled_masked = _copy_with_weights(masked, scaled)
     scaled_small = _copy_with_weights(
@@ -178,9 +178,9 @@ def _find_difference(masked: nn.Module, small: Compaction, example: Tensor) -> s
         )
         spread, size = (expected - expected.mean(0)).abs().max(), expected.abs().max()
         if spread <= DEAD_DISTANCE * size:
-            return "is dead: what it computes does not depend on the input, so that nothing can be compared"
+            return "is dead: its outputs do not depend on the input"
         if not (expected - outputs).abs().max() <= MAX_RELATIVE_ERROR * spread + FLOAT64_ERROR * size:
-            return "cannot be cut: what is left of it does not compute the same"
+            return "cannot be compacted: the smaller network computes other outputs"
     return None
 
 

@@ -70,9 +70,9 @@ def _compute_metrics(metrics: Mapping[str, Metric], outputs: list[tuple[Tensor, 
             metric_name = f"val_{check_metric_name(key)}"
             if metric_name in VALIDATION_METRICS:
                 raise InputError(
-                    f"metrics: {name} returns {key!r}, and forcetune itself measures {metric_name}; rename yours"
+                    f"metrics: {name} returns {key!r}, but forcetune itself measures {metric_name}; rename your metric"
                 )
             if metric_name in values:
-                raise InputError(f"metrics: {name} returns {key!r}, and another function of the study does so too")
+                raise InputError(f"metrics: {name} returns {key!r}, which another function returns too; rename one")
             values[metric_name] = float(value)
     return values

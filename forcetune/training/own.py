@@ -71,6 +71,6 @@ class UserTrainingLoop:
             moved = int((self._weights[name][~mask] != 0).sum())
             if moved:
                 raise ValueError(
-                    f"the training loop moved {moved} pruned weights of {name} away from 0; hold them with "
-                    "forcetune.training.hold(optimizer, model, masks), or put them back after every step"
+                    f"the training loop changed {moved} pruned weights of {name} from 0; use "
+                    "forcetune.training.hold(optimizer, model, masks), or set them to 0 after every step"
                 )

@@ -107,9 +107,9 @@ def _find_worthwhile_compaction(
     try:
         compaction = find_compaction(model, masks, input_shape)
     except CompactionError as error:
-        log.warning("trained whole: %s", error)
+        log.warning("the network is trained without compaction: %s", error)
         return None
     is_worthwhile = compaction.macs_fraction < MAX_COMPACTED_FRACTION.get(next(model.parameters()).device.type, 0.0)
     if compaction.has_dropout and is_worthwhile:
-        log.warning("trained whole: %s has dropout", type(model).__name__)
+        log.warning("the network is trained without compaction: %s has dropout", type(model).__name__)
     return compaction if is_worthwhile and not compaction.has_dropout else None

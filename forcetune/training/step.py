@@ -141,7 +141,7 @@ class Step:
         except torch.OutOfMemoryError:
             raise  # another attempt with more memory can succeed
         except Exception as error:  # no compiler is installed, or the compiler cannot read the network
-            log.warning("not compiled: %s", str(error).partition("\n")[0])
+            log.warning("the network is not compiled: %s", str(error).partition("\n")[0])
         self.compile_seconds = time.perf_counter() - started
 
     def _run(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def check(trial: Trial) -> dict[str, Any]:
     training_split, validation_split = dataset.split(0, trial.train_samples)
     if len(training_split) < 2:
         raise InputError(
-            f"train_samples {trial.train_samples}: leaves {len(training_split)} to train on; allowed: 3 or more"
+            f"train_samples {trial.train_samples} leaves only {len(training_split)} for training; allowed: 3 or more"
         )
     model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
     models.check_training(model, dataset.input_shape, dataset.classes)
@@ -104,7 +104,9 @@ def check_saliency(trial: Trial) -> None:
         try:
             model(torch.zeros(1, *dataset.input_shape))
         except ValueError as error:  # batch norm raises it
-            raise InputError(f"saliency_batch_size 1: {trial.model} cannot be fed a single sample ({error})") from error
+            raise InputError(
+                f"saliency_batch_size 1: {trial.model} cannot process a single sample ({error})"
+            ) from error
 
 
 def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str]]:

@@ -78,6 +78,6 @@ def _check_study(study: str | None, dashboards: list[Dashboard]) -> None:
     elif mlflow.store or optuna.store:
         return
     else:
-        raise InputError(f"there is no study {study!r}: neither MLflow's store nor Optuna's ledger is here")
+        raise InputError(f"there is no study {study!r}: MLflow's store and Optuna's ledger do not exist here")
     if study not in studies:
         raise unknown_study(study, studies)

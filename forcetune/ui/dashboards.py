@@ -25,7 +25,7 @@ from forcetune.stores import (
 MLFLOW, OPTUNA, RAY = "MLflow", "Optuna Dashboard", "Ray Dashboard"
 DASHBOARD_CONTENTS = {
     MLFLOW: "every trial: its curves, its metrics and params, its masks and reports",
-    OPTUNA: "the search itself: the front, its history, which hyperparameter matters",
+    OPTUNA: "the search: its front, its history, and the importance of each hyperparameter",
     RAY: "the machines: nodes, jobs, actors, cores and GPUs in use, logs",
 }
 PROBE_PATHS = {MLFLOW: "/health", OPTUNA: "/api/studies", RAY: "/api/version"}
@@ -117,11 +117,15 @@ def _ray(local_service: Service | None) -> Dashboard:
     address = ray_address()
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if _is_http(address):
-        token_hint = f"the one in {token}" if token else "the one in RAY_AUTH_TOKEN_PATH, if it asks for one"
-        return Dashboard(RAY, without_login(address), note=f"asks for a token: {token_hint}")
+        token_hint = (
+            f"asks for a token: the one in {token}" if token else "may ask for a token (see RAY_AUTH_TOKEN_PATH)"
+        )
+        return Dashboard(RAY, without_login(address), note=token_hint)
     if local_service:
         return Dashboard(RAY, local_service.ray, note=f"asks for a token: the one in {local_service.token}")
-    return Dashboard(RAY, note="none: `forcetune up` starts one, `RAY_ADDRESS=http://HOST:8265` names a cluster's")
+    return Dashboard(
+        RAY, note="none: `forcetune up` starts one; `RAY_ADDRESS=http://HOST:8265` names that of a cluster"
+    )
 
 
 def _store_dashboard(name: str, uri: str, variable: str) -> Dashboard:
@@ -153,7 +157,7 @@ def _explain_absence(dashboards: list[Dashboard]) -> str:
         return f"there is only an Optuna ledger here, and {INSTALL_HINT}"
     return (
         f"nothing to show: {Path.cwd()} has no mlflow.db and no optuna.db, and MLFLOW_TRACKING_URI, FORCETUNE_STORAGE "
-        "and RAY_ADDRESS name no store or cluster that is there; run a search here, or go where one ran"
+        "and RAY_ADDRESS name no existing store or cluster; run a search here, or go to a folder where one ran"
     )
 
 

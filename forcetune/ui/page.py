@@ -125,7 +125,7 @@ class Page:
             link = escape(self._link(dashboard, pages))
             rows.append(f'<p><a class="main" href="{link}">{escape(dashboard.address + suffix)}</a></p>')
         if self._study and study_pages is not None and self._study not in study_pages:
-            rows.append(f"<p>the study {escape(self._study)} is not there</p>")
+            rows.append(f"<p>it does not have the study {escape(self._study)}</p>")
         if dashboard.note:
             rows.append(f"<p>{_format_code(dashboard.note)}</p>")
         if dashboard.printable_store not in ("", dashboard.address):
@@ -183,7 +183,7 @@ def _study_table(pages: Mapping[str, Mapping[str, str]], chosen: str | None) -> 
     """Return a table with one row for each study: its name, and links to its pages."""
     studies = list(dict.fromkeys(name for study_pages in pages.values() for name in study_pages))
     if not studies:
-        return "<p>none yet</p>"
+        return "<p>no studies yet</p>"
     names = [name for name in (MLFLOW, OPTUNA) if name in pages]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     rows = []
@@ -196,7 +196,7 @@ def _study_table(pages: Mapping[str, Mapping[str, str]], chosen: str | None) -> 
 
 def _study_link(study: str, name: str, link: str | None) -> str:
     if not link:
-        return '<span class="store">not there</span>'
+        return '<span class="store">does not exist</span>'
     content = "trials" if name == MLFLOW else "front and history"
     return f'<a href="{escape(link)}" aria-label="{escape(f"{content} of {study} in {name}")}">{content}</a>'
 

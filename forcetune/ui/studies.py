@@ -37,4 +37,4 @@ def ledger_pages(address: str) -> dict[str, str]:
 def unknown_study(study: str, studies: Iterable[str]) -> InputError:
     """Return an error for a study that is not among the studies of the stores."""
     names = ", ".join(sorted(studies)) or "none yet"
-    return InputError(f"no study {study!r} in these stores{suggestion(study, studies)}; there are: {names}")
+    return InputError(f"no study {study!r} in these stores{suggestion(study, studies)}; their studies: {names}")

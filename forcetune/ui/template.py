@@ -55,7 +55,7 @@ $troubles
 </main>
 <script>
 "use strict";
-const GONE = "not known: forcetune ui has ended";
+const GONE = "unknown: forcetune ui has ended";
 const boxes = [...document.querySelectorAll("[data-of]")];
 function show(states) {
   for (const box of boxes) {

@@ -26,12 +26,12 @@ def file(folder, searched):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("baseline", "z"), "no study 'z' in this MLflow store"),
-        (("baseline", "s", "--seeds", "1"), "--seeds 1: one pair has no spread"),
-        (("baseline", "s", "--bands", "a,b"), "--bands a,b: allowed: numbers with commas between"),
+        (("baseline", "z"), "no study 'z'"),
+        (("baseline", "s", "--seeds", "1"), "--seeds 1: one pair"),
+        (("baseline", "s", "--bands", "a,b"), "--bands a,b: allowed: numbers"),
         (("baseline", "s", "--bands", "0.9"), "--bands: 0.9; allowed: at least two rising edges"),
         (("nightly", "nowhere.yaml"), "nowhere.yaml: the file cannot be read"),
-        (("nightly", "nightly.yaml", "--date", "today"), "--date today: allowed: a date as 2026-11-26"),
+        (("nightly", "nightly.yaml", "--date", "today"), "--date today: allowed: a date"),
         (("schedule", "cron", "nightly.yaml", "--at", "25:00"), "--at '25:00': allowed: a time of the day"),
         (("schedule", "systemd", "nowhere.yaml"), "nowhere.yaml: the file cannot be read"),
     ],
@@ -46,9 +46,9 @@ def test_plans_are_shown(file):
     options = ("--top", "1", "--bands", "0.7,0.9,1", "--dry-run")
     shown = said("baseline", "s", *options)
     assert "champions: trial-0000 (snip at 70.00%), trial-0005 (force at 95.00%)" in shown
-    assert "10 comparisons, each champion with random_uniform, random_erk, shuffled, small_dense, tuned_random" in shown
+    assert "10 comparisons: each champion with random_uniform, random_erk, shuffled, small_dense, tuned_random" in shown
     assert "146 runs, about 1.5 device hours" in shown
-    assert "12 pairs show a mean difference of 1.3 standard deviations" in shown
+    assert "12 pairs detect a mean difference of 1.3 standard deviations" in shown
     plan = json.loads(said("baseline", "s", *options, "--json"))
     assert (plan["comparisons"], plan["seeds"], plan["runs"]) == (10, 12, 146)
     assert [one["trial"] for one in plan["champions"]] == ["trial-0000", "trial-0005"]

@@ -139,7 +139,7 @@ def test_crontab_refuses_and_keeps_what_was_there(tmp_path, crontab):
     assert schedule.installed() == []
     schedule.install(night)
     before = listed()
-    with pytest.raises(InputError, match="is as it was, since the new one is refused: .*bad minute"):
+    with pytest.raises(InputError, match="the crontab was not changed, .*bad minute"):
         schedule.install(schedule.Night(night.file, night.folder, "02:99", night.log, {}))
     assert listed() == before
 

@@ -1,6 +1,7 @@
 """Nights as real processes: a saliency that breaks between two of them, and a night that is killed."""
 
 import json
+import re
 
 import pytest
 from processes import SCORES, until
@@ -30,7 +31,7 @@ def test_a_saliency_that_breaks_gives_alarm(branch):
     (branch.folder / "scores.py").write_text(SCORES.format(sign="-"))
     third = branch.start(*night(3))
     assert third.wait() == 3, third.said
-    assert "ALARM: s: sentinels, the arm champion: left their own history, 2 of 2 changed" in third.said
+    assert re.search("ALARM: s: sentinels, the arm champion: .* 2 of 2 ", third.said)
     assert "the arm random_erk" not in third.said, "no saliency touches it"
     assert "sentinels, the arm champion" in (branch.folder / "told").read_text()
     assert 'role="alert"' in (branch.folder / "nightly.html").read_text()

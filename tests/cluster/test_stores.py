@@ -47,7 +47,7 @@ def test_a_driver_that_slept_through_a_crash_writes_nothing_more(search, stores,
     assert second.wait() == 0, second.said
     sleeper.process.send_signal(signal.SIGCONT)
     assert sleeper.wait() == 4
-    assert "taken over by another driver" in sleeper.said
+    assert "another driver took over the study" in sleeper.said
     study.check_promise()
 
 

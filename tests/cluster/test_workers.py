@@ -34,7 +34,7 @@ def test_the_head_of_its_own_ray_is_killed(search):
     os.kill(next(process.pid for process in processes if process.name() == "gcs_server"), signal.SIGKILL)
     assert driver.wait(seconds=40) == 1
     assert "forcetune: Ray's head at 127.0.0.1:" in driver.said
-    assert "the same command goes on where the search was" in driver.said
+    assert "the same command continues the search" in driver.said
     assert study.start().wait() == 0
     assert set(study.check_promise()["outcome"]) == {"trained"}
 
@@ -84,7 +84,7 @@ def test_a_worker_that_dies_alone_costs_a_retry(search):
     assert driver.wait() == 0, driver.said
     reasons = study.check_promise().set_index("outcome")["reason"]
     assert sorted(reasons.index) == ["failed", "trained"]
-    assert reasons["failed"].startswith("its worker ended without a word")
+    assert reasons["failed"].startswith("its worker ended without an error message")
 
 
 def test_a_second_driver_is_refused_until_the_first_dies(search):

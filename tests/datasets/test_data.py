@@ -256,10 +256,10 @@ def test_class_balanced_batches_of_all_there_are():
 
 def test_too_few_for_class_balanced_batches():
     made = of_classes(3, 0, 4, 2)
-    with pytest.raises(InputError, match="need 4 training samples of each, but class 0 has 3, class 1 has 0, class 3 "):
+    with pytest.raises(InputError, match="need 4 training samples .* class 0 has 3, class 1 has 0, class 3 "):
         made.batches(made.train, 9, seed=0, per_class=4)
     many = of_classes(*[1] * 9)
-    with pytest.raises(InputError, match=r"class 4 has 1 and 4 classes more .*raise train_samples or lower"):
+    with pytest.raises(InputError, match=r"class 4 has 1 and 4 more classes .*raise train_samples or lower"):
         many.batches(many.train, 9, seed=0, per_class=2)
 
 
@@ -369,27 +369,27 @@ def test_a_loader_of_the_users_own(own_data):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("fails", ": loading it raised FileNotFoundError"),
+        ("fails", ": its loader raised FileNotFoundError"),
         ("something_else", ": the loader returned list, not a forcetune.data.Dataset or Streamed"),
         ("floats", r": train: inputs must be uint8 of shape \(N, 1, H, W\).*; got torch.float32 \(4, 1, 5, 6\)"),
         ("no_channels", r": test: inputs must be .*; got torch.uint8 \(4, 5, 6\)"),
         ("other_channels", r": train: inputs must be uint8 of shape \(N, 3, H, W\)"),
-        ("narrow_targets", r": train: targets must be int64 of shape \(4,\), at least 2; got torch.int32 \(4,\)"),
-        ("fewer_targets", r": test: targets must be int64 of shape \(4,\), at least 2; got torch.int64 \(3,\)"),
-        ("a_single_one", ": test: targets must be .*, at least 2"),
+        ("narrow_targets", r": train: targets must be int64 of shape \(4,\), .*; got torch.int32 \(4,\)"),
+        ("fewer_targets", r": test: targets must be int64 of shape \(4,\), .*; got torch.int64 \(3,\)"),
+        ("a_single_one", ": test: targets must be .* at least 2"),
         ("too_many_classes", r": test: targets must lie in 0..2; got 0..3"),
         ("negative", r": train: targets must lie in 0..2; got -1..1"),
-        ("other_std", r": mean and std must have one value a channel; got \(0.5,\) and \(0.5, 0.5, 0.5\)"),
-        ("other_size", r": the images of test have shape \(1, 6, 6\), those of train \(1, 5, 6\)"),
-        ("nothing_to_train_on", ": validation must be a share of train, between 0 and 1, .*; got 1.0"),
+        ("other_std", r": mean and std must have .*; got \(0.5,\) and \(0.5, 0.5, 0.5\)"),
+        ("other_size", r": the images of test have shape \(1, 6, 6\), .* \(1, 5, 6\)"),
+        ("nothing_to_train_on", ": validation must be a share of train between 0 and 1.*; got 1.0"),
         ("arrays", ": train: inputs must be"),
         ("no_images", ": test: must be forcetune.data.Images; got tuple"),
         ("own_validation_of_another_class", ": validation: targets must lie in 0..2; got 0..3"),
         ("own_validation_of_another_size", r": the images of validation have shape \(1, 6, 6\)"),
-        ("own_validation_as_a_tuple", ": validation must be a share of train, .* or Images of its own; got"),
+        ("own_validation_as_a_tuple", ": validation must be a share of train .*Images; got"),
         ("no_function", ": augment must be a function of .*; got 'flip'"),
-        ("augments_to_floats", r": augment must give uint8 .* \(2, 1, 5, 6\); got torch.float32 \(2, 1, 5, 6\)"),
-        ("augments_to_another_size", r": augment must give uint8 .*; got torch.uint8 \(2, 1, 4, 6\)"),
+        ("augments_to_floats", r": augment must return uint8 .* \(2, 1, 5, 6\); got torch.float32 \(2, 1, 5, 6\)"),
+        ("augments_to_another_size", r": augment must return uint8 .*; got torch.uint8 \(2, 1, 4, 6\)"),
         ("augment_fails", ": augment raised TypeError"),
     ],
 )

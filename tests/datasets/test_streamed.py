@@ -230,7 +230,7 @@ def test_class_balanced_batches(workers):
     drawn = torch.cat(inputs)[:, 0, 0, 0].int()
     assert torch.equal(drawn % 3, torch.cat(targets))
     assert len(drawn.unique()) == 18, "none twice before all have been"
-    with pytest.raises(InputError, match="need 7 training samples of each, but class 2 has 6"):
+    with pytest.raises(InputError, match="need 7 training samples of each class, but class 2 has 6"):
         made.batches(training, 99, seed=0, per_class=7)
 
 
@@ -270,7 +270,7 @@ def test_classes_of_a_subset():
 
 def test_classes_that_are_not_listed():
     made = streamed(train=Numbers(20))
-    with pytest.raises(InputError, match="give Numbers, the dataset of train, an attribute `targets` with one int a"):
+    with pytest.raises(InputError, match="`targets`.* Numbers, the dataset of train"):
         made.batches(made.split(0)[0], 99, seed=0, per_class=2)
 
 
@@ -307,15 +307,15 @@ ERRORS = {
     "no pair": ({"train": Strange(20, 5)}, "sample 5 of train: reading it raised TypeError"),
     "shape": (
         {"eval_transform": lambda number: torch.zeros(1, 2, 2 + (number == 5))},
-        r"sample 5 of train: eval_transform must give a float tensor of .* \(1, 2, 2\); got torch.float32 \(1, 2, 3\)",
+        r"sample 5 of train: eval_transform must return a float tensor .* \(1, 2, 2\); got torch.float32 \(1, 2, 3\)",
     ),
     "bytes": (
         {"eval_transform": lambda number: as_image(number).to(torch.uint8 if number == 5 else torch.float64)},
-        r"sample 5 of train: eval_transform must give a float tensor .* got torch.uint8",
+        r"sample 5 of train: eval_transform must return a float tensor .* got torch.uint8",
     ),
     "no tensor": (
         {"eval_transform": lambda number: as_image(number) if number != 5 else np.zeros((1, 2, 2))},
-        r"sample 5 of train: eval_transform must give a float tensor .* got ndarray",
+        r"sample 5 of train: eval_transform must return a float tensor .* got ndarray",
     ),
 }
 
@@ -423,16 +423,16 @@ def test_a_loader_of_the_users_own(own_stream):
         ("shape_of_floats", r"input_shape must be three ints \(C, H, W\)"),
         ("workers", "workers must be None or an int, at least 0; got -1"),
         ("workers_float", "workers must be None or an int, at least 0; got 1.5"),
-        ("share", "validation must be a share of train, between 0 and 1, or a map-style dataset of its own; got 1.0"),
-        ("share_int", "validation must be a share of train, .*; got 1"),
+        ("share", "validation must be a share of train between 0 and 1, .* map-style dataset; got 1.0"),
+        ("share_int", "validation must be a share of train .*; got 1"),
         ("iterable", "train must be a map-style dataset of at least 2 samples; got list_iterator"),
         ("single", "test must be a map-style dataset of at least 2 samples; got Source"),
         ("empty_validation", "validation must be a map-style dataset of at least 2 samples; got Source"),
         ("listed_range", "test: targets must lie in 0..2; got 0..3"),
-        ("listed_other", "train lists class 1 for sample 0, but gives 0 with it"),
+        ("listed_other", "train: .* class 1 for sample 0, but .* class 0"),
         ("range", "sample 0 of train: its class must lie in 0..2; got 7"),
-        ("other_size", r"sample 0 of train: eval_transform must give .* \(1, 6, 6\); got torch.float32 \(1, 5, 6\)"),
-        ("train_transform", r"sample 0 of train: train_transform must give .*; got torch.float32 \(5, 6\)"),
+        ("other_size", r"sample 0 of train: eval_transform must return .* \(1, 6, 6\); got torch.float32 \(1, 5, 6\)"),
+        ("train_transform", r"sample 0 of train: train_transform must return .*; got torch.float32 \(5, 6\)"),
         ("not_callable", "sample 0 of train: train_transform raised TypeError"),
         ("fails", "sample 0 of train: eval_transform raised ZeroDivisionError"),
     ],

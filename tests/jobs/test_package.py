@@ -101,8 +101,8 @@ def test_a_study_elsewhere_lies_at_the_top(folder, tmp_path_factory):
     ("code", "trial", "message"),
     [
         (["nowhere"], {}, "code.0: there is no nowhere in"),
-        (["helpers", "../.."], {}, "code.1: ../.. lies outside"),
-        ([], {"data_root": "data"}, "trial.data_root: data is looked for from the current folder"),
+        (["helpers", "../.."], {}, "code.1: ../.. is outside"),
+        ([], {"data_root": "data"}, "trial.data_root: data is relative to the current folder"),
         ([], {"data_root": ["/images", "data"]}, "allowed in a job: the absolute path of a folder that all of them"),
     ],
 )
@@ -143,7 +143,7 @@ def test_secrets_are_left_out_of_packages_and_folders(folder, code):
     made = packed(folder, **code)
     assert {str(path) for path in made.left_out} == {f"helpers/{name}" for name in SECRETS}
     assert made.left_out[Path("helpers/notes.md")] == "holds an access key of AWS in line 2"
-    assert made.left_out[Path("helpers/server.pem")] == "has the name of a certificate, perhaps with its key"
+    assert made.left_out[Path("helpers/server.pem")] == "is named like a certificate, perhaps with its key"
     with zipfile.ZipFile(made.path) as archive:
         names = archive.namelist()
         everything = b"".join(archive.read(name) for name in names if name != "helpers/data.bin")
@@ -158,9 +158,7 @@ def test_secrets_are_left_out_of_packages_and_folders(folder, code):
 def test_a_secret_that_is_named_is_refused(folder, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(SECRETS[name])
-    with pytest.raises(
-        InputError, match=f"code.1: {name} (holds|has the name of) .*all who reach the cluster can read"
-    ):
+    with pytest.raises(InputError, match=f"code.1: {name} (holds|is named like) "):
         packed(folder, code=["mine_nets.py", name])
     (folder / "link.txt").symlink_to(folder / name)
     with pytest.raises(InputError, match=f"code.0: {name}"):
@@ -173,7 +171,7 @@ def test_a_secret_that_is_named_is_refused(folder, name):
 @pytest.mark.parametrize("secret", [GITHUB, AWS, KEY])
 def test_a_module_with_a_token_is_refused_with_its_line(folder, code, secret):
     (folder / "helpers" / "upload.py").write_text(f'import os\n\nTOKEN = """{secret}"""\n')
-    with pytest.raises(InputError, match="helpers/upload.py holds .* in line 3, and all who reach") as refused:
+    with pytest.raises(InputError, match="helpers/upload.py holds .* in line 3, ") as refused:
         packed(folder, **code)
     assert secret not in str(refused.value)
 
@@ -203,7 +201,7 @@ def test_a_dry_run_lists_what_is_sent_and_what_is_left_out(folder, monkeypatch):
             "mine.yaml",
             "helpers/__init__.py",
             "helpers/sizes.json",
-            "left out: helpers/server.key, which has the name of a private key",
+            "not sent: helpers/server.key (it is named like a private key)",
         ],
     )
     told = json.loads(CliRunner().invoke(main, ["submit", "mine.yaml", "--dry-run", "--json"]).output)
@@ -215,5 +213,5 @@ def test_a_dry_run_lists_what_is_sent_and_what_is_left_out(folder, monkeypatch):
 def test_what_is_larger_than_ray_takes_is_refused(folder, monkeypatch):
     monkeypatch.setattr(package, "MAX_ARCHIVE_BYTES", 1000)
     (folder / "helpers" / "large.bin").write_bytes(np.random.default_rng(0).bytes(2000))
-    with pytest.raises(InputError, match=r"has 2\.\d KiB, and Ray takes 1\.0 KiB; the largest files: helpers/large"):
+    with pytest.raises(InputError, match=r"has 2\.\d KiB, .* 1\.0 KiB; the largest files: helpers/large"):
         shipped(folder, code=["helpers"])

@@ -1,6 +1,7 @@
 """What a job runs."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -53,8 +54,8 @@ def test_a_dead_driver_is_started_again_until_it_is_through(drivers, capsys):
     assert supervise() == 0
     assert commands == [["search", "s.yaml"]] * 3
     said = capsys.readouterr().out
-    assert "the driver died (signal SIGKILL); it is started again in 0 s, 1 of 3" in said
-    assert "the driver died (exit code 1); it is started again in 0 s, 2 of 3" in said
+    assert re.search(r"the driver died \(signal SIGKILL\).* in 0 s .*1 of 3", said)
+    assert re.search(r"the driver died \(exit code 1\).* in 0 s .*2 of 3", said)
 
 
 def test_no_more_often_than_was_asked_for(drivers):
@@ -104,12 +105,12 @@ def test_a_job_that_is_stopped_between_two_drivers_starts_no_other(drivers, monk
 @pytest.mark.parametrize("name", ["forcetune", "ray", "python"])
 def test_other_versions_are_refused_by_name(name):
     versions = {**supervisor.collect_versions(), name: "0.9"}
-    with pytest.raises(InputError, match=rf"the client and the cluster differ: {name} 0\.9 against \S+ on the cluster"):
+    with pytest.raises(InputError, match=rf"versions: {name} 0\.9 on the client, \S+ on the cluster"):
         supervisor.check_versions(versions)
 
 
 def test_a_client_that_does_not_tell_its_version_is_refused():
-    with pytest.raises(InputError, match=r"forcetune None against"):
+    with pytest.raises(InputError, match=r"forcetune None on the client"):
         supervisor.check_versions({})
 
 

@@ -142,7 +142,7 @@ def test_a_builder_of_the_users_own_keeps_its_initialization():
 
 
 def test_a_width_that_the_builder_does_not_take_is_refused():
-    with pytest.raises(InputError, match="'own_models:small' takes no width"):
+    with pytest.raises(InputError, match="'own_models:small' has no argument `width`"):
         build("own_models:small", (1, 8, 8), 10, width=4)
 
 
@@ -156,7 +156,7 @@ def test_width_is_passed_on_where_it_is_set():
     [
         ("one_output_too_many", r"two samples give outputs of shape \(2, 11\), not \(2, 10\)"),
         ("maps", r"outputs of shape \(2, 10, 6, 6\)"),
-        ("nothing", "it returned NoneType, not a torch.nn.Module"),
+        ("nothing", "returned NoneType, not a torch.nn.Module"),
         ("fails", "division by zero"),
     ],
 )
@@ -209,7 +209,7 @@ def test_an_unknown_network_of_torchvision():
 
 
 def test_a_network_of_torchvision_has_no_width():
-    with pytest.raises(InputError, match="'torchvision:resnet18' takes no width"):
+    with pytest.raises(InputError, match="'torchvision:resnet18' has no argument `width`"):
         build("torchvision:resnet18", (3, 32, 32), 10, width=8)
 
 
@@ -223,5 +223,5 @@ def test_no_width_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "narrow.py").write_text("def build(input_shape, classes): ...\ndef wide(shape, classes, width): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("narrow:build", "narrow:wide", "torchvision:resnet18"):
-        with pytest.raises(InputError, match=f"the model '{name}' has no width to change"):
+        with pytest.raises(InputError, match=f"the width of model '{name}' cannot be changed"):
             default_width(name)

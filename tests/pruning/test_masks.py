@@ -110,17 +110,17 @@ def test_masks_as_safetensors(tmp_path):
     safetensors.save_file(dict(MASKS), path)  # as another program writes it
     assert {n: mask.tolist() for n, mask in load_masks(path).items()} == {n: m.tolist() for n, m in MASKS.items()}
     safetensors.save_file({"a.weight": torch.ones(2, 2)}, path)
-    with pytest.raises(InputError, match=r"a\.weight is torch\.float32; a mask is bool"):
+    with pytest.raises(InputError, match=r"a\.weight is torch\.float32; .*bool"):
         load_masks(path)
     path.write_bytes(b"no such file")
-    with pytest.raises(InputError, match="is no readable file of masks"):
+    with pytest.raises(InputError, match="is not a readable mask file"):
         load_masks(path)
 
 
 def test_without_the_package_a_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(InputError, match="this takes the package safetensors: `pip install safetensors`"):
+    with pytest.raises(InputError, match="safetensors.*`pip install safetensors`"):
         save_masks(tmp_path / "masks.safetensors", MASKS)
 
 
@@ -135,7 +135,7 @@ def test_the_file_holds_packed_bits_and_no_pickle(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_none_of_masks(content, tmp_path):
     (tmp_path / "masks.npz").write_bytes(content)
-    with pytest.raises(InputError, match="masks.npz is no readable file of masks"):
+    with pytest.raises(InputError, match="masks.npz is not a readable mask file"):
         load_masks(tmp_path / "masks.npz")
 
 
@@ -143,7 +143,7 @@ def test_an_archive_of_something_else(tmp_path):
     np.savez(tmp_path / "weights.npz", weight=np.zeros(3))
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ("weights.npz", "array.npy", "missing.npz"):
-        with pytest.raises(InputError, match=f"{name} is no readable file of masks"):
+        with pytest.raises(InputError, match=f"{name} is not a readable mask file"):
             load_masks(tmp_path / name)
 
 
@@ -172,7 +172,7 @@ def test_the_shuffle_moves_bits_to_every_place():
 def test_layer_densities():
     weights = {name: torch.zeros(mask.shape) for name, mask in MASKS.items()}
     assert layer_densities(MASKS, weights) == [5 / 9, 3 / 4]
-    with pytest.raises(InputError, match=r"0.weight has shape \(2, 2\) in this one.*\(2, 2, 1, 1\)"):
+    with pytest.raises(InputError, match=r"0.weight has shape \(2, 2\) .*\(2, 2, 1, 1\)"):
         layer_densities(MASKS, {"0.weight": torch.zeros(2, 2)})
-    with pytest.raises(InputError, match="stands in those not at all"):
+    with pytest.raises(InputError, match="1.weight .* is missing"):
         layer_densities(MASKS, {"1.weight": torch.zeros(2, 2)})

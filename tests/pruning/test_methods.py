@@ -260,7 +260,7 @@ def test_batches_that_do_not_come_again():
 
 @pytest.mark.parametrize("batches", [[], iter([])])
 def test_data_missing(batches):
-    with pytest.raises(InputError, match="'snip' scores weights on data, and `batches` is empty"):
+    with pytest.raises(InputError, match="'snip' needs data .*`batches` is empty"):
         find_masks(make(mlp), batches, "snip", 0.1)
 
 
@@ -271,7 +271,7 @@ def test_synflow_takes_the_shape_of_an_input_from_a_linear_first_layer():
 
 
 def test_synflow_asks_for_a_batch_where_the_first_layer_is_a_convolution():
-    with pytest.raises(InputError, match="give one batch"):
+    with pytest.raises(InputError, match="pass one batch"):
         find_masks(make(convnet), [], "synflow", 0.1)
 
 
@@ -475,7 +475,7 @@ def test_options_reach_the_score(monkeypatch):
     assert seen == [2, 5]
     with pytest.raises(InputError, match="method 'mine' has no option 'temperature'; allowed: strength"):
         find_masks(make(mlp), [batch()], "mine", 0.1, options={"temperature": 1})
-    with pytest.raises(InputError, match="method 'snip' has no option 'temperature'; it takes none"):
+    with pytest.raises(InputError, match="method 'snip' has no option 'temperature'"):
         find_masks(make(mlp), [batch()], "snip", 0.1, options={"temperature": 1})
 
 
@@ -514,7 +514,7 @@ def test_layer_densities_of_another_mask(method):
 
 def test_layer_densities_of_another_network_are_refused():
     other = find_masks(make(convnet), [], "random", 0.2)
-    with pytest.raises(InputError, match="of another network: 1.weight has shape"):
+    with pytest.raises(InputError, match="another network: 1.weight has shape"):
         find_masks(make(mlp), [], "random", 0.2, layer_masks=other)
 
 

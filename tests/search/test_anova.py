@@ -82,7 +82,7 @@ def test_trials_without_an_accuracy_are_left_out():
     table.loc[:149, "val_accuracy"] = np.nan
     assert search.importance(table)["val_accuracy"].sum() == pytest.approx(1)
     table.loc[:190, "val_accuracy"] = np.nan
-    with pytest.raises(InputError, match="needs 10 trials with sampled fields that tell all objectives, not 9"):
+    with pytest.raises(InputError, match="needs 10 trials with sampled fields .* not 9"):
         search.importance(table)
 
 

@@ -32,8 +32,8 @@ def test_controls_ask_for_no_other_network():
         ({"method": ["snip", "grasp"], "train_samples": 40}, "trial.method grasp: batches with 10 samples"),
         ({"method": "snip", "samples_per_class": [0, 99]}, "trial.method snip: batches with 99 samples"),
         ({"model": "torchvision:alexnet"}, "does not fit samples of shape"),
-        ({"train_samples": 2}, "train_samples 2: leaves 1 to train on; allowed: 3 or more"),
-        ({"layers_from": "gone.npz"}, "gone.npz is no readable file of masks"),
+        ({"train_samples": 2}, "train_samples 2 .*; allowed: 3 or more"),
+        ({"layers_from": "gone.npz"}, "gone.npz is not a readable mask file"),
     ],
 )
 def test_refused(fields, said):
@@ -49,14 +49,14 @@ def test_batch_norm_that_cannot_be_fed_a_single_sample(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     asked = {"method": ["random", "snip", "synflow"], "saliency_batch_size": [64, 1]}
-    with pytest.raises(InputError, match="trial.method snip: saliency_batch_size 1: .* cannot be fed a single sample"):
+    with pytest.raises(InputError, match="trial.method snip: saliency_batch_size 1: .* single sample"):
         check(study(model="my_normed:build", **asked))
     assert check(study(model="mlp", **asked))  # has no batch norm
 
 
 def test_masks_of_another_network_are_refused(tmp_path):
     save_masks(tmp_path / "masks.npz", {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
-    with pytest.raises(InputError, match="of another network: 1.weight"):
+    with pytest.raises(InputError, match="another network: 1.weight"):
         check(study(layers_from=str(tmp_path / "masks.npz")))
 
 
@@ -88,9 +88,9 @@ def test_functions_of_ones_own_are_tried_before_anything_starts(tmp_path, monkey
         asked(measure="my_checked:latency", objectives={"latency_s": "min"})
     with pytest.raises(InputError, match="metrics: my_checked:broken raised ValueError: no such class"):
         asked(metrics="my_checked:broken")
-    with pytest.raises(InputError, match=r"MLflow takes no metric called 'recall@5': allowed .* 'recall_5' would do"):
+    with pytest.raises(InputError, match=r"MLflow .* the metric name 'recall@5'; allowed: .* 'recall_5' is allowed"):
         asked(metrics="my_checked:recall")
     with pytest.raises(
-        InputError, match=r"measure: my_checked:renamed raised .*'latency \(ms\)'.* 'latency_ms' would do"
+        InputError, match=r"measure: my_checked:renamed raised .*'latency \(ms\)'.* 'latency_ms' is allowed"
     ):
         asked(measure="my_checked:renamed")

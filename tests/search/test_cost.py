@@ -60,7 +60,7 @@ def test_the_search_says_what_it_took_beside_it(folder, timed):
     assert out.getvalue() == "", "nobody asked"
     predicted = cost.predict(asked)
     cost.report(asked, 2 * predicted.hours, Console(file=out, width=200))
-    assert out.getvalue() == "searched for 3 min 11 s; `forcetune check` had predicted 1 min 36 s (-50%)\n"
+    assert out.getvalue() == "the search took 3 min 11 s; `forcetune check` predicted 1 min 36 s (-50%)\n"
     out.truncate(0)
     cost.report(study({"trials": 11}, iterations=5, epochs=2), 1.0, Console(file=out))
     assert "predicted" not in out.getvalue(), "of another number of trials"

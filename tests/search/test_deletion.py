@@ -56,7 +56,7 @@ def test_what_is_another_programs_is_kept(folder):
     client = tracking.Tracker("mine", mlflow_uri()).client
     client.create_run(client.create_experiment("runs"))
     for name in ("theirs", "runs", "Default"):
-        with pytest.raises(InputError, match="is no study of forcetune"):
+        with pytest.raises(InputError, match="made by another program"):
             find_contents(name)
 
 

@@ -71,24 +71,24 @@ def take_another_parent():
 
 DAMAGES = {
     "its run is gone": (lambda: client().delete_run(row()["run_id"]), "has no run"),
-    "a second run": (lambda: make_run(kind="trial", trial=row()["trial"]), "is a second one of trial 0"),
-    "a run of nothing": (lambda: make_run(kind="trial", trial="stranger"), "is of no trial in the ledger"),
-    "another status": (lambda: client().set_terminated(row()["run_id"], "KILLED"), "its run KILLED"),
-    "still running": (lambda: client().update_run(row()["run_id"], "RUNNING"), "its run RUNNING"),
-    "another outcome": (lambda: client().set_tag(row()["run_id"], "forcetune.outcome", "stopped"), "its run stopped"),
-    "another parent": (take_another_parent, "is a second parent run"),
+    "a second run": (lambda: make_run(kind="trial", trial=row()["trial"]), "is a second run of trial 0"),
+    "a run of nothing": (lambda: make_run(kind="trial", trial="stranger"), "belongs to no trial in the ledger"),
+    "another status": (lambda: client().set_terminated(row()["run_id"], "KILLED"), "its run is KILLED"),
+    "still running": (lambda: client().update_run(row()["run_id"], "RUNNING"), "its run is RUNNING"),
+    "another outcome": (lambda: client().set_tag(row()["run_id"], "forcetune.outcome", "stopped"), "run has stopped"),
+    "another parent": (take_another_parent, "is an extra parent run"),
     "another value": (
         lambda: alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'"),
-        "has val_accuracy 0.5, and its run 0.9",
+        "has val_accuracy 0.5, but its run has 0.9",
     ),
-    "another param": (lambda: alter("update params set value = '9' where key = 'epochs'"), "has other fields"),
+    "another param": (lambda: alter("update params set value = '9' where key = 'epochs'"), "has fields that differ"),
     "a metric twice": (
         lambda: client().log_metric(row()["run_id"], "val_loss", 0.3, timestamp=1, step=1),
-        "has val_loss twice at a step",
+        "has a run with val_loss logged twice at one step",
     ),
     "a missing epoch": (
         lambda: alter("delete from metrics where run_uuid = ? and step = 1", row()["run_id"]),
-        "lacks the epochs 1",
+        "has a run without the epochs 1",
     ),
     "no parent": (
         lambda: client().delete_run(client().search_runs([client().get_experiment_by_name("s").experiment_id],
@@ -111,7 +111,7 @@ def test_what_is_damaged_is_named_and_mended(ended, damage, said):
     assert examine("s")[1] == found, "looking changes nothing"
     mended, left, _ = examine("s", mend=True)
     assert {*found} <= {*mended}
-    assert [finding.what for finding in left] == (["its run has lost masks.npz"] if said == "has no run" else [])
+    assert [finding.what for finding in left] == (["has a run without masks.npz"] if said == "has no run" else [])
     for parent in client().search_runs([client().get_experiment_by_name("s").experiment_id], "status = 'RUNNING'"):
         client().set_terminated(parent.info.run_id)  # one that was made anew is closed by the next search
     rows = check_promise("s", 3)
@@ -125,7 +125,7 @@ def test_masks_that_are_lost_cannot_be_mended(ended):
     shutil.rmtree(client().get_run(row()["run_id"]).info.artifact_uri)
     mended, left, _ = examine("s", mend=True)
     assert mended == []
-    assert [(finding.where, finding.what) for finding in left] == [("trial 0", "its run has lost masks.npz")]
+    assert [(finding.where, finding.what) for finding in left] == [("trial 0", "has a run without masks.npz")]
 
 
 def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
@@ -134,7 +134,7 @@ def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
     train(driver)
     driver._outbox.close()
     (waiting,) = examine("s")[1]
-    assert waiting.what == "has ended, and was not told to both stores"
+    assert waiting.what == "has ended, but its result is not in both stores"
     mended, left, _ = examine("s", mend=True)
     assert mended[0] == waiting
     assert {finding.remedy for finding in mended[1:]} == {"set the tags"}, "what was told is on the front"
@@ -155,7 +155,7 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
     left_over = Path(second.checkpoints).with_name("0077")
     left_over.mkdir()
     mended, left, _ = examine("s", mend=True)
-    assert ({finding.what for finding in mended}, left) == ({"cannot be read", "is left of a trial that is over"}, [])
+    assert ({finding.where for finding in mended}, left) == ({str(damaged), str(left_over)}, [])
     assert not damaged.exists()
     assert not left_over.exists()
 
@@ -164,7 +164,7 @@ def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
     alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'")
     with driver_lock("s", optuna_uri()):
         _, found, holder = examine("s")
-        assert "held by another driver: process" in holder
+        assert "another driver has the study 's': process" in holder
         assert len(found) == 2
         with pytest.raises(HeldError):
             examine("s", mend=True)
@@ -173,14 +173,14 @@ def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
 def test_an_archive_that_was_begun_is_finished(ended):
     Ledger(ended, optuna_uri()).begin_archive("s.old")
     (torn,) = examine("s")[1]
-    assert torn.what == "was being archived as s.old"
+    assert "s.old" in torn.what
     with pytest.raises(InputError, match="no study 's'"):  # nothing is left under the name
         examine("s", mend=True)
     check_promise("s.old", 3)
 
 
 def test_an_unknown_study(folder, ended):
-    with pytest.raises(InputError, match=r"no study 'S' of forcetune.*there are: s$"):
+    with pytest.raises(InputError, match=r"no study 'S' of forcetune.*: s$"):
         examine("S")
 
 
@@ -231,6 +231,6 @@ def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make
     driver.end(assignment.number, assignment.attempt, told)
     driver.close()
     assert len(warnings) == 1
-    assert "was deleted in MLflow while the study runs" in warnings[0]
+    assert "was deleted in MLflow" in warnings[0]
     assert list(tracking.load_table("s")["outcome"]) == ["trained", "trained"]
     assert row(1)["val_accuracy"] == 0.5

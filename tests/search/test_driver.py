@@ -75,7 +75,7 @@ def test_outcomes_in_both_stores(folder, make_study):
     assert list(rows["outcome"]) == ["trained", "collapsed", "failed", "failed"]
     assert list(rows["status"]) == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
     assert rows.loc["trial-0002", "reason"] == "Diverged: nan"
-    assert rows.loc["trial-0003", "reason"] == "its worker ended; given up after 4 attempts"
+    assert rows.loc["trial-0003", "reason"] == "its worker ended; failed after 4 attempts"
 
 
 def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
@@ -151,16 +151,14 @@ def test_an_objective_that_is_never_told_fails_the_trial(folder, make_study):
     driver = driver_of(make_study(search={"trials": 1}, train="collections:Counter", objectives={"val_f1": "max"}))
     end(driver, driver.issue())
     driver.close()
-    assert (
-        load_table("s").loc[0, "reason"]
-        == "the trial reports no val_f1, an objective; it reports val_accuracy, density"
-    )
+    reason = load_table("s").loc[0, "reason"]
+    assert "does not report the objective val_f1; it reports val_accuracy, density" in reason
 
 
 def test_patience_and_budget_end_a_search(folder, make_study):
     driver = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
     drain(driver)
-    assert "patience: over 4 trials the hypervolume grew by" in driver.end_reason
+    assert "over 4 trials the hypervolume grew by" in driver.end_reason
     assert 5 <= len(optuna_trials()) < 50
     again = driver_of(make_study(search={"trials": 50, "patience": {"trials": 4, "gain": 0.5}}))
     assert again.is_finished
@@ -168,7 +166,7 @@ def test_patience_and_budget_end_a_search(folder, make_study):
     spent = driver_of(make_study(search={"trials": 50, "budget": {"device_hours": 1e-9}}))
     assert spent.end_reason is None
     assert spent.issue() is None
-    assert spent.end_reason == "budget: device_hours 1e-09 are used up", "by the drivers before it too"
+    assert spent.end_reason == "the budget of 1e-09 device hours is used up", "by the drivers before it too"
 
 
 def test_more_trials_go_on_in_the_same_study(folder, make_study):
@@ -222,7 +220,7 @@ def test_what_other_studies_found_out(folder, make_study):
     with pytest.raises(InputError, match="search.warm_start.0: the ledger .* has no study 'othr' .* 'other'"):
         load_prior_trials(alike, optuna_uri())
     others = make_study(search={"warm_start": ["other"]}, objectives={"val_loss": "min", "density": "min"})
-    with pytest.raises(InputError, match="'other' searched for val_accuracy max, density min, this study"):
+    with pytest.raises(InputError, match="'other' .* val_accuracy max, density min, .* val_loss min"):
         load_prior_trials(others, optuna_uri())
 
 
@@ -261,7 +259,7 @@ def test_too_little_memory_is_tried_with_more_room_as_long_as_there_is(folder, m
         driver.report_loss(one.number, one.attempt, "memory", "OutOfMemoryError: 2 GiB")
     assert driver.is_finished
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more room for it"
+    assert load_table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more memory for it"
 
 
 def test_a_trial_that_hangs_is_not_tried_again(folder, make_study):
@@ -471,8 +469,8 @@ def test_a_name_that_mlflow_refuses_wedges_nothing(folder, make_study, capsys, r
     assert (list(rows["status"]), list(rows["val_accuracy"])) == (["FINISHED"] * 2, [0.5, 0.5])
     assert examine("s")[1] == []
     said = capsys.readouterr().out
-    assert said.count("MLflow does not take 'val_recall@5'") == 1
-    assert said.count("MLflow does not take 'xxx") == 1
+    assert said.count("MLflow refuses 'val_recall@5'") == 1
+    assert said.count("MLflow refuses 'xxx") == 1
 
 
 def test_one_parent_run_holds_the_study(folder, make_study):
@@ -498,13 +496,13 @@ def test_a_changed_file_is_refused_with_the_difference(folder, make_study):
     assert not (folder / "optuna.db").exists(), "asking opens no store"
     drain(driver_of(make_study(search={"trials": 1})))
     refuse_changes(make_study(search={"trials": 9, "sampler": "random"}, resources={"cpus": 2}), optuna_uri())
-    with pytest.raises(InputError, match="trial.epochs was 2, is 3"):
+    with pytest.raises(InputError, match="trial.epochs was 2, is now 3"):
         refuse_changes(make_study({"epochs": 3}), optuna_uri())
 
 
 def test_another_programs_study_is_refused(folder, make_study):
     optuna.create_study(study_name="s", storage=optuna_uri()).add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(InputError, match="of another program"):
+    with pytest.raises(InputError, match="another program"):
         refuse_changes(make_study(), optuna_uri())
 
 
@@ -580,7 +578,7 @@ def test_a_lost_node_is_no_retry_ten_times(folder, make_study):
         assignment = driver.issue()
         driver.report_loss(assignment.number, assignment.attempt, "node", "its node was lost")
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "its node was lost; given up after 13 attempts"
+    assert load_table("s").loc[0, "reason"] == "its node was lost; failed after 13 attempts"
 
 
 def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
@@ -590,7 +588,7 @@ def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
     again = driver.issue()
     driver.report_loss(again.number, again.attempt, "lost", "its worker ended")
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "its worker ended; given up after 2 attempts"
+    assert load_table("s").loc[0, "reason"] == "its worker ended; failed after 2 attempts"
 
 
 def fail(driver, count):
@@ -640,7 +638,7 @@ def test_more_failures_may_be_borne(folder, make_study):
     fail(driver, 8)
     assert driver.issue() is None
     assert driver.failure_reason.startswith(
-        "8 of 8 trials failed, and `search.max_failures: 7` bears no more; the last one:"
+        "8 of 8 trials failed, more than `search.max_failures: 7` allows; the last failure:"
     )
     driver.close()
 
@@ -678,7 +676,7 @@ def test_a_hopeless_study_ends_with_its_reason_and_exit_code_1(folder, make_stud
         assert done.exit_code == 1
         reason = "the last 5 trials failed for the same reason: RuntimeError: mine."
         assert f"forcetune: the search was given up: {reason}" in done.stderr
-        assert "the same command goes on with the trials that are left" in done.stderr
+        assert "the same command continues with the remaining trials" in done.stderr
         assert len(optuna_trials()) == trials
     done = CliRunner().invoke(main, ["search", "s.yaml"])
     assert (done.exit_code, len(optuna_trials())) == (1, 12), "the last two are no five in a row"

@@ -14,7 +14,7 @@ from forcetune.search.driver_lock import driver_lock
 
 def test_a_held_study_is_refused_and_says_by_whom(folder):
     with driver_lock("s", "sqlite:///optuna.db"):
-        with pytest.raises(HeldError, match=f"'s' is held by another driver: process {os.getpid()} on"):
+        with pytest.raises(HeldError, match=f"another driver has the study 's': process {os.getpid()} on"):
             driver_lock("s", "sqlite:///optuna.db").__enter__()
         with driver_lock("other", "sqlite:///optuna.db"):
             pass

@@ -72,7 +72,7 @@ def test_a_doctor_compares_the_tags(searched):
     client.delete_tag(on, FRONT_TAG)
     client.set_tag(off, FRONT_TAG, "true")
     (said,) = found_of_tags()
-    assert f"1 runs on the front without the tag {FRONT_TAG}, and 1 others with it" in said
+    assert f"lacks the tag {FRONT_TAG} on 1 runs on the front, and has it on 1 other runs" in said
     examine("s", mend=True)
     assert found_of_tags() == []
     assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front()

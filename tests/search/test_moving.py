@@ -84,8 +84,8 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
 
 
 def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
-    monkeypatch.setattr(tracking, "find_difference", lambda *names: "the run x is not there")
-    with pytest.raises(StoppedError, match="the run x is not there; both are kept"):
+    monkeypatch.setattr(tracking, "find_difference", lambda *names: "the copy lacks the run x")
+    with pytest.raises(StoppedError, match="the copy lacks the run x; both are kept"):
         search.move("s", *stores, print)
     assert len(results.load("s")) == 8
 
@@ -101,18 +101,18 @@ def test_another_study_of_that_name_is_kept(study, stores, searched, monkeypatch
     with monkeypatch.context() as patch:
         use(patch, stores)
         searched([("snip", 0.3, 0.9)])
-    with pytest.raises(InputError, match="'s' already; nothing is moved"):
+    with pytest.raises(InputError, match="'s'.*nothing (is|was) moved"):
         search.move("s", *stores, print)
-    with pytest.raises(InputError, match="has a study 's' already; nothing is moved"):
+    with pytest.raises(InputError, match="study 's'; nothing was moved"):
         search.move("s", stores[0], None, print)
     assert len(results.load("s")) == 8
 
 
 def test_what_makes_no_sense_is_refused(study, stores):
     for options, message in [
-        ((None, None), "nothing to do: allowed: --to STORAGE"),
-        ((optuna_uri(), None), "the study is there already"),
-        ((None, "mlruns"), "--mlflow mlruns: this is no address of a store"),
+        ((None, None), "allowed: --to STORAGE"),
+        ((optuna_uri(), None), "the study is already there"),
+        ((None, "mlruns"), "--mlflow mlruns: .*; allowed: http://HOST:PORT"),
     ]:
         with pytest.raises(InputError, match=message):
             search.move("s", *options, print)

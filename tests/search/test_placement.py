@@ -118,10 +118,10 @@ def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
     monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(*seen) if ray.get_gpu_ids() else None)
     resources = place(study(), out)
     assert (resources.gpus, cluster.count_slots(resources), cluster.find_max_memory_factor(resources)) == (0.3333, 6, 3)
-    assert out.getvalue() == "resources: 3 trials share a GPU: one was seen to need 42.0 of its 140.0 GiB\n"
+    assert "3 trials share a GPU: a trial needs 42.0 of 140.0 GiB" in out.getvalue()
     assert place(study({"gpus": 0.5}), out).gpus == 0.5
     assert place(study({"cpus": 4}), out).gpus == 1
-    assert "a trial has a GPU to itself (its memory would hold 3): one was seen" in out.getvalue()
+    assert "a trial has a GPU to itself (its memory would hold 3)" in out.getvalue()
 
 
 def test_a_trial_without_a_gpu_sees_none(two_gpus, monkeypatch):
@@ -141,9 +141,7 @@ def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
         raise ValueError("no such layer")
 
     monkeypatch.setattr(placement, "measure_memory", fail)
-    with pytest.raises(
-        InputError, match="resources.gpus: the probe for `auto` failed: ValueError: no such layer. Mend"
-    ):
+    with pytest.raises(InputError, match="resources.gpus: the probe for `auto` failed: ValueError: no such layer"):
         place(study(), out)
     with pytest.raises(InputError, match="asks for 9 cpus and 1 gpus, and no node has them"):
         place(study({"cpus": 9}), out)
@@ -151,7 +149,7 @@ def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
 def test_a_gpu_that_torch_does_not_see_is_refused(two_gpus, out):
-    with pytest.raises(InputError, match="InputError: torch sees no GPU in a process that has one to itself"):
+    with pytest.raises(InputError, match="InputError: torch finds no GPU"):
         place(study(), out)
 
 

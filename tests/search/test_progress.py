@@ -82,7 +82,7 @@ def test_a_taken_up_study_shows_what_it_has(make_study):
     shown = Progress(study, console(terminal=False))
     shown.restore(trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
     assert shown.done == 1
-    assert shown._time_left() == "time left unknown yet", "an earlier driver's time is not ours"
+    assert shown._time_left() == "time left not yet known", "an earlier driver's time is not ours"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -153,7 +153,7 @@ def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_stud
     found = load_table("s")
     assert list(found["outcome"]) == ["failed"] * 10
     assert (found["reason"] == "RuntimeError: mine").sum() == 5
-    assert found["reason"].str.startswith("it was not run again, since the search ended before: the last 5").sum() == 5
+    assert found["reason"].str.startswith("not run again, because the search ended first: the last 5").sum() == 5
     assert found.attrs["device_hours"] < 0.1
     assert "for the same reason" in driver.failure_reason
     assert driver_of(study, retry_failed=True).wanted == 10
@@ -166,9 +166,7 @@ def test_no_failed_trial_is_run_again_once_the_budget_is_used_up(study, make_stu
     assert driver.issue() is None
     assert driver.is_finished
     driver.close()
-    assert (
-        load_table("s").set_index("name").loc["trial-0001", "reason"].endswith("budget: device_hours 1e-09 are used up")
-    )
+    assert "the budget of 1e-09 device hours" in load_table("s").set_index("name").loc["trial-0001", "reason"]
 
 
 def test_a_request_outlives_a_driver_that_is_killed_before_it_has_begun(study):

@@ -21,5 +21,5 @@ def test_an_errand_is_the_same_after_it_was_written(tmp_path):
 
 def test_what_is_none_is_refused(tmp_path):
     (tmp_path / "errand.json").write_text('{"study": {}}')
-    with pytest.raises(InputError, match="errand.json: not readable as a list of companions"):
+    with pytest.raises(InputError, match="errand.json cannot be read as a list of companions"):
         load_companion_runs(tmp_path / "errand.json")

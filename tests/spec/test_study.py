@@ -42,13 +42,13 @@ def test_defaults():
         ({"lr": {"low": 1.0, "high": 0.1}}, "trial.lr: low 1.0 is greater than high 0.1"),
         ({"lr": {"low": 0.1}}, "trial.lr.high: is missing"),
         ({"lr": {"low": 0.1, "high": 1, "logg": True}}, "trial.lr.logg: unknown key .did you mean 'log'"),
-        ({"weight_decay": {"low": 0, "high": 1, "log": True}}, "a log range starts above 0"),
-        ({"epochs": {"low": 1, "high": 9, "step": 0.5}}, "trial.epochs.step: 0.5 is no step"),
-        ({"batch_size": []}, "trial.batch_size: an empty list"),
-        ({"batch_size": [32, 32]}, "trial.batch_size: 32 stands there twice"),
-        ({"lr": {"from": 1}}, "is no domain"),
+        ({"weight_decay": {"low": 0, "high": 1, "log": True}}, "above 0 in a log range"),
+        ({"epochs": {"low": 1, "high": 9, "step": 0.5}}, "trial.epochs.step: 0.5 .*allowed: a number above 0"),
+        ({"batch_size": []}, "trial.batch_size: the list is empty"),
+        ({"batch_size": [32, 32]}, "trial.batch_size: 32 .*twice"),
+        ({"lr": {"from": 1}}, "is not a domain"),
         ({"width": {"choices": [8], "when": {"metod": "snip"}}}, "trial.width.when.metod: .*did you mean 'method'"),
-        ({"width": {"choices": [8], "when": {"method": "grasp"}}}, "'grasp' is never chosen; allowed: snip, force"),
+        ({"width": {"choices": [8], "when": {"method": "grasp"}}}, "'grasp' is not .*; allowed: snip, force"),
         ({"width": {"choices": [8], "when": {"density": 0.1}}}, "trial.width.when.density: is a range"),
         ({"density": {"low": 0.1, "high": 0.2, "when": {"method": "snip"}}}, "every trial has a density"),
         ({"schedule": "exponentail"}, "trial.schedule: unknown schedule"),
@@ -71,10 +71,10 @@ def test_trial_refused(trial, said):
         ({"objectives": {}}, "objectives"),
         ({"search": {"trials": 0}}, "search.trials: 0 should be greater than or equal to 1"),
         ({"search": {"sampelr": "tpe"}}, "search.sampelr: unknown key .did you mean 'sampler'"),
-        ({"search": {"sampler": "grid"}}, "trial.density: a range has no grid"),
+        ({"search": {"sampler": "grid"}}, "trial.density: a range cannot be used with `sampler: grid`"),
         ({"resources": {"cpus": 0}}, "resources.cpus: 0 should be greater than 0"),
         ({"budget": 3}, "budget: unknown key"),
-        ({"study": "a/b"}, "study: 'a/b' is no name"),
+        ({"study": "a/b"}, "study: 'a/b' is not a valid name"),
         ({"study": "x.companion"}, "names that end in .companion"),
     ],
 )
@@ -111,7 +111,7 @@ def test_known_configurations():
         ([{"width": 3}], "search.start.0.width: the study's trial has no such field"),
         ([{"epochs": 4}], "search.start.0.epochs: 4 is not in the domain of trial.epochs; allowed: 3"),
         ([{"lr": 0.25}], "search.start.0.lr: 0.25 .* allowed: 0.1 to 0.5, by 0.1"),
-        ([{"iterations": 5}], "search.start.0.iterations: depends on method, which the configuration leaves out"),
+        ([{"iterations": 5}], "search.start.0.iterations: depends on method"),
         (
             [{"method": "snip", "iterations": 5}],
             "search.start.0.iterations: a trial with method snip has no iterations",
@@ -130,11 +130,11 @@ def test_known_configurations_refused(configurations, said):
     [
         (
             {"start": [{"method": "snip"}, {"method": "force"}], "trials": 1},
-            "search.start: has 2 .* more than trials, 1",
+            "search.start: has 2 .* only 1 trial",
         ),
         ({"warm_start": ["s"]}, "search.warm_start.0: 's' is this study"),
-        ({"warm_start": ["a", "a"]}, "search.warm_start.1: 'a' stands there twice"),
-        ({"warm_start": ["a"], "sampler": "random"}, "search.warm_start: `sampler: random` learns from no study"),
+        ({"warm_start": ["a", "a"]}, "search.warm_start.1: 'a' .*twice"),
+        ({"warm_start": ["a"], "sampler": "random"}, "search.warm_start: `sampler: random` cannot learn"),
         ({"warm_start": "a"}, "search.warm_start: 'a' should be a valid list"),
     ],
 )
@@ -150,7 +150,7 @@ def test_not_a_study(written):
 
 
 def test_when_in_a_circle():
-    with pytest.raises(InputError, match="goes in a circle"):
+    with pytest.raises(InputError, match="in a circle: "):
         study(
             {
                 "width": {"choices": [4, 8], "when": {"epochs": 1}},

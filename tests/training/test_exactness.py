@@ -312,7 +312,7 @@ def test_a_negated_layer_is_seen_just_after_pruning(name, method, density, shape
     assert _find_difference(model, found, samples) is None
     layers = [module for module in found.network.modules() if isinstance(module, nn.Conv2d)]
     layers[len(layers) // 2].weight.data.neg_()
-    assert "is not a part of it" in _find_difference(model, found, samples)
+    assert "is not a part of the original" in _find_difference(model, found, samples)
 
 
 @PRUNED
@@ -327,7 +327,7 @@ def test_a_missing_channel_is_seen_just_after_pruning(name, method, density, sha
     assert wrong.macs_fraction < found.macs_fraction
     for part, tensor in wrong.network.state_dict().items():
         tensor.copy_(wrong.shrink(part, model.state_dict()[part]))
-    assert "does not compute the same" in _find_difference(model, wrong, samples)
+    assert "computes other outputs" in _find_difference(model, wrong, samples)
 
 
 def test_a_dead_network_is_not_cut():

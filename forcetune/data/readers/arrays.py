@@ -132,9 +132,12 @@ def _unreadable(path: Path, kind: str, error: Exception) -> str:
 def _make_images(pixels: np.ndarray, labels: Iterable[int], classes: int) -> Images:
     targets = torch.tensor([int(label) for label in labels])
     if pixels.dtype != np.uint8 or pixels.shape != (len(targets), 3, 32, 32):
-        raise ValueError(f"its images are {pixels.dtype} {pixels.shape}, with {len(targets)} labels")
+        raise ValueError(
+            f"its images are {pixels.dtype} {pixels.shape}, with {len(targets)} labels; allowed: uint8 (N, 3, 32, 32), "
+            "with N labels"
+        )
     if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise ValueError(f"its labels go from {int(targets.min())} to {int(targets.max())}")
+        raise ValueError(f"its labels are {int(targets.min())} to {int(targets.max())}; allowed: 0 to {classes - 1}")
     return Images(torch.from_numpy(pixels.copy()), targets)
 
 
@@ -145,7 +148,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _STAND_INS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file does") from None
+            raise pickle.UnpicklingError(f"it loads {module}.{name}, which CIFAR files do not contain") from None
 
 
 class _ByteArray:
@@ -154,7 +157,7 @@ class _ByteArray:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, columns_first, raw = state
         if not isinstance(dtype, _ByteType):
-            raise ValueError("its array is not of bytes")
+            raise ValueError("the type of its array is not uint8")
         self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if columns_first else "C")
 
 
@@ -163,7 +166,7 @@ class _ByteType:
 
     def __init__(self, kind: bytes, *flags: object) -> None:
         if kind != b"u1":
-            raise ValueError(f"its array is of {kind!r}, not of bytes")
+            raise ValueError(f"the type of its array is {kind!r}; allowed: b'u1' (uint8)")
 
     def __setstate__(self, state: object) -> None:
         """Ignore the state, such as the byte order: it does not matter for bytes."""

@@ -103,7 +103,9 @@ def imagenet(root: str | None) -> Streamed:
     classes = _folders_in(folder / "train")
     if (val_classes := _folders_in(folder / "val")) != classes:
         unmatched = ", ".join(sorted({*classes} ^ {*val_classes})[:5])
-        raise InputError(f"{folder}: train and val must have the same folders, one a class; not in both: {unmatched}")
+        raise InputError(
+            f"{folder}: train and val must have the same folders, one for each class; not in both: {unmatched}"
+        )
     final_transforms = _to_floats(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     train, test = (
         [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"{split}/{wnid}")]
@@ -128,10 +130,10 @@ def _to_floats(mean: tuple[float, ...], std: tuple[float, ...]) -> list[Transfor
 
 def _folders_in(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is missing: one folder a class, with its images, is wanted in it")
+        raise InputError(f"{folder} is missing: it must hold one folder of images for each class")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise InputError(f"{folder} is empty: one folder a class, with its images, is wanted in it")
+        raise InputError(f"{folder} is empty: it must hold one folder of images for each class")
     return names
 
 
@@ -140,7 +142,7 @@ def _images_in(folder: Path, subfolder: str) -> list[str]:
     names = os.listdir(folder / subfolder) if (folder / subfolder).is_dir() else []
     images = sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
     if not images:
-        raise InputError(f"{folder / subfolder} holds no images, or is missing")
+        raise InputError(f"{folder / subfolder} has no images, or is missing")
     return [f"{subfolder}/{name}" for name in images]
 
 

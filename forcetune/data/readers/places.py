@@ -47,4 +47,4 @@ def _unpack_hint(folders: list[Path], archive: str | None) -> str:
         folder / archive for data_folder in folders for folder in (data_folder, data_folder.parent) if archive
     )
     archive_path = next((path for path in archive_paths if path.is_file()), None)
-    return f"{archive_path} is there: unpack it first, or " if archive_path else ""
+    return f"unpack {archive_path}, or " if archive_path else ""

@@ -118,4 +118,4 @@ def describe_best(means: pd.DataFrame, names: list[str], trials: pd.DataFrame) -
         f"({format_quality(row['mean'], trials)})"
         for row in best.sort_values("sparsity").to_dict("records")
     ]
-    return "On average the best at each sparsity are " + ", ".join(descriptions) + "."
+    return "Best mean at each sparsity: " + ", ".join(descriptions) + "."

@@ -84,15 +84,17 @@ def draw_main(
 
 
 def _write_caption(plottable: pd.DataFrame, trials: pd.DataFrame) -> str:
-    hollow = ", hollow where it was not trained to its end" if (plottable["outcome"] != "trained").any() else ""
+    hollow = (
+        "; trials that were not trained to their end are hollow" if (plottable["outcome"] != "trained").any() else ""
+    )
     sentence = (
-        f"Every trial by its sparsity, on a logarithmic axis, and its {name_quality(trials)}: a colour and a shape for "
-        f"each method{hollow}."
+        f"Every trial by its sparsity, on a logarithmic axis, and its {name_quality(trials)}. Each method has a colour "
+        f"and a shape{hollow}."
     )
     if numbers.is_front_on_main_axes(trials):
         return sentence
     objectives = " and ".join(format_heading(name) for name in trials.attrs["objectives"])
-    return f"{sentence} The front is one of {objectives}: its points are ringed here."
+    return f"{sentence} The front is over {objectives}; rings mark its points."
 
 
 def _write_alt_text(plottable: pd.DataFrame, trials: pd.DataFrame) -> str:
@@ -103,7 +105,7 @@ def _write_alt_text(plottable: pd.DataFrame, trials: pd.DataFrame) -> str:
         f"{format_quality(row['reached'], trials)} at {format_percent(row['sparsity'])} sparsity"
         for row in front.iloc[[0, -1]].to_dict("records")
     )
-    return f"{len(plottable)} trials by sparsity and {name_quality(trials)}. The front leads from {first} to {last}."
+    return f"{len(plottable)} trials by sparsity and {name_quality(trials)}. The front extends from {first} to {last}."
 
 
 def draw_objectives(trials: pd.DataFrame, style: Style) -> Figure | None:
@@ -132,7 +134,7 @@ def draw_objectives(trials: pd.DataFrame, style: Style) -> Figure | None:
     return Figure(
         "objectives",
         f"{format_heading(names[1])} against {format_heading(names[0])}".capitalize(),
-        "The study's first two objectives, each trial, and the front as it is in them; the numbers are in the list.",
+        "Every trial, and the front, by the study's first two objectives; the list has the numbers.",
         f"{len(plottable)} trials by {format_heading(names[1])} and {format_heading(names[0])}.",
         traces,
         make_layout(
@@ -214,7 +216,7 @@ def _make_control_line(front: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     look = {"mode": "lines", "line": {"color": INK, "width": 1.6, "dash": "dash"}, "hoverinfo": "skip"}
     meta = make_meta(TRIALS_SOURCE, front.index, "density", "reached")
-    return [{"type": "scatter", "name": "front of the controls alone", **look, "meta": meta}]
+    return [{"type": "scatter", "name": "front of the controls", **look, "meta": meta}]
 
 
 def _make_twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -233,7 +235,7 @@ def _make_twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
     }
     look = {"mode": "markers", "marker": {"symbol": "x-thin-open", "size": 9, "color": INK, "line": {"width": 1.6}}}
     coordinates = {"x": ordered["density"].tolist(), "y": ordered["mean"].round(6).tolist(), "error_y": bar}
-    name = "random twins of champions, over seeds"
+    name = "random twins of champions, means over seeds"
     return [{"type": "scatter", "name": name, **look, **coordinates, "hovertext": hover_texts, "hoverinfo": "text"}]
 
 
@@ -241,7 +243,7 @@ def _make_interval_traces(plottable: pd.DataFrame) -> list[dict[str, Any]]:
     rows = plottable.index[plottable["low"].notna()]
     look = {"mode": "markers", "marker": INTERVAL_MARKER, "error_y": make_error_bars(DIM), "hoverinfo": "skip"}
     meta = make_meta(TRIALS_SOURCE, rows, "density", "reached", low="low", high="high", intervals=True)
-    return [{"type": "scatter", "name": "95 % interval, by fresh seeds", **look, "meta": meta}] if len(rows) else []
+    return [{"type": "scatter", "name": "95 % interval over fresh seeds", **look, "meta": meta}] if len(rows) else []
 
 
 def _make_dense_traces(lines: pd.DataFrame, density: pd.Series) -> list[dict[str, Any]]:
@@ -251,7 +253,7 @@ def _make_dense_traces(lines: pd.DataFrame, density: pd.Series) -> list[dict[str
         {
             "type": "scatter",
             "mode": "lines",
-            "name": escape_markup(f"dense {row['model']}" if len(lines) > 1 else "dense: nothing pruned"),
+            "name": escape_markup(f"dense {row['model']}" if len(lines) > 1 else "dense network"),
             "x": ends,
             "y": [row["mean"], row["mean"]],
             "line": {"color": DIM, "width": 1.5, "dash": METHOD_DASHES[2 + index % 4]},

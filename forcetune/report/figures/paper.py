@@ -36,7 +36,7 @@ from forcetune.report.looks import (
 PANELS_PER_ROW = 3
 MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side
 SCHEDULE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-MEANS_CAPTION = "with 95 % intervals over seeds and all else that was varied; collapsed trials count at chance."
+MEANS_CAPTION = "with 95 % intervals over seeds and other varied fields; collapsed trials count at chance accuracy."
 
 
 def draw_iterations(trials: pd.DataFrame, style: Style) -> Figure | None:
@@ -75,8 +75,8 @@ def _draw_panels(means: pd.DataFrame, trials: pd.DataFrame, style: Style) -> Fig
     return Figure(
         "iterations",
         "Iterations and schedules",
-        f"Mean {name_quality(trials)} by pruning iterations at each sparsity, a colour a method and a dash a schedule, "
-        + MEANS_CAPTION,
+        f"Mean {name_quality(trials)} by pruning iterations at each sparsity, one colour per method and one dash per "
+        "schedule, " + MEANS_CAPTION,
         describe_best(means, ["label", "schedule", "iterations"], trials),
         _show_names_once(traces),
         make_layout(360 * -(-len(densities) // PANELS_PER_ROW) + 60, **axes),
@@ -127,18 +127,18 @@ def _draw_relative(relative: pd.DataFrame) -> Figure:
     return Figure(
         "iterations",
         "Iterations and schedules",
-        "Accuracy of each trial less what trials of like density reach, in points, by pruning iterations; lines: means "
-        "over trials with like iterations, with 95 % intervals.",
-        f"Each schedule does best so: {'; '.join(descriptions)}.",
+        "Accuracy of each trial minus the usual accuracy at its density, in points, by pruning iterations. Lines: "
+        "means over trials with similar numbers of iterations, with 95 % intervals.",
+        f"Best mean of each schedule: {'; '.join(descriptions)}.",
         [trace for index, schedule in schedules for trace in _make_schedule_traces(frame, schedule, index)],
         make_layout(
             430,
             xaxis=make_axis("iterations", type="log", **_make_ticks(relative["iterations"])),
-            yaxis=make_axis("points above like density", zeroline=True, zerolinecolor=DIM),
+            yaxis=make_axis("points above the usual accuracy", zeroline=True, zerolinecolor=DIM),
         ),
         frame,
         list(frame.columns),
-        {"label": "method", "name": "trial", "points": "points above like density"},
+        {"label": "method", "name": "trial", "points": "points above the usual accuracy"},
         {"points": "points", "low": "points", "high": "points"},
     )
 
@@ -198,8 +198,8 @@ def draw_methods(trials: pd.DataFrame, style: Style) -> Figure | None:
         "Methods side by side",
         f"Mean {name_quality(trials)} of each method over sparsity, {MEANS_CAPTION}"
         if has_repeats
-        else f"Each method's own front: the best {name_quality(trials)} that its trials reached at each sparsity; "
-        "intervals where fresh seeds were run.",
+        else f"Front of each method: the best {name_quality(trials)} of its trials at each sparsity, with intervals "
+        "for trials that were run again with fresh seeds.",
         describe_best(means, ["label"], trials) if has_repeats else _describe_sparsest(means),
         [
             make_mean_line("methods", label_rows, "density", label, style, label)
@@ -220,8 +220,8 @@ def draw_methods(trials: pd.DataFrame, style: Style) -> Figure | None:
 
 def _describe_sparsest(means: pd.DataFrame) -> str:
     sparsest = means.loc[means.groupby("label")["sparsity"].idxmax()].sort_values("sparsity", ascending=False)
-    descriptions = [f"{row['label']} to {format_percent(row['sparsity'])}" for row in sparsest.to_dict("records")]
-    return "Each method was trained up to a sparsity: " + ", ".join(descriptions) + "."
+    descriptions = [f"{row['label']} {format_percent(row['sparsity'])}" for row in sparsest.to_dict("records")]
+    return "Highest sparsity of each method: " + ", ".join(descriptions) + "."
 
 
 def draw_layers(trials: pd.DataFrame, layer_rows: Mapping[str, list[dict[str, Any]]]) -> list[Figure]:
@@ -256,7 +256,7 @@ def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) 
     return Figure(
         id_,
         f"Density by layer{f': {network}' if network else ''}",
-        f"What is kept of each layer in the networks of the front{subset}, colours by the logarithm."
+        f"Share of the weights kept in each layer, in the networks of the front{subset}; the colours are logarithmic."
         + _describe_empty_layers(paper.find_empty_layers(rows)),
         _write_layer_alt_text(rows),
         [_make_heat(id_, rows), *_make_crosses(id_, rows)],
@@ -300,7 +300,7 @@ def _describe_empty_layers(empty: Mapping[str, list[str]]) -> str:
         f"{layer} (in {', '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''})"
         for layer, runs in empty.items()
     ]
-    return f" Crosses: layers without a weight, {'; '.join(descriptions)}."
+    return f" Crosses mark layers without a weight: {'; '.join(descriptions)}."
 
 
 def _write_layer_alt_text(rows: pd.DataFrame) -> str:
@@ -308,5 +308,5 @@ def _write_layer_alt_text(rows: pd.DataFrame) -> str:
     densest, emptiest = last.loc[last["density"].idxmax()], last.loc[last["density"].idxmin()]
     return (
         f"In the sparsest network, {last['name'].iloc[0]}, the densest layer is {densest['layer']} with "
-        f"{densest['density']:.2%} of its weights, the emptiest {emptiest['layer']} with {emptiest['density']:.2%}."
+        f"{densest['density']:.2%} of its weights, the sparsest {emptiest['layer']} with {emptiest['density']:.2%}."
     )

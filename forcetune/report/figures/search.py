@@ -47,7 +47,7 @@ def draw_growth(trials: pd.DataFrame) -> Figure | None:
     return Figure(
         "growth",
         "Hypervolume",
-        f"How much the front covers as trials end, {_describe_references(*numbers.find_references(trials))}.",
+        f"Hypervolume of the front as trials end, {_describe_references(*numbers.find_references(trials))}.",
         _describe_growth(volumes),
         traces,
         make_layout(420, **axes),
@@ -60,14 +60,14 @@ def draw_growth(trials: pd.DataFrame) -> Figure | None:
 
 def _describe_references(origin: Mapping[str, float], assumed: Sequence[str]) -> str:
     """Describe the reference that the hypervolume is measured from, and how densities and seeds count."""
-    worst_note = " (the worst there is, since no reference is known)"
+    worst_note = " (the worst value of the study, because no reference is set)"
     references = [
         f"{format_heading(name)} {_format_value(name, value)}{worst_note if name in assumed else ''}"
         for name, value in origin.items()
     ]
     return (
-        f"measured from {' and '.join(references)}; densities count by their logarithm, and each trial by the one seed "
-        "that the search saw"
+        f"measured from {' and '.join(references)}; densities count by their logarithm, and each trial by its result "
+        "in the search, from one seed"
     )
 
 
@@ -79,8 +79,8 @@ def _describe_growth(volumes: pd.DataFrame) -> str:
     final = volumes.iloc[-1]
     nearly_final = volumes[volumes["hypervolume"] >= 0.99 * final["hypervolume"]].iloc[0]
     return (
-        f"The hypervolume grew to {final['hypervolume']:.4g} over {int(final['trials'])} trials, and had 99 % of it "
-        f"after {int(nearly_final['trials'])}."
+        f"The hypervolume grew to {final['hypervolume']:.4g} over {int(final['trials'])} trials, and reached 99 % of "
+        f"this value after {int(nearly_final['trials'])}."
     )
 
 
@@ -107,8 +107,8 @@ def draw_curves(trials: pd.DataFrame, curves: pd.DataFrame, metric: str, style: 
     return Figure(
         "curves",
         "Learning curves",
-        f"{metric_heading.capitalize()} by epoch of {count} of {len(trials)} trials: the front's in colour, "
-        "the others grey, dotted where they were stopped early.",
+        f"{metric_heading.capitalize()} by epoch of {count} of {len(trials)} trials. Trials on the front are "
+        "coloured; other trials are grey, and dotted if they were stopped early.",
         f"Learning curves of {count} trials, {front} of them on the front.",
         _make_curve_traces(frame, metric, style),
         make_layout(
@@ -127,7 +127,7 @@ def _make_curve_traces(frame: pd.DataFrame, metric: str, style: Style) -> list[d
     """Make the traces, grey ones first, so that the front lies on top."""
     front, trained = frame["on_front"], frame["outcome"] == "trained"
     grey_groups = {
-        "stopped early, or running": (~front & ~trained, {"color": DIM, "dash": "dot"}, 0.35),
+        "stopped early or running": (~front & ~trained, {"color": DIM, "dash": "dot"}, 0.35),
         "trained, not on the front": (~front & trained, {"color": DIM, "dash": "solid"}, 0.45),
     }
     front_groups = {

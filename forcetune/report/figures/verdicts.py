@@ -37,14 +37,14 @@ def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> 
     for bound in ("low", "high"):
         frame[bound] = pd.to_numeric(frame.get(bound, np.nan), errors="coerce")
     names = [escape_markup(f"{_format_champion(row)} − {row['against']}") for row in rows]
-    margin_note = f", the margin of {margin:g} points shaded" if margin else ""
+    margin_note = f"; the margin of {margin:g} points is shaded" if margin else ""
     counts = frame["verdict"].value_counts()
     return Figure(
         "forest",
         "Champions against random pruning",
         "Champion minus twin in points of test accuracy, mean and 95 % interval over pairs that share a seed"
-        f"{margin_note}: right of zero the champion is better.",
-        "Of the comparisons " + ", ".join(f"{count} say {verdict}" for verdict, count in counts.items()) + ".",
+        f"{margin_note}. Right of zero, the champion is better.",
+        "Verdicts of the comparisons: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + ".",
         [_make_verdict_trace(frame, verdict) for verdict in VERDICT_LOOKS if (frame["verdict"] == verdict).any()],
         make_layout(
             130 + 24 * len(rows),
