@@ -71,10 +71,12 @@ def _controls(trials: pd.DataFrame) -> str:
     if not len(front) or not analysis.is_control(trials).any():
         return ""
     own, beaten = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
+    controls = "one is a control" if own == 1 else f"{own or 'none'} are controls"
+    others = "one is beaten by a control" if beaten == 1 else f"{beaten or 'none'} are beaten by a control"
     return (
-        f"Of the front's {len(front)} points {own} are controls (random pruning or a small dense network), and "
-        f"<strong>{beaten} {'is' if beaten == 1 else 'are'} beaten by a control</strong>, which is as accurate with no "
-        "more of the network's weights, or no more multiply-adds."
+        f"Of the front's {len(front)} points {controls} (random pruning, or a small dense network), and "
+        f"<strong>{others}</strong>, which is as accurate with no more of the network's weights, or no more "
+        "multiply-adds."
     )
 
 
