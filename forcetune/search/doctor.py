@@ -122,7 +122,9 @@ class _Case:
             yield self._surplus(parent, "is a second parent run")
 
     def _of_front(self) -> Iterator[Finding]:
-        marks = missing_marks(self._study.study, mlflow_uri())
+        """Where the tags of the front are not those that `best` prints; studies of earlier versions have none at all."""
+        tagged = any(FRONT in run["tags"] for runs in self._runs.values() for run in runs)
+        marks = missing_marks(self._study.study, mlflow_uri()) if tagged else []
         for tag, meaning in ((FRONT, "the front"), (KNEE, "the knee of the front")):
             lacking = sum(mark.marked for mark in marks if mark.tag == tag)
             surplus = sum(not mark.marked for mark in marks if mark.tag == tag)
@@ -205,6 +207,7 @@ class _Case:
     def _deliver(self) -> None:
         """What a driver does when it starts: it hands over whatever has ended."""
         open_driver(self._study, self._check, Console(quiet=True)).close()
+        mark_front(self._tracker)
 
     def _surplus(self, run: dict[str, Any], what: str) -> Finding:
         return Finding(f"run {run['id']}", what, "delete it", partial(self._tracker.remove, run["id"]))
