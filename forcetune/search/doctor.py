@@ -122,7 +122,7 @@ class _Case:
             yield self._surplus(parent, "is a second parent run")
 
     def _of_front(self) -> Iterator[Finding]:
-        """Where the tags of the front are not those that `best` prints; studies of earlier versions have none at all."""
+        """Where the tags of the front are not those that `best` prints. Studies of earlier versions have no tags."""
         tagged = any(FRONT in run["tags"] for runs in self._runs.values() for run in runs)
         marks = missing_marks(self._study.study, mlflow_uri()) if tagged else []
         for tag, meaning in ((FRONT, "the front"), (KNEE, "the knee of the front")):
