@@ -69,7 +69,8 @@ def test_it_is_read(store):
 
 def test_its_baseline_and_nights_are_read(store):
     champions = ("--top", "1", "--bands", "0.5,0.9,1")
-    assert "all runs are finished" in told("baseline", "whole", *champions, "--seeds", "2", "--dry-run")
+    planned = json.loads(told("baseline", "whole", *champions, "--seeds", "2", "--dry-run", "--json"))
+    assert planned["runs"] == 8, "of four pairs all twins were run; the rival that is tuned with random_erk is new"
     nights = json.loads(told("schedule", "status", "--json"))["last"]
     assert (nights["nightly"]["night"], nights["nightly"]["outcome"]) == ("2026-11-02", "quiet")
     assert {row["pairs"] for row in nights["nightly"]["verdicts"]} == {4}

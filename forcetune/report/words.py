@@ -79,10 +79,12 @@ def _describe_controls(trials: pd.DataFrame) -> str:
     if not len(front) or not analysis.is_control(trials).any():
         return ""
     control_count, beaten_count = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
+    controls = "one is a control" if control_count == 1 else f"{control_count or 'none'} are controls"
+    beaten = "one is beaten by a control" if beaten_count == 1 else f"{beaten_count or 'none'} are beaten by a control"
     return (
-        f"Of the front's {len(front)} points, {control_count} are controls (random pruning or a small dense network), "
-        f"and <strong>{beaten_count} {'is' if beaten_count == 1 else 'are'} beaten by a control</strong>: the control "
-        "is at least as accurate, and has no more of the network's weights or no more multiply-adds."
+        f"Of the front's {len(front)} points, {controls} (random pruning or a small dense network), and "
+        f"<strong>{beaten}</strong>: the control is at least as accurate, and has no more of the network's weights or no "
+        "more multiply-adds."
     )
 
 

@@ -160,7 +160,9 @@ class _Examination:
             yield self._surplus(parent, "is an extra parent run")
 
     def _check_front(self) -> Iterator[Finding]:
-        changes = find_tag_changes(self._study.study, mlflow_uri())
+        """Compare the tags of the front with what `best` prints. Studies of earlier versions have no tags."""
+        is_tagged = any(FRONT_TAG in run["tags"] for runs in self._runs.values() for run in runs)
+        changes = find_tag_changes(self._study.study, mlflow_uri()) if is_tagged else []
         for tag, meaning in ((FRONT_TAG, "the front"), (KNEE_TAG, "the knee of the front")):
             lacking = sum(change.is_set for change in changes if change.tag == tag)
             surplus = sum(not change.is_set for change in changes if change.tag == tag)
@@ -249,6 +251,7 @@ class _Examination:
     def _deliver(self) -> None:
         """Deliver all trials that have ended to MLflow, as a driver does when it starts."""
         open_driver(self._study, self._check, Console(quiet=True)).close()
+        mark_front(self._tracker)
 
     def _surplus(self, run: dict[str, Any], what: str) -> Finding:
         return Finding(f"run {run['id']}", what, "delete it", partial(self._tracker.remove, run["id"]))
