@@ -83,8 +83,8 @@ def _describe_controls(trials: pd.DataFrame) -> str:
     beaten = "one is beaten by a control" if beaten_count == 1 else f"{beaten_count or 'none'} are beaten by a control"
     return (
         f"Of the front's {len(front)} points, {controls} (random pruning or a small dense network), and "
-        f"<strong>{beaten}</strong>: the control is at least as accurate, and has no more of the network's weights or no "
-        "more multiply-adds."
+        f"<strong>{beaten}</strong>: the control is at least as accurate, and has no more of the network's weights or "
+        "no more multiply-adds."
     )
 
 
