@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import yaml
 
-from forcetune import service
+from forcetune.local import service
 
 FORCETUNE_COMMAND = [sys.executable, "-m", "forcetune"]
 RAY_AGENT_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::JobSupervisor")

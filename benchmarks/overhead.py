@@ -25,18 +25,18 @@ from typing import Any
 from rich.console import Console
 
 from forcetune import pruning, trial
-from forcetune.search import environment
-from forcetune.spec import Study, Trial
+from forcetune.execution import environment
+from forcetune.study import Study, Trial
 
 environment.prepare()  # Ray reads this environment while it is imported
 
-from forcetune.search import cluster  # noqa: E402
-from forcetune.search.connection import connect_ray  # noqa: E402
+from forcetune.execution import cluster  # noqa: E402
+from forcetune.execution.connection import connect_ray  # noqa: E402
+from forcetune.execution.shares import ExclusiveSlots  # noqa: E402
+from forcetune.ledger.ledger import Ledger  # noqa: E402
+from forcetune.ledger.messages import Report, TrialStarted  # noqa: E402
+from forcetune.ledger.outbox import Outbox  # noqa: E402
 from forcetune.search.driver import Driver, open_driver  # noqa: E402
-from forcetune.search.ledger import Ledger  # noqa: E402
-from forcetune.search.outbox import Outbox  # noqa: E402
-from forcetune.search.shares import ExclusiveSlots  # noqa: E402
-from forcetune.search.worker import Report, TrialStarted  # noqa: E402
 from forcetune.tracking import Epoch, Tracker  # noqa: E402
 
 PHASE_CALLS: dict[str, list[tuple[type, str]]] = {  # the calls that make up each phase of a trial

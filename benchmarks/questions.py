@@ -22,7 +22,8 @@ from typing import Any
 from mlflow import MlflowClient
 from stored import MADE_UP_STUDY, make_store
 
-from forcetune import analysis, results, search
+from forcetune import analysis, results
+from forcetune.search.importance import importance
 from forcetune.stores import mlflow_uri
 
 CLIENT_CODE = """
@@ -67,7 +68,7 @@ def time_questions(seconds: dict[str, list[float]]) -> None:
     timed("the front of each method", lambda: analysis.ask_by_value(table, "method"))
     timed("effect of method, 21 pairs of values", lambda: analysis.effects(table, "method"))
     timed("effect of iterations", lambda: analysis.effects(table, "iterations"))
-    timed("importance of all fields", lambda: search.importance(table))
+    timed("importance of all fields", lambda: importance(table))
     for name, code in (
         ("a process: MLflow's client", CLIENT_CODE.format(name=MADE_UP_STUDY)),
         ("a process: forcetune best", BEST_CODE),

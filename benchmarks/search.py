@@ -19,7 +19,7 @@ import torch
 from forcetune import trial
 from forcetune.analysis import hypervolume
 from forcetune.search.proposals import make_proposals
-from forcetune.spec import Study
+from forcetune.study import Study
 
 SEARCH_TRIALS = 64
 DIGITS_CHANCE = 0.1

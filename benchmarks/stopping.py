@@ -22,8 +22,8 @@ import numpy as np
 
 from forcetune.analysis import hypervolume, non_dominated, pareto_ranks
 from forcetune.search.stopping import EarlyStopping, Rule, pareto, safe
-from forcetune.spec import Trial
 from forcetune.stores import mlflow_uri
+from forcetune.study import Trial
 
 CURVES_FOLDER = Path(__file__).parent
 REPLAY_WORKERS = 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from forcetune.spec import Study, Trial
+from forcetune.study import Study, Trial
 from forcetune.tracking import Tracker, format_params
 
 MADE_UP_STUDY = "made-up"

@@ -18,7 +18,7 @@ from statistics import mean, median, stdev
 import optuna
 
 from forcetune.search import proposals
-from forcetune.spec import Study, Trial
+from forcetune.study import Study, Trial
 
 CLIFF_LOG_DENSITIES = {
     "random": -1.2,

@@ -11,8 +11,8 @@ from scipy import stats
 
 from forcetune.analysis.paired import CONFIDENCE
 from forcetune.errors import InputError
-from forcetune.spec import Study, Trial
-from forcetune.spec.reading import read_yaml
+from forcetune.study import Study, Trial
+from forcetune.study.reading import read_yaml
 
 COMPARED_CONTROLS = ("random", "random_uniform", "random_erk")
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five

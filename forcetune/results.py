@@ -11,7 +11,7 @@ from forcetune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from forcetune.spec import Trial
+    from forcetune.study import Trial
 
 DENSE_ARM = "dense"  # the arm of companions with nothing pruned
 
@@ -109,7 +109,7 @@ def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
     Raises:
         InputError: There is no such trial, or the store does not answer.
     """
-    from forcetune.spec import Trial
+    from forcetune.study import Trial
 
     run_id = tracking.find_run(run, uri)
     threads = tracking.load_run_tags(run_id, uri).get("forcetune.threads")

@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch, empty_mlflow):
 
 @pytest.fixture(scope="session")
 def make_study():
-    from forcetune.spec import Study  # here, since rooms are tested where torch is all there is
+    from forcetune.study import Study
 
     def make(trial=None, **top):
         fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "epochs": 2}

@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
+from forcetune.ledger.messages import Proposal, Report
 from forcetune.search.companions import run_listed_companions
 from forcetune.search.driver import open_driver
-from forcetune.search.proposals import FixedProposals, Proposal
-from forcetune.search.worker import Report
-from forcetune.spec import Trial
+from forcetune.search.proposals import FixedProposals
+from forcetune.study import Trial
 from forcetune.tracking import Epoch
 
 QUIET = Console(quiet=True)

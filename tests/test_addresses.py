@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune.errors import InputError
-from forcetune.search import environment
+from forcetune.execution import environment
 from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri, ray_address, split_password
 
 

@@ -128,16 +128,16 @@ def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
 
 
 def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
-    from forcetune import search
-    from forcetune.search.ledger import Ledger
-    from forcetune.spec import Search
+    from forcetune import run
+    from forcetune.ledger.ledger import Ledger
     from forcetune.stores import optuna_uri
+    from forcetune.study import Search
 
     Ledger(
         study.make_companion(Search()), optuna_uri()
     )  # as a search with `seeds` makes it, from the file as it is written
     lab(baseline.plan_dense_runs("s", 1)[0])
-    _, found, _ = search.examine("s.companion")
+    _, found, _ = run.examine_study("s.companion")
     assert [finding.what for finding in found] == ["has a run without masks.npz"], "made up, it never had any"
 
 

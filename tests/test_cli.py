@@ -20,7 +20,7 @@ from forcetune import trial
 from forcetune.comparison import LEGEND
 from forcetune.errors import InputError
 from forcetune.pruning import load_masks
-from forcetune.spec import Trial
+from forcetune.study import Trial
 from forcetune.tracking import load_table
 
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from forcetune import __version__, spec
+from forcetune import __version__
 from forcetune.cli import main
+from forcetune.study import load_nightly, load_study
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "cluster").rglob("*") if path.is_file())
@@ -82,7 +83,7 @@ def test_a_header_says_how_far_the_file_was_run(path):
 
 
 def test_the_nightly_file_can_be_used():
-    assert spec.load_nightly(ROOT / "cluster" / "nightly.yaml").studies == ["digits"]
+    assert load_nightly(ROOT / "cluster" / "nightly.yaml").studies == ["digits"]
 
 
 def test_no_command_of_ours_is_overlooked():
@@ -115,7 +116,7 @@ def test_the_study_files_are_in_the_repository_and_in_the_image():
     assert any(file.startswith("/") for file in named)
     for file in named:
         path = Path(file).relative_to(folder) if file.startswith("/") else Path(file)
-        assert spec.load(ROOT / path).trials > 0
+        assert load_study(ROOT / path).trials > 0
         assert f"\nCOPY {path.parent} {path.parent}\n" in DOCKERFILE
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from forcetune import comparison
 from forcetune.errors import InputError
-from forcetune.spec import Study
+from forcetune.study import Study
 
 
 @pytest.fixture

@@ -11,22 +11,24 @@ ROOT = Path(__file__).parents[1] / "forcetune"
 
 # What each room may import of the others, straight from the lines of the house; what lies below those it may too.
 BELOW = {
-    "baseline": ["jobs", "search", "results", "tracking", "analysis", "spec", "pages"],
-    "jobs": ["search", "tracking", "service", "spec"],
-    "service": ["tracking", "stores", "temporary"],
-    "ui": ["service", "tracking", "stores"],
-    "report": ["results", "tracking", "analysis", "pages", "times", "spec"],
-    "results": ["tracking", "analysis", "spec"],
+    "baseline": ["jobs", "run", "results", "tracking", "analysis", "study", "pages"],
+    "jobs": ["run", "tracking", "local", "study"],
+    "local": ["tracking", "stores", "temporary"],
+    "report": ["results", "tracking", "analysis", "pages", "times", "study"],
+    "results": ["tracking", "analysis", "study"],
     "pages": [],
     "times": [],
-    "comparison": ["spec"],
-    "schedule": ["stores"],
-    "show": ["times", "baseline", "jobs", "service", "search", "trial", "analysis", "stores", "spec"],
-    "search": ["temporary", "times", "trial", "tracking", "analysis", "spec"],
-    "trial": ["training", "pruning", "models", "data", "spec"],
+    "comparison": ["analysis", "study"],
+    "timers": ["stores"],
+    "show": ["times", "baseline", "jobs", "local", "execution", "search", "trial", "analysis", "stores", "study"],
+    "run": ["execution", "search", "ledger", "tracking", "study"],
+    "execution": ["search", "ledger", "trial", "study", "times", "temporary"],
+    "search": ["ledger", "tracking", "analysis", "study", "training", "times"],
+    "ledger": ["tracking", "study"],
+    "trial": ["training", "pruning", "models", "data", "study"],
     "tracking": ["stores", "temporary"],
     "analysis": [],
-    "spec": ["training", "pruning", "models", "data"],
+    "study": ["training", "pruning", "models", "data"],
     "training": ["pruning", "models", "data"],
     "pruning": ["names"],
     "models": ["names"],
@@ -70,7 +72,7 @@ def room(path):
 
 
 def imports(path, inside_functions=True):
-    """The dotted names that a module imports, `from forcetune import spec` as forcetune.spec."""
+    """The dotted names that a module imports, `from forcetune import study` as forcetune.study."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree) if inside_functions else tree.body:
         if isinstance(node, ast.Import):

@@ -136,7 +136,7 @@ def test_the_picture_is_small(racing, standings, tmp_path):
 def test_each_part_can_be_switched_off(racing, part):
     arm = racing["arms"].ARMS[f"without_{part}"]
     code = "import sys, sitecustomize; from importlib import import_module as load\n"
-    code += f"name, _ = sitecustomize.SWITCHES[{part!r}]; module = load(name)\n"
+    code += f"name, _ = sitecustomize.SWITCHES[{part!r}]; module = load_study(name)\n"
     code += "print([n for n, v in [*vars(module).items(), *vars(getattr(module, 'SampledProposals', object)).items()] "
     code += "if getattr(v, '__module__', '') == 'sitecustomize'])"
     done = subprocess.run(
@@ -153,11 +153,11 @@ def test_a_part_that_is_gone_fails_the_import(racing):
 
 
 def test_the_study_of_each_arm_is_valid(racing, tmp_path):
-    from forcetune.spec import load
+    from forcetune.study import load_study
 
     for name, arm in racing["arms"].ARMS.items():
         for task in ("fashion", "digits"):
             arm.prepare(tmp_path, task, 1, 10)
             if not arm.script:
-                study = load(tmp_path / "race.yaml")
+                study = load_study(tmp_path / "race.yaml")
                 assert study.stopping == ("none" if name == "without_stopping" else "pareto")

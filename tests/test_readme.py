@@ -14,8 +14,8 @@ from forcetune.cli import main
 from forcetune.data import DATASETS
 from forcetune.models import MODELS
 from forcetune.pruning import METHODS
-from forcetune.spec import METRICS, Nightly, Resources, Search, Study, Trial
-from forcetune.spec.reading import read_yaml
+from forcetune.study import METRICS, Nightly, Resources, Search, Study, Trial
+from forcetune.study.reading import read_yaml
 from forcetune.trial import run
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def own_code(tmp_path):
 
 
 def test_the_own_code_example_runs(own_code):
-    code = "from forcetune.spec import load; from forcetune.trial import run\n"
+    code = "from forcetune.study import load_study as load; from forcetune.trial import run\n"
     code += "for trial in load('mine.yaml').grid(): print(trial.method, list(run(trial))[-1]['val_accuracy'])"
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(own_code)}
     done = subprocess.run(
@@ -152,7 +152,7 @@ def test_the_own_functions_of_a_task_run(own_code, monkeypatch):
 
 
 def test_the_streaming_example_runs(own_code):
-    code = "from forcetune.spec import Trial; from forcetune.trial import run\n"
+    code = "from forcetune.study import Trial; from forcetune.trial import run\n"
     code += "trial = Trial(dataset='my_stream:load', model='resnet8', width=4, method='snip', density=0.5, epochs=1)\n"
     code += "print([metrics['epoch'] for metrics in run(trial)])"
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(own_code)}

@@ -8,9 +8,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
-from forcetune.search import examine
+from forcetune.ledger.messages import Report, TrialStarted
+from forcetune.run import examine_study
 from forcetune.search.driver import open_driver
-from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri
 from forcetune.tracking import Epoch, Record, Tracker, load_table, requests
 from forcetune.tracking.client import make_client
@@ -134,7 +134,7 @@ def check_once():
     assert list(everything("search").values()) == ["FINISHED"]
     assert list(everything("trial").values()) == ["FINISHED", "FINISHED"]
     assert list(load_table("s")["outcome"]) == ["trained", "trained"]
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
 
 
 # an experiment, its parent run, two trials' runs
@@ -186,7 +186,7 @@ def over(folder, make_study, network):
 def test_what_comes_after_the_search_is_removed_by_the_next_command(over, network):
     network.deliver()
     assert len(everything("search")) == 2
-    found = examine("s")[1]
+    found = examine_study("s")[1]
     assert sorted(finding.what.partition(" of ")[0] for finding in found) == [
         "is a second run",
         "is an extra parent run",
@@ -198,7 +198,7 @@ def test_what_comes_after_the_search_is_removed_by_the_next_command(over, networ
 def test_doctor_deletes_what_came_late(over, network):
     kept = {*everything("trial"), *everything("search")}
     network.deliver()
-    assert examine("s", mend=True)[1] == []
+    assert examine_study("s", mend=True)[1] == []
     assert {*everything("trial"), *everything("search")} == kept, "what came first, with all that is in it"
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from forcetune import search
+from forcetune import run
 from forcetune.cli import running
 
 
@@ -19,7 +19,7 @@ def table(*outcomes):
     ],
 )
 def test_why_there_are_fewer_trials_than_were_asked_for(make_study, monkeypatch, capsys, complete, said):
-    monkeypatch.setattr(search, "is_complete", lambda study: complete)
+    monkeypatch.setattr(run, "is_complete", lambda study: complete)
     running.report_end(make_study(search={"trials": 4}), table("trained", "trained"), None)
     assert capsys.readouterr().out.startswith(said)
 

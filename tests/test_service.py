@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from forcetune import service
 from forcetune.errors import InputError
+from forcetune.local import service
 
 
 @pytest.fixture

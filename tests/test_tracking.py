@@ -134,7 +134,7 @@ def test_the_study_file_keeps_the_order_of_its_objectives(searched):
 def test_optuna_dashboard_shows_the_same_note(searched):
     import optuna
 
-    from forcetune.search.ledger import Ledger
+    from forcetune.ledger.ledger import Ledger
     from forcetune.stores import optuna_uri
 
     study = searched(POINTS)

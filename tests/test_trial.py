@@ -10,8 +10,8 @@ from forcetune import trial
 from forcetune.data import Dataset
 from forcetune.errors import InputError
 from forcetune.pruning import METHODS, layer_table, prunable, save_masks
-from forcetune.spec import METRICS, Task, Trial, method_label
-from forcetune.spec.trial import METHOD_OPTIONS
+from forcetune.study import METRICS, Task, Trial, method_label
+from forcetune.study.trial import METHOD_OPTIONS
 from forcetune.trial import reuse
 from forcetune.trial.reuse import SCORE_NEUTRAL_FIELDS
 

@@ -24,12 +24,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from forcetune import service, ui
 from forcetune.cli import main
 from forcetune.errors import InputError, StoppedError
-from forcetune.ui import children, dashboards, start, studies
-from forcetune.ui.dashboards import MLFLOW, OPTUNA, RAY, Dashboard
-from forcetune.ui.page import Page
+from forcetune.local import children, dashboards, service, start, studies, ui
+from forcetune.local.dashboards import MLFLOW, OPTUNA, RAY, Dashboard
+from forcetune.local.page import Page
 
 FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
 ROOT = Path(__file__).parents[1]
@@ -357,7 +356,7 @@ def test_children_end_with_all_below_them_and_nothing_else():
 def test_children_end_where_this_process_is_killed(tmp_path):
     code = f"""
 import os, sys, threading, time
-from forcetune.ui.children import Children
+from forcetune.local.children import Children
 with Children(threading.Event()) as started:
     started.start("one", {SLEEP!r}, os.environ)
     print("started", flush=True)

@@ -10,7 +10,7 @@ import torch
 from recipe import TASKS
 
 from forcetune import trial
-from forcetune.spec import Task, Trial
+from forcetune.study import Task, Trial
 from racing.score import config_key
 
 FIRST_FRESH_SEED = 1000  # no arm searches with this seed or a higher one

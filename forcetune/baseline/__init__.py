@@ -23,7 +23,7 @@ from forcetune.baseline.sizing import MAX_SEEDS, choose_size, estimate_deviation
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS, Comparison
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
-from forcetune.spec import SPARSITY_BAND_EDGES, Companion, CompanionRuns, check_bands
+from forcetune.study import SPARSITY_BAND_EDGES, Companion, CompanionRuns, check_bands
 
 DEFAULT_SEEDS, DEFAULT_MARGIN_POINTS = MAX_SEEDS, 0.5
 RIVALS = tuple(RIVAL_DESCRIPTIONS)

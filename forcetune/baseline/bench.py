@@ -21,7 +21,7 @@ from forcetune.baseline.twins import (
     make_tuned_comparison,
     plan_tuning,
 )
-from forcetune.spec import SPARSITY_BAND_EDGES, Companion, Study, Trial
+from forcetune.study import SPARSITY_BAND_EDGES, Companion, Study, Trial
 
 
 class ChampionStudy:

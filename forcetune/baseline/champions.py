@@ -11,7 +11,7 @@ from forcetune import analysis, tracking
 from forcetune.analysis.questions import BOUND_TOLERANCE
 from forcetune.errors import InputError
 from forcetune.pruning import method_row
-from forcetune.spec import SPARSITY_BAND_EDGES, Trial, method_label
+from forcetune.study import SPARSITY_BAND_EDGES, Trial, method_label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from forcetune import analysis, tracking
 from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.twins import replace_fields
 from forcetune.results import DENSE_ARM
-from forcetune.spec import Companion, CompanionRuns, Trial
+from forcetune.study import Companion, CompanionRuns, Trial
 
 UNPRUNED_FIELDS = {"method": "random", "density": 1.0, "small_dense": None, "layers_from": None}
 CONTROLS_OFF_FIELDS = {"invert": False, "shuffle": False, "reinit": False}

@@ -14,7 +14,7 @@ from forcetune import analysis
 from forcetune.analysis.effects import ACCURACY_POINTS
 from forcetune.baseline.champions import format_band
 from forcetune.baseline.twins import COMPARISON_SEED_OFFSET, Comparison
-from forcetune.spec import Companion, Study
+from forcetune.study import Companion, Study
 
 # The reason of a trial whose loss or objective is not finite begins with one of these.
 DIVERGENCE_PREFIXES = (

@@ -21,9 +21,9 @@ from forcetune.baseline.page import render_page
 from forcetune.baseline.sending import Sender
 from forcetune.baseline.twins import Comparison
 from forcetune.errors import HeldError
-from forcetune.search.driver_lock import driver_lock
-from forcetune.spec import Companion, CompanionRuns, load_nightly
+from forcetune.ledger.driver_lock import driver_lock
 from forcetune.stores import optuna_uri
+from forcetune.study import Companion, CompanionRuns, load_nightly
 
 NIGHTLY_EXPERIMENT = "forcetune-nightly"
 DECIDED_PAIRS_PER_NIGHT = 1  # new pairs show whether a decided comparison stays as it is

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from forcetune import jobs, search
+from forcetune import jobs, run
 from forcetune.errors import StoppedError
 from forcetune.names import COMPANION
-from forcetune.spec import CompanionRuns, Priority
 from forcetune.stores import ray_address
+from forcetune.study import CompanionRuns, Priority
 
 Sender = Callable[[CompanionRuns], str | None]  # returns the reason where the runs end early, else None
 
@@ -29,7 +29,7 @@ def make_sender(console: Console, priority: Priority, address: str | None = None
     job_address = address or ray_address()
     if job_address.startswith(("http://", "https://")):
         return lambda companion_runs: _run_as_job(companion_runs, job_address, priority, console)
-    return lambda companion_runs: search.run_companions(companion_runs, console, priority)
+    return lambda companion_runs: run.run_companions(companion_runs, console, priority)
 
 
 def _run_as_job(companion_runs: CompanionRuns, address: str, priority: Priority, console: Console) -> str | None:

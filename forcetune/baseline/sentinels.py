@@ -17,8 +17,8 @@ from forcetune.analysis import Drift
 from forcetune.analysis.effects import ACCURACY_POINTS
 from forcetune.baseline.twins import Comparison
 from forcetune.names import COMPANION
-from forcetune.spec import Companion
 from forcetune.stores import mlflow_uri
+from forcetune.study import Companion
 
 SENTINEL_TWIN_ARM = "random_erk"  # no saliency touches this arm: if it moves too, training or data has changed
 PROVENANCE_TAGS = ("forcetune.version", "forcetune.torch", "forcetune.ray", "forcetune.optuna", "forcetune.device")

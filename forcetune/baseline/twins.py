@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from forcetune import analysis, search
+from forcetune import analysis, run
 from forcetune.baseline.champions import Champion, select_band_rows
 from forcetune.pruning import METHODS
-from forcetune.spec import CONTROLS, Companion, Study, Trial
+from forcetune.study import CONTROLS, Companion, Study, Trial
 
 CHAMPION_ARM = "champion"  # of the champion itself
 TUNING_ARM = "tuning"  # of the runs that the tuned twin is chosen from; no comparison contains them
@@ -129,7 +129,7 @@ def plan_tuning(study: Study, champion: Champion, table: pd.DataFrame, night: st
     if missing <= 0:
         return []
     tags = {"arm": TUNING_ARM, **({"night": night} if night else {})}
-    drawn = search.draw(_make_random_study(study, champion), missing)
+    drawn = run.draw_trials(_make_random_study(study, champion), missing)
     return [Companion(trial, champion.key, tags) for trial in drawn]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.results import Results
-    from forcetune.spec import Priority
+    from forcetune.study import Priority
 
 WATCH_INTERVAL_S = 2.0  # between two reads of a study that is watched
 
@@ -260,11 +260,11 @@ def _explain(
         effects = pd.concat([analysis.effects(candidates, field) for field in fields], ignore_index=True)
         _print_data(effects, as_csv) if as_json or as_csv else show.effects(effects)
         return
-    from forcetune import search
+    from forcetune.search.importance import importance
 
     if len(table.attrs["studies"]) > 1:
         raise InputError("--importance takes one study: several studies have different search spaces")
-    shares = search.importance(candidates)
+    shares = importance(candidates)
     _print_data(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
 
 

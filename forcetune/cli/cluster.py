@@ -22,7 +22,7 @@ from forcetune.cli.group import (
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job, Package
-    from forcetune.spec import Priority
+    from forcetune.study import Priority
 
 
 @main.command()
@@ -40,7 +40,8 @@ def up(database: str | None, cpus: float | None, gpus: float | None, start_limit
 
     A service that already runs in the current folder is not changed.
     """
-    from forcetune import service, show
+    from forcetune import show
+    from forcetune.local import service
 
     local_service, is_new = service.up(database, cpus, gpus, start_limit_s=start_limit)
     if as_json:
@@ -61,7 +62,7 @@ def down(as_json: bool) -> None:
 
     Running jobs continue after the next `up`.
     """
-    from forcetune import service
+    from forcetune.local import service
 
     ended = service.down()
     message = (
@@ -179,11 +180,12 @@ def supervise(
     from forcetune.jobs import supervisor
 
     def is_complete() -> bool:
-        from forcetune import search, spec
+        from forcetune import run
+        from forcetune.study import load_companion_runs, load_study
 
         if companions:
-            return search.has_run(spec.load_companion_runs(file))
-        return search.is_over(spec.load(file))
+            return run.has_run(load_companion_runs(file))
+        return run.is_over(load_study(file))
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
     first_run_options = [option for option, is_set in (("--fresh", fresh), ("--retry-failed", retry_failed)) if is_set]
@@ -195,9 +197,10 @@ def supervise(
 @priority_option
 def accompany(file: str, priority: Priority) -> None:
     """Run the companions that FILE lists."""
-    from forcetune import search, show, spec
+    from forcetune import run, show
+    from forcetune.study import load_companion_runs
 
-    if end_reason := search.run_companions(spec.load_companion_runs(file), show.console(), priority):
+    if end_reason := run.run_companions(load_companion_runs(file), show.console(), priority):
         click.echo(end_reason)
 
 

@@ -18,7 +18,7 @@ class WithFields(click.Command):
     without: tuple[str, ...] = ()
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from forcetune.spec import Trial  # only such commands import pydantic: the others start faster
+        from forcetune.study import Trial
 
         declared = super().get_params(ctx)
         excluded = {parameter.name for parameter in declared} | {*self.without}

@@ -17,7 +17,7 @@ from forcetune.containment import contained
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    from forcetune.spec import Trial
+    from forcetune.study import Trial
 
 
 @main.command(cls=Prune)
@@ -74,7 +74,8 @@ def compare(
     With the same options, a second call continues where the first one stopped. The command writes NAME.yaml, NAME.csv,
     NAME.md and NAME.tex.
     """
-    from forcetune import comparison, search, show, spec
+    from forcetune import comparison, run, show
+    from forcetune.study import Study
 
     fields = drop_unset(field_options)
     require_options(fields, "model", "dataset")
@@ -85,8 +86,8 @@ def compare(
     study_file = comparison.grid_study(
         name, split_words(methods), parse_numbers("--densities", densities), seeds, fields, resources
     )
-    study = spec.Study.from_dict(study_file)
-    descriptions = search.check(study)
+    study = Study.from_dict(study_file)
+    descriptions = run.check_study(study)
     file = comparison.write_study(out / f"{name}.yaml", study_file)
     study_results, end_reason = run_search(study, str(file), fresh, rerun_command="the same command")
     table = comparison.compare(study_results.trials, study.grid(), chance=1 / descriptions[0]["classes"])
@@ -101,7 +102,7 @@ def compare(
 
 
 def _make_trial(fields: dict[str, Any]) -> Trial:
-    from forcetune.spec import Study
+    from forcetune.study import Study
 
     require_options(fields, "dataset", "model", "method", "density")
     return Study.from_dict({"study": "prune", "trial": fields}).make_trial({})

@@ -15,8 +15,8 @@ from forcetune.cli.group import ALARM, INTERRUPTED, address_option, json_option,
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    from forcetune.schedule import Night
-    from forcetune.spec import Priority
+    from forcetune.study import Priority
+    from forcetune.timers import Night
 
 
 @main.command()
@@ -155,7 +155,7 @@ def schedule() -> None:
 @click.option("--remove", is_flag=True, help="remove the line for FILE from the crontab")
 def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> None:
     """Print the crontab line that starts a night of FILE, or install it."""
-    from forcetune import schedule as schedule_package
+    from forcetune import timers as schedule_package
 
     if remove:
         was_removed = schedule_package.uninstall(file)
@@ -179,7 +179,7 @@ def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> 
 )
 def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
     """Write the service and the timer that start a night of FILE."""
-    from forcetune import schedule as schedule_package
+    from forcetune import timers as schedule_package
 
     units = schedule_package.systemd(_plan_night(file, at, log))
     for name, text in units.items():
@@ -202,7 +202,7 @@ def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
 @click.option("--image", required=True, help="image that contains forcetune, such as the one of cluster/Dockerfile")
 def kubernetes(file: Path, at: str, image: str) -> None:
     """Print the CronJob that starts a night of FILE, for `kubectl apply -f -`."""
-    from forcetune import schedule as schedule_package
+    from forcetune import timers as schedule_package
 
     click.echo(schedule_package.kubernetes(_plan_night(file, at), image), nl=False)
 
@@ -212,7 +212,7 @@ def kubernetes(file: Path, at: str, image: str) -> None:
 def status(as_json: bool) -> None:
     """Show which nights the crontab starts, the last night of each file, and the current verdicts."""
     from forcetune import baseline, show
-    from forcetune import schedule as schedule_package
+    from forcetune import timers as schedule_package
 
     last_nights = baseline.load_last_nights()
     try:
@@ -228,8 +228,8 @@ def status(as_json: bool) -> None:
 
 def _plan_night(file: Path, at: str, log: Path | None = None) -> Night:
     """Plan a night of a file. Raises InputError where the file cannot be used."""
-    from forcetune import schedule as schedule_package
-    from forcetune.spec import load_nightly
+    from forcetune import timers as schedule_package
+    from forcetune.study import load_nightly
 
     load_nightly(file)
     return schedule_package.plan(file, at, log=log)
@@ -237,6 +237,6 @@ def _plan_night(file: Path, at: str, log: Path | None = None) -> Night:
 
 def _next_start(at: str) -> str:
     """Return when the next night starts, or the five fields of a crontab line that somebody has changed."""
-    from forcetune import schedule as schedule_package
+    from forcetune import timers as schedule_package
 
     return f"{schedule_package.next_night(at, datetime.now()):%Y-%m-%d %H:%M}" if at[2:3] == ":" else at

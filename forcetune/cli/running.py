@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.results import Results
-    from forcetune.spec import Priority, Study
+    from forcetune.study import Priority, Study
 
 
 def run_search(
@@ -29,11 +29,11 @@ def run_search(
         priority: Among the studies of a cluster.
         retry_failed: Whether to run failed trials again.
     """
-    from forcetune import results, search, show
+    from forcetune import results, run, show
 
     try:
         with naming_file(file):
-            end_reason = search.run(study, show.console(), fresh, priority, retry_failed)
+            end_reason = run.run_study(study, show.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
         sys.exit(INTERRUPTED)
@@ -57,9 +57,9 @@ def report_end(study: Study, table: pd.DataFrame, end_reason: str | None) -> Non
 
 def _explain_missing(study: Study, count: int) -> str:
     """Return why MLflow has fewer trials than the study asks for, once the search has ended."""
-    from forcetune import search
+    from forcetune import run
 
-    if search.is_complete(study):
+    if run.is_complete(study):
         return (
             f"{study.trials - count} of {study.trials} trials no longer have a run in MLflow; `forcetune doctor "
             f"{study.study}` lists them, and its option --repair writes them again from the ledger"

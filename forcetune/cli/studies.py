@@ -15,7 +15,7 @@ from forcetune.containment import contained
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    from forcetune.spec import Priority
+    from forcetune.study import Priority
 
 
 @main.command()
@@ -82,13 +82,14 @@ def _check(
             "torchvision:name, package.module:function"
         )
     else:
-        from forcetune import search, show, spec
+        from forcetune import run, show
+        from forcetune.study import load_study
 
-        study = spec.load(what)
+        study = load_study(what)
         with naming_file(what):
-            descriptions = search.check(study)
+            descriptions = run.check_study(study)
             show.study(study, descriptions)
-            show.cost(search.predict(study))
+            show.cost(run.predict_cost(study))
 
 
 @main.command("search")
@@ -98,9 +99,9 @@ def _check(
 @priority_option
 def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priority) -> None:
     """Run the study in FILE here, or continue it where it stopped, and print its front."""
-    from forcetune import spec
+    from forcetune.study import load_study
 
-    study = spec.load(file)
+    study = load_study(file)
     rerun_command = f"`forcetune search {file}`"
     study_results, end_reason = run_search(study, file, fresh, rerun_command, priority, retry_failed)
     print_front(study_results)
@@ -112,9 +113,9 @@ def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priorit
 @click.option("--repair", is_flag=True, help="repair what disagrees; where data differ, the ledger counts as right")
 def doctor(study: str, repair: bool) -> None:
     """Compare the data of STUDY in Optuna, MLflow and the checkpoints; exit with 1 if they disagree."""
-    from forcetune import search, show
+    from forcetune import run, show
 
-    repaired, remaining, holder = search.examine(study, repair)
+    repaired, remaining, holder = run.examine_study(study, repair)
     if holder:
         click.echo(f"{holder}; running trials are not examined")
     show.findings(repaired, remaining)
@@ -127,9 +128,9 @@ def doctor(study: str, repair: bool) -> None:
 @click.option("--yes", is_flag=True, help="do not ask for confirmation")
 def delete(study: str, yes: bool) -> None:
     """Delete STUDY with its companions from both stores; MLflow keeps its runs in the trash until `mlflow gc`."""
-    from forcetune import search
+    from forcetune import run
 
-    contents = search.find_contents(study)
+    contents = run.find_contents(study)
     description = (
         f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
     )
@@ -137,7 +138,7 @@ def delete(study: str, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise InputError(f"{description} would be deleted; without a terminal, confirm with --yes")
         click.confirm(f"Delete {description}?", abort=True)
-    search.delete(study)
+    run.delete_study(study)
     click.echo(f"deleted: {description}; `mlflow gc` removes the runs for good")
 
 
@@ -152,10 +153,10 @@ def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     If the command is killed, run it again to continue. The study is deleted from the old stores once the new ones have
     all of it. Its runs get new ids, and can also be found by their old ids.
     """
-    from forcetune import search
+    from forcetune import run
     from forcetune.stores import hide_password
 
-    contents = search.find_contents(study)
+    contents = run.find_contents(study)
     description = (
         f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
     )
@@ -163,7 +164,7 @@ def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise InputError(f"{description} would be moved; without a terminal, confirm with --yes")
         click.confirm(f"Move {description}?", abort=True)
-    search.move(study, ledger, runs, click.echo)
+    run.move_study(study, ledger, runs, click.echo)
     click.echo(f"moved: {description}")
     for variable, uri in (("FORCETUNE_STORAGE", ledger), ("MLFLOW_TRACKING_URI", runs)):
         if uri:

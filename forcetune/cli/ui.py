@@ -13,7 +13,7 @@ import click
 from forcetune.cli.group import main, start_limit_option
 
 if TYPE_CHECKING:
-    from forcetune.ui.page import Page
+    from forcetune.local.page import Page
 
 
 @main.command()
@@ -25,7 +25,7 @@ def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
 
     With STUDY, the links lead to the pages of that study.
     """
-    from forcetune import ui as dashboards
+    from forcetune.local import ui as dashboards
 
     stop = Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from forcetune import service
 from forcetune.errors import HeldError, InputError
 from forcetune.jobs.client import connect_client
 from forcetune.jobs.package import Package, format_size, locate_in_archive, pack
 from forcetune.jobs.supervisor import ACCEPTED_LINE, STORE_VARIABLES, collect_versions
+from forcetune.local import service
 from forcetune.names import COMPANION, suggestion
-from forcetune.spec import CompanionRuns, Priority, Study, load
 from forcetune.stores import has_password, hide_password, sqlite_path
+from forcetune.study import CompanionRuns, Priority, Study, load_study
 from forcetune.temporary import make_folder
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def submit(
     """
     if priority not in get_args(Priority):
         raise InputError(f"priority {priority!r}; allowed: {', '.join(get_args(Priority))}")
-    study = load(file)
+    study = load_study(file)
     options = [option for option, is_set in zip(ONE_TIME_OPTIONS, (fresh, retry_failed), strict=True) if is_set]
     return _send(str(file), Path(file), study, _metadata(study, priority), address, options, restarts, say)
 
@@ -117,7 +117,7 @@ def preview(file: str | Path) -> Package:
     Raises:
         InputError: The file, or the code that it ships, cannot be used.
     """
-    study = load(file)
+    study = load_study(file)
     with make_folder("job") as folder:
         return _pack(str(file), Path(file), study, folder.path / "code.zip")
 

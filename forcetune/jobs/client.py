@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forcetune import service
 from forcetune.errors import InputError, StoppedError
+from forcetune.local import service
 from forcetune.stores import ray_address
 
 if TYPE_CHECKING:

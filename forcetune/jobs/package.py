@@ -7,7 +7,7 @@ from pathlib import Path
 
 from forcetune.errors import InputError
 from forcetune.jobs.credentials import find_secret, has_password
-from forcetune.spec import Study
+from forcetune.study import Study
 
 MAX_ARCHIVE_BYTES = 100 * 2**20  # of an archive that Ray's Jobs API takes
 SHOWN_LARGEST_FILES = 5  # in the message where the archive is too large

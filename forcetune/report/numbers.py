@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.spec import method_label
+from forcetune.study import method_label
 
 ENDED_OUTCOMES = (
     "trained",

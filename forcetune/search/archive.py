@@ -7,11 +7,11 @@ from itertools import count
 from rich.console import Console
 
 from forcetune import tracking
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.fail_points import durable
+from forcetune.ledger.ledger import has_study, load_recorded_study, pending_archive
 from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.faults import durable
-from forcetune.search.ledger import has_study, load_recorded_study, pending_archive
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Tracker
 

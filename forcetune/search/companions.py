@@ -8,14 +8,15 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune.analysis import estimate_from_seeds, non_dominated
+from forcetune.ledger.ledger import has_retries, is_on_front, load_trials, read_outcomes, select_counted, select_current
+from forcetune.ledger.messages import Proposal
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import compute_budget_left, find_spent
-from forcetune.search.ledger import has_retries, is_on_front, load_trials, read_outcomes, select_counted, select_current
 from forcetune.search.marking import mark_front
-from forcetune.search.proposals import FixedProposals, Proposal
-from forcetune.spec import Budget, CompanionRuns, Search, Study, Trial
+from forcetune.search.proposals import FixedProposals
 from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.study import Budget, CompanionRuns, Search, Study, Trial
 from forcetune.tracking import Tracker
 
 FIRST_FRESH_SEEDS = 2  # of each front point, before its place on the front is judged

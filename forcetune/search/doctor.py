@@ -13,22 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune import tracking
+from forcetune.ledger.checkpoints import read_checkpoint
+from forcetune.ledger.ledger import Ledger, load_recorded_study, pending_archive, retried_at, select_counted
+from forcetune.ledger.messages import TrialOutcome
+from forcetune.ledger.rewriting import RunContent, write_anew
 from forcetune.names import COMPANION
 from forcetune.search.archive import archive
-from forcetune.search.checkpoints import read_checkpoint
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import (
-    Ledger,
-    TrialOutcome,
-    load_recorded_study,
-    pending_archive,
-    retried_at,
-    select_counted,
-)
 from forcetune.search.marking import find_tag_changes, mark_front
-from forcetune.search.rewriting import RunContent, write_anew
-from forcetune.spec import Study
 from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.study import Study
 from forcetune.tracking import FRONT_TAG, KNEE_TAG, REFUSED_TAG, Tracker
 
 RUN_STATUS_BY_STATE = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,20 +18,20 @@ from rich.console import Console
 from forcetune import __version__
 from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
-from forcetune.search.driver_lock import SCHEMA_LOCK_NAME, driver_lock
+from forcetune.ledger.driver_lock import SCHEMA_LOCK_NAME, driver_lock
+from forcetune.ledger.fail_points import durable
+from forcetune.ledger.ledger import Ledger, is_failed, retried_at, select_current
+from forcetune.ledger.messages import Assignment, Attempts, Cause, Proposal, Report, TrialOutcome
+from forcetune.ledger.outbox import Outbox, remove_trial_folder
 from forcetune.search.ending import StoppingCriterion, find_spent, list_outcomes
-from forcetune.search.faults import durable
-from forcetune.search.ledger import Attempts, Ledger, TrialOutcome, is_failed, retried_at, select_current
 from forcetune.search.marking import mark_front
 from forcetune.search.meter import Meter
 from forcetune.search.note import render_note
-from forcetune.search.outbox import Outbox, remove_trial_folder
 from forcetune.search.progress import Progress
-from forcetune.search.proposals import Proposal, Proposals, make_proposals
+from forcetune.search.proposals import Proposals, make_proposals
 from forcetune.search.stopping import RULES, EarlyStopping
-from forcetune.search.worker import Assignment, Cause, Report
-from forcetune.spec import Fixed, Study, Trial
 from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.study import Fixed, Study, Trial
 from forcetune.tracking import Epoch, Tracker, collect_origin_tags
 
 MAX_REPEATED_PROPOSALS = 100  # in a row, which the study already has, before the search space counts as used up
@@ -361,7 +361,7 @@ class Driver:
             }
             self._outbox.add(number, trial_started.static_metrics, trial_started.curve, tags)
             if trial_started.dataset:
-                self._outbox.add_dataset(number, asdict(trial_started.dataset))
+                self._outbox.add_dataset(number, trial_started.dataset)
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:

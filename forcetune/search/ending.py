@@ -7,8 +7,9 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from forcetune.analysis import hypervolume
-from forcetune.search.ledger import TrialOutcome, read_outcomes, select_counted
-from forcetune.spec import Budget, Study
+from forcetune.ledger.ledger import read_outcomes, select_counted
+from forcetune.ledger.messages import TrialOutcome
+from forcetune.study import Budget, Study
 
 MAX_EQUAL_FAILURES = 5  # in a row, with the same reason: they end a search without `max_failures`
 MIN_TRIALS_FOR_SHARE = 10  # that must have ended before a share of them is judged

@@ -9,10 +9,10 @@ import optuna
 
 from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.ledger import delete_study, folder_of, has_study, open_storage, rename_study
 from forcetune.names import COMPANION
 from forcetune.search import deletion
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import delete_study, folder_of, has_study, open_storage, rename_study
 from forcetune.stores import hide_password, mlflow_uri, optuna_uri
 from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX
 

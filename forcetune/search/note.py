@@ -1,7 +1,7 @@
 """The note on a study that MLflow and Optuna Dashboard show."""
 
 from forcetune.names import COMPANION
-from forcetune.spec import METRICS, Study
+from forcetune.study import METRICS, Study
 
 USER_METRIC = "measured by the study's own code"
 

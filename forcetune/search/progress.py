@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from forcetune.analysis import non_dominated
-from forcetune.search.ledger import TrialOutcome
-from forcetune.spec import Study, Trial, method_label
+from forcetune.ledger.messages import TrialOutcome
+from forcetune.study import Study, Trial, method_label
 from forcetune.times import duration
 
 FRONT_ROWS = 12  # of the live block, which must fit on a screen

@@ -7,54 +7,21 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from forcetune.spec import Choice, Companion, Domain, Fixed, Range, Study, Trial, is_in_domain
+from forcetune.ledger.ledger import directions
+from forcetune.ledger.messages import PriorTrial, Proposal
+from forcetune.study import Choice, Domain, Fixed, Range, Study, Trial, is_in_domain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # since Optuna would log a line for each in-memory study
 
 TPE_WINDOW_TRIALS = 400  # the last trials, which TPE models beside the front
 TPE_WINDOW_SLACK_TRIALS = 100  # results between two cuts of the in-memory study to the window
-
-
-@dataclass
-class Proposal:
-    """A configuration with the parameters that were sampled for it."""
-
-    trial: Trial
-    params: dict[str, Any] = field(default_factory=dict)
-    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    start: str | None = None  # the hash of the known configuration under `search.start` that it stands for
-    optuna_trial: optuna.Trial | None = None  # its trial in the in-memory study
-    parent_key: str | None = None  # of a companion: the key of the study's trial that it belongs to
-    tags: Mapping[str, str] = field(default_factory=dict)  # of a companion: `Companion.tags`
-
-    @property
-    def key(self) -> str:
-        """The key that identifies the configuration in its study."""
-        return Companion(self.trial, self.parent_key or "", self.tags).key
-
-
-@dataclass(frozen=True)
-class PriorTrial:
-    """A trial of another study, which this study learns from.
-
-    Attributes:
-        fields: The trial's fields.
-        values: The values of this study's objectives, in this study's order.
-        on_front: Whether the trial may stand on the front: it was trained to its end.
-    """
-
-    fields: Mapping[str, Any]
-    values: Sequence[float]
-    on_front: bool
 
 
 class Proposals(Protocol):
@@ -300,12 +267,6 @@ def _hash_values(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, A
     """Yield each configuration with a hash of its values; the ledger keeps the hash once it is proposed."""
     for values in start:
         yield hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16], values
-
-
-def directions(study: Study) -> list[StudyDirection]:
-    """Return the directions of the study's objectives as Optuna's."""
-    optuna_directions = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    return [optuna_directions[direction] for direction in study.directions.values()]
 
 
 def startup_trials(study: Study) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from forcetune.analysis import dominates, pareto_ranks
-from forcetune.spec import Trial
+from forcetune.study import Trial
 from forcetune.training import find_rungs
 
 GRACE_TRIALS = 20  # that must have passed a rung before a rule stops a trial there

@@ -70,7 +70,7 @@ def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
         study_front: The front of all trials, with the columns of `analysis.find_beating_controls`.
     """
     from forcetune import analysis
-    from forcetune.spec import method_label
+    from forcetune.study import method_label
 
     out = console()
     if control_front.empty:
@@ -181,7 +181,7 @@ def describe_certainty(selected: pd.DataFrame) -> list[str]:
 
 def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
     """Return a function for each column, by its header, which formats the column's cell of a row."""
-    from forcetune.spec import method_label
+    from forcetune.study import method_label
 
     attrs = selected.attrs
     objectives = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]

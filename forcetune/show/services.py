@@ -11,7 +11,7 @@ from forcetune.show.layout import console, header_table
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
-    from forcetune.service import Service
+    from forcetune.local.service import Service
 
 
 def service(local_service: Service, is_new: bool) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from forcetune.show.layout import console, format_shape, header_table, plain_table
 
 if TYPE_CHECKING:
+    from forcetune.execution.cost import Cost
     from forcetune.pruning import Inspection
-    from forcetune.search.cost import Cost
     from forcetune.search.doctor import Finding
-    from forcetune.spec import Study
+    from forcetune.study import Study
     from forcetune.trial import PreparedTrial
 
 BAR_CHARACTERS = 30  # of the densest layer

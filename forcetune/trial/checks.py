@@ -11,7 +11,7 @@ import torch
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.spec import METRICS, STATIC_METRICS, Task, Trial
+from forcetune.study import METRICS, STATIC_METRICS, Task, Trial
 from forcetune.trial.preparation import PreparedTrial, derive_seed, measure_pruned, prepare
 from forcetune.trial.trial_run import TrialRun, resolve_metrics
 

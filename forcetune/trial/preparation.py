@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.names import check_metric_name, resolve
-from forcetune.spec import METRICS, Task, Trial
+from forcetune.study import METRICS, Task, Trial
 from forcetune.trial.reuse import find_pruning_cache
 
 EVALUATION_BATCH_SIZE = 1024  # images

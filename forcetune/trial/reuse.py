@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from forcetune import pruning
-from forcetune.spec import Trial
+from forcetune.study import Trial
 
 PRUNING_CACHE_BYTES = 2**28  # of all caches together
 # The fields that do not change the scores of a pruning step, given the masks that the step begins with.

@@ -9,7 +9,7 @@ import torch
 
 from forcetune import training
 from forcetune.names import resolve
-from forcetune.spec import Task, Trial
+from forcetune.study import Task, Trial
 from forcetune.trial.preparation import PreparedTrial, TrialContext, derive_seed, find_trained_width, prepare
 
 

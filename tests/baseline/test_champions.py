@@ -6,7 +6,7 @@ from forcetune import tracking
 from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.champions import Champion, find_band, select_champions
 from forcetune.errors import InputError
-from forcetune.spec import Trial
+from forcetune.study import Trial
 
 FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.05}
 

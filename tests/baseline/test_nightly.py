@@ -10,8 +10,8 @@ from forcetune.baseline import nightly
 from forcetune.baseline.nightly import NIGHTLY_EXPERIMENT, Nights, load_last_nights
 from forcetune.baseline.page import render_page
 from forcetune.errors import HeldError, InputError
+from forcetune.ledger.driver_lock import driver_lock
 from forcetune.names import COMPANION
-from forcetune.search.driver_lock import driver_lock
 from forcetune.stores import optuna_uri
 
 QUIET = Console(quiet=True)

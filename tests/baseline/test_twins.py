@@ -86,7 +86,7 @@ def test_the_best_random_trial_is_taken_to_the_champions_density(bench):
     snip = bench.champions[0]
     best = find_best_random(snip, bench.table, pd.DataFrame())
     assert (best["method"], best["density"]) == ("random", 0.29)
-    from forcetune.spec import Trial
+    from forcetune.study import Trial
 
     twin = make_tuned_comparison(snip, Trial(**tracking.load_trial_fields(best["run_id"]))).twin
     assert (twin.method, twin.density) == ("random", snip.trial.density)

@@ -15,7 +15,7 @@ import yaml
 from promise import check_promise
 
 from forcetune.errors import HeldError
-from forcetune.search.driver_lock import driver_lock
+from forcetune.ledger.driver_lock import driver_lock
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ import time
 import torch
 from torch import nn
 
-from forcetune.search.checkpoints import Checkpoints, SupersededError
+from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 
 
 def note(file, *words):

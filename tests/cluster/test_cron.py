@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from processes import until
 
-from forcetune import schedule
+from forcetune import timers
 from forcetune.errors import InputError
-from forcetune.schedule.crontab import COMMAND_LIMIT_BYTES
-from forcetune.schedule.night import NIGHT_VARIABLES, SECRET_VARIABLES
+from forcetune.timers.crontab import COMMAND_LIMIT_BYTES
+from forcetune.timers.night import NIGHT_VARIABLES, SECRET_VARIABLES
 
 pytestmark = pytest.mark.long
 
@@ -87,7 +87,7 @@ def soon():
 def planned(folder, at):
     folder.mkdir(exist_ok=True)
     (folder / "nightly.yaml").write_text(NIGHTLY)
-    return schedule.plan(folder / "nightly.yaml", at, folder)
+    return timers.plan(folder / "nightly.yaml", at, folder)
 
 
 def stand_in(folder):
@@ -108,15 +108,15 @@ def test_cron_runs_the_nights_at_their_minute(tmp_path, crontab, monkeypatch, br
     begin = soon()
     at = f"{begin:%H:%M}"
     monkeypatch.setenv("RAY_TMPDIR", branch.environment["RAY_TMPDIR"])
-    real = schedule.plan(branch.folder / "nightly.yaml", at, branch.folder)
-    assert schedule.install(schedule.plan(real.file, "00:00", real.folder)) is None
-    assert schedule.install(real)
+    real = timers.plan(branch.folder / "nightly.yaml", at, branch.folder)
+    assert timers.install(timers.plan(real.file, "00:00", real.folder)) is None
+    assert timers.install(real)
 
     monkeypatch.setattr(sys, "executable", stand_in(tmp_path))
     monkeypatch.setenv("FORCETUNE_STORAGE", "postgresql://me@host/db?options=-csearch_path%3Dforcetune&passfile=/p")
     told = planned(tmp_path / TRICKY, at)
-    assert schedule.install(told) is None
-    assert schedule.installed() == [(real.file, at), (told.file, at)]
+    assert timers.install(told) is None
+    assert timers.installed() == [(real.file, at), (told.file, at)]
     assert listed().startswith(theirs)
 
     until(lambda: str(told.file) in read(told.log), "the night in a folder of a tricky name", WAIT)
@@ -129,30 +129,30 @@ def test_cron_runs_the_nights_at_their_minute(tmp_path, crontab, monkeypatch, br
     assert f"night of {begin:%Y-%m-%d}" in (real.folder / "nightly.html").read_text()
     until(lambda: "page: " in read(real.log), "its last word")
 
-    assert schedule.uninstall(real.file)
-    assert schedule.uninstall(told.file)
+    assert timers.uninstall(real.file)
+    assert timers.uninstall(told.file)
     assert listed() == theirs
 
 
 def test_crontab_refuses_and_keeps_what_was_there(tmp_path, crontab):
     night = planned(tmp_path, "02:00")
-    assert schedule.installed() == []
-    schedule.install(night)
+    assert timers.installed() == []
+    timers.install(night)
     before = listed()
     with pytest.raises(InputError, match="the crontab was not changed, .*bad minute"):
-        schedule.install(schedule.Night(night.file, night.folder, "02:99", night.log, {}))
+        timers.install(timers.Night(night.file, night.folder, "02:99", night.log, {}))
     assert listed() == before
 
 
 def test_the_longest_line_is_the_longest_that_cron_takes(tmp_path, crontab, monkeypatch):
-    bare = schedule.cron(planned(tmp_path, "02:00")).split(" ", 5)[5]
+    bare = timers.cron(planned(tmp_path, "02:00")).split(" ", 5)[5]
     left = COMMAND_LIMIT_BYTES - len(f"{bare}NO_PROXY= ")
     monkeypatch.setenv("NO_PROXY", "x" * left)
-    schedule.install(planned(tmp_path, "02:00"))
+    timers.install(planned(tmp_path, "02:00"))
     monkeypatch.setenv("NO_PROXY", "x" * (left + 1))
-    monkeypatch.setattr("forcetune.schedule.crontab.COMMAND_LIMIT_BYTES", COMMAND_LIMIT_BYTES + 1)
+    monkeypatch.setattr("forcetune.timers.crontab.COMMAND_LIMIT_BYTES", COMMAND_LIMIT_BYTES + 1)
     with pytest.raises(InputError, match="command too long"):
-        schedule.install(planned(tmp_path, "02:00"))
+        timers.install(planned(tmp_path, "02:00"))
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def units(tmp_path, monkeypatch):
 def write(night, folder):
     """The paths of its service and its timer."""
     folder.mkdir(exist_ok=True)
-    for name, text in schedule.systemd(night).items():
+    for name, text in timers.systemd(night).items():
         (folder / name).write_text(text)
     return sorted(map(str, folder.glob(f"{night.name}.*")))
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from forcetune.cli import main
 from forcetune.errors import InputError
 from forcetune.jobs import package
-from forcetune.spec import Study
+from forcetune.study import Study
 
 TRIAL = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}
 NET = "from torch import nn\n\ndef build(shape, classes):\n    return nn.Linear(2, classes)\n"

@@ -7,18 +7,18 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from forcetune import analysis, results, search
+from forcetune import analysis, results, run
 from forcetune.errors import HeldError, InputError
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.ledger import Ledger, load_trials, pending_archive
+from forcetune.ledger.messages import Proposal, Report
 from forcetune.names import COMPANION
 from forcetune.search.archive import archive
 from forcetune.search.companions import FIRST_FRESH_SEEDS, propose_reruns, rerun
 from forcetune.search.driver import open_driver
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import Ledger, load_trials, pending_archive
-from forcetune.search.proposals import FixedProposals, Proposal
-from forcetune.search.worker import Report
-from forcetune.spec import Budget, Companion, CompanionRuns, Trial
+from forcetune.search.proposals import FixedProposals
 from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.study import Budget, Companion, CompanionRuns, Trial
 from forcetune.tracking import FRONT_TAG, Epoch, load_reruns, load_table
 
 QUIET = Console(quiet=True)
@@ -183,15 +183,15 @@ def test_fresh_waits_for_no_driver_of_companions(searched):
 
 def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monkeypatch):
     study = searched(2)
-    monkeypatch.setattr(search._Cluster, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
+    monkeypatch.setattr(run.RaySession, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
     champion = load_trials("s", optuna_uri())[0].user_attrs
     companion_runs = CompanionRuns(
         study, [Companion(Trial(**{**champion["fields"], "shuffle": True}), parent_key=champion["key"])]
     )
     Ledger(study, optuna_uri()).begin_archive("s.old")
     with pytest.raises(InputError, match="'s' .* as s.old .*forcetune doctor s --repair"):
-        search.run_companions(companion_runs, QUIET)
+        run.run_companions(companion_runs, QUIET)
     archive("s", lambda: None, QUIET, False)
     with pytest.raises(InputError, match="'s' is no longer in MLflow"):
-        search.run_companions(companion_runs, QUIET)
+        run.run_companions(companion_runs, QUIET)
     assert load_trials("s" + COMPANION, optuna_uri()) == []

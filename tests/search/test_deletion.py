@@ -8,12 +8,12 @@ from rich.console import Console
 from forcetune import tracking
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError
-from forcetune.search import delete, find_contents
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.messages import Report
+from forcetune.run import delete_study, find_contents
 from forcetune.search.driver import open_driver
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.worker import Report
-from forcetune.spec import Search
 from forcetune.stores import mlflow_uri, optuna_uri
+from forcetune.study import Search
 
 
 def run_one(study):
@@ -65,7 +65,7 @@ def test_a_kill_between_renaming_and_deleting_is_made_good(folder, make_study, m
     client = tracking.Tracker("s", mlflow_uri()).client
     number = client.get_experiment_by_name("s").experiment_id
     client.rename_experiment(number, f"s.deleted.{number}")
-    delete("s")
+    delete_study("s")
     assert client.get_experiment(number).lifecycle_stage == "deleted"
 
 
@@ -81,7 +81,7 @@ def test_a_study_that_runs_is_kept(folder, make_study):
     run_one(make_study(search={"trials": 2}))
     for name in ("s", "s.companion"):
         with driver_lock(name, optuna_uri()), pytest.raises(HeldError):
-            delete("s")
+            delete_study("s")
     assert names() == ["s"]
     assert len(tracking.load_table("s")) == 2
 
@@ -90,6 +90,6 @@ def test_what_was_deleted_in_mlflow_alone_is_deleted_too(folder, make_study):
     run_one(make_study(search={"trials": 2}))
     client = tracking.Tracker("s", mlflow_uri()).client
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
-    delete("s")
+    delete_study("s")
     assert names() == []
     assert not tracking.has_experiment("s", mlflow_uri())

@@ -13,11 +13,11 @@ from test_driver import driver_of
 
 from forcetune import tracking
 from forcetune.errors import HeldError, InputError
-from forcetune.search import examine
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.ledger import Ledger
+from forcetune.ledger.messages import Report, TrialStarted
+from forcetune.run import examine_study
 from forcetune.search.archive import archive
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import Ledger
-from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT_TAG, Epoch
 
@@ -99,17 +99,17 @@ DAMAGES = {
 
 
 def test_nothing_to_say(ended):
-    assert examine("s") == ([], [], None)
-    assert examine("s", mend=True) == ([], [], None)
+    assert examine_study("s") == ([], [], None)
+    assert examine_study("s", mend=True) == ([], [], None)
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_what_is_damaged_is_named_and_mended(ended, damage, said):
     damage()
-    _, found, _ = examine("s")
+    _, found, _ = examine_study("s")
     assert said in "; ".join(f"{finding.where} {finding.what}" for finding in found)
-    assert examine("s")[1] == found, "looking changes nothing"
-    mended, left, _ = examine("s", mend=True)
+    assert examine_study("s")[1] == found, "looking changes nothing"
+    mended, left, _ = examine_study("s", mend=True)
     assert {*found} <= {*mended}
     assert [finding.what for finding in left] == (["has a run without masks.npz"] if said == "has no run" else [])
     for parent in client().search_runs([client().get_experiment_by_name("s").experiment_id], "status = 'RUNNING'"):
@@ -123,7 +123,7 @@ def test_what_is_damaged_is_named_and_mended(ended, damage, said):
 
 def test_masks_that_are_lost_cannot_be_mended(ended):
     shutil.rmtree(client().get_run(row()["run_id"]).info.artifact_uri)
-    mended, left, _ = examine("s", mend=True)
+    mended, left, _ = examine_study("s", mend=True)
     assert mended == []
     assert [(finding.where, finding.what) for finding in left] == [("trial 0", "has a run without masks.npz")]
 
@@ -133,9 +133,9 @@ def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
     monkeypatch.setattr(driver._outbox, "end", lambda number, ended: None)
     train(driver)
     driver._outbox.close()
-    (waiting,) = examine("s")[1]
+    (waiting,) = examine_study("s")[1]
     assert waiting.what == "has ended, but its result is not in both stores"
-    assert examine("s", mend=True) == ([waiting], [], None)
+    assert examine_study("s", mend=True) == ([waiting], [], None)
     assert FRONT_TAG in client().get_run(row()["run_id"]).data.tags
     assert optuna.load_study(study_name="s", storage=optuna_uri()).trials[0].state.name == "COMPLETE"
 
@@ -146,13 +146,13 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
     second = driver.issue()
     driver.hand_back()
     driver.close()
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
     damaged = Path(second.checkpoints) / "1" / "checkpoint.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"torn")
     left_over = Path(second.checkpoints).with_name("0077")
     left_over.mkdir()
-    mended, left, _ = examine("s", mend=True)
+    mended, left, _ = examine_study("s", mend=True)
     assert ({finding.where for finding in mended}, left) == ({str(damaged), str(left_over)}, [])
     assert not damaged.exists()
     assert not left_over.exists()
@@ -161,25 +161,25 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
 def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
     alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'")
     with driver_lock("s", optuna_uri()):
-        _, found, holder = examine("s")
+        _, found, holder = examine_study("s")
         assert "another driver has the study 's': process" in holder
         assert len(found) == 2
         with pytest.raises(HeldError):
-            examine("s", mend=True)
+            examine_study("s", mend=True)
 
 
 def test_an_archive_that_was_begun_is_finished(ended):
     Ledger(ended, optuna_uri()).begin_archive("s.old")
-    (torn,) = examine("s")[1]
+    (torn,) = examine_study("s")[1]
     assert "s.old" in torn.what
     with pytest.raises(InputError, match="no study 's'"):  # nothing is left under the name
-        examine("s", mend=True)
+        examine_study("s", mend=True)
     check_promise("s.old", 3)
 
 
 def test_an_unknown_study(folder, ended):
     with pytest.raises(InputError, match=r"no study 'S' of forcetune.*: s$"):
-        examine("S")
+        examine_study("S")
 
 
 def test_an_archive_where_the_ledger_is_gone(ended, folder):
@@ -198,12 +198,12 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
     for ask in (lambda: tracking.load_table("s"), lambda: driver_of(ended)):
         with pytest.raises(InputError, match="the study 's' was deleted in MLflow.*`forcetune doctor s --repair`"):
             ask()
-    _, findings, _ = examine("s")
+    _, findings, _ = examine_study("s")
     assert [(finding.what, finding.remedy) for finding in findings] == [
         ("has an experiment that was deleted in MLflow", "restore it")
     ]
-    examine("s", mend=True)
-    assert examine("s") == ([], [], None)
+    examine_study("s", mend=True)
+    assert examine_study("s") == ([], [], None)
     assert tracking.load_table("s").equals(before)
 
 

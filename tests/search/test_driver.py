@@ -13,15 +13,15 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
-from forcetune import search
+from forcetune import run
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
-from forcetune.search import examine, is_over
+from forcetune.ledger.ledger import Ledger, load_prior_trials, refuse_changes
+from forcetune.ledger.messages import Report, TrialStarted
+from forcetune.run import examine_study, is_over
 from forcetune.search.driver import Driver
-from forcetune.search.ledger import Ledger, load_prior_trials, refuse_changes
 from forcetune.search.meter import Meter
 from forcetune.search.progress import Progress
-from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, load_progress, load_table
 
@@ -377,7 +377,7 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     driver.close()
     row = load_table("s").loc[0]
     assert (row["val_accuracy"], row["macs"], row["train_seconds"]) == (0.25, 7.0, 0.0)
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
 
 
 def test_an_epoch_of_which_a_part_was_logged_is_completed(folder, make_study):
@@ -467,7 +467,7 @@ def test_a_name_that_mlflow_refuses_wedges_nothing(folder, make_study, capsys, r
     assert {trial.state.name for trial in optuna_trials()} == {"COMPLETE"}
     rows = load_table("s")
     assert (list(rows["status"]), list(rows["val_accuracy"])) == (["FINISHED"] * 2, [0.5, 0.5])
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
     said = capsys.readouterr().out
     assert said.count("MLflow refuses 'val_recall@5'") == 1
     assert said.count("MLflow refuses 'xxx") == 1
@@ -668,7 +668,7 @@ class FailingCluster:
 
 
 def test_a_hopeless_study_ends_with_its_reason_and_exit_code_1(folder, make_study, monkeypatch):
-    monkeypatch.setattr(search, "_Cluster", FailingCluster)
+    monkeypatch.setattr(run, "RaySession", FailingCluster)
     written = make_study(search={"trials": 12}).model_dump(include={"study", "trial"})
     (folder / "s.yaml").write_text(yaml.safe_dump({**written, "search": {"trials": 12}}))
     for trials in (5, 10):  # asked again the study goes on

@@ -2,9 +2,9 @@
 
 import pytest
 
+from forcetune.ledger.messages import TrialOutcome
 from forcetune.search.ending import FailureLimit, StoppingCriterion, compute_budget_left, find_spent
-from forcetune.search.ledger import TrialOutcome
-from forcetune.spec import Budget
+from forcetune.study import Budget
 
 
 def trained(accuracy, density):

@@ -20,12 +20,17 @@ import pytest
 from promise import check_promise
 from rich.console import Console
 
-from forcetune.search import faults
+from forcetune.ledger import fail_points
 from forcetune.search.archive import ARCHIVED_REASON
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["forcetune.search.archive", "forcetune.search.worker", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"]
+    [
+        "forcetune.search.archive",
+        "forcetune.execution.worker",
+        "torch._dynamo",
+        "mlflow.store.tracking.sqlalchemy_store",
+    ]
 )
 ONE_AT_A_TIME = threading.Lock()  # start() reaps what others have started, and a join beside that reads a wrong code
 
@@ -51,15 +56,16 @@ FIRST_KILL = "checkpoint after 1"  # of those that kill a run that goes on: one 
 
 def drive(folder, fault, fresh, retry_failed):
     """One run of the study, as the command does it, that may end in the middle; what it reached is in writes.json."""
-    from forcetune.search import checkpoints, stopping
+    from forcetune.execution.worker import execute
+    from forcetune.ledger import checkpoints
+    from forcetune.ledger.driver_lock import driver_lock
+    from forcetune.ledger.ledger import refuse_changes, request_retry
+    from forcetune.ledger.outbox import Outbox
+    from forcetune.search import stopping
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
-    from forcetune.search.driver_lock import driver_lock
-    from forcetune.search.ledger import refuse_changes, request_retry
-    from forcetune.search.outbox import Outbox
-    from forcetune.search.worker import execute
-    from forcetune.spec import Study
     from forcetune.stores import optuna_uri
+    from forcetune.study import Study
     from forcetune.tracking import schema
     from forcetune.training import loop
 
@@ -96,7 +102,7 @@ def drive(folder, fault, fresh, retry_failed):
                 if report.outcome or stopped:
                     working.remove((assignment, reports))
         driver.close()
-    Path("writes.json").write_text(json.dumps(faults._passed))
+    Path("writes.json").write_text(json.dumps(fail_points._passed))
 
 
 def deliver_all(outbox, seconds=None):
@@ -157,7 +163,7 @@ def test_a_kill_at_every_write(places):
     assert run(whole) == 0
     assert set(check(whole, kills=0)["outcome"]) == {"trained", "stopped", "failed"}
     points = reached(whole)
-    assert {point.rsplit(" ", 2)[0] for point in points} == {*faults.WRITES} - {"issue", "retry", *ARCHIVING}
+    assert {point.rsplit(" ", 2)[0] for point in points} == {*fail_points.WRITES} - {"issue", "retry", *ARCHIVING}
 
     def case(point):
         folder = places()

@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from test_driver import driver_of
 
 from forcetune import analysis, results
-from forcetune.search import examine
-from forcetune.search.ledger import load_trials
+from forcetune.ledger.ledger import load_trials
+from forcetune.run import examine_study
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT_TAG, KNEE_TAG
 
@@ -23,7 +23,7 @@ def ask(condition):
 
 def found_of_tags():
     """What the doctor says of the tags; these made-up trials have no masks either."""
-    return [finding.what for finding in examine("s")[1] if "tag" in finding.what]
+    return [finding.what for finding in examine_study("s")[1] if "tag" in finding.what]
 
 
 def front():
@@ -73,7 +73,7 @@ def test_a_doctor_compares_the_tags(searched):
     client.set_tag(off, FRONT_TAG, "true")
     (said,) = found_of_tags()
     assert f"lacks the tag {FRONT_TAG} on 1 runs on the front, and has it on 1 other runs" in said
-    examine("s", mend=True)
+    examine_study("s", mend=True)
     assert found_of_tags() == []
     assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front()
 

@@ -4,13 +4,13 @@ import pytest
 from click.testing import CliRunner
 
 import forcetune
-from forcetune import results, search, tracking
+from forcetune import results, run, tracking
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.ledger.driver_lock import driver_lock
+from forcetune.ledger.ledger import has_study, load_trials
 from forcetune.names import COMPANION
-from forcetune.search import examine
-from forcetune.search.driver_lock import driver_lock
-from forcetune.search.ledger import has_study, load_trials
+from forcetune.run import examine_study
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import MOVING_SUFFIX
 
@@ -55,7 +55,7 @@ def test_everything_is_there_and_nothing_here(study, stores, monkeypatch):
     assert after[same].equals(before[same])
     assert [trial.user_attrs for trial in load_trials("s", optuna_uri())] == records
     assert tracking.load_companions("s")["trial"].tolist() == companions["trial"].tolist()
-    assert examine("s")[1] == [finding for finding in examine("s")[1] if "masks.npz" in finding.what]
+    assert examine_study("s")[1] == [finding for finding in examine_study("s")[1] if "masks.npz" in finding.what]
     assert forcetune.load_trial("s/trial-0001").run_id == after["run_id"][1]
     assert forcetune.load_trial(before["run_id"][1]).trial == forcetune.load_trial(after["run_id"][1]).trial
 
@@ -75,8 +75,8 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
     with monkeypatch.context() as patch:
         patch.setattr(tracking, broken, die)
         with pytest.raises(KeyboardInterrupt):
-            search.move("s", *stores, print)
-    search.move("s", *stores, print)
+            run.move_study("s", *stores, print)
+    run.move_study("s", *stores, print)
     use(monkeypatch, stores)
     assert results.load("s")["trial"].tolist() == table["trial"].tolist()
     assert not has_study("s" + MOVING_SUFFIX, optuna_uri())
@@ -86,12 +86,12 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
 def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
     monkeypatch.setattr(tracking, "find_difference", lambda *names: "the copy lacks the run x")
     with pytest.raises(StoppedError, match="the copy lacks the run x; both are kept"):
-        search.move("s", *stores, print)
+        run.move_study("s", *stores, print)
     assert len(results.load("s")) == 8
 
 
 def test_one_store_alone(study, stores, monkeypatch):
-    search.move("s", stores[0], None, print)
+    run.move_study("s", stores[0], None, print)
     monkeypatch.setenv("FORCETUNE_STORAGE", stores[0])
     assert len(load_trials("s", optuna_uri())) == 8
     assert len(results.load("s")) == 8
@@ -102,9 +102,9 @@ def test_another_study_of_that_name_is_kept(study, stores, searched, monkeypatch
         use(patch, stores)
         searched([("snip", 0.3, 0.9)])
     with pytest.raises(InputError, match="'s'.*nothing (is|was) moved"):
-        search.move("s", *stores, print)
+        run.move_study("s", *stores, print)
     with pytest.raises(InputError, match="study 's'; nothing was moved"):
-        search.move("s", stores[0], None, print)
+        run.move_study("s", stores[0], None, print)
     assert len(results.load("s")) == 8
 
 
@@ -115,10 +115,10 @@ def test_what_makes_no_sense_is_refused(study, stores):
         ((None, "mlruns"), "--mlflow mlruns: .*; allowed: http://HOST:PORT"),
     ]:
         with pytest.raises(InputError, match=message):
-            search.move("s", *options, print)
+            run.move_study("s", *options, print)
     with pytest.raises(InputError, match="neither .* has a study 'x'"):
-        search.move("x", *stores, print)
+        run.move_study("x", *stores, print)
     asked = CliRunner().invoke(main, ["move", "s", "--to", stores[0]])
     assert asked.exit_code == 2
     with driver_lock("s", optuna_uri()), pytest.raises(HeldError):
-        search.move("s", *stores, print)
+        run.move_study("s", *stores, print)

@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from forcetune.ledger.messages import TrialOutcome
 from forcetune.pruning import METHODS
 from forcetune.search import progress as module
-from forcetune.search.ledger import TrialOutcome
 from forcetune.search.progress import Progress, describe
-from forcetune.spec import Trial
+from forcetune.study import Trial
 
 
 @pytest.fixture

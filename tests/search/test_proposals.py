@@ -5,15 +5,9 @@ import math
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from forcetune.ledger.messages import PriorTrial
 from forcetune.search import proposals as proposals_module
-from forcetune.search.proposals import (
-    GridProposals,
-    PriorTrial,
-    SampledProposals,
-    make_proposals,
-    select_fitting,
-    startup_trials,
-)
+from forcetune.search.proposals import GridProposals, SampledProposals, make_proposals, select_fitting, startup_trials
 
 SPACE = {
     "method": ["random", "snip", "force", "synflow"],

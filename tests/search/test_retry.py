@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from forcetune.cli.running import describe_failures
-from forcetune.search import examine, is_complete
+from forcetune.ledger.ledger import request_retry
+from forcetune.ledger.messages import Report, TrialStarted
+from forcetune.run import examine_study, is_complete
 from forcetune.search.driver import open_driver
-from forcetune.search.ledger import request_retry
-from forcetune.search.worker import Report, TrialStarted
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, load_curves, load_table
 
@@ -82,7 +82,7 @@ def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
     assert (row["val_accuracy"], row["macs"]) == (0.8, 0.8)
     assert Tracker("s", mlflow_uri()).read_tags(row["run_id"])["forcetune.failed_before"] == "RuntimeError: mine"
     assert list(load_curves([row["run_id"]], "val_accuracy")["value"]) == [0.4, 0.8]
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
     assert is_complete(study)
     assert describe_failures(load_table("s")) is None
 
@@ -98,7 +98,7 @@ def test_what_ends_sooner_than_its_failed_attempt_keeps_none_of_its_epochs(study
     assert len(found) == 2
     assert found.loc["trial-0002", "val_accuracy"] == 0.4
     assert list(load_curves([found.loc["trial-0002", "run_id"]], "val_accuracy")["step"]) == [1]
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
 
 
 def test_only_a_request_runs_it_again(study):
@@ -122,7 +122,7 @@ def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
     end(driver, again, "trained", 0.9)
     driver.close()
     assert load_table("s").set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []
 
 
 def test_what_fails_again_can_be_run_again(study):
@@ -134,7 +134,7 @@ def test_what_fails_again_can_be_run_again(study):
         end(driver, again, outcome, 0.7, reason="RuntimeError: yours" if outcome == "failed" else None)
         driver.close()
         assert list(load_table("s")["outcome"]) == ["trained", outcome]
-        assert examine("s")[1] == []
+        assert examine_study("s")[1] == []
     assert [trial.user_attrs.get("supersedes") for trial in rows()] == [None, None, 1, 2]
     assert driver_of(study, retry_failed=True).is_finished, "nothing is failed any more"
 
@@ -195,4 +195,4 @@ def test_a_run_that_is_written_anew_twice_stands_there_once(study, monkeypatch):
     end(driver, again, "stopped", 0.4, reason="at rung 1")
     driver.close()
     assert len(load_table("s")) == 2
-    assert examine("s")[1] == []
+    assert examine_study("s")[1] == []

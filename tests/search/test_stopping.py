@@ -12,7 +12,7 @@ from forcetune.search.stopping import (
     pareto,
     safe,
 )
-from forcetune.spec import Trial
+from forcetune.study import Trial
 
 DIRECTIONS = {"val_accuracy": "max", "density": "min"}
 EPOCHS = 16  # rungs after 2, 4 and 8

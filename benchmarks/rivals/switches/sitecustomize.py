@@ -50,7 +50,7 @@ SWITCHES: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
     "compaction": ("forcetune.training.part", without_compaction),
     "shared_steps": ("forcetune.trial.preparation", without_shared_steps),
     "start": ("forcetune.search.proposals", without_start),
-    "long_lived_workers": ("forcetune.search.cluster", without_long_lived_workers),
+    "long_lived_workers": ("forcetune.execution.cluster", without_long_lived_workers),
 }
 
 

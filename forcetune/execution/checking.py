@@ -1,0 +1,52 @@
+"""The check of a study before it runs: data sets are loaded, networks built, and functions of the user called."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from forcetune import trial
+from forcetune.containment import contained
+from forcetune.errors import InputError
+from forcetune.study import Study, Trial, check_reported
+
+
+@contained()
+def check_study(study: Study) -> list[dict[str, Any]]:
+    """Load every data set and build every network that the study can propose.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The description of each network on each data set, as `trial.check` returns it; each one once.
+
+    Raises:
+        InputError: A data set does not load; a network does not fit the data, or keeps no weight at the lowest density;
+            a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); a function of the
+            user fails; or an objective or a constraint is a metric that no trial reports.
+    """
+    lowest_density = min(study.space["density"].values)
+    data_fields = ["dataset", "data_root", "train_samples"]
+    descriptions: dict[Trial, dict[str, Any]] = {}
+    for candidate in _list_candidates(study, [*data_fields, "model", "width", "small_dense", "layers_from"]):
+        try:
+            sparsest = candidate.model_copy(update={"method": "random", "density": lowest_density})
+            if sparsest not in descriptions:
+                descriptions[sparsest] = trial.check(sparsest)
+        except InputError as error:
+            raise InputError(f"trial: {error}") from None
+    batch_fields = ["saliency_batch_size", "samples_per_class"]
+    for candidate in _list_candidates(study, [*data_fields, "model", "width", "method", *batch_fields, "seed"]):
+        try:
+            if candidate.saliency_samples_per_class or candidate.saliency_batch_size == 1:
+                trial.check_saliency(candidate)
+        except InputError as error:
+            raise InputError(f"trial.method {candidate.method}: {error}") from None
+    check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))
+    return list({tuple(description.items()): description for description in descriptions.values()}.values())
+
+
+def _list_candidates(study: Study, names: list[str]) -> Iterator[Trial]:
+    """Yield a trial for each combination of the values of these fields; other fields have a value that is valid."""
+    required = {"dataset": "", "model": "", "method": "random", "density": 1.0}
+    for fields in study.combinations([name for name in names if name in study.space]):
+        yield Trial(**{**required, **{name: fields[name] for name in names if name in fields}})

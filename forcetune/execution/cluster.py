@@ -1,0 +1,548 @@
+"""Trials on Ray: Tune places them on actors that live on from trial to trial, and reports how they end."""
+
+import logging
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import ray
+from ray import tune
+from ray._private import state as _ray_state  # the public API for actors needs the dashboard, which a Ray may lack
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from forcetune.errors import InputError
+from forcetune.execution import environment, placement
+from forcetune.execution.shares import ExclusiveSlots, FairShare
+from forcetune.execution.worker import execute, read_data
+from forcetune.ledger.messages import Assignment, Cause, LostError, Report
+from forcetune.search.driver import Driver
+from forcetune.search.meter import Meter, RayMeter
+from forcetune.study import AUTO, Priority, ResolvedResources, Study
+from forcetune.temporary import make_folder
+
+ResultT = TypeVar("ResultT")
+ArgumentT = TypeVar("ArgumentT")
+
+REPORT_KEY = "report"  # of a worker's report in Tune's result
+PROBE_NOTICE_S = 60.0  # after which a user who waits for the probe is told so
+DATA_READ_PATIENCE_S = 300.0  # for a node to read the study's data
+MAX_PENDING_TRIALS = 1000  # that may wait for an actor at once
+CLUSTER_POLL_S = 0.2  # between two checks for a slot, or of a node
+HAND_BACK_PATIENCE_S = 20.0  # for a trial to end an epoch and make room; then the actor of one is killed
+THREAD_SWITCH_S = 0.0005  # at Python's 0.005 s the outbox's thread delays the thread that keeps the slots busy
+NODE_DEATH_PATIENCE_S = 2.0  # after a worker is lost: as a machine shuts down, its node may be lost a moment later
+NODE_ANSWER_S = 1.0  # for a node's process to take a connection
+MAX_TUNE_FAILURES = 3  # of Tune's loop in a row without a trial that ends, before the search is given up
+
+
+def resolve_resources(study: Study, console: Console) -> ResolvedResources:
+    """Return the resources of a trial in numbers: for `gpus: auto` a probe on a whole GPU measures how many share one.
+
+    Where a cluster has several kinds of GPU, Ray chooses the probe's. A trial that runs out of memory is tried again
+    with a larger share.
+
+    Args:
+        study: The study.
+        console: Where the user reads what the probe measured.
+
+    Raises:
+        InputError: Not even one trial fits, or the probe fails.
+    """
+    resources, nodes = study.resources, _list_node_resources()
+    if resources.gpus != AUTO:
+        return placement.resolve_gpus(resources, resources.gpus)
+    if not any(node.get("GPU") for node in nodes):
+        console.print("resources: no GPU here, trials run on the CPU", soft_wrap=True)
+        return placement.resolve_gpus(resources, 0)
+    count_slots(placement.resolve_gpus(resources, 1))
+    memory = _call_on_gpu(placement.measure_memory, placement.plan_probe(study), resources.cpus, console)
+    trials = placement.count_trials_per_gpu(memory, resources, nodes)
+    console.print(placement.describe_probe(trials, memory), soft_wrap=True, highlight=False)
+    return placement.resolve_gpus(resources, placement.compute_gpu_share(trials))
+
+
+def _call_on_gpu(call: Callable[[ArgumentT], ResultT], argument: ArgumentT, cpus: float, console: Console) -> ResultT:
+    """Call a function in a process with a GPU to itself, and return its result.
+
+    The process ends after the call, so that the memory of the GPU is free again.
+    """
+    reference = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
+    if not ray.wait([reference], timeout=PROBE_NOTICE_S)[0]:
+        console.print("resources: the probe for `gpus: auto` is still running, or waits for a free GPU", soft_wrap=True)
+    try:
+        result: ResultT = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        raise InputError(
+            f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Fix that error, or set "
+            "`gpus` to a number, for which no probe runs (0.5: two trials share a GPU)"
+        ) from error
+    return result
+
+
+def _list_node_resources() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def count_fitting(resources: ResolvedResources) -> int:
+    """Return the number of trials that fit on the living nodes at once."""
+    return sum(_count_fitting_on(node, resources) for node in _list_node_resources())
+
+
+def _count_fitting_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
+    by_gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6
+    return min(int(node.get("CPU", 0) / resources.cpus + 1e-9), by_gpus)
+
+
+def count_slots(resources: ResolvedResources) -> int:
+    """Return the number of trials that run at once: those that fit, at most `concurrent`.
+
+    Raises:
+        InputError: Not even one trial fits.
+    """
+    total, nodes, fitting = ray.cluster_resources(), _list_node_resources(), count_fitting(resources)
+    if fitting < 1:
+        raise InputError(
+            f"resources: a trial asks for {resources.cpus:g} cpus and {resources.gpus:g} gpus, and no node has them; "
+            f"Ray has {total.get('CPU', 0):g} cpus and {total.get('GPU', 0):g} gpus on {len(nodes)} nodes"
+        )
+    return min(fitting, resources.concurrent or fitting)
+
+
+def find_max_memory_factor(resources: ResolvedResources) -> int:
+    """Return the largest multiple of a trial's resources that one node has, for a trial that needs more memory.
+
+    A trial that shares a GPU gets the whole GPU at most.
+    """
+    nodes = [node for node in _list_node_resources() if node.get("GPU", 0) >= resources.gpus]
+    by_cores = max((int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes), default=1)
+    return min(by_cores, int(1 / resources.gpus + 1e-9) or 1) if resources.gpus else by_cores
+
+
+class Worker(tune.Trainable):
+    """An actor that runs one trial after the other; each step returns the next report of the trial.
+
+    Tune may set up a second actor for a trial that an idle actor then takes, so nothing happens before the first step.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._reports: Iterator[Report] | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._reports = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._reports is None:
+            hide_gpus()
+            self._reports = execute(Assignment(**self.config))
+        report = next(self._reports)
+        return {REPORT_KEY: report, "done": report.outcome is not None}
+
+
+def hide_gpus() -> None:
+    """Hide the GPUs from torch in a process to which Ray gave none: `gpus: 0` means the CPU on any machine."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def assign_slots(study: Study, resources: ResolvedResources, priority: Priority) -> ExclusiveSlots:
+    """Return the slots of a study: all slots of a Ray of this process, or a fair share of a cluster's.
+
+    Raises:
+        InputError: Not even one trial fits.
+    """
+    slots = count_slots(resources)
+    if not environment.is_shared():
+        return ExclusiveSlots(slots)
+    return FairShare(study.study, priority, resources.concurrent, lambda: count_fitting(resources))
+
+
+def start_data_reads(study: Study) -> list[tuple[str, Any]]:
+    """Let each node on which a trial fits read the study's data.
+
+    A node reads the data while the driver starts, in a process that goes on as its first worker.
+
+    Returns:
+        The address of each node, and Ray's reference to the result of its read, for `check_data_reads`.
+    """
+    sources = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
+    gpus = study.resources.gpus
+    resources = placement.resolve_gpus(study.resources, 0 if gpus == AUTO else gpus)
+    nodes = [node for node in ray.nodes() if node["Alive"] and _count_fitting_on(node["Resources"], resources)]
+    return [(node["NodeManagerAddress"], _make_reader(node["NodeID"]).remote(sources, os.getcwd())) for node in nodes]
+
+
+def check_data_reads(reads: list[tuple[str, Any]]) -> None:
+    """Wait until the nodes have read the study's data. A node that is lost meanwhile is no fault of the study.
+
+    Args:
+        reads: What `start_data_reads` returned.
+
+    Raises:
+        InputError: A node does not have the data, or does not read them in time; the message has its address.
+    """
+    for address, reference in reads:
+        try:
+            ray.get(reference, timeout=DATA_READ_PATIENCE_S)
+        except ray.exceptions.GetTimeoutError:
+            raise InputError(
+                f"the node {address} did not finish reading the study's data within {DATA_READ_PATIENCE_S:g} s"
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            raise InputError(f"trial.dataset: on the node {address}: {error.cause}") from error
+        except ray.exceptions.RayError:
+            continue
+
+
+def _make_reader(node: str) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(read_data)
+
+
+def run(
+    driver: Driver,
+    resources: ResolvedResources,
+    share: ExclusiveSlots,
+    worker: type[tune.Trainable] = Worker,
+    reuse_actors: bool = True,
+) -> None:
+    """Hand the driver's trials to actors until the driver has no more trials.
+
+    Raises what the driver raises. After an error of Tune the trials are handed out anew.
+
+    Args:
+        driver: The driver of the study.
+        resources: The resources of a trial.
+        share: The study's slots.
+        worker: The class of the actors.
+        reuse_actors: Whether an actor runs one trial after the other, as in Tune's TuneConfig.
+    """
+    # By default Tune asks a searcher for one trial at a time: it would start the second actor only when the first one
+    # has a trial, and where that trial ends soon the first actor would take the second trial too.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_PENDING_TRIALS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it complains that its files for each trial are missing
+    driver.max_memory_factor = find_max_memory_factor(resources)
+    driver.devices = resources.gpus or resources.cpus
+    sys.setswitchinterval(THREAD_SWITCH_S)
+    driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
+    failures = 0
+    while not driver.is_finished:
+        _wait_for_slot(driver, share)
+        searcher = DriverSearcher(driver, share)
+        watch = Watch(searcher, resources.max_seconds)
+        try:
+            _fit(searcher, watch, resources, worker, reuse_actors)
+        except Exception:  # Tune fails where an idle actor is killed, and where Ray ends an actor for its memory
+            watch.report_out_of_memory()
+            failures = 0 if searcher.ended_trials else failures + 1
+            if failures == MAX_TUNE_FAILURES and searcher.error is None:
+                raise
+        if searcher.error:
+            raise searcher.error
+        driver.hand_back()
+
+
+def _wait_for_slot(driver: Driver, share: ExclusiveSlots) -> None:
+    if not share.slots:
+        driver.progress.report_wait()
+    while not share.slots:
+        time.sleep(CLUSTER_POLL_S)
+
+
+def _fit(
+    searcher: "DriverSearcher",
+    watch: "Watch",
+    resources: ResolvedResources,
+    worker: type[tune.Trainable],
+    reuse_actors: bool,
+) -> None:
+    with make_folder("tune") as folder:
+        tune.Tuner(
+            tune.with_resources(worker, lambda config: _make_request(resources, config["memory_factor"])),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=DriverScheduler(searcher),
+                num_samples=10**9,
+                reuse_actors=reuse_actors,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(folder.path),
+                verbose=0,
+                stop=_LoopStopper(searcher),
+                callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+class DriverSearcher(Searcher):
+    """A searcher that passes Tune's questions on to the driver; all state is in the ledger.
+
+    Tune takes an exception of a searcher for the trial's fault, so it is kept in `error` and ends the search.
+
+    Attributes:
+        error: The exception that ends the search, None while there is none.
+        ended_trials: The number of trials that have ended in this loop of Tune.
+    """
+
+    def __init__(self, driver: Driver, share: ExclusiveSlots) -> None:
+        super().__init__()
+        self._driver = driver
+        self._share = share
+        self._assignments: dict[str, Assignment] = {}
+        self._unplaced: set[str] = set()  # trials that need more resources than others, and wait for them
+        self.error: Exception | None = None
+        self.ended_trials = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.error:
+            return str(Searcher.FINISHED)
+        self._share.set_wanted(self._driver.wanted)
+        if self._unplaced or self._driver.running >= self._share.slots:
+            return None  # otherwise the next trials would take the resources that an unplaced one waits for
+        assignment = self._guard(self._driver.issue)
+        if assignment is None:
+            return str(Searcher.FINISHED) if self.error or self._driver.is_finished else None
+        self._assignments[trial_id] = assignment
+        if assignment.memory_factor > 1:
+            self._unplaced.add(trial_id)
+        return dict(vars(assignment))
+
+    def mark_placed(self, trial_id: str) -> None:
+        """Note that a trial has its actor."""
+        self._unplaced.discard(trial_id)
+
+    def handle_report(self, trial_id: str, report: Report) -> bool:
+        """Pass a report that is not a trial's last to the driver; return whether the trial goes on."""
+        assignment = self._assignments[trial_id]
+        is_stopped = self._guard(lambda: self._driver.report(assignment.number, assignment.attempt, report))
+        self.ended_trials += bool(is_stopped)
+        if not is_stopped and report.epoch and self.surplus > 0:
+            self.hand_back(trial_id)
+            return False
+        return not is_stopped
+
+    @property
+    def surplus(self) -> int:
+        """The number of trials that run beyond the study's share while other studies want slots."""
+        return self._driver.running - self._share.slots if self._share.contested else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether Tune's loop has nothing more to do: the driver cannot go on, or the study has no slot."""
+        return self.error is not None or (self._share.slots == 0 and self._driver.running == 0)
+
+    def hand_back(self, trial_id: str) -> None:
+        """Hand a trial back to the driver to make room for another study; later it goes on from its last checkpoint."""
+        assignment = self._assignments[trial_id]
+        self._unplaced.discard(trial_id)
+        self._guard(lambda: self._driver.hand_back_one(assignment.number, assignment.attempt))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Do nothing: the scheduler, which Tune calls first, has passed the result on."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        assignment = self._assignments[trial_id]
+        # without an outcome the driver has stopped the trial, or the watch reports why it was lost
+        if result and not error and result[REPORT_KEY].outcome:
+            self.ended_trials += 1
+            self._guard(lambda: self._driver.end(assignment.number, assignment.attempt, result[REPORT_KEY]))
+
+    def report_loss(self, trial_id: str, cause: Cause, reason: str) -> None:
+        """Tell the driver that a trial's actor is gone, or of no more use."""
+        assignment = self._assignments[trial_id]
+        self._unplaced.discard(trial_id)
+        self._guard(lambda: self._driver.report_loss(assignment.number, assignment.attempt, cause, reason))
+
+    def _guard(self, call: Callable[[], ResultT]) -> ResultT | None:
+        """Call the driver; keep its exception in `error`, and then call it no more."""
+        if self.error is None:
+            try:
+                return call()
+            except Exception as error:
+                self.error = error
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return no state for the copy that Tune writes of its searcher: the state is in the ledger."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the state is in the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the state is in the ledger."""
+
+
+class DriverScheduler(FIFOScheduler):
+    """A scheduler that runs each trial until the driver stops it, and frees the actors that wait for no trial."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return Tune's word for whether a trial goes on after a result that is not its last."""
+        is_going_on = self._searcher.handle_report(trial.trial_id, result[REPORT_KEY])
+        return str(TrialScheduler.CONTINUE if is_going_on else TrialScheduler.STOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the next trial, None where there is none.
+
+        Tune calls this after its searcher, so that without a pending trial no idle actor is needed.
+        """
+        pending = [trial for trial in tune_controller.get_live_trials() if trial.status == "PENDING"]
+        if not pending:
+            tune_controller._cleanup_cached_actors(force_all=True)  # Tune itself would keep one with its resources
+        return min(pending, key=lambda trial: trial.trial_id, default=None)
+
+
+class _LoopStopper(tune.Stopper):
+    """A stopper that ends Tune's loop, and so frees its actors, once the driver cannot go on or has no slot."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.is_over
+
+
+class Watch(tune.Callback):
+    """A callback of Tune that kills the actors of trials that take too long, and reports why an actor was lost.
+
+    Args:
+        searcher: The searcher to which losses are reported.
+        max_seconds: The longest time of a trial, in seconds; None for no limit.
+    """
+
+    def __init__(self, searcher: DriverSearcher, max_seconds: float | None) -> None:
+        self._searcher = searcher
+        self._max_seconds = max_seconds
+        self._started: dict[str, tuple[float, Any]] = {}  # the start of each trial, and its actor
+        self._overdue: set[str] = set()
+        self._yielding: set[str] = set()  # trials whose actors were killed to make room
+        self._last_within_share = time.monotonic()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.mark_placed(trial.trial_id)
+        self._started[trial.trial_id] = time.monotonic(), trial.temporary_state.ray_actor
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._make_room()
+        if self._max_seconds is None:
+            return
+        for trial_id, (started, actor) in self._started.items():
+            if trial_id not in self._overdue and time.monotonic() > started + self._max_seconds:
+                self._overdue.add(trial_id)
+                ray.kill(actor)
+
+    def _make_room(self) -> None:
+        """Kill the actor of the trial that has run shortest, where no trial makes room at the end of an epoch."""
+        now = time.monotonic()
+        if self._searcher.surplus <= len(self._yielding):
+            self._last_within_share = now
+        elif now > self._last_within_share + HAND_BACK_PATIENCE_S:
+            running = {
+                trial_id: started for trial_id, (started, _) in self._started.items() if trial_id not in self._yielding
+            }
+            if running:
+                latest = max(running, key=lambda trial_id: running[trial_id])
+                self._yielding.add(latest)
+                ray.kill(self._started[latest][1])
+
+    def report_out_of_memory(self) -> None:
+        """Report the trials whose actors Ray has ended because their node was out of memory."""
+        references = {actor.__ray_ready__.remote(): trial_id for trial_id, (_, actor) in self._started.items()}
+        ready, _ = ray.wait(list(references), num_returns=len(references), timeout=1) if references else ([], [])
+        for reference in ready:
+            try:
+                ray.get(reference)
+            except ray.exceptions.OutOfMemoryError as error:
+                self._searcher.report_loss(references[reference], *_explain_loss(error))
+            except ray.exceptions.RayError:
+                continue
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._started.pop(trial.trial_id, None)
+        self._yielding.discard(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _, actor = self._started.pop(trial.trial_id, (0.0, None))
+        if trial.trial_id in self._yielding:
+            self._yielding.discard(trial.trial_id)
+            self._searcher.hand_back(trial.trial_id)
+        elif trial.trial_id in self._overdue:
+            self._searcher.report_loss(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
+        else:
+            error = _read_error(trial)
+            cause, reason = _explain_loss(error)
+            if (
+                actor
+                and not isinstance(error, ray.exceptions.RayTaskError)
+                and cause == "lost"
+                and _has_lost_node(actor)
+            ):
+                cause, reason = "node", "its node was lost (preempted, switched off or out of reach)"
+            self._searcher.report_loss(trial.trial_id, cause, reason)
+
+
+def _read_error(trial: Any) -> Exception | None:
+    """Return the error with which Tune lost a trial, None where Tune kept none.
+
+    Tune's `get_pickled_error` reads a copy of it, which Tune makes some time later.
+    """
+    path = trial.pickled_error_file
+    return cast(Exception, pickle.loads(Path(path).read_bytes())) if path and Path(path).exists() else None
+
+
+def _has_lost_node(actor: Any) -> bool:
+    """Return whether the node of an actor that is gone is gone too."""
+    address = _ray_state.actors(actor._actor_id.hex()).get("Address", {})
+    deadline = time.monotonic() + NODE_DEATH_PATIENCE_S
+    while not (is_lost := not _is_reachable(address.get("NodeID"))) and time.monotonic() < deadline:
+        time.sleep(CLUSTER_POLL_S)
+    return is_lost
+
+
+def _is_reachable(node_id: str | None) -> bool:
+    """Return whether a node is alive for Ray and takes a connection; Ray itself notices a death up to 15 s later."""
+    if not node_id:  # an actor that was never placed
+        return True
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    if node is None or not node["Alive"]:
+        return False
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _explain_loss(error: Exception | None) -> tuple[Cause, str]:
+    """Return the cause and the reason, in words, of the error with which Tune lost a trial."""
+    original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(original, LostError):
+        return original.cause, original.reason
+    if isinstance(original, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(original):
+        return "memory", "Ray ended its worker, because the node was out of memory"
+    if original is None or isinstance(original, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
+        return "lost", "its worker ended without an error message (killed, out of memory, or its node is gone)"
+    return "lost", f"its worker failed: {type(original).__name__}: {original}".splitlines()[0]
+
+
+def _make_request(resources: ResolvedResources, memory_factor: int) -> tune.PlacementGroupFactory:
+    gpus = min(resources.gpus * memory_factor, max(resources.gpus, 1))
+    return tune.PlacementGroupFactory([{"CPU": resources.cpus * memory_factor, "GPU": gpus}])

@@ -1,0 +1,174 @@
+"""The predicted cost of a search, from a few measured seconds of its slowest and its fastest trial."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from forcetune import trial
+from forcetune.execution.placement import resolve_on_this_machine
+from forcetune.search.stopping import estimate_trained_share
+from forcetune.stores import optuna_uri, ray_address, state_folder
+from forcetune.study import ResolvedResources, Study, Task, Trial
+from forcetune.times import duration
+
+log = logging.getLogger(__name__)
+
+MAX_CONFIGURATIONS = 256  # that stand for the whole space
+TIMED_STEPS = 8  # of training
+RAY_START_S = 15.0  # until Ray's first trial runs
+TRIAL_OVERHEAD_S = 0.1  # of a trial beside its pruning and training: benchmarks/overhead.py
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The predicted cost of a study.
+
+    Attributes:
+        device: The device on which the trials were measured.
+        trials: The number of trials of the study.
+        at_once: The number of trials that run at once.
+        fastest: The time of the fastest trial, trained to its end, in seconds.
+        slowest: The time of the slowest trial, trained to its end, in seconds.
+        mean: The mean time of a trial, trained to its end, in seconds.
+        hours: The duration of the search, less what early stopping saves on average.
+        device_hours: The device hours of all trials, less what early stopping saves on average.
+    """
+
+    device: str
+    trials: int
+    at_once: int
+    fastest: float
+    slowest: float
+    mean: float
+    hours: float
+    device_hours: float
+
+
+def predict(study: Study) -> Cost:
+    """Predict the cost of a study, and keep the prediction beside the ledger for `report`.
+
+    It measures the trials with the least and the most multiply-adds, and interpolates between them. Raises what a trial
+    may raise.
+    """
+    resources = resolve_on_this_machine(study)
+    sample = list(islice(_draw_configurations(study), MAX_CONFIGURATIONS))
+    work = _count_work(sample)
+    extremes = [sample[int(np.argmin(work))], sample[int(np.argmax(work))]]
+    torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
+    _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
+    fastest, slowest = (_measure_seconds(extreme, study.task) for extreme in extremes)
+    durations = np.interp(work, [min(work), max(work)], [fastest, slowest])
+    mean, at_once = float(durations.mean()), _count_concurrent_trials(resources)
+    trained = study.trials * estimate_trained_share(study.stopping, study.trials)
+    seconds = mean * trained + TRIAL_OVERHEAD_S * study.trials
+    cost = Cost(
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's cpu",
+        study.trials,
+        at_once,
+        fastest,
+        slowest,
+        mean,
+        (RAY_START_S + seconds / at_once) / 3600,
+        (resources.gpus or resources.cpus) * seconds / 3600,
+    )
+    _keep(study, cost)
+    return cost
+
+
+def _keep(study: Study, cost: Cost) -> None:
+    path = get_cost_file(study.study)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(cost)))
+    except OSError as error:
+        log.warning(
+            "the search cannot be compared with this prediction: %s cannot be written (%s)", path, error.strerror
+        )
+
+
+def report(study: Study, hours: float, console: Console) -> None:
+    """Print what a search took beside the predicted cost; nothing where no cost of so many trials was predicted.
+
+    Args:
+        study: The study.
+        hours: The measured duration of the search.
+        console: Where the line is printed.
+    """
+    path = get_cost_file(study.study)
+    if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
+        deviation = cost.hours / hours - 1
+        took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
+        message = f"the search took {took}; `forcetune check` predicted {predicted} ({deviation:+.0%})"
+        console.print(message, soft_wrap=True, highlight=False)
+
+
+def get_cost_file(study: str) -> Path:
+    """Return the path of the file that keeps the prediction of a study."""
+    return state_folder(optuna_uri()) / f"{study}.cost.json"
+
+
+def _draw_configurations(study: Study) -> Iterator[Trial]:
+    """Yield the grid's trials in random order, or trials of a random search without end."""
+    if study.search.sampler == "grid":
+        grid = list(study.grid())
+        generator = np.random.default_rng(0)
+        yield from (grid[i] for i in generator.permutation(len(grid)))
+        return
+    from forcetune.search.proposals import SampledProposals
+
+    at_random = study.model_copy(update={"search": study.search.model_copy(update={"sampler": "random"})})
+    proposals = SampledProposals(at_random, [])
+    while proposal := proposals.ask():
+        yield proposal.trial
+
+
+def _count_work(trials: list[Trial]) -> list[float]:
+    """Return the multiply-adds to prune and train each dense network; a backward pass counts as two forward passes."""
+    work = []
+    for configuration, description in zip(trials, trial.check_trials(trials), strict=True):
+        fields = configuration.fields()
+        samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * configuration.saliency_batch_size
+        work.append(
+            description["macs"]
+            * (3 * samples + configuration.epochs * (3 * description["training"] + description["validation"]))
+        )
+    return work
+
+
+def _measure_seconds(configuration: Trial, task: Task) -> float:
+    """Return the seconds that a trial takes, from a few of its pruning and training steps."""
+    unconstrained_task = replace(task, constraints={})
+    unscreened = configuration.model_copy(update={"screen": False})
+    trial.clear_pruning_caches()
+    started = time.perf_counter()
+    prepared = trial.prepare(_with_iterations(unscreened, 1), unconstrained_task)
+    pruning = time.perf_counter() - started
+    if configuration.fields().get("iterations", 1) > 1:
+        trial.clear_pruning_caches()
+        restarted = time.perf_counter()
+        trial.prepare(_with_iterations(unscreened, 2), unconstrained_task)
+        pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
+    return max(pruning, 0.0) + configuration.epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
+
+
+def _with_iterations(configuration: Trial, iterations: int) -> Trial:
+    return configuration.model_copy(update={"iterations": iterations})
+
+
+def _count_concurrent_trials(resources: ResolvedResources) -> int:
+    """Return the number of trials that run at once: those that fit here, or on a cluster what `concurrent` says."""
+    fitting = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
+    if resources.gpus:
+        fitting = min(fitting, int(torch.cuda.device_count() / resources.gpus + 1e-9))
+    if ray_address():
+        fitting = resources.concurrent or fitting
+    return max(1, min(fitting, resources.concurrent or fitting))

@@ -1,0 +1,227 @@
+"""A fair division of a cluster's slots among studies, by the claims that their drivers publish.
+
+Ray gives a slot to the driver that asks first, and an actor that is kept for the next trial never asks again. Without
+this division a second study would wait until the first one ends.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from math import floor
+from types import TracebackType
+from typing import Self
+
+from forcetune.study import Priority
+
+CLAIM_INTERVAL_S = 2.0  # between two looks at the claims of the other studies
+CLAIM_LIFETIME_S = 15.0  # after which a driver whose claim is not renewed counts as dead
+TURN_SLOT_SECONDS = 20.0  # by which a study must be behind another one before it takes that study's slot
+MAX_OWED_SLOT_SECONDS = 3 * TURN_SLOT_SECONDS  # so that a study that could not get its share blocks nobody for long
+KV_NAMESPACE = "forcetune"  # in Ray's key-value store
+SHARE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of one study on the slots of a cluster.
+
+    Attributes:
+        study: The name of the study.
+        priority: Its priority.
+        wants: The number of trials that the study would run at once.
+        fits: The number of its trials that fit into the whole cluster.
+        owed: The slot-seconds by which the study is behind its share.
+        extra: Whether the study has a slot beyond the whole slots of its share; studies take that slot in turn.
+        time: The time of the claim, in seconds since 1970.
+    """
+
+    study: str
+    priority: Priority
+    wants: int
+    fits: int
+    owed: float = 0.0
+    extra: bool = False
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The slots that a study is given.
+
+    Attributes:
+        share: The study's share, in slots; it may have a fraction.
+        slots: The number of slots that the study has now.
+        extra: Whether one of them is beyond the whole slots of its share.
+    """
+
+    share: float
+    slots: int
+    extra: bool
+
+
+def allocate_slots(claims: Iterable[Claim]) -> dict[str, Allocation]:
+    """Divide a cluster among the studies that claim slots.
+
+    The studies of normal priority share the whole cluster in equal parts, those of low priority share what is left.
+    A part is a fraction of the cluster. What a study does not want goes to the others (max-min fairness). Each study
+    gets the whole slots of its share. The slots that remain go in turns to the studies that are owed most.
+
+    Args:
+        claims: One claim a study.
+
+    Returns:
+        The allocation of each study that wants a slot and fits into the cluster, by its name.
+    """
+    free, allocations = 1.0, {}
+    active = [claim for claim in claims if claim.wants > 0 and claim.fits > 0]
+    for priority in ("normal", "low"):
+        peers = [claim for claim in active if claim.priority == priority]
+        shares = _compute_fair_shares(peers, free)
+        for claim in peers:
+            slots = floor(shares[claim.study] * claim.fits + SHARE_TOLERANCE)
+            allocations[claim.study] = Allocation(shares[claim.study] * claim.fits, slots, False)
+            free -= slots / claim.fits
+        for claim in sorted(peers, key=lambda claim: (-claim.owed - TURN_SLOT_SECONDS * claim.extra, claim.study)):
+            allocation = allocations[claim.study]
+            if allocation.slots < min(claim.wants, claim.fits) and free >= 1 / claim.fits - SHARE_TOLERANCE:
+                allocations[claim.study] = Allocation(allocation.share, allocation.slots + 1, True)
+                free -= 1 / claim.fits
+    return allocations
+
+
+def _compute_fair_shares(claims: list[Claim], free: float) -> dict[str, float]:
+    """Return the fraction of the cluster for each study: what it wants, at most an equal part of what is free."""
+    shares = {}
+    ordered = sorted(claims, key=lambda claim: claim.wants / claim.fits)
+    for position, claim in enumerate(ordered):
+        shares[claim.study] = max(min(claim.wants / claim.fits, free / (len(ordered) - position)), 0.0)
+        free -= shares[claim.study]
+    return shares
+
+
+class ExclusiveSlots:
+    """The slots of a study that has the cluster for itself.
+
+    Args:
+        max_trials: The largest number of trials that run at once.
+
+    Attributes:
+        slots: The number of slots that the study has now.
+        contested: Whether other studies want slots, and so wait for those that this study holds beyond `slots`.
+    """
+
+    def __init__(self, max_trials: int) -> None:
+        self.slots = max_trials
+        self.contested = False
+
+    def set_wanted(self, trials: int) -> None:
+        """Ignore the number of trials that the study wants: no other study needs to know it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+
+class FairShare(ExclusiveSlots):
+    """A study's slots on a cluster that other studies may use too; a context manager while the study wants any.
+
+    Args:
+        study: The name of the study.
+        priority: Its priority.
+        max_trials: The largest number of trials that run at once; None for no limit.
+        count_fitting: Returns the number of the study's trials for which the cluster has room. It is called again and
+            again, since nodes come and go.
+    """
+
+    def __init__(
+        self, study: str, priority: Priority, max_trials: int | None, count_fitting: Callable[[], int]
+    ) -> None:
+        super().__init__(0)
+        self._study = study
+        self._priority: Priority = priority
+        self._max_trials = max_trials
+        self._count_fitting = count_fitting
+        self._wanted = max_trials or 10**6
+        self._owed = 0.0
+        self._allocation = Allocation(0, 0, False)
+        self._updated = time.time()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def set_wanted(self, trials: int) -> None:
+        """Claim slots for so many trials at most, from the next claim on."""
+        self._wanted = min(trials, self._max_trials or trials)
+
+    def __enter__(self) -> Self:
+        self._closed.clear()
+        self._wanted = self._max_trials or 10**6  # the driver before this one wanted no more trials at its end
+        self._updated = time.time()
+        self._update()
+        self._thread = threading.Thread(target=self._update_periodically, name="shares", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self._thread:
+            self._thread.join(timeout=CLAIM_INTERVAL_S)
+        with suppress(Exception):  # the cluster may be gone
+            _delete_claim(self._study)
+
+    def _update_periodically(self) -> None:
+        while not self._closed.wait(CLAIM_INTERVAL_S):
+            with suppress(Exception):  # while Ray's head is away the last allocation stays in force
+                self._update()
+
+    def _update(self) -> None:
+        """Publish the study's claim, and take the slots that the claims of all studies leave to it."""
+        now, fits = time.time(), self._count_fitting()
+        owed = self._owed + (now - self._updated) * (self._allocation.share - self._allocation.slots)
+        self._owed = min(max(owed, -MAX_OWED_SLOT_SECONDS), MAX_OWED_SLOT_SECONDS)
+        self._updated = now
+        claim = Claim(
+            self._study, self._priority, min(self._wanted, fits), fits, self._owed, self._allocation.extra, now
+        )
+        _write_claim(claim)
+        peers = [peer for peer in _read_claims() if peer.study != self._study and now - peer.time < CLAIM_LIFETIME_S]
+        self.contested = any(peer.wants for peer in peers)
+        if not self.contested:
+            self._owed = 0.0
+        allocation = allocate_slots([claim, *peers]).get(self._study, Allocation(0, 0, False))
+        # where no trial fits, one slot lets a trial wait for a node
+        self._allocation = allocation if fits else Allocation(0, min(self._wanted, 1), False)
+        self.slots = self._allocation.slots
+
+
+def _write_claim(claim: Claim) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(_key(claim.study), json.dumps(asdict(claim)).encode(), overwrite=True, namespace=KV_NAMESPACE)
+
+
+def _read_claims() -> list[Claim]:
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+    values = [
+        _internal_kv_get(key, namespace=KV_NAMESPACE) for key in _internal_kv_list(_key(""), namespace=KV_NAMESPACE)
+    ]
+    return [Claim(**json.loads(value)) for value in values if value]
+
+
+def _delete_claim(study: str) -> None:
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(_key(study), namespace=KV_NAMESPACE)
+
+
+def _key(study: str) -> str:
+    return f"share/{study}"

@@ -1,0 +1,193 @@
+"""The worker's part of a search: one attempt at a trial, reported epoch by epoch.
+
+This module knows neither Ray nor MLflow's runs.
+"""
+
+import ctypes
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forcetune import data, pruning, trial
+from forcetune.containment import ProcessEndError, contained
+from forcetune.ledger.checkpoints import Checkpoints, SupersededError
+from forcetune.ledger.messages import Assignment, Cause, LostError, Report, TrialStarted
+from forcetune.names import add_import_folder
+from forcetune.study import Trial
+from forcetune.tracking import Epoch, fetch_masks
+
+log = logging.getLogger(__name__)
+
+# Why an attempt ended before its trial did: its worker was lost, or the whole node; too little memory; too much time.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the values in malloc.h
+
+
+def execute(assignment: Assignment) -> Iterator[Report]:
+    """Run a trial from its last checkpoint on.
+
+    An exception of the trial itself becomes the outcome `failed`, and the worker lives on for the next trial.
+
+    Args:
+        assignment: The attempt at the trial.
+
+    Yields:
+        The reports of the trial, in the order of its epochs.
+
+    Raises:
+        LostError: This process is of no more use.
+        SupersededError: The trial was given to another worker.
+    """
+    set_up_process(assignment.folder, assignment.threads)
+    configuration = Trial(**assignment.fields)
+    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, configuration.key)
+    checkpoints.claim()
+    metrics: dict[str, float] = {}
+    try:
+        reports = _run(assignment, configuration, checkpoints)
+        while report := _next_report(reports):
+            metrics = report.metrics or metrics
+            yield report
+    except SupersededError:
+        raise
+    except ProcessEndError as error:
+        yield Report(metrics, outcome="failed", reason=str(error), trace=tuple(traceback.format_exc().splitlines()))
+    except Exception as error:  # the user's model, data or method may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        if cause := _find_cause(error):
+            raise LostError(cause, reason) from None
+        yield Report(metrics, outcome="failed", reason=reason, trace=tuple(traceback.format_exc().splitlines()))
+
+
+@contained()
+def _next_report(reports: Iterator[Report]) -> Report | None:
+    return next(reports, None)
+
+
+def _run(assignment: Assignment, configuration: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
+    saved = checkpoints.newest()
+    if saved:
+        trial_run = trial.resume(configuration, saved["trial"], assignment.task)
+    else:
+        fetch = partial(fetch_masks, uri=assignment.mlflow_uri)
+        trial_run = trial.TrialRun(trial.prepare(configuration, assignment.task, fetch))
+    prepared = trial_run.prepared
+    curve = [Epoch(*values) for values in saved["curve"]] if saved else []
+    yield Report(trial_started=_describe_start(prepared, curve))
+    if saved and curve[-1].step == configuration.epochs:  # the driver did not receive the last report
+        yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
+    for metrics in trial_run:
+        step = int(metrics["epoch"])
+        is_last = step in (0, configuration.epochs)
+        curve.append(Epoch(step, int(time.time() * 1000), _select_epoch_metrics(metrics, prepared.metrics, is_last)))
+        if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
+            _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
+        outcome, reason = (prepared.untrained_outcome or ("trained", None)) if is_last else (None, None)
+        yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
+
+
+def _select_epoch_metrics(
+    metrics: dict[str, float], static_metrics: dict[str, float], is_last: bool
+) -> dict[str, float]:
+    """Return what an epoch adds to the static metrics; the training time in all stands at the last epoch alone."""
+    left_out = {"epoch", *([] if is_last else ["train_seconds"])}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in left_out and (name not in static_metrics or value != static_metrics[name])
+    }
+
+
+def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
+    """Save a checkpoint; where the disk takes none the trial goes on without it."""
+    try:
+        checkpoints.save(state)
+    except OSError as error:
+        log.warning("no checkpoint was saved: %s", error)
+
+
+def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
+    return TrialStarted(
+        static_metrics=prepared.metrics,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        masks=pruning.pack_masks(prepared.masks),
+        layers=pruning.layer_table(prepared.masks),
+        curve=list(curve),
+        dataset=asdict(data.identify(prepared.trial.dataset, prepared.trial.data_root)),
+    )
+
+
+def _find_cause(error: Exception) -> Cause | None:
+    """Return the cause of a failure of the attempt; None where the trial itself has failed."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return "memory"
+    # the system may kill a process that reads data, as it may kill a worker
+    if (
+        ("DataLoader worker" in text and "killed" in text)
+        or isinstance(error, torch.AcceleratorError)
+        or _is_gpu_broken()
+    ):
+        return "lost"
+    return None
+
+
+def _is_gpu_broken() -> bool:
+    """Return whether an error on the GPU, of any library, has left the GPU useless to this process."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # each library raises an error of its own
+        return True
+    return False
+
+
+def _keep_memory() -> None:
+    """Let glibc keep the memory that torch frees, since each training step frees and allocates the same tensors.
+
+    Otherwise the system takes and gives that memory page by page.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, size)
+
+
+@contained()
+def read_data(sources: list[dict[str, Any]], folder: str) -> None:
+    """Load each data set, to see that it is there.
+
+    Args:
+        sources: The `dataset` of each data set, and its `data_root` where the study has one.
+        folder: The driver's folder.
+
+    Raises:
+        InputError: A data set is not there.
+    """
+    set_up_process(folder, 1)
+    for source in sources:
+        data.load(source["dataset"], source.get("data_root"))
+
+
+def set_up_process(folder: str, threads: int) -> None:
+    """Prepare this process for a trial: the driver's folder, the number of threads, deterministic kernels.
+
+    Args:
+        folder: The driver's folder, which becomes the current one where this machine has it.
+        threads: The number of torch's threads: as many as the trial has cores.
+    """
+    add_import_folder(folder)
+    if Path(folder).is_dir():  # not on another machine
+        os.chdir(folder)
+    torch.set_num_threads(threads)
+    _keep_memory()
+    torch.backends.cudnn.deterministic = True

@@ -1,0 +1,319 @@
+"""The one path of a study: checked, searched, its front run again; and what is done with a study that was searched."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from forcetune.containment import contained
+from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.execution import environment
+from forcetune.execution.checking import check_study
+from forcetune.execution.session import RaySession
+from forcetune.names import COMPANION
+from forcetune.stores import absolute_uri, optuna_uri
+from forcetune.study import CompanionRuns, Priority, Search, Study, Trial
+
+if TYPE_CHECKING:
+    from forcetune.execution.cost import Cost
+    from forcetune.ledger.messages import PriorTrial
+    from forcetune.search.deletion import Contents
+    from forcetune.search.doctor import Finding
+
+MAX_ASKS_PER_TRIAL = 10  # of a sampler, for each drawn configuration, since it may propose one twice
+
+
+def run_study(
+    study: Study, console: Console, fresh: bool = False, priority: Priority = "normal", retry_failed: bool = False
+) -> str | None:
+    """Search until the study has all its trials or its space is used up; go on where an earlier driver ended.
+
+    After that, run the front again with fresh seeds, where the study has `search.seeds`. Nothing is written before the
+    study is checked, and nothing is started before the resources of a trial were found. After any exception all
+    finished work is kept.
+
+    Args:
+        study: The study.
+        console: Where the progress is shown.
+        fresh: Whether to archive first what the stores have under the study's name.
+        priority: The priority among the studies of a cluster: those of low priority get what the others leave.
+        retry_failed: Whether to run the failed trials again, failed re-runs with fresh seeds among them.
+
+    Returns:
+        Why the search, or its re-runs, ended early; None where all trials were run.
+
+    Raises:
+        InputError: The study cannot be run, or no node has the resources of a trial.
+        HeldError: Another driver runs the study.
+        StoppedError: A store is gone, or too many trials fail.
+        KeyboardInterrupt: The process received SIGINT or SIGTERM.
+    """
+    environment.prepare()
+    with RaySession(study, console, priority) as session:
+        session.begin()
+        return _run(study, console, fresh, retry_failed, session)
+
+
+def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, session: RaySession) -> str | None:
+    descriptions = check_study(study)
+    from forcetune.execution import cost
+    from forcetune.ledger.driver_lock import driver_lock
+    from forcetune.ledger.ledger import has_study, load_prior_trials, pending_archive, refuse_changes, request_retry
+    from forcetune.search.archive import archive
+    from forcetune.search.companions import rerun
+    from forcetune.search.driver import open_driver
+    from forcetune.search.proposals import make_proposals, select_fitting
+
+    uri = optuna_uri()
+    with driver_lock(study.study, uri) as lock:
+        prior_trials = []
+        for prior_study, trials in load_prior_trials(study, uri).items():
+            fitting = select_fitting(study, trials)
+            message = (
+                f"{len(fitting)} of {len(trials)} trials of {prior_study} fit this study; the search learns from them"
+            )
+            console.print(message, soft_wrap=True)
+            prior_trials += fitting
+        if fresh or pending_archive(study.study, uri):
+            _check_new(study, prior_trials)
+            session.start()  # a study that cannot be run must be refused before anything is archived
+        if name := archive(study.study, lock.check, console, fresh):
+            console.print(f"the earlier study is kept in both stores under the name {name}", soft_wrap=True)
+        refuse_changes(study, uri)
+        if not has_study(study.study, uri):
+            session.start()  # nothing may be written where no trial fits
+        references = study.references(1 / max(description["classes"] for description in descriptions))
+        propose = partial(make_proposals, study, prior_trials=prior_trials)
+        if retry_failed:  # the request is recorded before any trial runs, so that a kill does not lose it
+            for name in (study.study, study.study + COMPANION):
+                request_retry(name, uri)
+        driver = open_driver(study, lock.check, console, references=references, propose=propose)
+        has_work = not driver.is_finished
+        session.drive(driver)
+        if driver.failure_reason:
+            raise StoppedError(_explain_failures(study, driver.failure_reason))
+        if driver.end_reason:
+            return f"the search ended early: {driver.end_reason}"
+        if has_work:
+            cost.report(study, driver.hours, console)
+        if study.search.seeds is None:
+            return None
+        with driver_lock(study.study + COMPANION, uri) as companion_lock:
+            return rerun(study, companion_lock.check, console, session.drive)
+
+
+def _explain_failures(study: Study, reason: str) -> str:
+    return (
+        f"the search was given up: {reason}. The artifact error.json of the failed runs has the traceback. After you "
+        "fix the cause, the same command continues with the remaining trials and counts failures from zero; with "
+        "--retry-failed it also runs the failed trials again. A higher `search.max_failures` in the study file allows "
+        f"more failed trials ({study.trials} allows all)"
+    )
+
+
+def _check_new(study: Study, prior_trials: "list[PriorTrial]") -> None:
+    """Raise InputError where no trial can be proposed for the study without its trials."""
+    from forcetune.search.proposals import make_proposals
+
+    make_proposals(study, [], prior_trials=prior_trials)
+
+
+def run_companions(companion_runs: CompanionRuns, console: Console, priority: Priority = "normal") -> str | None:
+    """Run the listed companions that a study lacks, or go on where an earlier driver ended.
+
+    After any exception all finished work is kept.
+
+    Args:
+        companion_runs: The study and its listed companions.
+        console: Where the progress is shown.
+        priority: The priority among the studies of a cluster.
+
+    Returns:
+        Why the companions ended early, None where all were run.
+
+    Raises:
+        InputError: The study cannot be run, or no node has the resources of a trial, or the study is archived.
+        HeldError: Another driver runs the companions.
+        StoppedError: A store is gone.
+        KeyboardInterrupt: The process received SIGINT or SIGTERM.
+    """
+    environment.prepare()
+    from forcetune.ledger.driver_lock import driver_lock
+    from forcetune.search.companions import run_listed_companions
+
+    companion = companion_runs.study.make_companion(Search())
+    with RaySession(companion, console, priority) as session:
+        session.begin()
+        check_study(companion_runs.study)
+        with driver_lock(companion.study, optuna_uri()) as lock:
+            _refuse_archived(companion_runs.study.study)
+            return run_listed_companions(companion_runs, lock.check, console, session.drive)
+
+
+def _refuse_archived(study: str) -> None:
+    """Raise InputError where the study is archived, or where a driver was killed while it archived the study."""
+    from forcetune import tracking
+    from forcetune.ledger.ledger import pending_archive
+    from forcetune.stores import mlflow_uri
+
+    if archive_name := pending_archive(study, optuna_uri()):
+        raise InputError(
+            f"the archiving of the study {study!r} and its companions as {archive_name} was interrupted; "
+            f"`forcetune doctor {study} --repair` completes it"
+        )
+    if not tracking.has_experiment(study, mlflow_uri()):
+        raise InputError(f"the study {study!r} is no longer in MLflow: it was archived or deleted in the meantime")
+
+
+def has_run(companion_runs: CompanionRuns) -> bool:
+    """Return whether the ledger has each listed companion, and its outcome."""
+    from forcetune.ledger.ledger import load_trials, select_current
+
+    trials = select_current(load_trials(companion_runs.study.study + COMPANION, optuna_uri()))
+    return {companion_run.key for companion_run in companion_runs.companions} <= {
+        frozen_trial.user_attrs.get("key") for frozen_trial in trials if frozen_trial.state.is_finished()
+    }
+
+
+def draw_trials(study: Study, count: int) -> list[Trial]:
+    """Return the configurations that a random search of the study tries first, by the study's seed.
+
+    Args:
+        study: The study.
+        count: The number of configurations; fewer are returned where the space has fewer.
+    """
+    environment.prepare()
+    from forcetune.search.proposals import SampledProposals
+
+    proposals = SampledProposals(study, [])
+    configurations: dict[str, Trial] = {}
+    for _ in range(MAX_ASKS_PER_TRIAL * count):
+        if len(configurations) < count and (proposal := proposals.ask()):
+            configurations.setdefault(proposal.trial.key, proposal.trial)
+    return list(configurations.values())
+
+
+def is_complete(study: Study) -> bool:
+    """Return whether the ledger has all of the study's trials, and the outcome of each."""
+    from forcetune.ledger.ledger import load_trials, select_counted
+
+    finished_trials = [
+        frozen_trial
+        for frozen_trial in select_counted(load_trials(study.study, optuna_uri()))
+        if frozen_trial.state.is_finished()
+    ]
+    return len(finished_trials) >= study.trials
+
+
+def is_over(study: Study) -> bool:
+    """Return whether no work is left for another driver: the study is complete, or was given up after failures."""
+    from forcetune.ledger.ledger import load_trials
+    from forcetune.search.ending import is_hopeless
+
+    return is_complete(study) or is_hopeless(study, load_trials(study.study, optuna_uri()))
+
+
+def predict_cost(study: Study) -> "Cost":
+    """Predict the cost of a search, and keep the prediction so that the search can print it beside its real cost.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The predicted cost, from a few measured seconds of the slowest and the fastest trial.
+
+    Raises:
+        InputError: A trial fails.
+    """
+    environment.prepare()
+    from forcetune.execution import cost
+
+    try:
+        with contained():
+            return cost.predict(study)
+    except InputError:
+        raise
+    except Exception as error:  # the user's model, data or method may raise anything
+        raise InputError(f"a trial of the study fails: {type(error).__name__}: {error}") from error
+
+
+def examine_study(name: str, mend: bool = False) -> tuple["list[Finding]", "list[Finding]", str | None]:
+    """Find the disagreements between the two stores about a study, and mend them where it is asked for.
+
+    While a search runs, only finished trials are examined.
+
+    Args:
+        name: The name of the study.
+        mend: Whether to mend what can be mended.
+
+    Returns:
+        The findings that were mended, those that are left, and the driver that runs the study, None where none does.
+
+    Raises:
+        InputError: The ledger has no such study, or a store does not answer.
+        HeldError: The study runs, and `mend` is set.
+    """
+    environment.prepare()
+    from forcetune.ledger.driver_lock import driver_lock
+    from forcetune.search import doctor
+
+    try:
+        with driver_lock(name, optuna_uri()) as lock:
+            return (*doctor.repair(name, lock.check), None) if mend else ([], doctor.examine(name, lock.check), None)
+    except HeldError as error:
+        if mend:
+            raise
+        return [], doctor.examine(name, live=True), str(error)
+
+
+def find_contents(name: str) -> "Contents":
+    """Return what `delete` would delete.
+
+    Args:
+        name: The name of the study.
+
+    Raises:
+        InputError: Neither store has the study.
+    """
+    environment.prepare()
+    from forcetune.search import deletion
+
+    return deletion.find(name)
+
+
+def delete_study(name: str) -> None:
+    """Delete a study and its companion from both stores.
+
+    Args:
+        name: The name of the study.
+
+    Raises:
+        HeldError: A driver runs the study or its companion.
+    """
+    environment.prepare()
+    from forcetune.search import deletion
+
+    deletion.delete(name)
+
+
+def move_study(name: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
+    """Move a study and its companion to other stores; after a kill the same command goes on.
+
+    Args:
+        name: The name of the study.
+        ledger: The address of the Optuna storage that gets the trials; None leaves the trials where they are.
+        runs: The address of the MLflow store that gets the runs; None leaves the runs where they are.
+        say: Called with a line of text for what was done.
+
+    Raises:
+        InputError: There is no such study, a store cannot be used, or it has another study of that name.
+        HeldError: A driver runs the study or its companion.
+        StoppedError: A copy differs from its source; both are kept.
+    """
+    environment.prepare()
+    from forcetune.search import moving
+
+    ledger, runs = (None if uri is None else absolute_uri(uri) for uri in (ledger, runs))
+    moving.check_targets(ledger, runs)
+    moving.move(name, ledger, runs, say)

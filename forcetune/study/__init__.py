@@ -1,0 +1,39 @@
+"""The files that a user writes, a study and its like, validated whole before anything starts."""
+
+from forcetune.study.companion import Companion, CompanionRuns, load_companion_runs
+from forcetune.study.domains import Choice, Domain, Fixed, Range, is_in_domain
+from forcetune.study.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
+from forcetune.study.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load_study
+from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
+from forcetune.study.trial import CONTROLS, Trial, method_label
+
+__all__ = [
+    "AUTO",
+    "CONTROLS",
+    "METRICS",
+    "SPARSITY_BAND_EDGES",
+    "STATIC_METRICS",
+    "Budget",
+    "Choice",
+    "Code",
+    "Companion",
+    "CompanionRuns",
+    "Domain",
+    "Fixed",
+    "Nightly",
+    "Priority",
+    "Range",
+    "ResolvedResources",
+    "Resources",
+    "Search",
+    "Study",
+    "Task",
+    "Trial",
+    "check_bands",
+    "check_reported",
+    "is_in_domain",
+    "load_companion_runs",
+    "load_nightly",
+    "load_study",
+    "method_label",
+]

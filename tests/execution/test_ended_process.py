@@ -1,0 +1,225 @@
+"""Functions of a user's own that end the process: each is told as that function's failure, with its name."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from forcetune.containment import ProcessEndError, contained
+from forcetune.errors import InputError
+from forcetune.execution.worker import execute
+from forcetune.ledger.messages import Assignment
+from forcetune.run import check_study, predict_cost
+from forcetune.study import Study, Trial
+
+COMMAND = [sys.executable, "-m", "forcetune", "check"]
+FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "random", "density": 0.3, "epochs": 1}
+
+CODE = """
+import ctypes, os, sys, time
+import torch
+from torch import nn
+from torch.nn import functional
+from forcetune.data import load as load_data
+
+
+def end():
+    {ending}
+
+
+def build(shape, classes):
+    end()
+
+
+class Forward(nn.Sequential):
+    def __init__(self, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+    def forward(self, x):
+        end()
+
+
+def load(root):
+    end()
+
+
+def metric(logits, targets):
+    end()
+
+
+def loss(logits, targets):
+    end()
+
+
+def score(net):
+    end()
+
+
+def latency(model, example):
+    end()
+
+
+def train(model, masks, training, validation, trial):
+    yield end()
+"""
+USES = {
+    "build": {"trial": {"model": "my_end:build"}},
+    "Forward.forward": {"trial": {"model": "my_end:Forward"}},
+    "load": {"trial": {"dataset": "my_end:load"}},
+    "score": {"trial": {"method": "my_end:score"}},
+    "metric": {"metrics": "my_end:metric"},
+    "loss": {"loss": "my_end:loss"},
+    "latency": {"measure": "my_end:latency"},
+    "train": {"train": "my_end:train"},
+}
+
+
+def study(use):
+    return {"study": "s", **USES[use], "trial": {**FIELDS, **USES[use].get("trial", {})}}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a function that writes the user's module, and forget it afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(ending):
+        (tmp_path / "my_end.py").write_text(CODE.replace("{ending}", ending))
+        sys.modules.pop("my_end", None)
+        return tmp_path
+
+    yield write
+    sys.modules.pop("my_end", None)
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)", "sys.exit(3)"])
+@pytest.mark.parametrize("use", USES)
+def test_the_check_before_a_search_names_the_function(own, use, ending):
+    own(ending)
+    name = "my_end:end (my_end.py, line 10)"
+    asked = Study.from_dict(study(use))
+    with pytest.raises(InputError, match="which ends the process") as refused:
+        _ = check_study(asked), predict_cost(asked)
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)"])
+def test_a_module_that_ends_the_process_while_it_loads(own, ending):
+    folder = own("pass")
+    (folder / "my_end.py").write_text(f"import os\n{ending}\n")
+    with pytest.raises(InputError, match=r"trial.model: .*the module my_end \(my_end.py, line 2\)"):
+        Study.from_dict(study("build"))
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)", "sys.exit(3)"])
+def test_in_a_worker_it_is_the_trials_failure(own, ending):
+    folder = own(ending)
+    for number, use in enumerate(("score", "train", "Forward.forward")):
+        asked = Study.from_dict(study(use))
+        fields = Trial(**asked.trial).fields()
+        checkpoints = str(folder / f"{number:04d}")
+        assignment = Assignment(number, fields, asked.task, 1, "sqlite:///none.db", str(folder), checkpoints, 1)
+        last = list(execute(assignment))[-1]
+        assert last.outcome == "failed"
+        assert last.reason.startswith("my_end:end (my_end.py, line 10) ")
+        assert any("my_end.py" in line for line in last.trace)
+
+
+def test_processes_that_are_forked_meanwhile_end_as_they_want():
+    with contained():
+        child = os.fork()
+        if not child:
+            os._exit(7)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_interrupts_and_errors_are_left_alone():
+    for error in (KeyboardInterrupt, ValueError, GeneratorExit):
+        with pytest.raises(error), contained():
+            raise error
+    with (
+        pytest.raises(ProcessEndError, match=r"test_ended_process:test_interrupts\S* .*raised SystemExit\(5\)"),
+        contained(),
+    ):
+        raise SystemExit(5)
+
+
+@pytest.mark.parametrize(
+    ("use", "ending", "said"),
+    [
+        ("metric", "raise SystemExit(0)", "my_end:end (my_end.py, line 10) raised SystemExit(0)"),
+        ("build", "os._exit(0)", "my_end:end (my_end.py, line 10) called os._exit(0)"),
+        ("train", "sys.exit(3)", "my_end:end (my_end.py, line 10) raised SystemExit(3)"),
+        ("loss", "ctypes.CDLL(None)._exit(0)", "ended the process with exit code 0"),
+        ("score", "ctypes.string_at(0)", "my_end:end (my_end.py, line 10) ended the process with signal 11 (SIGSEGV)"),
+        ("load", "time.sleep(600)", "my_end:end (my_end.py, line 10) has not ended within 12 s"),
+    ],
+)
+def test_check_tells_it_with_the_exit_code_of_refused_input(own, use, ending, said):
+    folder = own(ending)
+    text = repr(study(use)).replace("'", '"')
+    (folder / "study.yaml").write_text(text)
+    started = time.monotonic()
+    done = subprocess.run(
+        [*COMMAND, "study.yaml", "--timeout", "12" if "sleep" in ending else "200"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("forcetune: study.yaml: ")
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert time.monotonic() - started < 100
+
+
+def test_check_of_a_network_tells_it_too(own):
+    own("os._exit(0)")
+    done = subprocess.run([*COMMAND, "my_end:build"], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 2
+    assert "my_end:end (my_end.py, line 10) called os._exit(0)" in done.stderr
+
+
+def test_nothing_of_a_check_that_is_killed_goes_on(own):
+    folder = own("open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    (folder / "study.yaml").write_text(repr(study("build")).replace("'", '"'))
+    command = subprocess.Popen([*COMMAND, "study.yaml"], stderr=subprocess.DEVNULL)
+    try:
+        _wait(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
+    finally:
+        command.kill()
+        command.wait()
+    number = int((folder / "pid").read_text())
+    assert number != command.pid, "code of the user's own runs in a process of its own"
+    _wait(lambda: not _runs(number))
+
+
+def _runs(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_study_that_names_functions_of_forcetune_too(own):
+    """They are not taken for the user's own: the one that ended the process is named."""
+    from forcetune.names import resolve
+
+    own("os._exit(0)")
+    with contained("forcetune.pruning"):
+        pass
+    with pytest.raises(InputError, match=r"my_end:end .my_end.py, line 10. called os._exit.0."), contained("my_end"):
+        resolve("my_end:end", {}, "metrics")()
