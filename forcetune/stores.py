@@ -93,6 +93,11 @@ def state_folder(optuna: str) -> Path:
     return (ledger.parent if ledger else Path.cwd()) / ".forcetune"
 
 
+def get_cost_file(study: str) -> Path:
+    """Return the path of the file that keeps the predicted cost of a study."""
+    return state_folder(optuna_uri()) / f"{study}.cost.json"
+
+
 def hide_password(uri: str) -> str:
     """Return an address without its password, as it may be printed."""
     return re.sub(r"(password=)[^&]*", r"\1***", re.sub(LOGIN_PATTERN, r"://\1:***@", uri))

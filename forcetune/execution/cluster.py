@@ -20,11 +20,12 @@ from rich.console import Console
 
 from forcetune.errors import InputError
 from forcetune.execution import environment, placement
+from forcetune.execution.ray_meter import RayMeter
 from forcetune.execution.shares import ExclusiveSlots, FairShare
 from forcetune.execution.worker import execute, read_data
 from forcetune.ledger.messages import Assignment, Cause, LostError, Report
 from forcetune.search.driver import Driver
-from forcetune.search.meter import Meter, RayMeter
+from forcetune.search.meter import Meter
 from forcetune.study import AUTO, Priority, ResolvedResources, Study
 from forcetune.temporary import make_folder
 

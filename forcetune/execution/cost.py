@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from rich.console import Console
 from forcetune import trial
 from forcetune.execution.placement import resolve_on_this_machine
 from forcetune.search.stopping import estimate_trained_share
-from forcetune.stores import optuna_uri, ray_address, state_folder
+from forcetune.stores import get_cost_file, ray_address
 from forcetune.study import ResolvedResources, Study, Task, Trial
 from forcetune.times import duration
 
@@ -109,11 +108,6 @@ def report(study: Study, hours: float, console: Console) -> None:
         took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
         message = f"the search took {took}; `forcetune check` predicted {predicted} ({deviation:+.0%})"
         console.print(message, soft_wrap=True, highlight=False)
-
-
-def get_cost_file(study: str) -> Path:
-    """Return the path of the file that keeps the prediction of a study."""
-    return state_folder(optuna_uri()) / f"{study}.cost.json"
 
 
 def _draw_configurations(study: Study) -> Iterator[Trial]:

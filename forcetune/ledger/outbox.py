@@ -14,7 +14,6 @@ from typing import Any
 from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Proposal, TrialOutcome
 from forcetune.ledger.rewriting import RunContent, write_anew
-from forcetune.search.marking import mark_front
 from forcetune.tracking import Epoch, LoggedContent, Tracker
 
 log = logging.getLogger(__name__)
@@ -60,6 +59,7 @@ class Outbox:
         provenance: The tags with the versions and the origin that each new run gets.
         tell: Called with a trial's number and outcome once its run is closed; finishes the trial in the ledger.
         guard: Called before each delivery; raises HeldError where another driver has the study.
+        mark: Called with the tracker; tags the runs that are on the study's front.
 
     Attributes:
         warn: Called with a text that the user should see at once.
@@ -74,12 +74,14 @@ class Outbox:
         provenance: Mapping[str, str],
         tell: Callable[[int, TrialOutcome], None],
         guard: Callable[[], None],
+        mark: Callable[[Tracker], None],
     ) -> None:
         self._tracker = tracker
         self._parent = parent
         self._provenance = provenance
         self._tell = tell
         self._guard = guard
+        self._mark = mark
         self._records: dict[int, Record] = {}
         self._queue: deque[int] = deque()
         self._changed = threading.Condition()
@@ -273,7 +275,7 @@ class Outbox:
             return
         try:
             self._guard()
-            mark_front(self._tracker)
+            self._mark(self._tracker)
         except Exception as error:  # it is tried again
             log.debug("the front was not marked in MLflow: %s", error)
             with self._changed:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from forcetune import tracking
 from forcetune.errors import InputError
-from forcetune.execution.cost import get_cost_file
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import delete_study, folder_of, has_study, is_foreign, load_trials, select_counted
 from forcetune.names import COMPANION
-from forcetune.stores import hide_password, mlflow_uri, optuna_uri
+from forcetune.stores import get_cost_file, hide_password, mlflow_uri, optuna_uri
 
 
 @dataclass(frozen=True)

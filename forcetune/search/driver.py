@@ -116,7 +116,7 @@ class Driver:
         self._stopping_criterion = StoppingCriterion(study, references)
         self._started_at = time.monotonic()
         self._spent = find_spent([])  # hours and device hours by earlier drivers; device hours also by this one
-        self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard)
+        self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard, mark_front)
         self._outbox.warn = progress.warn
         self._outbox.on_delivered = lambda seconds: self.meter.observe_log(seconds)
         self._take_up(history)
