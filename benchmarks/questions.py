@@ -61,7 +61,7 @@ def time_questions(seconds: dict[str, list[float]]) -> None:
         return result
 
     timed("MLflow's client: all runs", query_runs)
-    table = timed("the table, instead of that query", lambda: results.load(MADE_UP_STUDY))
+    table = timed("the table, instead of that query", lambda: results.load_results(MADE_UP_STUDY))
     front = timed("the front", lambda: analysis.best(table))
     timed("its knee", lambda: analysis.knee(front))
     timed("conditions: macs<100k", lambda: analysis.best(analysis.where(table, ["macs<100k", "method=force,snip"])))

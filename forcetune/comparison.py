@@ -83,7 +83,7 @@ def compare(table: pd.DataFrame, trials: Iterable[Trial], chance: float) -> pd.D
     """Return the validation accuracy of each method at each density.
 
     Args:
-        table: The trials of the study, as `results.load` gives them.
+        table: The trials of the study, as `load_results` gives them.
         trials: The configurations of the study, which differ in method, density and seed.
         chance: The accuracy at which collapsed and failed trials count.
 

@@ -64,7 +64,7 @@ def read(*studies: str) -> Results:
         *studies: The names of the studies.
 
     Returns:
-        The trials as `load` gives them, and the companions, with their study in the column `study`.
+        The trials as `load_results` gives them, and the companions, with their study in the column `study`.
 
     Raises:
         InputError: There is no such study, or the objectives of the studies differ.
@@ -82,7 +82,7 @@ def read(*studies: str) -> Results:
     return Results(tables[0] if len(tables) == 1 else _join_tables(tables), joined)
 
 
-def load(*studies: str) -> pd.DataFrame:
+def load_results(*studies: str) -> pd.DataFrame:
     """Return the trials of one study, or of several with the same objectives.
 
     Args:

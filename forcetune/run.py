@@ -1,8 +1,9 @@
 """The one path of a study: checked, searched, its front run again; and what is done with a study that was searched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -13,11 +14,12 @@ from forcetune.execution.checking import check_study
 from forcetune.execution.session import RaySession
 from forcetune.names import COMPANION
 from forcetune.stores import absolute_uri, optuna_uri
-from forcetune.study import CompanionRuns, Priority, Search, Study, Trial
+from forcetune.study import CompanionRuns, Priority, Search, Study, Trial, load_study
 
 if TYPE_CHECKING:
     from forcetune.execution.cost import Cost
     from forcetune.ledger.messages import PriorTrial
+    from forcetune.report import StudyResults
     from forcetune.search.deletion import Contents
     from forcetune.search.doctor import Finding
 
@@ -25,6 +27,52 @@ MAX_ASKS_PER_TRIAL = 10  # of a sampler, for each drawn configuration, since it 
 
 
 def run_study(
+    study: Study | Mapping[str, Any] | str | Path,
+    *,
+    fresh: bool = False,
+    priority: Priority = "normal",
+    retry_failed: bool = False,
+    console: Console | None = None,
+) -> "StudyResults":
+    """Run a study from Python or from a notebook, or continue it where an earlier run of it ended.
+
+    As with `forcetune search`, the front is run again with fresh seeds where the study has `search.seeds`. Nothing is
+    written before the study is checked. After any exception, an interrupt too, all finished work is kept, and the same
+    call continues the study.
+
+    Args:
+        study: The study: a `Study`, the content of a study file as a dict, or the path of a study file.
+        fresh: Whether to archive first what the stores have under the study's name, and to start anew.
+        priority: The priority among the studies of a cluster: those of low priority get what the others leave.
+        retry_failed: Whether to run the failed trials again, failed re-runs with fresh seeds among them.
+        console: Where the progress is shown. By default standard output: a live block on a terminal, a live table in a
+            notebook, a line for each trial elsewhere.
+
+    Returns:
+        The trials of the study, its front, its figures, and why the search ended early if it did.
+
+    Raises:
+        InputError: The study is not valid or cannot be run, or no node has the resources of a trial.
+        HeldError: Another driver runs the study.
+        StoppedError: A store is gone, or too many trials fail.
+        KeyboardInterrupt: The process received SIGINT or SIGTERM.
+    """
+    checked_study = _validate(study)
+    end_reason = search_study(checked_study, console or Console(), fresh, priority, retry_failed)
+    from forcetune import results
+    from forcetune.report import StudyResults
+
+    return StudyResults(checked_study.study, results.read(checked_study.study), end_reason)
+
+
+def _validate(study: Study | Mapping[str, Any] | str | Path) -> Study:
+    """Return the validated study; one that was made by `Study(...)` was only partly validated until now."""
+    if isinstance(study, str | Path):
+        return load_study(study)
+    return Study.from_dict(study.model_dump() if isinstance(study, Study) else study)
+
+
+def search_study(
     study: Study, console: Console, fresh: bool = False, priority: Priority = "normal", retry_failed: bool = False
 ) -> str | None:
     """Search until the study has all its trials or its space is used up; go on where an earlier driver ended.

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""The fixtures and options that all tests share."""
 
 import shutil
 import sqlite3
@@ -14,26 +14,29 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Sums in one order, so that equal runs are equal bit for bit; and tests that run side by side share the cores."""
+def use_one_thread():
+    """Make torch use one thread, so that sums have one order and equal runs are equal bit for bit.
+
+    Tests that run at the same time also share the cores.
+    """
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory):
-    """An MLflow store to copy: MLflow takes seconds to make one."""
+    """Return the path of an empty MLflow store to copy, since MLflow takes seconds to make one."""
     from forcetune.tracking import Tracker
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     Tracker("template", f"sqlite:///{path}")
-    with closing(sqlite3.connect(path)) as connection:  # what was written ahead, into the one file that is copied
+    with closing(sqlite3.connect(path)) as connection:  # only this file is copied, without its log
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, empty_mlflow):
-    """The current folder, with an MLflow store in it."""
+    """Return a temporary folder, which becomes the current one, with an MLflow store in it."""
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -54,16 +57,16 @@ def make_study():
 
 
 @pytest.fixture
-def searched(folder, make_study):
-    """A study that was searched; `made.search` says what may be asked of it."""
+def search_study(folder, make_study):
+    """Return a function that makes a study with ended trials; `made.search` has its arguments."""
     import made
 
     return partial(made.search, make_study)
 
 
 @pytest.fixture
-def lab():
-    """Runs the companions of that study."""
+def companion_runner():
+    """Return a runner of companions that trains nothing."""
     import made
 
-    return made.Lab()
+    return made.CompanionRunner()

@@ -1,4 +1,4 @@
-"""Another account of the same machine, which tries what it can do to files that are not its own."""
+"""Another account of the same machine, which tries what it can do to the files of this one."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOBODY = 65534
+NOBODY_ID = 65534
 PROGRAM = """
 import json, os, sys
 
@@ -42,9 +42,9 @@ print(json.dumps(done))
 def break_in(folder: Path) -> list[str]:
     """Return what an account without privileges could do in a folder: list, read, write, rename, replace."""
     paths = [f"{folder}/"]
-    for where, folders, files in os.walk(folder):
-        paths += [f"{where}/{name}/" for name in folders] + [f"{where}/{name}" for name in [*folders, *files]]
-    program = PROGRAM.format(nobody=NOBODY)
-    told = subprocess.run([sys.executable, "-c", program], input=json.dumps(paths), capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    return [str(line) for line in json.loads(told.stdout)]
+    for parent, folders, files in os.walk(folder):
+        paths += [f"{parent}/{name}/" for name in folders] + [f"{parent}/{name}" for name in [*folders, *files]]
+    program = PROGRAM.format(nobody=NOBODY_ID)
+    completed = subprocess.run([sys.executable, "-c", program], input=json.dumps(paths), capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    return [str(line) for line in json.loads(completed.stdout)]

@@ -1,4 +1,4 @@
-"""A searched study, and something that runs its companions in no time: what they reach is made up by the test."""
+"""A study that was searched and a runner of its companions; nothing is trained, and the test makes up the metrics."""
 
 from rich.console import Console
 
@@ -9,9 +9,9 @@ from forcetune.search.proposals import FixedProposals
 from forcetune.study import Trial
 from forcetune.tracking import Epoch
 
-QUIET = Console(quiet=True)
-# method, density and validation accuracy: two sparsities, random pruning tried at both, and more often at the first
-TRIALS = [
+QUIET_CONSOLE = Console(quiet=True)
+# Method, density and validation accuracy: two bands of sparsity have random pruning, the first band more of it.
+SEARCHED_TRIALS = [
     ("snip", 0.3, 0.90),
     ("snip", 0.28, 0.80),
     ("random", 0.29, 0.85),
@@ -23,57 +23,66 @@ TRIALS = [
 ]
 
 
-def end(driver, assignment, val=0.5, test=None, outcome="trained", seconds=36.0, reason="it broke"):
+def end(driver, assignment, val_accuracy=0.5, test_accuracy=None, outcome="trained", seconds=36.0, reason="it broke"):
     density = assignment.fields["density"]
-    metrics = {"val_accuracy": val, "density": density, "sparsity": 1 - density, "prune_seconds": 0.0}
-    metrics |= {"train_seconds": seconds, **({} if test is None else {"test_accuracy": test})}
-    told = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason=reason if outcome == "failed" else None)
-    driver.end(assignment.number, assignment.attempt, told)
+    metrics = {"val_accuracy": val_accuracy, "density": density, "sparsity": 1 - density, "prune_seconds": 0.0}
+    metrics |= {"train_seconds": seconds, **({} if test_accuracy is None else {"test_accuracy": test_accuracy})}
+    report = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason=reason if outcome == "failed" else None)
+    driver.end(assignment.number, assignment.attempt, report)
 
 
-def search(make_study, trials=TRIALS, name="s", trial=None, **top):
-    """A study whose trials are TRIALS, as if it had been searched."""
+def search(make_study, trials=SEARCHED_TRIALS, name="s", trial=None, **top):
+    """Return a study whose trials have ended with the accuracies in `trials`."""
     study = make_study(
         {"method": ["random", "snip", "force"], **(trial or {})},
         study=name,
         search={"trials": max(1, len(trials))},
         **top,
     )
-    base = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
-    listed = [Proposal(Trial(**base, method=method, density=density)) for method, density, _ in trials]
+    fixed_fields = {name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}
+    proposals = [Proposal(Trial(**fixed_fields, method=method, density=density)) for method, density, _ in trials]
     references = study.references(0.25)
     driver = open_driver(
-        study, lambda: None, QUIET, references=references, propose=lambda history: FixedProposals(listed)
+        study, lambda: None, QUIET_CONSOLE, references=references, propose=lambda history: FixedProposals(proposals)
     )
     driver.describe()
-    reached = {(method, density): accuracy for method, density, accuracy in trials}
+    accuracies = {(method, density): accuracy for method, density, accuracy in trials}
     while assignment := driver.issue():
-        end(driver, assignment, reached[assignment.fields["method"], assignment.fields["density"]])
+        end(driver, assignment, accuracies[assignment.fields["method"], assignment.fields["density"]])
     driver.close()
     return study
 
 
-class Lab:
-    """Runs errands; `accuracy` and `validation` say what a trial's fields reach, `dies_after` when to break off."""
+class CompanionRunner:
+    """A runner of companions that trains nothing.
+
+    Attributes:
+        accuracy: A function from a trial's fields to its test accuracy.
+        validation: A function from a trial's fields to its validation accuracy.
+        outcome: A function from a trial's fields to its outcome.
+        reason: The reason of failed trials.
+        interrupt_after_runs: The number of runs after which the runner is interrupted; None where it is not.
+        run_fields: The fields of all trials that it has run.
+    """
 
     def __init__(self):
         self.accuracy = lambda fields: 0.5
         self.validation = lambda fields: 0.4
         self.outcome = lambda fields: "trained"
         self.reason = "it broke"
-        self.dies_after = None
-        self.ran = []
+        self.interrupt_after_runs = None
+        self.run_fields = []
 
     def __call__(self, companion_runs):
-        return run_listed_companions(companion_runs, lambda: None, QUIET, self._drive)
+        return run_listed_companions(companion_runs, lambda: None, QUIET_CONSOLE, self._drive)
 
     def _drive(self, driver):
         while assignment := driver.issue():
-            if self.dies_after is not None and len(self.ran) >= self.dies_after:
+            if self.interrupt_after_runs is not None and len(self.run_fields) >= self.interrupt_after_runs:
                 driver.hand_back()
                 driver.close()
                 raise KeyboardInterrupt
-            self.ran.append(assignment.fields)
+            self.run_fields.append(assignment.fields)
             end(
                 driver,
                 assignment,

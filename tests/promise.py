@@ -1,4 +1,4 @@
-"""What a search promises whatever is killed, counted in its stores."""
+"""The promise that a search keeps whatever is killed, checked in its stores."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,46 +11,52 @@ from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import load_table
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
-STATUS = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}  # of a trial in Optuna, of its run in MLflow
+RUN_STATUS_BY_TRIAL_STATE = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}  # Optuna: MLflow
 
 
 def check_promise(
     study: str, trials: int, ledger: str | None = None, mlflow: str | None = None, saved: Path | None = None
 ) -> pd.DataFrame:
-    """Assert that each of so many trials was run exactly once and stands in both stores; the study's table.
+    """Assert that each trial was run exactly once and is in both stores, and return the study's table.
 
-    ledger, mlflow: addresses of the stores, those of the environment where they are not given; saved: the file in
-    which the workers noted their checkpoints, a line of key, attempt and epoch each.
+    Args:
+        study: The name of the study.
+        trials: The number of trials.
+        ledger: The address of the Optuna storage; by default that of the environment.
+        mlflow: The address of the MLflow store; by default that of the environment.
+        saved: The file in which the workers noted their checkpoints, with a key, an attempt and an epoch in each line.
     """
     mlflow = mlflow or mlflow_uri()
-    told = _trials(study, ledger or optuna_uri())
+    trials_by_key = _load_trials(study, ledger or optuna_uri())
     rows = load_table(study, mlflow)
-    assert (len(told), len(rows)) == (trials, trials), "one trial and one run each"
-    assert {trial.state.name for trial in told.values()} <= STATUS.keys(), "nothing is left RUNNING in Optuna"
-    statuses = {key: STATUS[trial.state.name] for key, trial in told.items()}
+    assert (len(trials_by_key), len(rows)) == (trials, trials), "each configuration has one trial and one run"
+    assert {trial.state.name for trial in trials_by_key.values()} <= RUN_STATUS_BY_TRIAL_STATE.keys(), (
+        "nothing is left RUNNING in Optuna"
+    )
+    statuses = {key: RUN_STATUS_BY_TRIAL_STATE[trial.state.name] for key, trial in trials_by_key.items()}
     assert statuses == dict(zip(rows["trial"], rows["status"], strict=True))
     for row in rows[rows["status"] == "FINISHED"].to_dict("records"):
-        assert told[row["trial"]].values == [row[name] for name in rows.attrs["objectives"]]
+        assert trials_by_key[row["trial"]].values == [row[name] for name in rows.attrs["objectives"]]
     _check_runs(study, mlflow, rows)
     if saved:
         _check_saved(saved)
     return rows
 
 
-def _trials(study: str, uri: str) -> dict[str, FrozenTrial]:
-    """Optuna's trials by their keys, repeated proposals and superseded trials left out."""
-    found = optuna.load_study(study_name=study, storage=uri).get_trials(deepcopy=False)
-    kept = [trial for trial in found if trial.state.name != "PRUNED"]
-    superseded = {trial.user_attrs["supersedes"] for trial in kept if "supersedes" in trial.user_attrs}
-    assert {trial.state.name for trial in kept if trial.number in superseded} <= {"FAIL"}
-    kept = [trial for trial in kept if trial.number not in superseded]
-    keys = Counter(trial.user_attrs["key"] for trial in kept)
+def _load_trials(study: str, uri: str) -> dict[str, FrozenTrial]:
+    """Return Optuna's trials by their keys, without repeated proposals and superseded trials."""
+    trials = optuna.load_study(study_name=study, storage=uri).get_trials(deepcopy=False)
+    counted_trials = [trial for trial in trials if trial.state.name != "PRUNED"]
+    superseded = {trial.user_attrs["supersedes"] for trial in counted_trials if "supersedes" in trial.user_attrs}
+    assert {trial.state.name for trial in counted_trials if trial.number in superseded} <= {"FAIL"}
+    counted_trials = [trial for trial in counted_trials if trial.number not in superseded]
+    keys = Counter(trial.user_attrs["key"] for trial in counted_trials)
     assert not [key for key, count in keys.items() if count > 1], "no configuration is a trial twice"
-    return {trial.user_attrs["key"]: trial for trial in kept}
+    return {trial.user_attrs["key"]: trial for trial in counted_trials}
 
 
 def _check_runs(study: str, uri: str, rows: pd.DataFrame) -> None:
-    """One parent, FINISHED; every other run a child of it; no metric twice at a step, no epoch left out."""
+    """Assert that one FINISHED run is the parent of all others, and that each epoch has its metrics once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -60,20 +66,20 @@ def _check_runs(study: str, uri: str, rows: pd.DataFrame) -> None:
     children = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'", max_results=50_000
     )
-    everything = client.search_runs([experiment.experiment_id], max_results=50_000)
-    assert len(children) == len(rows) == len(everything) - 1, "no run that is no trial's"
+    all_runs = client.search_runs([experiment.experiment_id], max_results=50_000)
+    assert len(children) == len(rows) == len(all_runs) - 1, "every run but the parent belongs to a trial"
     outcomes = dict(zip(rows["run_id"], rows["outcome"], strict=True))
     for run in children:
         steps = {m: [e.step for e in client.get_metric_history(run.info.run_id, m)] for m in run.data.metrics}
-        twice = {metric: s for metric, s in steps.items() if len(set(s)) < len(s)}
-        assert not twice, f"{run.info.run_name} has a metric twice at a step: {twice}"
+        repeated_steps = {metric: s for metric, s in steps.items() if len(set(s)) < len(s)}
+        assert not repeated_steps, f"{run.info.run_name} has a metric twice at a step: {repeated_steps}"
         if outcomes[run.info.run_id] == "trained":
             epochs = list(range(1, int(run.data.params["epochs"]) + 1))
             assert all(sorted(steps[metric]) == epochs for metric in EPOCH_METRICS), f"{run.info.run_name}: {steps}"
 
 
 def _check_saved(path: Path) -> None:
-    """Each trial's checkpoints, over all its attempts, have later and later epochs: none was trained anew."""
+    """Assert that the epochs of each trial's checkpoints grow over all its attempts, so that none was trained twice."""
     last: dict[str, int] = {}
     for line in path.read_text().splitlines():
         key, attempt, step = line.split()

@@ -8,7 +8,7 @@ from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri
 
 
 @pytest.mark.parametrize(
-    ("uri", "has"),
+    ("uri", "has_secret"),
     [
         ("postgresql://me@host/db?passfile=/run/secrets/pgpass", False),
         ("postgresql://host/db", False),
@@ -20,9 +20,9 @@ from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri
         ("https://me:secret@mlflow", True),
     ],
 )
-def test_an_address_with_a_password_is_known(uri, has):
-    assert has_password(uri) is has
-    assert not has or "secret" not in hide_password(uri)
+def test_an_address_with_a_password_is_recognized(uri, has_secret):
+    assert has_password(uri) is has_secret
+    assert not has_secret or "secret" not in hide_password(uri)
 
 
 @pytest.mark.parametrize("address", ["mlruns", "./mlruns", "mlflow.db", "file:///tmp/mlruns", "file:mlruns"])
@@ -35,23 +35,23 @@ def test_mlflows_folders_of_files_are_refused(monkeypatch, address):
 @pytest.mark.parametrize("address", ["optuna.db", "journal.log", "redis://host", "mysql://me:secret@host/db"])
 def test_optunas_other_storages_are_refused(monkeypatch, address):
     monkeypatch.setenv("FORCETUNE_STORAGE", address)
-    with pytest.raises(InputError, match=r"FORCETUNE_STORAGE=\S+: .* allowed: .* postgresql://") as refused:
+    with pytest.raises(InputError, match=r"FORCETUNE_STORAGE=\S+: .* allowed: .* postgresql://") as error:
         optuna_uri()
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("sign", ["?", "%", "#"])
-def test_a_folder_whose_name_means_something_else_in_an_address(monkeypatch, tmp_path, sign):
+def test_a_folder_with_a_sign_of_addresses_in_its_name_is_refused(monkeypatch, tmp_path, sign):
     folder = tmp_path / f"a{sign}20b"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for variable, asked in (("MLFLOW_TRACKING_URI", mlflow_uri), ("FORCETUNE_STORAGE", optuna_uri)):
+    for variable, read_address in (("MLFLOW_TRACKING_URI", mlflow_uri), ("FORCETUNE_STORAGE", optuna_uri)):
         monkeypatch.delenv(variable, raising=False)
         with pytest.raises(InputError, match=f"{variable}: the path .* has a '[{sign}]'"):
-            asked()
+            read_address()
 
 
-def test_a_password_goes_to_a_line_of_its_own():
+def test_a_password_is_moved_to_a_line_of_the_passfile():
     assert split_password("postgresql://me:a%3Ab@host:5433/db") == (
         "postgresql://me@host:5433/db",
         r"host:5433:db:me:a\:b",
@@ -60,8 +60,10 @@ def test_a_password_goes_to_a_line_of_its_own():
     assert split_password("postgresql://me:x@host/db")[1] == "host:*:db:me:x"
 
 
-@pytest.mark.parametrize(("address", "named"), [("", ""), ("local", ""), (" local ", ""), ("head:6379", "head:6379")])
-def test_a_local_ray_is_no_cluster(monkeypatch, address, named):
+@pytest.mark.parametrize(
+    ("address", "expected"), [("", ""), ("local", ""), (" local ", ""), ("head:6379", "head:6379")]
+)
+def test_a_local_ray_is_no_cluster(monkeypatch, address, expected):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert ray_address() == named
-    assert environment.is_shared() == bool(named)
+    assert ray_address() == expected
+    assert environment.is_shared() == bool(expected)

@@ -1,4 +1,4 @@
-"""`best` as people ask it: of one study and of several, in a table, JSON or CSV, and what is refused."""
+"""The command `best`: questions to one study and to several, in a table, JSON or CSV, and its refusals."""
 
 import csv
 import io
@@ -15,45 +15,51 @@ from forcetune import baseline, results, tracking
 from forcetune.cli import asking, main
 from forcetune.stores import mlflow_uri
 
-POINTS = [("snip", 0.3, 0.97), ("force", 0.1, 0.95), ("force", 0.05, 0.90), ("snip", 0.02, 0.40), ("random", 0.1, 0.6)]
+QUESTION_TRIALS = [
+    ("snip", 0.3, 0.97),
+    ("force", 0.1, 0.95),
+    ("force", 0.05, 0.90),
+    ("snip", 0.02, 0.40),
+    ("random", 0.1, 0.6),
+]
 
 
-def said(*arguments, code=0):
-    found = CliRunner().invoke(main, ["best", *arguments])
-    assert found.exit_code == code, found.output
-    return found.output
+def ask_best(*arguments, code=0):
+    result = CliRunner().invoke(main, ["best", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
 
 
-def rows(*arguments):
-    return json.loads(said(*arguments, "--json"))
+def read_rows(*arguments):
+    return json.loads(ask_best(*arguments, "--json"))
 
 
-def densities(*arguments):
-    return [row["density"] for row in rows(*arguments)]
+def read_densities(*arguments):
+    return [row["density"] for row in read_rows(*arguments)]
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory, empty_mlflow, make_study):
-    """A folder in which the study was searched, to copy."""
-    place = tmp_path_factory.mktemp("once")
-    shutil.copy(empty_mlflow, place / "mlflow.db")
+def searched_template(tmp_path_factory, empty_mlflow, make_study):
+    """Search the study once, and return its folder, which tests copy, and the study."""
+    folder = tmp_path_factory.mktemp("once")
+    shutil.copy(empty_mlflow, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         for variable in ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE"):
             patch.delenv(variable, raising=False)
-        return place, made.search(make_study, POINTS)
+        return folder, made.search(make_study, QUESTION_TRIALS)
 
 
 @pytest.fixture
-def study(once, folder):
-    place, found = once
-    # by another process: one that closes a file of SQLite's lets go of its own locks on it
-    subprocess.run(["cp", "-r", f"{place}/.", folder], check=True)
-    return found
+def study(searched_template, folder):
+    source, searched_study = searched_template
+    # A process that closes a SQLite file releases its own locks on that file, so another process copies it.
+    subprocess.run(["cp", "-r", f"{source}/.", folder], check=True)
+    return searched_study
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "expected"),
     [
         ((), [0.3, 0.1, 0.05, 0.02]),
         (("--knee",), [0.05]),
@@ -65,114 +71,120 @@ def study(once, folder):
         (("--by", "method", "--knee"), []),
     ],
 )
-def test_questions(study, options, found):
-    assert densities("s", *options) == found
+def test_options_select_points_of_the_front(study, options, expected):
+    assert read_densities("s", *options) == expected
 
 
-def test_what_is_shown(study):
-    told = said("s", "--where", "epochs=2")
-    lines = told.splitlines()
+def test_a_table_ends_with_its_counts_and_device_time(study):
+    output = ask_best("s", "--where", "epochs=2")
+    lines = output.splitlines()
     header = ["sparsity", "accuracy", "method", "epochs", "device", "time", "trial", "run", "id"]
     assert lines[0].split() == header
     assert lines[-2] == "front of 5 trials: 5 trained"
     assert lines[-1].startswith("device time: 2 min 24 s for these 4 points, 3 min 00 s for s in all")
-    assert said("s", "--knee").splitlines()[-2] == "knee of the front of 5 trials: 5 trained"
-    few = said("s", "--knee", "--where", "method=snip")
-    assert few == "a front of fewer than three points has no knee; 5 trials: 5 trained\n"
+    assert ask_best("s", "--knee").splitlines()[-2] == "knee of the front of 5 trials: 5 trained"
+    knee_output = ask_best("s", "--knee", "--where", "method=snip")
+    assert knee_output == "a front of fewer than three points has no knee; 5 trials: 5 trained\n"
 
 
 def test_csv_has_what_json_has(study):
-    table = list(csv.DictReader(io.StringIO(said("s", "--csv"))))
-    assert [float(row["density"]) for row in table] == densities("s")
-    assert table[0]["run_id"] == rows("s")[0]["run_id"]
+    table = list(csv.DictReader(io.StringIO(ask_best("s", "--csv"))))
+    assert [float(row["density"]) for row in table] == read_densities("s")
+    assert table[0]["run_id"] == read_rows("s")[0]["run_id"]
 
 
-def test_several_studies(study, searched):
-    searched([("snip", 0.2, 0.99), ("random", 0.3, 0.5)], name="other")
-    both = rows("s", "other")
-    assert [(row["study"], row["density"]) for row in both] == [
+def test_several_studies_share_a_front(study, search_study):
+    search_study([("snip", 0.2, 0.99), ("random", 0.3, 0.5)], name="other")
+    rows = read_rows("s", "other")
+    assert [(row["study"], row["density"]) for row in rows] == [
         *[("other", 0.2), ("s", 0.1), ("s", 0.05), ("s", 0.02)],
     ]
-    assert [row["study"] for row in rows("s", "other", "--by", "study", "--top", "1")] == ["other", "s"]
-    told = said("s", "other").splitlines()
-    assert told[0].split()[0] == "study"
-    assert told[-1].startswith("device time: 2 min 24 s for these 4 points, 4 min 12 s for s, other in all")
+    assert [row["study"] for row in read_rows("s", "other", "--by", "study", "--top", "1")] == ["other", "s"]
+    lines = ask_best("s", "other").splitlines()
+    assert lines[0].split()[0] == "study"
+    assert lines[-1].startswith("device time: 2 min 24 s for these 4 points, 4 min 12 s for s, other in all")
 
 
-def test_studies_with_other_objectives_have_no_front_in_common(study, searched):
-    searched(POINTS[:1], name="other", objectives={"val_accuracy": "max", "macs": "min"})
-    told = said("s", "other", code=2)
-    assert "s has val_accuracy, density; other has val_accuracy, macs" in told
+def test_studies_with_other_objectives_have_no_front_in_common(study, search_study):
+    search_study(QUESTION_TRIALS[:1], name="other", objectives={"val_accuracy": "max", "macs": "min"})
+    output = ask_best("s", "other", code=2)
+    assert "s has val_accuracy, density; other has val_accuracy, macs" in output
 
 
-def test_dense_runs_are_run_when_they_are_asked_for(study, lab, monkeypatch):
-    told = said("s", "--within", "2", code=2)
-    assert "`forcetune best s --within 2 --dense 3`" in told
+def test_dense_runs_are_run_when_requested(study, companion_runner, monkeypatch):
+    output = ask_best("s", "--within", "2", code=2)
+    assert "`forcetune best s --within 2 --dense 3`" in output
     companion_runs, hours = baseline.plan_dense_runs("s", 2)
     assert [(run.trial.method, run.trial.density, run.trial.seed) for run in companion_runs.companions] == [
         ("random", 1.0, 1),
         ("random", 1.0, 2),
     ]
     assert hours == pytest.approx(72 / 3600)
-    lab.validation = lambda fields: 0.965 if fields["density"] == 1 else 0.1
-    monkeypatch.setattr(baseline, "make_sender", lambda *_: lab)
-    told = said("s", "--within", "2", "--dense", "2")
-    assert told.startswith("2 dense runs of s, about 0.02 device hours\n")
-    assert "sparsest within 2 points of" in told
-    assert densities("s", "--within", "2") == [0.1]
-    assert densities("s", "--within", "7") == [0.05]
-    assert densities("s", "--within", "1") == [0.3]
-    assert "dense: mlp 96.50% ± 0.00% (2 seeds)" in said("s")
-    assert len(said("s", "--dense", "2").splitlines()) == len(said("s").splitlines()), "nothing is left to be run"
-    assert tracking.load_reruns("s").empty, "no re-run is one of these"
+    companion_runner.validation = lambda fields: 0.965 if fields["density"] == 1 else 0.1
+    monkeypatch.setattr(baseline, "make_sender", lambda *_: companion_runner)
+    output = ask_best("s", "--within", "2", "--dense", "2")
+    assert output.startswith("2 dense runs of s, about 0.02 device hours\n")
+    assert "sparsest within 2 points of" in output
+    assert read_densities("s", "--within", "2") == [0.1]
+    assert read_densities("s", "--within", "7") == [0.05]
+    assert read_densities("s", "--within", "1") == [0.3]
+    assert "dense: mlp 96.50% ± 0.00% (2 seeds)" in ask_best("s")
+    assert len(ask_best("s", "--dense", "2").splitlines()) == len(ask_best("s").splitlines()), (
+        "no dense run is left to run"
+    )
+    assert tracking.load_reruns("s").empty, "dense runs are not re-runs"
 
 
-def test_the_ledger_and_mlflow_agree_on_companions(study, lab):
+def test_the_ledger_and_mlflow_agree_on_companions(study, companion_runner):
     from forcetune import run
     from forcetune.ledger.ledger import Ledger
     from forcetune.stores import optuna_uri
     from forcetune.study import Search
 
-    Ledger(
-        study.make_companion(Search()), optuna_uri()
-    )  # as a search with `seeds` makes it, from the file as it is written
-    lab(baseline.plan_dense_runs("s", 1)[0])
-    _, found, _ = run.examine_study("s.companion")
-    assert [finding.what for finding in found] == ["has a run without masks.npz"], "made up, it never had any"
+    # A search with `seeds` makes the companion study from the file as the user wrote it.
+    Ledger(study.make_companion(Search()), optuna_uri())
+    companion_runner(baseline.plan_dense_runs("s", 1)[0])
+    _, findings, _ = run.examine_study("s.companion")
+    assert [finding.what for finding in findings] == ["has a run without masks.npz"], "the made-up run never had masks"
 
 
-def test_each_network_has_dense_runs(searched):
-    wide = [("snip", 0.3, 0.97), ("force", 0.1, 0.95)]
-    searched(wide, name="wide", trial={"width": 16})
+def test_each_network_has_dense_runs(search_study):
+    trials = [("snip", 0.3, 0.97), ("force", 0.1, 0.95)]
+    search_study(trials, name="wide", trial={"width": 16})
     companion_runs, _ = baseline.plan_dense_runs("wide", 1)
     assert [run.trial.width for run in companion_runs.companions] == [16]
     assert {run.tags["arm"] for run in companion_runs.companions} == {results.DENSE_ARM}
 
 
-def test_effects_and_importance(searched):
+def test_effects_and_importance_are_shown(search_study):
     methods = {"snip": 0.1, "random": 0.0}
     densities = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
-    searched([(method, density, density + gain) for density in densities for method, gain in methods.items()])
-    (found,) = rows("s", "--effect", "method")
-    assert (found["better"], found["worse"], found["pairs"], found["paired"]) == ("snip", "random", 6, "all else equal")
-    assert (found["difference"], found["trials"]) == (pytest.approx(10), 12)
-    told = said("s", "--effect", "method")
-    assert "method  snip    random     +10.00  [+10.00, +10.00]  0.031" in told
-    assert "validation accuracy at equal density" in told
-    shares = {row["field"]: row for row in rows("s", "--importance")}
+    search_study([(method, density, density + gain) for density in densities for method, gain in methods.items()])
+    (effect,) = read_rows("s", "--effect", "method")
+    assert (effect["better"], effect["worse"], effect["pairs"], effect["paired"]) == (
+        "snip",
+        "random",
+        6,
+        "all else equal",
+    )
+    assert (effect["difference"], effect["trials"]) == (pytest.approx(10), 12)
+    output = ask_best("s", "--effect", "method")
+    assert "method  snip    random     +10.00  [+10.00, +10.00]  0.031" in output
+    assert "validation accuracy at equal density" in output
+    shares = {row["field"]: row for row in read_rows("s", "--importance")}
     assert set(shares) == {"method", "density"}
     assert shares["method"]["accuracy at equal density"] > 0.8
     assert shares["density"]["density"] > 0.9
     assert sum(row["front"] for row in shares.values()) == pytest.approx(1)
-    assert "`--effect FIELD` does" in said("s", "--importance")
+    assert "`--effect FIELD` does" in ask_best("s", "--importance")
 
 
 def test_too_few_trials_show_no_effect(study):
-    assert said("s", "--effect", "method").startswith("there are too few trials")
+    assert ask_best("s", "--effect", "method").startswith("there are too few trials")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("z",), "no study 'z'; it has: s"),
         (("s", "--knee", "--top", "3"), "--knee and --top exclude each other"),
@@ -187,57 +199,57 @@ def test_too_few_trials_show_no_effect(study):
         (("s", "--importance"), "importance needs 10 trials"),
     ],
 )
-def test_what_is_refused_is_said_in_a_sentence(study, arguments, words):
-    told = said(*arguments, code=2)
-    assert words in told
-    assert told.count("\n") == 1
+def test_a_refusal_is_one_line(study, arguments, message):
+    output = ask_best(*arguments, code=2)
+    assert message in output
+    assert output.count("\n") == 1
 
 
-def test_a_study_without_a_finished_trial(searched, make_study):
+def test_a_study_without_a_finished_trial_is_refused(search_study, make_study):
     from rich.console import Console
 
     from forcetune.search.driver import open_driver
 
     driver = open_driver(make_study(search={"trials": 2}), lambda: None, Console(quiet=True))
-    assert said("s", code=2) == "forcetune: s: no trial is finished yet; no trials yet\n"
+    assert ask_best("s", code=2) == "forcetune: s: no trial is finished yet; no trials yet\n"
     driver.issue()
     driver.close(seconds=10)
-    assert said("s", code=2) == "forcetune: s: no trial is finished yet; 1 trials: 1 running\n"
+    assert ask_best("s", code=2) == "forcetune: s: no trial is finished yet; 1 trials: 1 running\n"
 
 
 def test_a_run_is_no_study(study):
-    run = rows("s")[0]["run_id"]
-    assert f"{run} is the id of a run of the experiment 's'" in said(run, code=2)
+    run = read_rows("s")[0]["run_id"]
+    assert f"{run} is the id of a run of the experiment 's'" in ask_best(run, code=2)
 
 
-def test_an_experiment_of_something_else(study):
+def test_an_experiment_of_another_program_is_refused(study):
     from mlflow import MlflowClient
 
     client = MlflowClient(mlflow_uri())
     client.create_run(client.create_experiment("foreign"))
-    assert "the MLflow experiment 'foreign' was not made by forcetune" in said("foreign", code=2)
+    assert "the MLflow experiment 'foreign' was not made by forcetune" in ask_best("foreign", code=2)
 
 
-def test_a_running_study_is_followed_to_its_end(study, monkeypatch):
-    table = results.load("s")
+def test_watch_follows_a_running_study_to_its_end(study, monkeypatch):
+    table = results.load_results("s")
     states = [table.iloc[:0], table.iloc[:2], table]
-    for found, state in zip(states, ("RUNNING", "RUNNING", "FINISHED"), strict=True):
-        found.attrs = {**table.attrs, "state": state}
+    for frame, state in zip(states, ("RUNNING", "RUNNING", "FINISHED"), strict=True):
+        frame.attrs = {**table.attrs, "state": state}
     looks = iter([states[0], states[1], states[1].copy(), states[2], states[2]])
     monkeypatch.setattr(results, "read", lambda *_: results.Results(next(looks), pd.DataFrame()))
     monkeypatch.setattr(asking, "WATCH_INTERVAL_S", 0.0)
-    lines = said("s", "--watch").splitlines()
+    lines = ask_best("s", "--watch").splitlines()
     assert [line[10:] for line in lines[:3]] == [
         "0 points, front of no trials yet",
         "2 points, front of 2 trials: 2 trained",
         "4 points, front of 5 trials: 5 trained",
-    ], "the look at which nothing is new says nothing"
+    ], "a look that finds nothing new prints nothing"
     assert lines[3].startswith("sparsity")
 
 
-def test_following_ends_where_it_is_interrupted(study, monkeypatch):
+def test_watch_ends_when_it_is_interrupted(study, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(results, "read", interrupt)
-    said("s", "--watch", code=130)
+    ask_best("s", "--watch", code=130)

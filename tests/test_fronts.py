@@ -1,20 +1,19 @@
-"""Which columns a table of points has."""
+"""The columns of a table of points."""
 
 import io
 
 import pandas as pd
 import pytest
 from rich.console import Console
+from shared_constants import DEFAULT_OBJECTIVES
 
 from forcetune import analysis
 from forcetune.show.fronts import points
 
-OBJECTIVES = {"val_accuracy": "max", "density": "min"}
-
 
 @pytest.fixture
 def table():
-    """Trials of two models and three learning rates: the model is worth much, the learning rate little."""
+    """Return trials of two models, which have a large effect, and of three learning rates, which have a small one."""
     rows = [
         {
             "name": f"trial-{n:04d}",
@@ -32,44 +31,44 @@ def table():
         }
         for n in range(6)
     ]
-    found = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
     fields = ["model", "method", "iterations", "lr", "momentum", "density"]
-    found.attrs = {"objectives": OBJECTIVES, "studies": ["s"], "fields": fields}
-    found.attrs["varied"] = analysis.rank_varied_fields(found)
-    return found
+    frame.attrs = {"objectives": DEFAULT_OBJECTIVES, "studies": ["s"], "fields": fields}
+    frame.attrs["varied"] = analysis.rank_varied_fields(frame)
+    return frame
 
 
-def shown(table, width=None, extra=()):
+def print_points(table, width=None, extra=()):
     console = Console(width=width or 400, record=True, file=io.StringIO())
     console.print(points(table, extra, width), soft_wrap=True)
     return console.export_text().splitlines()
 
 
-def test_fields_that_vary_come_by_what_hangs_on_them(table):
+def test_varied_fields_come_in_the_order_of_their_effect(table):
     assert analysis.find_varied_fields(table) == ["model", "iterations", "lr"]
     assert analysis.rank_varied_fields(table)[0] == "model"
-    header = shown(table)[0].split()
+    header = print_points(table)[0].split()
     assert header[:4] == ["sparsity", "accuracy", "method", "model"]
     assert {"iterations", "lr", "trial"} <= {*header}
     assert "momentum" not in header
 
 
-def test_a_narrow_terminal_counts_what_it_has_no_room_for(table):
-    wide, narrow = shown(table, 200), shown(table, 80)
+def test_a_narrow_terminal_names_the_fields_that_do_not_fit(table):
+    wide, narrow = print_points(table, 200), print_points(table, 80)
     assert not any("more fields vary" in line for line in wide)
     assert "model" in narrow[0]
-    said = next(line for line in narrow if "more fields vary" in line)
-    left_out = said.rpartition(": ")[2].split(", ")
+    note = next(line for line in narrow if "more fields vary" in line)
+    left_out = note.rpartition(": ")[2].split(", ")
     assert left_out
     assert not {*left_out} & {*narrow[0].split()}
     assert all(len(line) <= 80 for line in narrow[: len(table) + 1])
 
 
-def test_what_is_asked_for_is_always_shown(table):
-    assert "momentum" in shown(table, 80, ["momentum"])[0]
+def test_a_requested_field_is_always_shown(table):
+    assert "momentum" in print_points(table, 80, ["momentum"])[0]
 
 
-def test_a_field_that_none_of_the_points_has_is_no_column(table):
+def test_a_field_that_no_point_has_is_no_column(table):
     snip = table[table["method"] == "snip"]
     snip.attrs = table.attrs
-    assert "iterations" not in shown(snip)[0]
+    assert "iterations" not in print_points(snip)[0]

@@ -1,16 +1,16 @@
-"""Imports go one way, and one vendor has one room."""
+"""The direction of imports, and the rooms that may import each vendor."""
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from shared_constants import REPOSITORY
 
-ROOT = Path(__file__).parents[1] / "forcetune"
+PACKAGE = REPOSITORY / "forcetune"
 
-# What each room may import of the others, straight from the lines of the house; what lies below those it may too.
-BELOW = {
+# The rooms that each room may import. It may also import the rooms that these may import.
+ALLOWED_ROOMS = {
     "baseline": ["jobs", "run", "results", "tracking", "analysis", "study", "pages"],
     "jobs": ["run", "tracking", "local", "study"],
     "local": ["tracking", "stores", "temporary"],
@@ -21,7 +21,7 @@ BELOW = {
     "comparison": ["analysis", "study"],
     "timers": ["stores"],
     "show": ["times", "baseline", "jobs", "local", "execution", "search", "trial", "analysis", "stores", "study"],
-    "run": ["execution", "search", "ledger", "tracking", "study"],
+    "run": ["execution", "search", "ledger", "tracking", "results", "report", "study"],
     "execution": ["search", "ledger", "trial", "study", "times", "temporary"],
     "search": ["ledger", "tracking", "analysis", "study", "training", "times"],
     "ledger": ["tracking", "study"],
@@ -39,12 +39,12 @@ BELOW = {
     "temporary": ["errors"],
     "errors": [],
 }
-BELOW["cli"] = [*BELOW]
-BELOW["__main__"] = ["cli"]
-FOUNDATION = ["pruning", "training", "models", "data"]
+ALLOWED_ROOMS["cli"] = [*ALLOWED_ROOMS]
+ALLOWED_ROOMS["__main__"] = ["cli"]
+FOUNDATION_ROOMS = ["pruning", "training", "models", "data"]
 
-# Where each vendor may be named: a room, or a file of it.
-VENDORS = {
+# The rooms that may import each vendor.
+VENDOR_ROOMS = {
     "mlflow": ["tracking"],
     "optuna": ["search", "ledger"],
     "ray": ["execution", "jobs"],
@@ -60,19 +60,20 @@ VENDORS = {
     "sqlalchemy": ["stores", "ledger"],
     "plotly": ["report"],
     "psutil": ["local", "temporary"],
-    "torch": [*FOUNDATION, "trial", "execution", "ledger"],
+    "torch": [*FOUNDATION_ROOMS, "trial", "execution", "ledger"],
     "torchvision": ["models", "data"],
     "safetensors": ["pruning"],
     "sklearn": ["data"],
+    "IPython": ["search"],
 }
 
 
-def room(path):
-    return path.relative_to(ROOT).with_suffix("").parts[0]
+def find_room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path, inside_functions=True):
-    """The dotted names that a module imports, `from forcetune import study` as forcetune.study."""
+def list_imports(path, inside_functions=True):
+    """Yield the dotted names that a module imports; `from forcetune import study` gives forcetune.study."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree) if inside_functions else tree.body:
         if isinstance(node, ast.Import):
@@ -82,66 +83,72 @@ def imports(path, inside_functions=True):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def below(name):
-    return {found for direct in BELOW[name] for found in (direct, *below(direct))}
+def find_allowed_rooms(room_name):
+    return {
+        room for direct_room in ALLOWED_ROOMS[room_name] for room in (direct_room, *find_allowed_rooms(direct_room))
+    }
 
 
-FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+PACKAGE_FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def names(path):
-    return str(path.relative_to(ROOT))
+def shorten_path(path):
+    return str(path.relative_to(PACKAGE))
 
 
 def test_imports_go_one_way():
-    """Imports inside functions and for type checks count too."""
-    wrong = {}
-    for path in FILES:
-        own = room(path)
-        used = {name.split(".")[1] for name in imports(path) if name.startswith("forcetune.")} - {own, "__version__"}
-        if surplus := used - {
-            *below(own),
+    """Count imports inside functions and for type checks too."""
+    violations = {}
+    for path in PACKAGE_FILES:
+        importing_room = find_room(path)
+        imported_rooms = {name.split(".")[1] for name in list_imports(path) if name.startswith("forcetune.")} - {
+            importing_room,
+            "__version__",
+        }
+        # every room may refuse input and resolve names
+        if surplus := imported_rooms - {
+            *find_allowed_rooms(importing_room),
             "errors",
             "names",
             "containment",
-        }:  # every room refuses input, resolves names
-            wrong[names(path)] = surplus
-    assert wrong == {}
+        }:
+            violations[shorten_path(path)] = surplus
+    assert violations == {}
 
 
 def test_one_vendor_has_one_room():
-    wrong = {}
-    for path in FILES:
-        vendors = {name.split(".")[0] for name in imports(path)} & {*VENDORS}
-        if surplus := {vendor for vendor in vendors if room(path) not in VENDORS[vendor]}:
-            wrong[names(path)] = surplus
-    assert wrong == {}
+    violations = {}
+    for path in PACKAGE_FILES:
+        vendors = {name.split(".")[0] for name in list_imports(path)} & {*VENDOR_ROOMS}
+        if surplus := {vendor for vendor in vendors if find_room(path) not in VENDOR_ROOMS[vendor]}:
+            violations[shorten_path(path)] = surplus
+    assert violations == {}
 
 
-def test_these_tests_see_what_is_there():
-    assert {room(path) for path in FILES} >= {*BELOW} - {"__main__"}
-    seen = {name.split(".")[0] for path in FILES for name in imports(path)}
-    assert {"mlflow", "optuna", "ray", "pydantic", "pandas", "rich", "click", "torch"} <= seen
+def test_every_room_and_vendor_is_read():
+    assert {find_room(path) for path in PACKAGE_FILES} >= {*ALLOWED_ROOMS} - {"__main__"}
+    vendors = {name.split(".")[0] for path in PACKAGE_FILES for name in list_imports(path)}
+    assert {"mlflow", "optuna", "ray", "pydantic", "pandas", "rich", "click", "torch"} <= vendors
 
 
 def test_a_study_asks_for_the_tables_only_when_it_validates():
-    wrong = {}
-    for path in (path for path in FILES if room(path) == "study"):
-        at_once = {
-            name.split(".")[1] for name in imports(path, inside_functions=False) if name.startswith("forcetune.")
+    violations = {}
+    for path in (path for path in PACKAGE_FILES if find_room(path) == "study"):
+        eager_imports = {
+            name.split(".")[1] for name in list_imports(path, inside_functions=False) if name.startswith("forcetune.")
         }
-        if surplus := at_once & {*FOUNDATION}:
-            wrong[names(path)] = surplus
-    assert wrong == {}
+        if surplus := eager_imports & {*FOUNDATION_ROOMS}:
+            violations[shorten_path(path)] = surplus
+    assert violations == {}
 
 
-def python(code):
-    """What another interpreter prints, so that nothing is loaded yet."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, timeout=120, check=False
+def run_python(code):
+    """Return the words that a new interpreter prints, which has loaded no module yet."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
 
 
 def test_the_lower_rooms_work_where_no_other_vendor_is_installed():
@@ -158,14 +165,14 @@ pruning.diagnose(model, masks, dataset.input_shape)
 training.Masked(model, masks)
 print(sum(int(mask.sum()) for mask in masks.values()))
 """
-    assert python(code) == ["83"]
+    assert run_python(code) == ["83"]
 
 
 @pytest.mark.parametrize("module", ["cli", "jobs", "local.ui", "tracking", "analysis", "results", "study"])
-def test_heavy_imports_wait(module):
+def test_heavy_imports_are_lazy(module):
     code = f"""
 import sys
 import forcetune.{module}
 print(*{{"torch", "ray", "mlflow", "optuna"}} & {{*sys.modules}})
 """
-    assert python(code) == []
+    assert run_python(code) == []

@@ -1,6 +1,6 @@
-"""Stores that an earlier version left: this one reads, continues and repairs them.
+"""Stores of an earlier version, which this version reads, continues and repairs.
 
-tests/data/make_store.py made each archive with the version that its name says. MLflow keeps absolute addresses of
+tests/data/make_store.py made each archive with the version that is in its name. MLflow keeps absolute addresses of
 artifacts, so a test unpacks the archive in a folder of its own and writes that folder's name into mlflow.db.
 """
 
@@ -22,90 +22,92 @@ from forcetune.cli import main
 from forcetune.stores import mlflow_uri
 
 ARCHIVES = sorted((Path(__file__).parent / "data").glob("store-*.tar.xz"))
-MADE_IN = "/tmp/forcetune-old-store"
-COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+ORIGINAL_FOLDER = "/tmp/forcetune-old-store"
+ADDRESS_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.partition(".")[0])
 def store(request, tmp_path, monkeypatch):
-    """The current folder, with the stores of an earlier version in it."""
+    """Unpack the stores of an earlier version in the current folder, and return the folder."""
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
-        for table, column in COLUMNS:
-            connection.execute(f"update {table} set {column} = replace({column}, ?, ?)", (MADE_IN, str(tmp_path)))
+        for table, column in ADDRESS_COLUMNS:
+            connection.execute(
+                f"update {table} set {column} = replace({column}, ?, ?)", (ORIGINAL_FOLDER, str(tmp_path))
+            )
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE", "FORCETUNE_STATE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-def told(*command, code=0):
-    """What a command prints that is run in this process."""
-    ended = CliRunner().invoke(main, [*command])
-    assert ended.exit_code == code, ended.output + repr(ended.exception)
-    return ended.stdout
+def run_in_process(*command, code=0):
+    """Run a command in this process, and return its output."""
+    result = CliRunner().invoke(main, [*command])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result.stdout
 
 
-def search(*command):
-    """Run a command that starts Ray, in a process of its own; what it prints."""
+def run_separately(*command):
+    """Run a command that starts Ray in a separate process, and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     code = "from forcetune.cli import main; main()"
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, *command], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
-def test_it_is_read(store):
-    front = json.loads(told("best", "whole", "--json"))
+def test_the_stores_are_read(store):
+    front = json.loads(run_in_process("best", "whole", "--json"))
     assert len(front) == 4
-    assert json.loads(told("best", "cut", "--json")), "trials of a search that was interrupted"
-    assert "agree" in told("doctor", "whole")
-    assert "agree" in told("doctor", "cut")
+    assert json.loads(run_in_process("best", "cut", "--json")), "an interrupted search has trials"
+    assert "agree" in run_in_process("doctor", "whole")
+    assert "agree" in run_in_process("doctor", "cut")
     assert len(tracking.load_reruns("whole")) > 0
 
 
-def test_its_baseline_and_nights_are_read(store):
+def test_the_baseline_and_the_nights_are_read(store):
     champions = ("--top", "1", "--bands", "0.5,0.9,1")
-    planned = json.loads(told("baseline", "whole", *champions, "--seeds", "2", "--dry-run", "--json"))
-    assert planned["runs"] == 8, "of four pairs all twins were run; the rival that is tuned with random_erk is new"
-    nights = json.loads(told("schedule", "status", "--json"))["last"]
+    planned = json.loads(run_in_process("baseline", "whole", *champions, "--seeds", "2", "--dry-run", "--json"))
+    assert planned["runs"] == 8, "all twins of four pairs have run; the rival that is tuned with random_erk is new"
+    nights = json.loads(run_in_process("schedule", "status", "--json"))["last"]
     assert (nights["nightly"]["night"], nights["nightly"]["outcome"]) == ("2026-11-02", "quiet")
     assert {row["pairs"] for row in nights["nightly"]["verdicts"]} == {4}
-    (share,) = json.loads(told("nightly", "nightly.yaml", "--date", "2026-11-03", "--dry-run", "--json"))
-    assert share["companions"]
+    (night_plan,) = json.loads(run_in_process("nightly", "nightly.yaml", "--date", "2026-11-03", "--dry-run", "--json"))
+    assert night_plan["companions"]
 
 
 @pytest.mark.long
-def test_its_interrupted_search_goes_on(store):
+def test_the_interrupted_search_continues(store):
     (store / "hurry").touch()
     before = tracking.load_table("cut").set_index("trial")
     (interrupted,) = before.index[before["status"] == "RUNNING"]
-    search("search", "cut.yaml")
+    run_separately("search", "cut.yaml")
     rows = check_promise("cut", 4).set_index("trial")
     assert set(rows["outcome"]) == {"trained"}
     assert rows.loc[interrupted, "run_id"] == before.loc[interrupted, "run_id"]
     assert rows.loc[before.index, "started"].equals(before["started"])
-    first = {row["step"]: row["time"] for row in curve(before.loc[interrupted, "run_id"])}
-    assert first[1] < rows.loc[interrupted, "ended"] - 60_000, "its first epoch is that of the earlier version"
+    first = {row["step"]: row["time"] for row in read_curve(before.loc[interrupted, "run_id"])}
+    assert first[1] < rows.loc[interrupted, "ended"] - 60_000, "the earlier version trained the first epoch"
     assert [path.name for path in (store / ".forcetune").glob("*")] == []
 
 
 @pytest.mark.long
-def test_its_damages_are_repaired(store):
+def test_damage_in_the_stores_is_repaired(store):
     client = tracking.Tracker("whole", mlflow_uri()).client
     rows = tracking.load_table("whole").set_index("name")
     client.delete_run(rows.loc["trial-0000", "run_id"])
     client.log_metric(rows.loc["trial-0001", "run_id"], "val_loss", 0.3, timestamp=1, step=1)
-    told("doctor", "whole", code=1)
-    told("doctor", "whole", "--repair", code=1)  # masks.npz of a run that was deleted is lost
-    assert told("doctor", "whole", code=1).count("without masks.npz") == 1
+    run_in_process("doctor", "whole", code=1)
+    run_in_process("doctor", "whole", "--repair", code=1)  # masks.npz of a deleted run is lost
+    assert run_in_process("doctor", "whole", code=1).count("without masks.npz") == 1
     check_promise("whole", 10)
 
 
-def curve(run):
-    """Steps and times of a run's validation accuracy."""
+def read_curve(run):
+    """Return the steps and times at which a run logged its validation accuracy."""
     history = tracking.Tracker("cut", mlflow_uri()).client.get_metric_history(run, "val_accuracy")
     return [{"step": entry.step, "time": entry.timestamp} for entry in history]

@@ -1,4 +1,4 @@
-"""Who ran a study and from which commit, as MLflow's own tags."""
+"""The user and the commit of a study, in the tags that MLflow itself uses."""
 
 import json
 import subprocess
@@ -10,30 +10,30 @@ from forcetune.tracking import RUN_CONTEXT_VARIABLE, collect_origin_tags
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """A folder that is in no repository, and nothing said by the environment."""
+def isolated_folder(tmp_path, monkeypatch):
+    """Work in a folder outside any repository, without a variable that names the origin."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(RUN_CONTEXT_VARIABLE, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
 
 
-def test_the_user_and_the_commit(monkeypatch):
+def test_the_user_and_the_commit_are_tags(monkeypatch):
     monkeypatch.setattr("getpass.getuser", lambda: "ada")
-    before = collect_origin_tags()
-    assert before == {"mlflow.user": "ada", "mlflow.source.name": "forcetune", "mlflow.source.type": "LOCAL"}
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+    tags = collect_origin_tags()
+    assert tags == {"mlflow.user": "ada", "mlflow.source.name": "forcetune", "mlflow.source.type": "LOCAL"}
+    identity_options = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], [*identity_options, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", *command], check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert collect_origin_tags("JOB") == {**before, "mlflow.source.type": "JOB", "mlflow.source.git.commit": commit}
+    assert collect_origin_tags("JOB") == {**tags, "mlflow.source.type": "JOB", "mlflow.source.git.commit": commit}
 
 
-def test_a_container_without_users_and_git(monkeypatch):
-    def nobody():
+def test_a_container_without_users_and_git_has_the_other_tags(monkeypatch):
+    def raise_no_user():
         raise OSError("no user")
 
-    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("getpass.getuser", raise_no_user)
     monkeypatch.setenv("PATH", "")
     assert collect_origin_tags() == {"mlflow.source.name": "forcetune", "mlflow.source.type": "LOCAL"}
 
@@ -45,13 +45,13 @@ def test_a_job_has_its_owners_tags(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]", ""])
-def test_a_broken_variable_is_no_obstacle(monkeypatch, broken):
+def test_a_broken_variable_is_ignored(monkeypatch, broken):
     monkeypatch.setenv(RUN_CONTEXT_VARIABLE, broken)
     assert collect_origin_tags()["mlflow.source.name"] == "forcetune"
 
 
-def test_runs_have_them(folder, searched, monkeypatch):
+def test_runs_have_the_origin_tags(folder, search_study, monkeypatch):
     monkeypatch.setenv(RUN_CONTEXT_VARIABLE, json.dumps({"mlflow.user": "ada"}))
-    searched()
+    search_study()
     for run in tracking.load_runs("s", f"sqlite:///{folder}/mlflow.db"):
         assert run["tags"]["mlflow.user"] == "ada"

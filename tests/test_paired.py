@@ -1,4 +1,4 @@
-"""A champion against its twins: what pairs may and may not say."""
+"""Verdicts on paired differences between a champion and its twins."""
 
 import subprocess
 import sys
@@ -9,164 +9,179 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from shared_constants import MARGIN_POINTS
 
 from forcetune.analysis import flips, judge, paired, pool_by_seed
 
-MARGIN = 0.5
 RUNS = 2000
 
 
-def limit(share, runs):
-    """The most of so many runs that chance would err in once in a hundred such tests."""
+def get_limit(share, runs):
+    """Return the share of the runs in error that chance exceeds in one of a hundred such tests."""
     return stats.binom.ppf(0.99, runs, share) / runs
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    """Judges many comparisons at once and yet each as if alone."""
+def judged_alone(monkeypatch):
+    """Judge each of many comparisons as if it were the only one."""
     monkeypatch.setattr(paired, "_adjust", lambda p: np.minimum(p, 1))
     monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
 
 
-def share(verdicts, *kinds):
-    return np.mean([found.verdict in kinds for found in verdicts])
+def get_share(verdicts, *kinds):
+    return np.mean([verdict.verdict in kinds for verdict in verdicts])
 
 
-def covered(verdicts, mean):
-    return np.mean([found.low <= mean <= found.high for found in verdicts])
+def get_coverage(verdicts, mean):
+    return np.mean([verdict.low <= mean <= verdict.high for verdict in verdicts])
 
 
-def normal(mean, deviation, pairs, runs=RUNS):
+def draw_normal(mean, deviation, pairs, runs=RUNS):
     generator = np.random.default_rng(pairs)
     return list(mean + deviation * generator.standard_normal((runs, pairs)))
 
 
-def collapsing(mean, often, depth, pairs, runs=RUNS):
-    """A twin that now and then collapses; the champion never does. The mean is the mean of all that."""
+def draw_collapsing(mean, probability, depth, pairs, runs=RUNS):
+    """Draw differences from a twin that collapses with a probability; their mean includes the collapses."""
     generator = np.random.default_rng(pairs)
-    collapsed = generator.random((runs, pairs)) < often
-    return list(mean + generator.standard_normal((runs, pairs)) + depth * (collapsed - often))
+    collapsed = generator.random((runs, pairs)) < probability
+    return list(mean + generator.standard_normal((runs, pairs)) + depth * (collapsed - probability))
 
 
 def test_three_pairs_by_hand():
-    """The sums of all flips of 1, 2, 3 are 6, 4, 2, 0, 0, -2, -4, -6."""
-    (found,) = judge([np.array([1.0, 2.0, 3.0])], margin=4.0)
-    assert found.p_difference == pytest.approx(2 / 8)
-    assert found.p_equivalence == pytest.approx(1 / 8), "-3, -2, -1 and 5, 6, 7 about the margins: the most extreme"
-    assert (found.pairs, found.mean, found.least_p, found.verdict) == (3, 2, 2 / 8, "undecided")
+    """Compare with the sums of all flips of 1, 2, 3, which are 6, 4, 2, 0, 0, -2, -4, -6."""
+    (verdict,) = judge([np.array([1.0, 2.0, 3.0])], margin=4.0)
+    assert verdict.p_difference == pytest.approx(2 / 8)
+    assert verdict.p_equivalence == pytest.approx(1 / 8), (
+        "the flips of -3, -2, -1 and of 5, 6, 7 around the margins are the most extreme"
+    )
+    assert (verdict.pairs, verdict.mean, verdict.least_p, verdict.verdict) == (3, 2, 2 / 8, "undecided")
     (mixed,) = judge([np.array([3.0, -1.0, 2.0])], margin=1.0)
-    assert mixed.p_difference == pytest.approx(2 * 2 / 8), "its sum, 4, is reached by two of eight"
-    assert mixed.p_equivalence == pytest.approx(6 / 8), "2, -2, 1 about the upper margin: all flips but -3 and -5"
+    assert mixed.p_difference == pytest.approx(2 * 2 / 8), "two of eight flips reach its sum, 4"
+    assert mixed.p_equivalence == pytest.approx(6 / 8), (
+        "of the flips of 2, -2, 1 around the upper margin all but -3 and -5 count"
+    )
 
 
 def test_five_pairs_of_one_sign_are_enough_to_tie_but_not_to_beat():
-    same, more = judge([np.full(5, 0.1)], 1.0), judge([np.full(5, 2.0)], 1.0)
-    assert (same[0].verdict, same[0].p_equivalence) == ("ties", 1 / 32)
-    assert (more[0].verdict, more[0].p_difference) == ("undecided", 2 / 32)
+    small, large = judge([np.full(5, 0.1)], 1.0), judge([np.full(5, 2.0)], 1.0)
+    assert (small[0].verdict, small[0].p_equivalence) == ("ties", 1 / 32)
+    assert (large[0].verdict, large[0].p_difference) == ("undecided", 2 / 32)
     assert judge([np.full(6, 2.0)], 1.0)[0].verdict == "beats"
     assert judge([np.full(6, -2.0)], 1.0)[0].verdict == "loses"
 
 
-def test_what_differs_by_too_little_to_matter_ties():
-    (found,) = judge([0.2 + 0.01 * np.arange(12)], 0.5)
-    assert found.p_difference <= 0.05
-    assert found.verdict == "ties"
-    assert found.low > 0, "the interval tells that it differs"
+def test_a_difference_well_within_the_margin_ties():
+    (verdict,) = judge([0.2 + 0.01 * np.arange(12)], 0.5)
+    assert verdict.p_difference <= 0.05
+    assert verdict.verdict == "ties"
+    assert verdict.low > 0, "the interval excludes 0"
 
 
-def test_too_few_pairs():
-    none, one, two = judge([np.empty(0), np.array([3.0]), np.array([3.0, 4.0])], MARGIN)
-    assert np.isnan([none.mean, none.low, none.high, none.p_difference, none.p_equivalence]).all()
-    assert (none.pairs, none.least_p, none.verdict, none.needed) == (0, 1, "undecided", None)
-    assert (one.mean, one.p_difference, one.p_equivalence, one.verdict) == (3, 1, 1, "undecided")
-    assert np.isnan([one.low, one.high]).all()
-    assert one.needed is None
-    assert (two.least_p, two.p_difference) == (0.5, 1.0), "Holm, over the two that have pairs"
-    assert judge([], MARGIN) == []
+def test_too_few_pairs_are_undecided():
+    no_pairs, one_pair, two_pairs = judge([np.empty(0), np.array([3.0]), np.array([3.0, 4.0])], MARGIN_POINTS)
+    assert np.isnan([no_pairs.mean, no_pairs.low, no_pairs.high, no_pairs.p_difference, no_pairs.p_equivalence]).all()
+    assert (no_pairs.pairs, no_pairs.least_p, no_pairs.verdict, no_pairs.needed) == (0, 1, "undecided", None)
+    assert (one_pair.mean, one_pair.p_difference, one_pair.p_equivalence, one_pair.verdict) == (3, 1, 1, "undecided")
+    assert np.isnan([one_pair.low, one_pair.high]).all()
+    assert one_pair.needed is None
+    assert (two_pairs.least_p, two_pairs.p_difference) == (0.5, 1.0), (
+        "Holm's method counts the two comparisons that have pairs"
+    )
+    assert judge([], MARGIN_POINTS) == []
 
 
 @pytest.mark.parametrize("pairs", [2, 5, 12, 40])
-def test_differences_that_never_vary(pairs):
-    (found,) = judge([np.zeros(pairs)], MARGIN)
-    assert (found.mean, found.low, found.high, found.p_difference) == (0, 0, 0, 1)
-    assert found.verdict == ("ties" if pairs >= 5 else "undecided")
-    assert found.needed == (None if pairs >= 5 else 5)
-    assert judge([np.zeros(pairs)], 0.0)[0].verdict == "undecided", "nothing lies within a margin of 0"
-    assert judge([np.full(pairs, MARGIN)], MARGIN)[0].verdict != "ties", "the margin itself matters"
+def test_constant_differences_of_zero_tie(pairs):
+    (verdict,) = judge([np.zeros(pairs)], MARGIN_POINTS)
+    assert (verdict.mean, verdict.low, verdict.high, verdict.p_difference) == (0, 0, 0, 1)
+    assert verdict.verdict == ("ties" if pairs >= 5 else "undecided")
+    assert verdict.needed == (None if pairs >= 5 else 5)
+    assert judge([np.zeros(pairs)], 0.0)[0].verdict == "undecided", "no difference lies within a margin of 0"
+    assert judge([np.full(pairs, MARGIN_POINTS)], MARGIN_POINTS)[0].verdict != "ties", (
+        "a difference of the margin is no tie"
+    )
 
 
-def test_refused():
+def test_infinite_differences_and_negative_margins_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        judge([np.array([1.0, np.nan])], MARGIN)
+        judge([np.array([1.0, np.nan])], MARGIN_POINTS)
     with pytest.raises(ValueError, match="-1"):
         judge([np.ones(3)], -1)
     with pytest.raises(ValueError, match="finite"):
-        judge([np.array([inf, 1.0])], MARGIN)
+        judge([np.array([inf, 1.0])], MARGIN_POINTS)
 
 
-def test_the_p_is_scipys():
+def test_p_values_agree_with_scipy():
     sample = np.random.default_rng(3).standard_normal(11) + 0.4
 
     def mean(values, axis):
         return values.mean(axis)
 
-    def exact(values, alternative):
+    def compute_exact_p(values, alternative):
         return stats.permutation_test(
             (values,), mean, permutation_type="samples", n_resamples=inf, alternative=alternative
         ).pvalue
 
-    (found,) = judge([sample], MARGIN)
-    assert found.p_difference == pytest.approx(exact(sample, "two-sided"))
-    margins = exact(sample + MARGIN, "greater"), exact(sample - MARGIN, "less")
-    assert found.p_equivalence == pytest.approx(max(margins))
+    (verdict,) = judge([sample], MARGIN_POINTS)
+    assert verdict.p_difference == pytest.approx(compute_exact_p(sample, "two-sided"))
+    equivalence_ps = compute_exact_p(sample + MARGIN_POINTS, "greater"), compute_exact_p(sample - MARGIN_POINTS, "less")
+    assert verdict.p_equivalence == pytest.approx(max(equivalence_ps))
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_students_t():
     sample = np.random.default_rng(3).standard_normal(9)
-    (found,) = judge([sample], MARGIN)
+    (verdict,) = judge([sample], MARGIN_POINTS)
     interval = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert (verdict.low, verdict.high) == pytest.approx((interval.low, interval.high))
 
 
 @pytest.mark.parametrize("digits", [1, 9], ids=["of few values", "of many"])
-def test_flips_that_are_counted_are_those_that_are_tried(monkeypatch, digits):
-    samples = [sample.round(digits) for sample in normal(0.8, 1.5, 12, 20)]
-    tried = judge(samples, MARGIN)
+def test_counted_flips_agree_with_enumerated_flips(monkeypatch, digits):
+    samples = [sample.round(digits) for sample in draw_normal(0.8, 1.5, 12, 20)]
+    enumerated_verdicts = judge(samples, MARGIN_POINTS)
     monkeypatch.setattr(flips, "EXHAUSTIVE_PAIRS", 4)
-    for one, other in zip(tried, judge(samples, MARGIN), strict=True):
-        for p, counted in ((one.p_difference, other.p_difference), (one.p_equivalence, other.p_equivalence)):
-            assert p - 1e-9 <= counted <= 1.04 * p + 1e-3, "never too small"
+    for enumerated_verdict, counted_verdict in zip(enumerated_verdicts, judge(samples, MARGIN_POINTS), strict=True):
+        for p, counted_p in (
+            (enumerated_verdict.p_difference, counted_verdict.p_difference),
+            (enumerated_verdict.p_equivalence, counted_verdict.p_equivalence),
+        ):
+            assert p - 1e-9 <= counted_p <= 1.04 * p + 1e-3, "the counted p is never too small"
 
 
-def test_many_pairs_are_counted_finely_enough_for_what_a_look_costs():
-    found = judge([np.full(40, 2.0) + 0.1 * np.arange(40)] * 3, MARGIN, cost=[1, 100, 3000])
-    assert [one.verdict for one in found] == ["beats"] * 3
-    assert found[2].least_p * 3 * 3000 < 0.05
+def test_many_pairs_are_counted_finely_enough_for_the_cost_of_a_look():
+    verdicts = judge([np.full(40, 2.0) + 0.1 * np.arange(40)] * 3, MARGIN_POINTS, cost=[1, 100, 3000])
+    assert [verdict.verdict for verdict in verdicts] == ["beats"] * 3
+    assert verdicts[2].least_p * 3 * 3000 < 0.05
 
 
-def test_one_comparison_among_many_is_held_to_more():
+def test_one_comparison_among_many_needs_more_evidence():
     sample = np.array([1.0, 2.0, 1.5, 2.5, 1.2, 1.8])
-    others = [np.array([1.0, -1.0, 1.0, -1.0])] * 3
-    assert judge([sample], MARGIN)[0].p_difference == pytest.approx(2 / 64)
-    assert judge([sample, *others], MARGIN)[0].p_difference == pytest.approx(4 * 2 / 64), "Holm's strictest"
-    assert judge([sample, np.empty(0)], MARGIN)[0].p_difference == pytest.approx(2 / 64), "no pairs, no comparison"
-    assert judge([sample], MARGIN, cost=[3])[0].p_difference == pytest.approx(3 * 2 / 64)
-    both = judge([sample, *others], MARGIN, cost=[3, 1, 1, 1])[0]
-    assert both.p_difference == pytest.approx(4 * 3 * 2 / 64)
+    other_samples = [np.array([1.0, -1.0, 1.0, -1.0])] * 3
+    assert judge([sample], MARGIN_POINTS)[0].p_difference == pytest.approx(2 / 64)
+    assert judge([sample, *other_samples], MARGIN_POINTS)[0].p_difference == pytest.approx(4 * 2 / 64), (
+        "Holm's strictest level"
+    )
+    assert judge([sample, np.empty(0)], MARGIN_POINTS)[0].p_difference == pytest.approx(2 / 64), (
+        "a comparison without pairs does not count"
+    )
+    assert judge([sample], MARGIN_POINTS, cost=[3])[0].p_difference == pytest.approx(3 * 2 / 64)
+    costly = judge([sample, *other_samples], MARGIN_POINTS, cost=[3, 1, 1, 1])[0]
+    assert costly.p_difference == pytest.approx(4 * 3 * 2 / 64)
 
 
-def test_pooled_by_seed():
-    found = pool_by_seed([np.array([1.0, np.nan, np.nan, 0.0]), np.array([3.0, 4.0, np.nan, np.nan])])
-    assert list(found) == [2, 4, 0]
+def test_differences_are_pooled_by_seed():
+    pooled = pool_by_seed([np.array([1.0, np.nan, np.nan, 0.0]), np.array([3.0, 4.0, np.nan, np.nan])])
+    assert list(pooled) == [2, 4, 0]
     assert not len(pool_by_seed([]))
     assert not len(pool_by_seed([np.array([np.nan])]))
     with pytest.raises(ValueError, match="same shape"):
         pool_by_seed([np.ones(2), np.ones(3)])
 
 
-def test_copies_of_a_champion_are_no_more_evidence():
+def test_copies_of_a_champion_add_no_evidence():
     sample = np.random.default_rng(0).standard_normal(6) + 1
-    assert judge([pool_by_seed([sample] * 5)], MARGIN) == judge([sample], MARGIN)
+    assert judge([pool_by_seed([sample] * 5)], MARGIN_POINTS) == judge([sample], MARGIN_POINTS)
 
 
 # Planted effects
@@ -174,173 +189,188 @@ def test_copies_of_a_champion_are_no_more_evidence():
 
 @pytest.mark.parametrize("pairs", [8, 12])
 @pytest.mark.parametrize("deviation", [1.0, 2.0])
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("judged_alone")
 def test_planted_effects(pairs, deviation):
-    """Measured in 4000 runs of 12 pairs: 2.6 % falsely beat, 2.4 % falsely tie at a deviation of 1; of 2: 2.7, 0.03."""
-    nothing = judge(normal(0, deviation, pairs), MARGIN)
-    assert share(nothing, "beats") <= limit(0.025, RUNS)
-    assert share(nothing, "beats", "loses") <= limit(0.05, RUNS)
-    for mean in (MARGIN, -MARGIN):
-        at_the_margin = judge(normal(mean, deviation, pairs), MARGIN)
-        assert share(at_the_margin, "ties") <= limit(0.05, RUNS)
-    beyond = judge(normal(2 * deviation, deviation, pairs), MARGIN)
-    assert share(beyond, "beats") >= 0.97, "measured: 0.995 with 8 pairs"
-    assert share(beyond, "loses", "ties") == 0
+    """Judge planted effects.
+
+    Measured in 4000 runs of 12 pairs: at a deviation of 1, 2.6 % falsely beat and 2.4 % falsely tie; at a deviation of
+    2, 2.7 % and 0.03 %.
+    """
+    no_effect = judge(draw_normal(0, deviation, pairs), MARGIN_POINTS)
+    assert get_share(no_effect, "beats") <= get_limit(0.025, RUNS)
+    assert get_share(no_effect, "beats", "loses") <= get_limit(0.05, RUNS)
+    for mean in (MARGIN_POINTS, -MARGIN_POINTS):
+        at_the_margin = judge(draw_normal(mean, deviation, pairs), MARGIN_POINTS)
+        assert get_share(at_the_margin, "ties") <= get_limit(0.05, RUNS)
+    large_effect = judge(draw_normal(2 * deviation, deviation, pairs), MARGIN_POINTS)
+    assert get_share(large_effect, "beats") >= 0.97, "0.995 was measured with 8 pairs"
+    assert get_share(large_effect, "loses", "ties") == 0
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("judged_alone")
 def test_planted_effects_of_many_pairs():
     runs, pairs = 400, 24
-    assert share(judge(normal(0, 1.0, pairs, runs), MARGIN), "beats", "loses") <= limit(0.05, runs)
-    assert share(judge(normal(MARGIN, 1.0, pairs, runs), MARGIN), "ties") <= limit(0.05, runs)
-    assert share(judge(normal(1.0, 1.0, pairs, runs), MARGIN), "beats") >= 0.95
-    assert share(judge(normal(0.0, 0.6, pairs, runs), MARGIN), "ties") >= 0.95
+    assert get_share(judge(draw_normal(0, 1.0, pairs, runs), MARGIN_POINTS), "beats", "loses") <= get_limit(0.05, runs)
+    assert get_share(judge(draw_normal(MARGIN_POINTS, 1.0, pairs, runs), MARGIN_POINTS), "ties") <= get_limit(
+        0.05, runs
+    )
+    assert get_share(judge(draw_normal(1.0, 1.0, pairs, runs), MARGIN_POINTS), "beats") >= 0.95
+    assert get_share(judge(draw_normal(0.0, 0.6, pairs, runs), MARGIN_POINTS), "ties") >= 0.95
 
 
-@pytest.mark.usefixtures("alone")
-def test_arms_that_collapse_alike():
-    """Exchangeable, though far from normal: one pair in ten is 20 points off on either side."""
+@pytest.mark.usefixtures("judged_alone")
+def test_arms_that_collapse_equally_often():
+    """Judge exchangeable differences that are far from normal: each arm collapses by 20 points in one run of ten."""
     generator = np.random.default_rng(0)
     collapsed = generator.random((2, RUNS, 12)) < 0.1
     differences = generator.standard_normal((RUNS, 12)) + 20.0 * collapsed[0] - 20.0 * collapsed[1]
-    assert share(judge(list(differences), MARGIN), "beats", "loses") <= limit(0.05, RUNS)
-    assert share(judge(list(MARGIN + differences), MARGIN), "ties") <= limit(0.05, RUNS)
-    assert covered(judge(list(differences), MARGIN), 0) >= 0.95
+    assert get_share(judge(list(differences), MARGIN_POINTS), "beats", "loses") <= get_limit(0.05, RUNS)
+    assert get_share(judge(list(MARGIN_POINTS + differences), MARGIN_POINTS), "ties") <= get_limit(0.05, RUNS)
+    assert get_coverage(judge(list(differences), MARGIN_POINTS), 0) >= 0.95
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("judged_alone")
 def test_a_twin_that_collapses_often():
-    """Three runs of ten collapse by 5 points; measured in 4000 runs: the interval holds the mean in 93.9 %."""
-    nothing = judge(collapsing(0, 0.3, 5, 12), MARGIN)
-    assert share(nothing, "beats") <= limit(0.05, RUNS)
-    assert covered(nothing, 0) >= 0.92
-    assert share(judge(collapsing(MARGIN, 0.3, 5, 12), MARGIN), "ties") <= limit(0.05, RUNS)
-    assert share(judge(collapsing(3, 0.3, 5, 12), MARGIN), "beats") >= 0.97
+    """Judge a twin of which three runs in ten collapse by 5 points.
 
-
-@pytest.mark.usefixtures("alone")
-def test_a_twin_that_collapses_rarely():
-    """One run of ten collapses by 20 points: in 28 % of the cases no pair of twelve shows it.
-
-    The interval then holds the mean in no more than 71 % (of 4000), and with a mean of 0, where the champion is the
-    worse one in all other pairs, that is what is seen: it loses in 28 %. Nothing that sees twelve pairs knows better.
+    Measured in 4000 runs: the interval holds the mean in 93.9 %.
     """
-    nothing = judge(collapsing(0, 0.1, 20, 12), MARGIN)
-    assert share(nothing, "beats") <= limit(0.05, RUNS)
-    assert covered(nothing, 0) == pytest.approx(0.71, abs=0.04)
-    assert share(nothing, "loses") == pytest.approx(0.28, abs=0.04)
+    no_effect = judge(draw_collapsing(0, 0.3, 5, 12), MARGIN_POINTS)
+    assert get_share(no_effect, "beats") <= get_limit(0.05, RUNS)
+    assert get_coverage(no_effect, 0) >= 0.92
+    assert get_share(judge(draw_collapsing(MARGIN_POINTS, 0.3, 5, 12), MARGIN_POINTS), "ties") <= get_limit(0.05, RUNS)
+    assert get_share(judge(draw_collapsing(3, 0.3, 5, 12), MARGIN_POINTS), "beats") >= 0.97
+
+
+@pytest.mark.usefixtures("judged_alone")
+def test_a_twin_that_collapses_rarely():
+    """Judge a twin of which one run in ten collapses by 20 points; in 28 % of the cases no pair of twelve shows it.
+
+    So the interval holds the mean in only 71 % of 4000 runs. With a mean of 0 the champion is worse in all other pairs,
+    and it loses in those 28 %. No test that sees twelve pairs can do better.
+    """
+    no_effect = judge(draw_collapsing(0, 0.1, 20, 12), MARGIN_POINTS)
+    assert get_share(no_effect, "beats") <= get_limit(0.05, RUNS)
+    assert get_coverage(no_effect, 0) == pytest.approx(0.71, abs=0.04)
+    assert get_share(no_effect, "loses") == pytest.approx(0.28, abs=0.04)
 
 
 @pytest.mark.parametrize("pairs", [4, 12])
 def test_intervals_hold_the_mean_as_often_as_they_say(pairs):
-    samples = normal(0.3, 1.5, pairs)
-    held = np.mean([low <= 0.3 <= high for _, low, high in map(paired.student_interval, samples)])
+    samples = draw_normal(0.3, 1.5, pairs)
+    coverage = np.mean([low <= 0.3 <= high for _, low, high in map(paired.student_interval, samples)])
     low, high = stats.binom.ppf([0.005, 0.995], RUNS, 0.95) / RUNS
-    assert low <= held <= high
+    assert low <= coverage <= high
 
 
-def test_families_err_no_more_often(monkeypatch):
+def test_families_of_comparisons_err_no_more_often(monkeypatch):
     monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
     families, members, pairs = 400, 10, 10
     generator = np.random.default_rng(1)
-    wrong = 0
+    wrong_families = 0
     for _ in range(families):
-        shared = generator.standard_normal(pairs)  # of the split and the initial weights
-        verdicts = judge(list(shared + generator.standard_normal((members, pairs))), MARGIN)
-        wrong += share(verdicts, "beats", "loses") > 0
-    assert wrong / families <= limit(0.05, families)
+        shared_noise = generator.standard_normal(pairs)  # the noise of the split and of the initial weights
+        verdicts = judge(list(shared_noise + generator.standard_normal((members, pairs))), MARGIN_POINTS)
+        wrong_families += get_share(verdicts, "beats", "loses") > 0
+    assert wrong_families / families <= get_limit(0.05, families)
 
 
-# What is needed
+# Needed pairs
 
 
-def shaped(mean, deviation, pairs=6):
-    """Differences of exactly this mean and deviation."""
+def make_differences(mean, deviation, pairs=6):
+    """Return differences of exactly this mean and deviation."""
     raw = np.arange(pairs) - (pairs - 1) / 2
     return mean + deviation * raw / raw.std(ddof=1)
 
 
-def needed(mean, deviation=2.0, margin=MARGIN, **options):
-    return judge([shaped(mean, deviation)], margin, **options)[0].needed
+def find_needed_pairs(mean, deviation=2.0, margin=MARGIN_POINTS, **options):
+    return judge([make_differences(mean, deviation)], margin, **options)[0].needed
 
 
 def test_larger_effects_and_less_noise_need_fewer_pairs():
-    assert needed(0.6) > needed(0.9) > needed(1.4)
-    assert needed(0.9, 1.5) < needed(0.9, 2.0) < needed(0.9, 3.0)
-    assert needed(0.0, margin=0.9) < needed(0.0, margin=0.7) < needed(0.0)
-    assert needed(0.1) > needed(0.0), "nearer to the margin"
-    assert needed(0.9, cost=[4]) > needed(0.9)
-    assert needed(-0.9) == needed(0.9)
+    assert find_needed_pairs(0.6) > find_needed_pairs(0.9) > find_needed_pairs(1.4)
+    assert find_needed_pairs(0.9, 1.5) < find_needed_pairs(0.9, 2.0) < find_needed_pairs(0.9, 3.0)
+    assert find_needed_pairs(0.0, margin=0.9) < find_needed_pairs(0.0, margin=0.7) < find_needed_pairs(0.0)
+    assert find_needed_pairs(0.1) > find_needed_pairs(0.0), "an effect nearer to the margin needs more"
+    assert find_needed_pairs(0.9, cost=[4]) > find_needed_pairs(0.9)
+    assert find_needed_pairs(-0.9) == find_needed_pairs(0.9)
 
 
-def test_needed_is_what_the_t_test_needs():
+def test_needed_pairs_agree_with_the_t_test():
     from statsmodels.stats.power import TTestPower
 
-    assert needed(0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.8))
-    assert needed(0.0, margin=0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.9, "larger"))
+    assert find_needed_pairs(0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.8))
+    assert find_needed_pairs(0.0, margin=0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.9, "larger"))
 
 
-def test_what_never_comes_is_not_promised():
-    assert needed(0.05, 20.0) is None, "more than a thousand pairs"
-    assert needed(0.5, 2.0, cost=[1e30]) is None, "nothing is that sure"
-    assert judge([np.full(8, 2.0)], MARGIN)[0].needed is None, "it is decided"
+def test_pairs_that_would_not_decide_are_not_promised():
+    assert find_needed_pairs(0.05, 20.0) is None, "more than a thousand pairs"
+    assert find_needed_pairs(0.5, 2.0, cost=[1e30]) is None, "no number of pairs is so certain"
+    assert judge([np.full(8, 2.0)], MARGIN_POINTS)[0].needed is None, "the comparison is decided"
 
 
-def test_needed_is_enough():
-    """Four of five are settled, by the very rule, with as many pairs as were named."""
-    enough, runs = needed(2.0), 400
-    settled = [judge([sample], MARGIN)[0].verdict == "beats" for sample in normal(2.0, 2.0, enough, runs)]
-    assert np.mean(settled) >= stats.binom.ppf(0.01, runs, 0.8) / runs
+def test_the_needed_pairs_are_enough():
+    """Judge runs with the needed number of pairs: the rule decides at least about four of five."""
+    pairs, runs = find_needed_pairs(2.0), 400
+    decided = [judge([sample], MARGIN_POINTS)[0].verdict == "beats" for sample in draw_normal(2.0, 2.0, pairs, runs)]
+    assert np.mean(decided) >= stats.binom.ppf(0.01, runs, 0.8) / runs
 
 
-def test_few_pairs_need_as_many_as_make_p_small():
-    (found,) = judge([np.full(3, 9.0) + 0.001 * np.arange(3)], MARGIN)
-    assert found.needed == 6, "2 / 2**5 is above 0.05"
-    assert judge([np.zeros(3)], MARGIN)[0].needed == 5, "1 / 2**5 is below"
+def test_few_pairs_need_as_many_as_make_the_p_small():
+    (verdict,) = judge([np.full(3, 9.0) + 0.001 * np.arange(3)], MARGIN_POINTS)
+    assert verdict.needed == 6, "2 / 2**5 is above 0.05"
+    assert judge([np.zeros(3)], MARGIN_POINTS)[0].needed == 5, "1 / 2**5 is below"
 
 
-# What must not matter
+# Properties that hold for all differences
 
-DIFFERENCES = st.lists(st.integers(-40, 40).map(lambda x: x / 8), min_size=2, max_size=7)
-MIRROR = {"beats": "loses", "loses": "beats"}
+DIFFERENCE_LISTS = st.lists(st.integers(-40, 40).map(lambda x: x / 8), min_size=2, max_size=7)
+MIRRORED_VERDICTS = {"beats": "loses", "loses": "beats"}
 
 
-@given(st.lists(DIFFERENCES, min_size=1, max_size=3))
+@given(st.lists(DIFFERENCE_LISTS, min_size=1, max_size=3))
 def test_swapped_arms_mirror_the_verdict(samples):
-    there = judge([np.array(sample) for sample in samples], MARGIN)
-    back = judge([-np.array(sample) for sample in samples], MARGIN)
-    for one, other in zip(there, back, strict=True):
-        assert other.verdict == MIRROR.get(one.verdict, one.verdict)
-        assert (other.p_difference, other.p_equivalence) == (one.p_difference, one.p_equivalence)
-        assert (other.mean, other.low, other.high) == pytest.approx((-one.mean, -one.high, -one.low))
-        assert other.needed == one.needed
+    verdicts = judge([np.array(sample) for sample in samples], MARGIN_POINTS)
+    mirrored_verdicts = judge([-np.array(sample) for sample in samples], MARGIN_POINTS)
+    for verdict, mirrored in zip(verdicts, mirrored_verdicts, strict=True):
+        assert mirrored.verdict == MIRRORED_VERDICTS.get(verdict.verdict, verdict.verdict)
+        assert (mirrored.p_difference, mirrored.p_equivalence) == (verdict.p_difference, verdict.p_equivalence)
+        assert (mirrored.mean, mirrored.low, mirrored.high) == pytest.approx(
+            (-verdict.mean, -verdict.high, -verdict.low)
+        )
+        assert mirrored.needed == verdict.needed
 
 
-@given(DIFFERENCES, st.sampled_from([0.25, 2.0, 64.0]))
+@given(DIFFERENCE_LISTS, st.sampled_from([0.25, 2.0, 64.0]))
 def test_the_unit_does_not_matter(sample, factor):
-    (one,) = judge([np.array(sample)], MARGIN)
-    (other,) = judge([factor * np.array(sample)], factor * MARGIN)
-    assert other.verdict == one.verdict
-    assert (other.p_difference, other.p_equivalence, other.needed) == (one.p_difference, one.p_equivalence, one.needed)
-    assert (other.mean, other.low, other.high) == pytest.approx(
-        (factor * one.mean, factor * one.low, factor * one.high)
+    (verdict,) = judge([np.array(sample)], MARGIN_POINTS)
+    (scaled,) = judge([factor * np.array(sample)], factor * MARGIN_POINTS)
+    assert scaled.verdict == verdict.verdict
+    assert (scaled.p_difference, scaled.p_equivalence, scaled.needed) == (
+        verdict.p_difference,
+        verdict.p_equivalence,
+        verdict.needed,
+    )
+    assert (scaled.mean, scaled.low, scaled.high) == pytest.approx(
+        (factor * verdict.mean, factor * verdict.low, factor * verdict.high)
     )
 
 
-@given(DIFFERENCES, st.randoms())
+@given(DIFFERENCE_LISTS, st.randoms())
 def test_the_order_of_pairs_does_not_matter(sample, random):
     mixed = random.sample(sample, len(sample))
-    (one,), (other,) = judge([np.array(sample)], MARGIN), judge([np.array(mixed)], MARGIN)
-    assert (other.p_difference, other.p_equivalence) == (one.p_difference, one.p_equivalence)
+    (verdict,), (mixed_verdict,) = judge([np.array(sample)], MARGIN_POINTS), judge([np.array(mixed)], MARGIN_POINTS)
+    assert (mixed_verdict.p_difference, mixed_verdict.p_equivalence) == (verdict.p_difference, verdict.p_equivalence)
 
 
-@given(DIFFERENCES, st.floats(0.1, 5), st.floats(0.1, 5))
-def test_a_wider_margin_ties_more(sample, one, other):
-    narrow, wide = (judge([np.array(sample)], margin)[0] for margin in sorted((one, other)))
+@given(DIFFERENCE_LISTS, st.floats(0.1, 5), st.floats(0.1, 5))
+def test_a_wider_margin_ties_more(sample, first_margin, second_margin):
+    narrow, wide = (judge([np.array(sample)], margin)[0] for margin in sorted((first_margin, second_margin)))
     assert wide.p_equivalence <= narrow.p_equivalence or narrow.p_equivalence > 0.5
 
 
 def test_a_query_starts_without_slow_imports():
     code = "import sys, forcetune.analysis; print(sorted({'scipy.stats', 'statsmodels'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

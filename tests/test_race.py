@@ -1,21 +1,20 @@
-"""The race's arithmetic: fronts at an instant, the time to a level, ratios, and what a kill leaves in the stores."""
+"""The arithmetic of the race: fronts at an instant, the time to a level, ratios, and the faults after a kill."""
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from shared_constants import REPOSITORY
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = [ROOT / "benchmarks", ROOT / "benchmarks" / "rivals"]
+BENCHMARK_FOLDERS = [REPOSITORY / "benchmarks", REPOSITORY / "benchmarks" / "rivals"]
 
 
 @pytest.fixture
 def racing(monkeypatch):
-    """The race's modules, importable as its command makes them."""
-    for folder in FOLDERS:
+    """Yield the modules of the race, importable as for its command."""
+    for folder in BENCHMARK_FOLDERS:
         monkeypatch.syspath_prepend(folder)
     from racing import arms, kills, report, results, score
 
@@ -24,12 +23,12 @@ def racing(monkeypatch):
         del sys.modules[name]
 
 
-def trial(racing, ended_s, density, val_accuracy):
+def make_trial(racing, ended_s, density, val_accuracy):
     return racing["arms"].RaceTrial(ended_s, {"method": "snip", "density": density, "lr": 0.1}, val_accuracy, density)
 
 
 def test_a_front_has_the_trials_that_had_ended(racing):
-    trials = [trial(racing, 1.0, 0.1, 0.6), trial(racing, 2.0, 0.1, 0.7), trial(racing, 3.0, 0.01, 0.5)]
+    trials = [make_trial(racing, 1.0, 0.1, 0.6), make_trial(racing, 2.0, 0.1, 0.7), make_trial(racing, 3.0, 0.01, 0.5)]
     front_at = racing["score"].front_at
     assert front_at(trials, 0.5) == []
     assert front_at(trials, 1.0) == trials[:1]
@@ -38,16 +37,20 @@ def test_a_front_has_the_trials_that_had_ended(racing):
 
 
 def test_a_front_has_nothing_at_chance_or_beyond_the_space(racing):
-    trials = [trial(racing, 1.0, 1.0, 0.99), trial(racing, 1.0, 0.01, 0.1)]
+    trials = [make_trial(racing, 1.0, 1.0, 0.99), make_trial(racing, 1.0, 0.01, 0.1)]
     assert racing["score"].front_at(trials, 2.0) == []
 
 
 def test_the_curve_counts_fresh_accuracies(racing):
     score, task = racing["score"], {"dataset": "digits"}
-    trials = [trial(racing, 1.0, 0.05, 0.9), trial(racing, 2.0, 0.005, 0.5)]
-    fresh = {score.config_key(task, t.config): t.val_accuracy - 0.2 for t in trials}
-    first = 1 * (0.7 - 0.1)  # a decade below density 0.5
-    assert score.curve(trials, [0.5, 1.0, 2.0], fresh, task) == pytest.approx([0, first, first + 1 * (0.3 - 0.1)])
+    trials = [make_trial(racing, 1.0, 0.05, 0.9), make_trial(racing, 2.0, 0.005, 0.5)]
+    fresh_accuracies = {
+        score.config_key(task, race_trial.config): race_trial.val_accuracy - 0.2 for race_trial in trials
+    }
+    first_volume = 1 * (0.7 - 0.1)  # a decade below density 0.5
+    assert score.curve(trials, [0.5, 1.0, 2.0], fresh_accuracies, task) == pytest.approx(
+        [0, first_volume, first_volume + 1 * (0.3 - 0.1)]
+    )
 
 
 def test_the_instants_end_with_the_budget(racing):
@@ -60,7 +63,7 @@ def test_the_time_to_a_level_is_the_first_instant_at_it(racing):
     time_to_level, speedup = racing["score"].time_to_level, racing["score"].speedup
     assert time_to_level([1, 2, 3], [0.1, 0.5, 0.4], 0.4) == 2
     assert time_to_level([1, 2, 3], [0.1, 0.5, 0.4], 0.6) is None
-    assert time_to_level([1, 2, 3], [0.0, 0.0, 0.4], 0.0) is None, "a reference without a front"
+    assert time_to_level([1, 2, 3], [0.0, 0.0, 0.4], 0.0) is None, "a reference without a front has no time"
     assert speedup(30.0, 10.0) == 3
     assert speedup(30.0, None) == 0
 
@@ -74,15 +77,15 @@ def test_the_time_to_a_level_is_the_first_instant_at_it(racing):
         (["a F", "b R"], [], (0, 2, 0, 0)),
     ],
 )
-def test_what_a_kill_leaves_is_counted(racing, before, after, faults):
+def test_faults_after_a_kill_are_counted(racing, before, after, faults):
     states = {"F": "FINISHED", "R": "RUNNING"}
     rows = [[(row[0], states[row[2]]) for row in column] for column in (before, after)]
-    counted = racing["kills"].count_faults("mlflow", *rows)
-    assert (counted.finished, counted.lost, counted.doubled, counted.stuck) == faults
+    counted_faults = racing["kills"].count_faults("mlflow", *rows)
+    assert (counted_faults.finished, counted_faults.lost, counted_faults.doubled, counted_faults.stuck) == faults
 
 
-def run(racing, arm, seconds_and_accuracies, budget_s=100.0):
-    trials = [vars(trial(racing, second, 0.05, accuracy)) for second, accuracy in seconds_and_accuracies]
+def make_run(racing, arm, seconds_and_accuracies, budget_s=100.0):
+    trials = [vars(make_trial(racing, second, 0.05, accuracy)) for second, accuracy in seconds_and_accuracies]
     usage = {"cpu_curve": [[0.0, 0.0], [50.0, 60.0], [100.0, 130.0]], "other_cpu_s": 1.0, "wall_s": budget_s}
     content = {"task": "digits", "arm": arm, "seed": 0, "budget_s": budget_s, "trials": trials, **usage}
     return racing["results"].Run("digits", arm, 0, content)
@@ -92,19 +95,20 @@ def run(racing, arm, seconds_and_accuracies, budget_s=100.0):
 def standings(racing):
     results, score = racing["results"], racing["score"]
     runs = [
-        run(racing, "forcetune", [(9.9, 0.8), (40, 0.9)]),
-        run(racing, "tune", [(60, 0.8)]),
-        run(racing, "tune_asha", [(20, 0.5)]),
-        run(racing, "without_start", [(29.9, 0.8)]),
+        make_run(racing, "forcetune", [(9.9, 0.8), (40, 0.9)]),
+        make_run(racing, "tune", [(60, 0.8)]),
+        make_run(racing, "tune_asha", [(20, 0.5)]),
+        make_run(racing, "without_start", [(29.9, 0.8)]),
     ]
-    configs = [t.config for r in runs for t in r.trials]
+    configs = [race_trial.config for run in runs for race_trial in run.trials]
     assert len({score.config_key({}, config) for config in configs}) == 1
     standings = results.Standings([], {})
-    for r in runs:  # each run's own accuracies in the place of fresh ones: the configurations are equal
-        key = r.task, r.seed, r.arm
-        standings.runs[key] = r
-        curves = [score.front_at(r.trials, second) for second in score.instants(r.budget_s)]
-        standings.curves[key] = [front[-1].val_accuracy - 0.1 if front else 0.0 for front in curves]
+    # All configurations are equal, so the accuracies of each run stand for those of fresh seeds.
+    for run in runs:
+        key = run.task, run.seed, run.arm
+        standings.runs[key] = run
+        fronts = [score.front_at(run.trials, second) for second in score.instants(run.budget_s)]
+        standings.curves[key] = [front[-1].val_accuracy - 0.1 if front else 0.0 for front in fronts]
     return standings
 
 
@@ -112,13 +116,13 @@ def test_the_reference_is_the_better_of_its_arms(racing, standings):
     assert standings.best_of("digits", 0, racing["arms"].SCRIPT_ARMS) == "tune"
     assert standings.best_of("digits", 0, racing["arms"].PARTS_ARMS) is None
     seconds = racing["score"].instants(100.0)
-    reached = [next(s for s in seconds if s >= second) for second in (60, 9.9)]
+    reached_s = [next(instant for instant in seconds if instant >= second) for second in (60, 9.9)]
     medians = racing["results"].headline(standings)
-    assert medians["total"]["end"] == pytest.approx(reached[0] / reached[1])
+    assert medians["total"]["end"] == pytest.approx(reached_s[0] / reached_s[1])
     assert medians["parts"] == {"end": None, "half": None}
 
 
-def test_the_tables_name_what_ran(racing, standings):
+def test_the_tables_name_the_arms_that_ran(racing, standings):
     kills = {"tune": {"wanted": 12, "exit_code": 0, "stores": [{"store": "mlflow", "finished": 12, "lost": 0,
                                                                 "doubled": 2, "stuck": 1}]}}  # fmt: skip
     text = racing["report"].tables(standings, kills)
@@ -132,24 +136,24 @@ def test_the_picture_is_small(racing, standings, tmp_path):
     assert 1000 < (tmp_path / "race.svg").stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("part", ["compaction", "shared_steps", "start", "long_lived_workers"])
-def test_each_part_can_be_switched_off(racing, part):
-    arm = racing["arms"].ARMS[f"without_{part}"]
+@pytest.mark.parametrize("feature", ["compaction", "shared_steps", "start", "long_lived_workers"])
+def test_each_feature_can_be_switched_off(racing, feature):
+    arm = racing["arms"].ARMS[f"without_{feature}"]
     code = "import sys, sitecustomize; from importlib import import_module as load\n"
-    code += f"name, _ = sitecustomize.SWITCHES[{part!r}]; module = load_study(name)\n"
+    code += f"name, _ = sitecustomize.SWITCHES[{feature!r}]; module = load(name)\n"
     code += "print([n for n, v in [*vars(module).items(), *vars(getattr(module, 'SampledProposals', object)).items()] "
     code += "if getattr(v, '__module__', '') == 'sitecustomize'])"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **arm.environment}, capture_output=True, text=True, check=True
     )
-    assert len(json.loads(done.stdout.replace("'", '"'))) == (2 if part == "start" else 1)
+    assert len(json.loads(result.stdout.replace("'", '"'))) == (2 if feature == "start" else 1)
 
 
-def test_a_part_that_is_gone_fails_the_import(racing):
+def test_a_feature_that_is_gone_fails_the_import(racing):
     environment = {**os.environ, **racing["arms"].ARMS["without_start"].environment}
     code = "import sitecustomize, types; sitecustomize.without_shared_steps(types.ModuleType('empty'))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "has no find_trail to switch off" in done.stderr
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "has no find_pruning_cache to switch off" in result.stderr
 
 
 def test_the_study_of_each_arm_is_valid(racing, tmp_path):

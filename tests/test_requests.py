@@ -1,4 +1,4 @@
-"""Requests to MLflow whose answers are lost or come late: what is repeated, and that nothing is created twice."""
+"""Requests to MLflow whose answers are lost or late: which are repeated, and that nothing is created twice."""
 
 import os
 from contextlib import suppress
@@ -17,11 +17,11 @@ from forcetune.tracking.client import make_client
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
+def retry_at_once(monkeypatch):
     monkeypatch.setattr(requests, "FIRST_PAUSE_S", 0.0)
 
 
-class Flaky:
+class FlakyClient:
     """A client whose first calls fail."""
 
     def __init__(self, *errors):
@@ -37,34 +37,34 @@ class Flaky:
     create_run = restore_run = get_run
 
 
-def lost():
+def make_network_error():
     return MlflowException("API request to http://host failed with exception")
 
 
 def test_a_request_that_changes_nothing_twice_is_repeated():
-    client = Flaky(lost(), lost())
+    client = FlakyClient(make_network_error(), make_network_error())
     assert requests.add_retries(client).get_run("a") == "a"
     assert client.calls == 3
 
 
 @pytest.mark.parametrize("name", ["create_run", "restore_run"])
 def test_a_request_that_makes_something_is_sent_once(name):
-    client = Flaky(lost())
+    client = FlakyClient(make_network_error())
     with pytest.raises(MlflowException):
         getattr(requests.add_retries(client), name)("a")
     assert client.calls == 1
 
 
-def test_what_mlflow_refuses_is_not_sent_again():
-    client = Flaky(MlflowException("no", error_code=1000))  # BAD_REQUEST
+def test_a_request_that_mlflow_refuses_is_not_repeated():
+    client = FlakyClient(MlflowException("no", error_code=1000))  # BAD_REQUEST
     with pytest.raises(MlflowException):
         requests.add_retries(client).get_run("a")
     assert client.calls == 1
 
 
-def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
+def test_repetition_ends_for_a_server_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(requests, "REPEAT_WITHIN_S", 0.05)
-    client = Flaky(*[lost() for _ in range(10**6)])
+    client = FlakyClient(*[make_network_error() for _ in range(10**6)])
     with pytest.raises(MlflowException):
         requests.add_retries(client).get_run("a")
 
@@ -77,153 +77,155 @@ def test_mlflows_own_client_repeats_nothing(monkeypatch):
 
 @pytest.fixture
 def network(monkeypatch):
-    """MLflow's create requests as a network treats them: `lost` after they are carried out, or `late`, when asked."""
+    """Return a network whose faults hit MLflow's create requests: `lost` after they are carried out, or `late`."""
 
     class Network:
         def __init__(self):
             self.faults = []
-            self.held = []
+            self.late_requests = []
 
         def deliver(self):
-            for request in self.held:
+            for request in self.late_requests:
                 with suppress(MlflowException):
                     request()
-            self.held = []
+            self.late_requests = []
 
     network = Network()
 
-    def treated(method):
+    def add_fault(method):
         def create(*values, **options):
             fault = network.faults.pop(0) if network.faults else None
             if fault == "late":
-                network.held.append(lambda: method(*values, **options))
-                raise lost()
-            made = method(*values, **options)
+                network.late_requests.append(lambda: method(*values, **options))
+                raise make_network_error()
+            created = method(*values, **options)
             if fault == "lost":
-                raise lost()
-            return made
+                raise make_network_error()
+            return created
 
         return create
 
     for name in ("create_run", "create_experiment"):
         method = getattr(MlflowClient, name)
-        monkeypatch.setattr(MlflowClient, name, treated(method))
+        monkeypatch.setattr(MlflowClient, name, add_fault(method))
     return network
 
 
-def driver_of(study):
+def start_driver(study):
     return open_driver(study, lambda: None, Console(quiet=True))
 
 
 def end(driver, assignment):
     metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"]}
     epoch = Epoch(2, 1000, metrics)
-    opening = TrialStarted({}, "cpu", b"masks", [], [])
-    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, opening, outcome="trained"))
+    started = TrialStarted({}, "cpu", b"masks", [], [])
+    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, started, outcome="trained"))
 
 
-def everything(kind):
-    """The ids of all runs of a kind that the experiment has, with their states."""
+def read_statuses(kind):
+    """Return the statuses of all runs of a kind in the experiment, by their ids."""
     client = make_client(mlflow_uri())
     experiment = client.get_experiment_by_name("s")
     runs = client.search_runs([experiment.experiment_id], f"tags.`forcetune.kind` = '{kind}'")
     return {run.info.run_id: run.info.status for run in runs}
 
 
-def check_once():
-    assert list(everything("search").values()) == ["FINISHED"]
-    assert list(everything("trial").values()) == ["FINISHED", "FINISHED"]
+def check_single_runs():
+    assert list(read_statuses("search").values()) == ["FINISHED"]
+    assert list(read_statuses("trial").values()) == ["FINISHED", "FINISHED"]
     assert list(load_table("s")["outcome"]) == ["trained", "trained"]
     assert examine_study("s")[1] == []
 
 
-# an experiment, its parent run, two trials' runs
-@pytest.mark.parametrize("place", range(4))
+# The create requests are for the experiment, its parent run and the runs of two trials.
+@pytest.mark.parametrize("request_index", range(4))
 @pytest.mark.parametrize("fault", ["lost", "late"])
-def test_a_create_request_that_is_lost_or_late_makes_one(folder, make_study, network, fault, place):
+def test_a_create_request_that_is_lost_or_late_creates_one_run(folder, make_study, network, fault, request_index):
     study = make_study(search={"trials": 2})
-    network.faults = [None] * place + [fault]
-    driver = driver_of(study)
+    network.faults = [None] * request_index + [fault]
+    driver = start_driver(study)
     for _ in range(2):
         end(driver, driver.issue())
     driver._outbox.drain(20)
-    network.deliver()  # what was late comes now, when all else is done
+    network.deliver()  # the late request arrives after all others
     driver.close()
-    check_once()
+    check_single_runs()
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_late_request_while_its_trial_runs(folder, make_study, network, killed):
+def test_a_request_that_arrives_while_its_trial_runs_leaves_one_run(folder, make_study, network, killed):
     study = make_study(search={"trials": 2})
     network.faults = [None, None, "late"]
-    driver = driver_of(study)
+    driver = start_driver(study)
     first = driver.issue()
     driver._outbox.drain(20)
     network.deliver()
-    assert len(everything("trial")) == 2, "one trial, two runs"
+    assert len(read_statuses("trial")) == 2, "one trial has two runs"
     if killed:
         driver.close(0)
-        driver = driver_of(study)
+        driver = start_driver(study)
         first = driver.issue()
     end(driver, first)
     end(driver, driver.issue())
     driver.close()
-    check_once()
+    check_single_runs()
 
 
 @pytest.fixture
-def over(folder, make_study, network):
-    """A study that is over, while a request for its parent run and one for a trial's run are still on their way."""
+def ended_study(folder, make_study, network):
+    """Return a study that has ended before late requests for its parent run and for the run of a trial arrive."""
     study = make_study(search={"trials": 2})
-    network.faults = [None, "late", None, "late"]  # the experiment, its parent run twice, a trial's run
-    driver = driver_of(study)
+    network.faults = [None, "late", None, "late"]  # for the experiment, its parent run twice, and the run of a trial
+    driver = start_driver(study)
     for _ in range(2):
         end(driver, driver.issue())
     driver.close()
     return study
 
 
-def test_what_comes_after_the_search_is_removed_by_the_next_command(over, network):
+def test_runs_that_come_after_the_search_are_removed_by_the_next_command(ended_study, network):
     network.deliver()
-    assert len(everything("search")) == 2
-    found = examine_study("s")[1]
-    assert sorted(finding.what.partition(" of ")[0] for finding in found) == [
+    assert len(read_statuses("search")) == 2
+    findings = examine_study("s")[1]
+    assert sorted(finding.what.partition(" of ")[0] for finding in findings) == [
         "is a second run",
         "is an extra parent run",
     ]
-    driver_of(over).close()
-    check_once()
+    start_driver(ended_study).close()
+    check_single_runs()
 
 
-def test_doctor_deletes_what_came_late(over, network):
-    kept = {*everything("trial"), *everything("search")}
+def test_doctor_deletes_late_runs(ended_study, network):
+    first_runs = {*read_statuses("trial"), *read_statuses("search")}
     network.deliver()
     assert examine_study("s", mend=True)[1] == []
-    assert {*everything("trial"), *everything("search")} == kept, "what came first, with all that is in it"
+    assert {*read_statuses("trial"), *read_statuses("search")} == first_runs, (
+        "the first runs are kept with their content"
+    )
 
 
-def test_what_a_late_request_puts_back_to_running_is_closed_again(over):
-    run = next(iter(everything("trial")))
+def test_a_run_that_a_late_request_reopens_is_closed_again(ended_study):
+    run = next(iter(read_statuses("trial")))
     make_client(mlflow_uri()).update_run(run, status="RUNNING")
-    driver_of(over).close()
-    check_once()
+    start_driver(ended_study).close()
+    check_single_runs()
 
 
-def test_runs_of_another_ledger_are_left_alone(over):
+def test_runs_of_another_ledger_are_left_alone(ended_study):
     client = make_client(mlflow_uri())
     experiment = client.get_experiment_by_name("s").experiment_id
     tags = {"forcetune.kind": "trial", "forcetune.trial": "a key of another ledger"}
-    theirs = client.create_run(experiment, tags=tags).info.run_id
-    driver_of(over).close()
-    assert everything("trial")[theirs] == "RUNNING"
+    foreign_run = client.create_run(experiment, tags=tags).info.run_id
+    start_driver(ended_study).close()
+    assert read_statuses("trial")[foreign_run] == "RUNNING"
 
 
-def test_a_record_is_one(folder, network):
+def test_a_record_has_one_run(folder, network):
     Tracker("s", mlflow_uri())
     network.faults = ["late"]
     record = Record("s", "baseline", "night")
     network.deliver()
     record.log({"pairs": 3.0}, {})
     record.close()
-    assert list(everything("baseline")) == [record.run]
+    assert list(read_statuses("baseline")) == [record.run]
     assert Record("s", "baseline", "night").run == record.run

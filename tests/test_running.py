@@ -1,4 +1,4 @@
-"""What the last lines of a search say."""
+"""The last lines that a search prints."""
 
 import pandas as pd
 import pytest
@@ -7,28 +7,28 @@ from forcetune import run
 from forcetune.cli import running
 
 
-def table(*outcomes):
+def make_table(*outcomes):
     return pd.DataFrame({"outcome": outcomes})
 
 
 @pytest.mark.parametrize(
-    ("complete", "said"),
+    ("complete", "message"),
     [
         (False, "the study asks for 4 trials, and its search space has only 2\n"),
         (True, "2 of 4 trials no longer have a run in MLflow; `forcetune doctor s`"),
     ],
 )
-def test_why_there_are_fewer_trials_than_were_asked_for(make_study, monkeypatch, capsys, complete, said):
+def test_the_reason_for_fewer_trials_than_requested_is_printed(make_study, monkeypatch, capsys, complete, message):
     monkeypatch.setattr(run, "is_complete", lambda study: complete)
-    running.report_end(make_study(search={"trials": 4}), table("trained", "trained"), None)
-    assert capsys.readouterr().out.startswith(said)
+    running.report_end(make_study(search={"trials": 4}), make_table("trained", "trained"), None)
+    assert capsys.readouterr().out.startswith(message)
 
 
-def test_failed_trials_are_counted_and_how_to_run_them_again(make_study, capsys):
-    running.report_end(make_study(search={"trials": 2}), table("trained", "failed"), None)
-    said = capsys.readouterr().out
-    assert said.startswith("1 failed: the reason is in the tag forcetune.reason")
-    assert "`forcetune search FILE --retry-failed` runs them again" in said
-    with pytest.raises(SystemExit) as ended:
-        running.report_end(make_study(search={"trials": 1}), table("failed"), None)
-    assert ended.value.code == 1
+def test_failed_trials_are_counted_with_the_command_that_runs_them_again(make_study, capsys):
+    running.report_end(make_study(search={"trials": 2}), make_table("trained", "failed"), None)
+    output = capsys.readouterr().out
+    assert output.startswith("1 failed: the reason is in the tag forcetune.reason")
+    assert "`forcetune search FILE --retry-failed` runs them again" in output
+    with pytest.raises(SystemExit) as exit_info:
+        running.report_end(make_study(search={"trials": 1}), make_table("failed"), None)
+    assert exit_info.value.code == 1

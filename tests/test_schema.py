@@ -1,4 +1,4 @@
-"""MLflow's tables in a new file: whole or not there, whenever the process that makes them is killed."""
+"""MLflow's tables in a new file: complete or absent, whenever the process that makes them is killed."""
 
 import os
 import signal
@@ -6,16 +6,16 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
+from shared_constants import REPOSITORY
 
 from forcetune.errors import InputError
 from forcetune.tracking import Tracker, schema
 
-ROOT = Path(__file__).parents[1]
-# Opens the store of the current folder, and dies before the statement with this number; prints how many there were.
-OPENING = """
+# This code opens the store of the current folder, kills itself before the statement whose number it was given, and
+# otherwise prints the number of statements.
+OPEN_STORE_CODE = """
 import os, signal, sqlite3, sys
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -44,31 +44,31 @@ print(statements)
 """
 
 
-def open_store(folder, dies_before=0):
-    """Open the store in a process of its own."""
+def open_store(folder, kill_before=0):
+    """Open the store in a separate process."""
     return subprocess.run(
-        [sys.executable, "-c", OPENING, str(dies_before)],
+        [sys.executable, "-c", OPEN_STORE_CODE, str(kill_before)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
     )
 
 
 @pytest.mark.long
-def test_a_kill_while_the_tables_are_made(tmp_path):
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    count = int(open_store(whole).stdout.splitlines()[-1])
+def test_a_store_opens_after_a_kill_while_its_tables_were_made(tmp_path):
+    complete = tmp_path / "whole"
+    complete.mkdir()
+    count = int(open_store(complete).stdout.splitlines()[-1])
     for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 0.99):
         folder = tmp_path / str(share)
         folder.mkdir()
         assert open_store(folder, int(count * share)).returncode == -signal.SIGKILL
-        again = open_store(folder)
-        assert again.returncode == 0, f"killed at {share:.0%}: {again.stderr[-1000:]}"
+        reopened = open_store(folder)
+        assert reopened.returncode == 0, f"killed at {share:.0%}: {reopened.stderr[-1000:]}"
 
 
-def tables(path):
+def list_tables(path):
     with closing(sqlite3.connect(path)) as connection:
         return {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
 
@@ -78,7 +78,7 @@ def test_an_empty_file_gets_the_tables(tmp_path, monkeypatch, empty_mlflow):
     path = tmp_path / "mlflow.db"
     path.touch()
     schema.make_tables(path)
-    assert tables(path) == tables(empty_mlflow)
+    assert list_tables(path) == list_tables(empty_mlflow)
     Tracker("s", f"sqlite:///{path}")
 
 
@@ -92,25 +92,25 @@ def test_a_store_that_another_process_made_meanwhile_stays(tmp_path, monkeypatch
 
     monkeypatch.setattr(schema, "_migrate", migrate)
     schema.make_tables(path)
-    assert tables(path) == {"other"}
+    assert list_tables(path) == {"other"}
 
 
-def test_a_kill_while_the_tables_are_copied_leaves_none(tmp_path, monkeypatch, empty_mlflow):
+def test_an_interruption_while_the_tables_are_copied_leaves_none(tmp_path, monkeypatch, empty_mlflow):
     monkeypatch.setattr(schema, "_migrate", lambda path, artifacts: path.write_bytes(empty_mlflow.read_bytes()))
     statements = schema._statements
 
-    def broken(template):
+    def interrupt(template):
         yield from list(statements(template))[:100]
         raise KeyboardInterrupt
 
     path = tmp_path / "mlflow.db"
     with monkeypatch.context() as context:
-        context.setattr(schema, "_statements", broken)
+        context.setattr(schema, "_statements", interrupt)
         with pytest.raises(KeyboardInterrupt):
             schema.make_tables(path)
     assert not schema.has_tables(path)
     schema.make_tables(path)
-    assert tables(path) == tables(empty_mlflow)
+    assert list_tables(path) == list_tables(empty_mlflow)
 
 
 def alter(path, *statements):
@@ -119,7 +119,7 @@ def alter(path, *statements):
             connection.execute(statement)
 
 
-def test_a_torn_store_of_an_earlier_version_is_named(tmp_path, empty_mlflow):
+def test_an_incomplete_store_of_an_earlier_version_is_refused(tmp_path, empty_mlflow):
     path = tmp_path / "mlflow.db"
     path.write_bytes(empty_mlflow.read_bytes())
     alter(path, "drop table trace_info", "update alembic_version set version_num = '451aebb31d03'")
@@ -127,7 +127,7 @@ def test_a_torn_store_of_an_earlier_version_is_named(tmp_path, empty_mlflow):
         Tracker("s", f"sqlite:///{path}")
 
 
-def test_a_store_of_another_version_that_has_runs_is_kept(tmp_path, empty_mlflow):
+def test_a_store_of_another_version_that_has_runs_is_refused(tmp_path, empty_mlflow):
     path = tmp_path / "mlflow.db"
     path.write_bytes(empty_mlflow.read_bytes())
     alter(path, "insert into runs (run_uuid) values ('one')", "update alembic_version set version_num = '451aebb31d03'")
@@ -135,7 +135,7 @@ def test_a_store_of_another_version_that_has_runs_is_kept(tmp_path, empty_mlflow
         Tracker("s", f"sqlite:///{path}")
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path):
+def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "mlflow.db").write_text("notes\n" * 1000)
     with pytest.raises(InputError, match=r"mlflow.db cannot be used: .*file is not a database"):
         Tracker("s", f"sqlite:///{tmp_path}/mlflow.db")

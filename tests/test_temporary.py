@@ -1,4 +1,4 @@
-"""Temporary folders: nobody else gets in, and those of the dead are cleared."""
+"""Temporary folders: other users cannot enter them, and those of ended processes are cleared."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from forcetune import temporary
 from forcetune.errors import InputError
 from forcetune.temporary import make_folder, make_ray_folder
 
-OWNER = """
+OWNER_CODE = """
 import sys
 from forcetune.temporary import make_folder
 print(make_folder("tune").path, flush=True)
@@ -24,35 +24,35 @@ sys.stdin.read()
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """The only folder for temporary folders."""
+    """Return the only folder in which temporary folders are made."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(temporary, "_roots", lambda: [tmp_path])
     return tmp_path
 
 
-def start(root):
+def start_owner(root):
     environment = {**os.environ, "TMPDIR": str(root), "PYTHONPATH": str(Path(__file__).parents[1])}
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER_CODE], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     return owner, Path(owner.stdout.readline().strip())
 
 
-def end(owner):
+def end_owner(owner):
     owner.stdin.close()
     owner.stdout.close()
     owner.wait()
 
 
 def test_the_next_start_clears_what_a_dead_owner_left(root):
-    (alive, kept), (killed, left) = start(root), start(root)
+    (alive, kept), (killed, abandoned) = start_owner(root), start_owner(root)
     killed.send_signal(signal.SIGKILL)
-    end(killed)
-    assert left.is_dir()
+    end_owner(killed)
+    assert abandoned.is_dir()
     with make_folder("tune"):
         assert kept.is_dir()
-        assert not left.exists()
-    end(alive)
+        assert not abandoned.exists()
+    end_owner(alive)
 
 
 def test_a_folder_that_is_left_to_another_process_stays(root):
@@ -69,20 +69,20 @@ def test_a_folder_that_is_left_to_another_process_stays(root):
 
 
 def test_a_folder_of_an_earlier_version_stays_while_a_process_names_it(root):
-    """Earlier versions held no lock; a token stands in the environment of Ray's processes."""
-    used, left = (Path(tempfile.mkdtemp(prefix="forcetune-ray-", dir=root)) for _ in range(2))
+    """Clear folders of earlier versions, which held no lock; Ray's processes name them in the path of their token."""
+    used, abandoned = (Path(tempfile.mkdtemp(prefix="forcetune-ray-", dir=root)) for _ in range(2))
     young = Path(tempfile.mkdtemp(prefix="forcetune-tune-", dir=root))
-    for path in (used, left):
+    for path in (used, abandoned):
         os.utime(path, (0, 0))
     variables = {**os.environ, "RAY_AUTH_TOKEN_PATH": f"{used}/token"}
-    user = subprocess.Popen([sys.executable, "-c", "input()"], env=variables, stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], env=variables, stdin=subprocess.PIPE)
     temporary.clear_abandoned()
-    assert (used.is_dir(), young.is_dir(), left.exists()) == (True, True, False)
-    user.kill()
-    user.communicate()
+    assert (used.is_dir(), young.is_dir(), abandoned.exists()) == (True, True, False)
+    process.kill()
+    process.communicate()
 
 
-def test_what_is_not_ours_stays(root):
+def test_files_of_others_stay(root):
     (root / "forcetune-ray-12345678").symlink_to(root)
     (root / "forcetune-rays-12345678").mkdir()
     os.utime(root / "forcetune-rays-12345678", (0, 0))
@@ -90,32 +90,32 @@ def test_what_is_not_ours_stays(root):
     assert {path.name for path in root.iterdir()} == {"forcetune-ray-12345678", "forcetune-rays-12345678"}
 
 
-def test_a_long_temporary_folder_is_passed_over(tmp_path, monkeypatch):
-    """Slurm's has 50 characters, and Ray's sockets lie in it."""
-    long = tmp_path / "job" / ("x" * 40)
-    long.mkdir(parents=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    folder, ray = make_ray_folder()
+def test_a_temporary_folder_with_a_long_path_is_skipped(tmp_path, monkeypatch):
+    """Make a folder for Ray's sockets, whose paths are limited, where TMPDIR is as long as Slurm's."""
+    long_folder = tmp_path / "job" / ("x" * 40)
+    long_folder.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
+    folder, ray_folder = make_ray_folder()
     with folder:
-        assert len(str(ray)) <= temporary.RAY_FOLDER_LIMIT_BYTES
+        assert len(str(ray_folder)) <= temporary.RAY_FOLDER_LIMIT_BYTES
         assert folder.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_no_folder_that_will_do(root):
+def test_a_system_without_a_short_folder_is_refused(root):
     with pytest.raises(InputError, match=r"its path is too long for Ray's sockets\). Set RAY_TMPDIR"):
         make_ray_folder()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-def test_nobody_gets_into_it():
-    with tempfile.TemporaryDirectory(dir="/tmp") as shared:
-        Path(shared).chmod(0o777)
-        (Path(shared) / "file").touch(mode=0o666)
-        assert break_in(Path(shared)), "the intruder can do what is allowed"
-    folder, ray = make_ray_folder()
+def test_other_users_cannot_enter_a_ray_folder():
+    with tempfile.TemporaryDirectory(dir="/tmp") as shared_folder:
+        Path(shared_folder).chmod(0o777)
+        (Path(shared_folder) / "file").touch(mode=0o666)
+        assert break_in(Path(shared_folder)), "the intruder can do what is allowed"
+    folder, ray_folder = make_ray_folder()
     with folder:
-        ray.mkdir()
-        ray.chmod(0o777)  # as Ray does
-        (ray / "code.py").write_text("")
-        (ray / "code.py").chmod(0o666)
+        ray_folder.mkdir()
+        ray_folder.chmod(0o777)  # Ray does so
+        (ray_folder / "code.py").write_text("")
+        (ray_folder / "code.py").chmod(0o666)
         assert break_in(folder.path) == []

@@ -1,4 +1,4 @@
-"""What MLflow is told of a study for its own UI, and what is read back: through a file, and through its client."""
+"""Studies in MLflow: the content for its UI, and the tables that are read back from the file and by the client."""
 
 import json
 import math
@@ -12,21 +12,21 @@ from mlflow.entities import Metric
 from forcetune import analysis, results, tracking
 from forcetune.stores import mlflow_uri
 
-POINTS = [("snip", 0.3, 0.97), ("force", 0.1, 0.95), ("random", 0.05, 0.4)]
+TRACKED_TRIALS = [("snip", 0.3, 0.97), ("force", 0.1, 0.95), ("random", 0.05, 0.4)]
 
 
 @pytest.fixture(params=["file", "client"])
-def study(request, searched, monkeypatch):
-    """A searched study in a SQLite file, read as a file and as MLflow's client reads any store."""
-    found = searched(POINTS)
+def study(request, search_study, monkeypatch):
+    """Return a searched study in a SQLite file, read as a file and through MLflow's client."""
+    searched = search_study(TRACKED_TRIALS)
     if request.param == "client":
-        for part in ("runs", "curves", "experiments"):
-            monkeypatch.setattr(sys.modules[f"forcetune.tracking.{part}"], "sqlite_path", lambda uri: None)
-    return found
+        for module in ("runs", "curves", "experiments"):
+            monkeypatch.setattr(sys.modules[f"forcetune.tracking.{module}"], "sqlite_path", lambda uri: None)
+    return searched
 
 
-def test_a_table_says_what_its_trials_took_and_the_study_cost(study):
-    table = results.load("s")
+def test_a_table_has_the_time_of_its_trials_and_the_cost_of_the_study(study):
+    table = results.load_results("s")
     assert list(table["device_seconds"]) == [36.0, 36.0, 36.0]
     assert (table["ended"] >= table["started"]).all()
     assert 0 < table.attrs["device_hours"] < 1
@@ -36,7 +36,7 @@ def test_a_table_says_what_its_trials_took_and_the_study_cost(study):
     assert "val_accuracy" not in table.attrs["fields"]
 
 
-def test_devices_count(study):
+def test_device_seconds_count_the_share_of_a_device(study):
     client = MlflowClient(mlflow_uri())
     run = tracking.load_table("s")["run_id"][0]
     client.set_tag(run, "forcetune.devices", "0.5")
@@ -44,112 +44,124 @@ def test_devices_count(study):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_table_of_many_metrics(study):
-    client, first = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
-    client.log_batch(first, metrics=[Metric(f"own_{n}", n, 1000, 0) for n in range(990)])
-    table = results.load("s")
+def test_a_table_has_a_thousand_metrics(study):
+    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
+    client.log_batch(first_run, metrics=[Metric(f"own_{n}", n, 1000, 0) for n in range(990)])
+    table = results.load_results("s")
     assert table["own_7"].tolist()[0] == 7
 
 
 def test_a_run_names_its_data(study):
-    tracker, first = tracking.Tracker("s", mlflow_uri()), tracking.load_table("s")["run_id"][0]
+    tracker, first_run = tracking.Tracker("s", mlflow_uri()), tracking.load_table("s")["run_id"][0]
     dataset = {"name": "digits", "root": None, "digest": "0" * 16, "train_samples": 9, "test_samples": 3, "classes": 2}
-    for _ in range(2):  # a request whose answer is lost is sent again
-        tracker.log_dataset(first, dataset)
+    for _ in range(2):  # forcetune repeats a request whose answer is lost
+        tracker.log_dataset(first_run, dataset)
     client = MlflowClient(mlflow_uri())
-    (logged,) = client.get_run(first).inputs.dataset_inputs
+    (logged,) = client.get_run(first_run).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("digits", "0" * 16)
     experiment = client.get_experiment_by_name("s").experiment_id
     (run,) = client.search_runs([experiment], "dataset.name = 'digits' and dataset.context = 'training'")
-    assert run.info.run_id == first
+    assert run.info.run_id == first_run
 
 
-def test_curves(study):
-    table = results.load("s")
+def test_curves_are_read_by_run_and_step(study):
+    table = results.load_results("s")
     client = MlflowClient(mlflow_uri())
-    last = table["run_id"][2]
-    client.log_metric(last, "val_accuracy", 0.3, step=1)
-    found = tracking.load_curves([last, table["run_id"][0]], "val_accuracy")
-    assert found["run_id"].tolist() == [last, last, table["run_id"][0]]
-    assert found["step"].tolist() == [1, 2, 2]
-    assert found["value"].tolist() == pytest.approx([0.3, 0.4, 0.97])
+    last_run = table["run_id"][2]
+    client.log_metric(last_run, "val_accuracy", 0.3, step=1)
+    curves = tracking.load_curves([last_run, table["run_id"][0]], "val_accuracy")
+    assert curves["run_id"].tolist() == [last_run, last_run, table["run_id"][0]]
+    assert curves["step"].tolist() == [1, 2, 2]
+    assert curves["value"].tolist() == pytest.approx([0.3, 0.4, 0.97])
     assert tracking.load_curves([], "val_accuracy").empty
-    assert tracking.load_curves([last], "no_such").empty
+    assert tracking.load_curves([last_run], "no_such").empty
 
 
-def test_what_is_no_number_is_read_back_as_such(study):
-    client, first = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
+def test_infinities_and_nan_are_read_back(study):
+    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
     for name, value in (("broken", math.nan), ("most", math.inf), ("least", -math.inf)):
-        client.log_metric(first, name, value, step=1)
+        client.log_metric(first_run, name, value, step=1)
     row = tracking.load_table("s").iloc[0]
     assert math.isnan(row["broken"])
     assert (row["most"], row["least"]) == (math.inf, -math.inf)
-    assert math.isnan(tracking.load_curves([first], "broken")["value"][0])
-    assert tracking.load_curves([first], "most")["value"][0] == math.inf
+    assert math.isnan(tracking.load_curves([first_run], "broken")["value"][0])
+    assert tracking.load_curves([first_run], "most")["value"][0] == math.inf
     assert len(analysis.where(tracking.load_table("s"), ["broken<=0.01"])) == 0
     assert len(analysis.where(tracking.load_table("s"), ["broken!=0.01"])) == 0
 
 
 def test_of_two_values_at_a_step_the_later_one_counts(study):
-    client, last = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][2]
-    client.log_metric(last, "val_accuracy", 0.7, step=2, timestamp=2_000_000_000_000)
-    assert tracking.load_curves([last], "val_accuracy")["value"].tolist() == [0.7]
+    client, last_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][2]
+    client.log_metric(last_run, "val_accuracy", 0.7, step=2, timestamp=2_000_000_000_000)
+    assert tracking.load_curves([last_run], "val_accuracy")["value"].tolist() == [0.7]
 
 
 def test_the_ui_opens_on_a_table_of_trials(study):
-    found = next(each for each in tracking.list_experiments(mlflow_uri()) if each.name == "s")
-    assert found.has_view
-    assert found.page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=forcetune")
-    tags = MlflowClient(mlflow_uri()).get_experiment(found.number).tags
+    experiment = next(candidate for candidate in tracking.list_experiments(mlflow_uri()) if candidate.name == "s")
+    assert experiment.has_view
+    assert experiment.page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=forcetune")
+    tags = MlflowClient(mlflow_uri()).get_experiment(experiment.number).tags
     state = json.loads(json.loads(tags["mlflow.sharedViewState.forcetune"])["state"])
     columns = ["params.`method`", "tags.`forcetune.outcome`", "metrics.`sparsity`", "metrics.`val_accuracy`"]
     assert state["selectedColumns"] == state["columnOrder"] == columns
-    first = tags["mlflow.note.content"].split("\n\n")[0]
-    assert "val_accuracy, max: share of the validation images" in first
-    assert "density, min: fraction of prunable weights kept" in first
-    assert not set("*`") & set(first), "shown as it is until it is unfolded"
+    summary = tags["mlflow.note.content"].split("\n\n")[0]
+    assert "val_accuracy, max: share of the validation images" in summary
+    assert "density, min: fraction of prunable weights kept" in summary
+    assert not set("*`") & set(summary), "the folded note shows its Markdown unformatted"
 
 
 def test_an_experiment_without_the_view_is_filtered(folder):
     client = MlflowClient(mlflow_uri())
     client.create_experiment("old")
-    page = next(each.page for each in tracking.list_experiments(mlflow_uri()) if each.name == "old")
+    page = next(experiment.page for experiment in tracking.list_experiments(mlflow_uri()) if experiment.name == "old")
     assert "searchFilter=tags.%60forcetune.kind%60%20%3D%20%27trial%27" in page
 
 
-def test_a_page_is_kept_with_a_run(searched):
-    searched(POINTS)
-    parent = results.load("s").attrs["parent"]
+def test_the_ui_shows_a_report_that_was_written(study):
+    parent = results.load_results("s").attrs["parent"]
+
+    def find_experiment():
+        return next(experiment for experiment in tracking.list_experiments(mlflow_uri()) if experiment.name == "s")
+
+    assert find_experiment().report_page == ""
+    tracking.log_page(parent, "report.html", "<p>")
+    experiment = find_experiment()
+    assert experiment.report_page == f"/#/experiments/{experiment.number}/runs/{parent}/artifacts"
+
+
+def test_a_page_is_kept_with_a_run(search_study):
+    search_study(TRACKED_TRIALS)
+    parent = results.load_results("s").attrs["parent"]
     for content in ("<p>one", "<p>two"):
         tracking.log_page(parent, "report.html", content)
     (root,) = Path("mlruns").glob(f"*/{parent}")
     assert (root / "artifacts" / "report.html").read_text() == "<p>two"
 
 
-def test_the_study_file_keeps_the_order_of_its_objectives(searched):
-    searched(POINTS, objectives={"val_accuracy": "max", "density": "min", "macs": "min"})
+def test_the_study_file_keeps_the_order_of_its_objectives(search_study):
+    search_study(TRACKED_TRIALS, objectives={"val_accuracy": "max", "density": "min", "macs": "min"})
     assert list(tracking.load_study_file("s")["objectives"]) == ["val_accuracy", "density", "macs"]
 
 
-def test_optuna_dashboard_shows_the_same_note(searched):
+def test_optuna_dashboard_shows_the_same_note(search_study):
     import optuna
 
     from forcetune.ledger.ledger import Ledger
     from forcetune.stores import optuna_uri
 
-    study = searched(POINTS)
+    study = search_study(TRACKED_TRIALS)
 
-    def notes():
-        known = optuna.load_study(study_name="s", storage=optuna_uri())
-        attrs = known._storage.get_study_system_attrs(known._study_id)
+    def read_notes():
+        optuna_study = optuna.load_study(study_name="s", storage=optuna_uri())
+        attrs = optuna_study._storage.get_study_system_attrs(optuna_study._study_id)
         return {name: value for name, value in attrs.items() if name.startswith("dashboard:note")}
 
-    assert notes()["dashboard:note_ver"] == 1
-    assert "val_accuracy, max" in notes()["dashboard:note_str:0"]
+    assert read_notes()["dashboard:note_ver"] == 1
+    assert "val_accuracy, max" in read_notes()["dashboard:note_str:0"]
     ledger = Ledger(study, optuna_uri())
     ledger.describe("x" * 5000)
     ledger.describe("x" * 5000)
-    assert notes()["dashboard:note_ver"] == 2, "the same is not written again"
-    assert [len(notes()[f"dashboard:note_str:{n}"]) for n in range(3)] == [2045, 2045, 910]
+    assert read_notes()["dashboard:note_ver"] == 2, "an equal note is not written again"
+    assert [len(read_notes()[f"dashboard:note_str:{n}"]) for n in range(3)] == [2045, 2045, 910]
     ledger.describe("short")
-    assert [notes()[f"dashboard:note_str:{n}"] for n in range(3)] == ["short", "", ""]
+    assert [read_notes()[f"dashboard:note_str:{n}"] for n in range(3)] == ["short", "", ""]

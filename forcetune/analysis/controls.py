@@ -19,7 +19,7 @@ def is_control(table: pd.DataFrame) -> pd.Series:
     """Return which trials are controls: random pruning, a mask shuffled in its layers, a small dense network.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
 
     Returns:
         A bool for each row.
@@ -38,7 +38,7 @@ def best_controls(table: pd.DataFrame) -> pd.DataFrame:
     """Return the front of the controls alone, sorted by sparsity, as `best` does for all trials.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
     """
     controls = table[is_control(table)]
     controls.attrs = table.attrs
@@ -55,7 +55,7 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
 
     Args:
         points: Rows of `table`.
-        table: All trials, as `results.load` gives them.
+        table: All trials, as `load_results` gives them.
 
     Returns:
         A row for each point: beaten_by (the name of the most accurate control that beats it) and beaten_at (`density`

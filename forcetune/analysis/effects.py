@@ -34,7 +34,7 @@ def accuracy_at_equal_density(table: pd.DataFrame) -> pd.Series:
     (Cleveland's lowess).
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
 
     Returns:
         The differences, in points (hundredths of accuracy); NaN where a network has fewer than 10 trained trials, and
@@ -86,7 +86,7 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     and are left out, which flatters values that are often stopped.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
         field: The name of the field.
 
     Returns:
@@ -247,7 +247,7 @@ def objective_losses(table: pd.DataFrame) -> pd.DataFrame:
     differences are widest where accuracy falls, so that density would seem to explain them.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
 
     Returns:
         A row for each trial, without the columns that have no values.

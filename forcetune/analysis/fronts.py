@@ -18,7 +18,7 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     An objective counts by its mean over fresh seeds where `add_seed_estimates` has added one to the table.
 
     Args:
-        table: Trials, as `results.load` gives them, or those of them that `where` selects.
+        table: Trials, as `load_results` gives them, or those of them that `where` selects.
     """
     return front(table, table.attrs["objectives"])
 

@@ -36,7 +36,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     counts by its mean over fresh seeds where there is one. A row without a value in the column meets no condition.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
         conditions: The conditions.
 
     Raises:
@@ -52,7 +52,7 @@ def top(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return the best trained trials, by accuracy, or else by the objective that `choose_quality` returns.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
         count: The number of trials.
     """
     name, direction = choose_quality(table)
@@ -70,7 +70,7 @@ def choose_quality(table: pd.DataFrame) -> tuple[str, str]:
     sparsity are left out.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
     """
     objectives: Mapping[str, str] = table.attrs["objectives"]
     candidates = {name: direction for name, direction in objectives.items() if name not in ("density", "sparsity")}
@@ -86,7 +86,7 @@ def ask_by_value(table: pd.DataFrame, field: str, ask: Callable[[pd.DataFrame], 
     """Return the answer to a question for each value of a field: the front of each method, model or study.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
         field: The column whose values divide the trials.
         ask: The question: takes trials and returns some of their rows.
 
@@ -127,7 +127,7 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     """Return for each network the sparsest trained trial whose validation accuracy is near the dense network's.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
         dense: Dense runs, as `results.dense` gives them.
         points: How far below the dense network's accuracy a trial may lie, in points (hundredths of accuracy).
 

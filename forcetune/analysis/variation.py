@@ -15,7 +15,7 @@ def find_varied_fields(table: pd.DataFrame) -> list[str]:
     """Return the fields that differ between trials, without those that a trial's label and sparsity show.
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
     """
     fields = [name for name in table.attrs.get("fields", []) if name in table]
     return [name for name in fields if name not in LABEL_FIELDS and table[name].dropna().astype(str).nunique() > 1]
@@ -29,7 +29,7 @@ def rank_varied_fields(table: pd.DataFrame) -> list[str]:
     are).
 
     Args:
-        table: Trials, as `results.load` gives them.
+        table: Trials, as `load_results` gives them.
     """
     column, _ = choose_quality(table)
     names = find_varied_fields(table)

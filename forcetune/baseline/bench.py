@@ -35,7 +35,7 @@ class ChampionStudy:
     Attributes:
         name: The name of the study.
         study: The study.
-        table: The trials, as `results.load` returns them.
+        table: The trials, as `load_results` returns them.
         champions: The champions, sorted by sparsity.
         left_out_count: The number of comparable champions that `restrict_to` has left out.
         companion_table: The runs beside the study, a row a run; None where there are none.
@@ -48,7 +48,7 @@ class ChampionStudy:
     def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES) -> None:
         self.name = name
         self.study = Study.from_dict(tracking.load_study_file(name))
-        self.table = results.load(name)
+        self.table = results.load_results(name)
         self._edges = edges
         self.champions = select_champions(name, self.table, top, edges)
         self.left_out_count = 0

@@ -33,7 +33,7 @@ def run_search(
 
     try:
         with naming_file(file):
-            end_reason = run.run_study(study, show.console(), fresh, priority, retry_failed)
+            end_reason = run.search_study(study, show.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
         sys.exit(INTERRUPTED)

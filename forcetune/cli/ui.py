@@ -13,7 +13,7 @@ import click
 from forcetune.cli.group import main, start_limit_option
 
 if TYPE_CHECKING:
-    from forcetune.local.page import Page
+    from forcetune.local.dashboards import Link
 
 
 @main.command()
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.option("--no-browser", is_flag=True, help="only print the addresses")
 @start_limit_option(60)
 def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
-    """Open those of MLflow's UI, Optuna Dashboard and Ray's dashboard that exist here, until Ctrl-C.
+    """Start MLflow's UI and Optuna Dashboard where they are missing, and print all addresses, until Ctrl-C.
 
-    With STUDY, the links lead to the pages of that study.
+    Ray's dashboard is printed where a cluster runs, and so is the address of each report that MLflow keeps. With STUDY,
+    the addresses are those of the pages and the report of that study.
     """
     from forcetune.local import ui as dashboards
 
@@ -31,19 +32,20 @@ def ui(study: str | None, no_browser: bool, start_limit: float) -> None:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
     opens_browser = not no_browser and _has_screen()
-    dashboards.run(study, stop, lambda page: _show_page(page, opens_browser), start_limit)
+    dashboards.run(study, stop, lambda links: _show_links(links, opens_browser), start_limit)
 
 
-def _show_page(page: Page, opens_browser: bool) -> None:
+def _show_links(links: list[Link], opens_browser: bool) -> None:
     import webbrowser
 
-    rows = {"all dashboards": page.address, **page.link_texts()}
-    for name, text in rows.items():
-        click.echo(f"{name:<17} {text}")
+    width = max(len(link.name) for link in links)
+    for link in links:
+        text = f"{link.address}  ({link.note})" if link.address and link.note else link.address or link.note
+        click.echo(f"{link.name:<{width}}  {text}")
     click.echo("Ctrl-C ends the dashboards that this command started")
     sys.stdout.flush()
     if opens_browser:
-        webbrowser.open(page.address)
+        webbrowser.open(next(link.address for link in links if link.address))  # MLflow's where it is there
 
 
 def _has_screen() -> bool:

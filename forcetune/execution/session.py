@@ -1,6 +1,7 @@
 """The connection of a search to Ray, from its first trial to its end, and what a signal does to it."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
@@ -90,7 +91,13 @@ class RaySession:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end a search as SIGINT does. Enter this after Ray has started: Ray by itself aborts on SIGTERM."""
+    """Let SIGTERM end a search as SIGINT does. Enter this after Ray has started: Ray by itself aborts on SIGTERM.
+
+    In another thread than the main one, as some notebooks have it, Python takes no handler of signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is stopped receives the signal twice

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from threading import Event
-from types import TracebackType
 from typing import IO
 
 import psutil
 
 from forcetune.errors import StoppedError
-from forcetune.local.service import process_trees
 from forcetune.stores import hide_password
 
-DASHBOARD_START_LIMIT_S = 60.0  # that a process may take to answer
+DASHBOARD_ANSWER_LIMIT_S = 5.0  # that a process may take to answer one request
 DASHBOARD_END_LIMIT_S = 8.0  # that processes may take to end by themselves
-LOG_TAIL_LINES = 15
+LOG_TAIL_LINES, LOG_TAIL_BYTES = 15, 100_000
 
 # The script reads the ids of process groups until its pipe closes, and then kills what is left of them. The system
 # closes the pipe when this process dies, whatever the cause.
@@ -31,127 +31,93 @@ WATCHER_SCRIPT = 'while read -r group; do all="$all -$group"; done; [ -z "$all" 
 
 @dataclass(frozen=True)
 class _Child:
-    process: subprocess.Popen[bytes]
+    name: str
+    process: Popen[bytes]
+    url: str
     log: IO[bytes]  # has no name: it vanishes with the last process that has it open
+
+    def has_ended(self) -> bool:
+        # `poll` would free the id, and the signals to its group might then reach another group that has taken the id
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE
+
+    def failure_reason(self, status: int | None) -> str | None:
+        if self.has_ended():
+            return "has ended"
+        return f"answers with status {status}" if status else None
+
+    def read_tail(self) -> str:
+        start = max(0, os.fstat(self.log.fileno()).st_size - LOG_TAIL_BYTES)
+        lines = os.pread(self.log.fileno(), LOG_TAIL_BYTES, start).decode(errors="replace").splitlines()
+        return "\n".join(hide_password(line) for line in lines[-LOG_TAIL_LINES:])
 
 
 class Children:
-    """The processes that were started here, by name; leaving the context ends them and all their descendants.
+    """The processes that were started here; leaving the context ends them and their process groups."""
 
-    Args:
-        stop: Ends a wait for a process that still starts.
-        start_limit_s: Seconds that a process may take to answer.
-    """
-
-    def __init__(self, stop: Event, start_limit_s: float = DASHBOARD_START_LIMIT_S) -> None:
-        self._stop = stop
-        self._start_limit_s = start_limit_s
-        self._children: dict[str, _Child] = {}
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
 
     def __enter__(self) -> Children:
-        self._watcher = subprocess.Popen(
-            ["sh", "-c", WATCHER_SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = ["sh", "-c", WATCHER_SCRIPT]
+        self._watcher = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, bufsize=0, start_new_session=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        end_processes(child.process.pid for child in self._children.values())
-        for child in self._children.values():
+    def __exit__(self, *_: object) -> None:
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            for child in self._children:
+                with suppress(OSError):  # the group has ended
+                    os.killpg(child.process.pid, signal_number)
+            deadline = time.monotonic() + DASHBOARD_END_LIMIT_S
+            while time.monotonic() < deadline and not all(child.has_ended() for child in self._children):
+                time.sleep(0.05)
+        self._watcher.communicate()
+        for child in self._children:
             child.process.wait()
             child.log.close()
-        self._watcher.kill()  # before its pipe closes: the ids may belong to others by now
-        self._watcher.communicate()
 
-    @property
-    def names(self) -> set[str]:
-        """The names of the processes that were started."""
-        return {*self._children}
-
-    def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    def start(self, name: str, command: list[str], environment: Mapping[str, str], url: str) -> None:
         """Start a process, in a session of its own so that Ctrl-C reaches this process alone.
 
         Args:
-            name: Its name, by which the other methods find it.
+            name: Its name in messages.
             command: The command and its arguments.
             environment: All of its environment variables.
+            url: The address that answers once it has started.
         """
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._children[name] = _Child(process, log)
+        process = Popen(command, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True)
+        self._children.append(_Child(name, process, url, log))
         assert self._watcher.stdin is not None
         self._watcher.stdin.write(f"{process.pid}\n".encode())
-        self._watcher.stdin.flush()
 
-    def wait(self, name: str, url: str) -> None:
-        """Wait until a process answers, or `stop` is set.
+    def wait(self, stop: Event, start_limit_s: float) -> None:
+        """Wait until all processes answer.
 
         Args:
-            name: Its name.
-            url: The address that it answers at.
+            stop: Ends the wait once it is set.
+            start_limit_s: Seconds that each process may take to answer.
 
         Raises:
-            StoppedError: The process has ended, answers with a server error, or takes too long; with its log's end.
+            StoppedError: A process has ended, answers with a server error, or takes too long; with its log's end.
         """
-        deadline = time.monotonic() + self._start_limit_s
-        while not self._stop.is_set():
-            status = http_status(url)
-            if status and status < 500:
-                return
-            if reason := self._failure_reason(name, status, deadline):
-                raise StoppedError(f"{name} {reason}; the end of its log:\n{self._tail(name)}")
-            self._stop.wait(0.2)
-
-    def has_ended(self, name: str) -> bool:
-        """Return whether a process was started here and no longer runs."""
-        return name in self._children and self._children[name].process.poll() is not None
-
-    def _failure_reason(self, name: str, status: int | None, deadline: float) -> str | None:
-        if self.has_ended(name):
-            return "has ended"
-        if status:
-            return f"answers with status {status}"
-        return (
-            f"does not answer within {self._start_limit_s:g} s (--start-limit)" if time.monotonic() > deadline else None
-        )
-
-    def _tail(self, name: str) -> str:
-        log = self._children[name].log.fileno()
-        size = os.fstat(log).st_size
-        start = max(0, size - 100_000)
-        text = os.pread(log, size - start, start).decode(errors="replace")
-        return "\n".join(hide_password(line) for line in text.splitlines()[-LOG_TAIL_LINES:])
+        deadline = time.monotonic() + start_limit_s
+        for child in self._children:
+            while not stop.is_set():
+                status = _http_status(child.url)
+                if status and status < 500:
+                    break
+                reason = child.failure_reason(status)
+                if not reason and time.monotonic() > deadline:
+                    reason = f"does not answer within {start_limit_s:g} s (--start-limit)"
+                if reason:
+                    raise StoppedError(f"{child.name} {reason}; the end of its log:\n{child.read_tail()}")
+                stop.wait(0.2)
 
 
-def end_processes(process_ids: Iterable[int]) -> None:
-    """End processes and all their descendants: ask them first, and kill them after a while."""
-    roots = [psutil.Process(process_id) for process_id in process_ids if psutil.pid_exists(process_id)]
-    processes = process_trees(roots)
-    for signal in (psutil.Process.terminate, psutil.Process.kill):
-        for process in processes:
-            try:
-                signal(process)
-            except psutil.NoSuchProcess:
-                continue
-        _, processes = psutil.wait_procs(processes, timeout=DASHBOARD_END_LIMIT_S)
-
-
-def http_status(url: str, timeout_s: float = 5.0) -> int | None:
-    """Return the HTTP status that an address answers with; None where nothing answers within so many seconds."""
+def _http_status(url: str) -> int | None:
+    """Return the HTTP status that an address answers with; None where nothing answers."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+        with urllib.request.urlopen(url, timeout=DASHBOARD_ANSWER_LIMIT_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -1,35 +1,37 @@
-"""MLflow's UI, Optuna Dashboard and Ray's dashboard, as far as they exist, and one page of links to them."""
+"""MLflow's UI and Optuna Dashboard, started where they are missing, on loopback alone."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
-from forcetune.errors import InputError
-from forcetune.local.children import DASHBOARD_START_LIMIT_S, Children
-from forcetune.local.dashboards import MLFLOW, OPTUNA, Dashboard, find
-from forcetune.local.page import Page
+from forcetune.local.children import Children
+from forcetune.local.dashboards import MLFLOW, Link, find
+from forcetune.local.links import find_links
 from forcetune.local.service import LOOPBACK, free_port
-from forcetune.local.start import mlflow_server, optuna_dashboard
-from forcetune.local.studies import experiment_pages, ledger_pages, unknown_study
+from forcetune.stores import sqlite_path
 
-PREFERRED_PORTS = {MLFLOW: 5000, OPTUNA: 8080}  # the defaults of their own commands; a free port where one is taken
-PREFERRED_PAGE_PORT = 8000
+# The command `optuna-dashboard` takes the address of a storage, which may hold a password, only as an argument. The
+# script adds that argument inside the process: the system shows other accounts those that the process was started with.
+OPTUNA_DASHBOARD_SCRIPT = """
+import importlib.metadata, os, sys
+sys.argv.append(os.environ["FORCETUNE_STORAGE"])
+importlib.metadata.entry_points(group="console_scripts")["optuna-dashboard"].load()()
+"""
 
 
-def run(
-    study: str | None, stop: Event, on_open: Callable[[Page], None], start_limit_s: float = DASHBOARD_START_LIMIT_S
-) -> None:
-    """Show the dashboards of the current folder, or those that the environment names, until `stop` is set.
+def run(study: str | None, stop: Event, on_open: Callable[[list[Link]], None], start_limit_s: float) -> None:
+    """Start the missing dashboards of the current folder, or of the stores that the environment names, until `stop`.
 
     Dashboards that were started here end with this call, and die with this process where it is killed.
 
     Args:
         study: The study whose pages the links lead to.
         stop: Ends the call once it is set.
-        on_open: Called once with the page, when all dashboards answer.
+        on_open: Called once with the links, when all dashboards answer.
         start_limit_s: Seconds that each started dashboard may take to answer.
 
     Raises:
@@ -37,47 +39,50 @@ def run(
         StoppedError: A dashboard does not start; none is left running.
     """
     dashboards = find()
-    _check_study(study, dashboards)
-    with Children(stop, start_limit_s) as children:
+    if study:
+        find_links(study, dashboards)  # an unknown study is refused before anything is started
+    with Children() as children:
         dashboards = [_start(dashboard, children) for dashboard in dashboards]
-        for dashboard in dashboards:
-            if dashboard.name in children.names:
-                children.wait(dashboard.name, dashboard.probe_address)
-        if stop.is_set():
-            return
-        _check_study(study, dashboards)
-        with closing(Page(dashboards, study, children.has_ended, free_port(PREFERRED_PAGE_PORT))) as page:
-            on_open(page)
+        children.wait(stop, start_limit_s)
+        if not stop.is_set():
+            on_open(find_links(study, dashboards))
             stop.wait()
 
 
-def _start(dashboard: Dashboard, children: Children) -> Dashboard:
+def _start(dashboard: Link, children: Children) -> Link:
     """Return the dashboard with its address, after starting it where only its store exists."""
     if dashboard.address or not dashboard.store:
         return dashboard
-    port = free_port(PREFERRED_PORTS[dashboard.name])
-    command = mlflow_server if dashboard.name == MLFLOW else optuna_dashboard
-    children.start(dashboard.name, *command(dashboard.store, port))
-    return replace(dashboard, address=f"http://{LOOPBACK}:{port}")
+    is_mlflow = dashboard.name == MLFLOW
+    port = free_port(5000 if is_mlflow else 8080)  # the defaults of their own commands
+    address = f"http://{LOOPBACK}:{port}"
+    command, variables = (mlflow_server if is_mlflow else optuna_dashboard)(dashboard.store, port)
+    health = f"{address}/health" if is_mlflow else f"{address}/api/studies"
+    children.start(dashboard.name, command, {**_inherited_environment(), **variables}, health)
+    return replace(dashboard, address=address)
 
 
-def _check_study(study: str | None, dashboards: list[Dashboard]) -> None:
-    """Raise InputError where MLflow does not have the study; without MLflow, where Optuna's ledger does not.
+def mlflow_server(store: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts MLflow's server on an existing store, and the variables that it needs.
 
-    A file or a server can be asked before anything is started, a database or a ledger only through a server on it.
+    The server reads artifacts where the runs say that they are, and serves none from a folder of its own.
     """
-    mlflow, optuna = (
-        next(dashboard for dashboard in dashboards if dashboard.name == name) for name in (MLFLOW, OPTUNA)
-    )
-    if study is None:
-        return
-    if mlflow.source:
-        studies = experiment_pages(mlflow.source)
-    elif optuna.address and not mlflow.store:
-        studies = ledger_pages(optuna.address)
-    elif mlflow.store or optuna.store:
-        return
-    else:
-        raise InputError(f"there is no study {study!r}: MLflow's store and Optuna's ledger do not exist here")
-    if study not in studies:
-        raise unknown_study(study, studies)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    command += ["--no-serve-artifacts", "--uvicorn-opts", "--no-access-log"]
+    if path := sqlite_path(store):  # so that experiments made in the UI have the folder that a search uses
+        command += ["--default-artifact-root", str(path.parent / "mlruns")]
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return command, {**variables, "MLFLOW_BACKEND_STORE_URI": store}
+
+
+def optuna_dashboard(store: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts Optuna Dashboard on an existing storage, and the variables that it needs."""
+    options = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref"]
+    return [sys.executable, "-c", OPTUNA_DASHBOARD_SCRIPT, *options], {"FORCETUNE_STORAGE": store}
+
+
+def _inherited_environment() -> dict[str, str]:
+    """Return the environment without variables that configure MLflow's server; those for artifacts on S3 stay."""
+    names = [name for name in os.environ if name.startswith("MLFLOW_S3_") or not name.startswith("MLFLOW_")]
+    inherited = {name: os.environ[name] for name in names}
+    return {**inherited, "PYTHONSAFEPATH": "1"}  # no module of the current folder replaces one of the servers' own

@@ -77,6 +77,20 @@ def _encode_values(column: pd.Series) -> dict[str, Any]:
     return {"values": values}
 
 
+def decode_values(column: Mapping[str, Any], count: int) -> list[Any]:
+    """Return the values of a column that `encode_columns` encoded.
+
+    Args:
+        column: The column.
+        count: The number of rows.
+    """
+    if "constant" in column:
+        return [column["constant"]] * count
+    if "levels" in column:
+        return [column["levels"][code] for code in column["codes"]]
+    return list(column["values"])
+
+
 def encode_value(value: Any) -> Any:
     """Encode a value for JSON, a number with six significant digits; None where it is missing or not finite."""
     if isinstance(value, bool | np.bool_):

@@ -45,16 +45,17 @@ class Evidence:
     margin: float | None = None
 
 
-def gather(study: str) -> Evidence:
+def gather(study: str, stored: results.Results | None = None) -> Evidence:
     """Read the evidence of a page from the stores.
 
     Args:
         study: The name of the study.
+        stored: Its trials and companions, where they were read already.
 
     Raises:
         InputError: There is no such study, or none of its trials has ended.
     """
-    stored = results.read(study)
+    stored = stored or results.read(study)
     check_has_ended(study, stored.trials)
     trials = numbers.prepare_trials(stored.trials)
     curve_metric, curves = _load_curves(trials)

@@ -30,7 +30,7 @@ def prepare_trials(table: pd.DataFrame) -> pd.DataFrame:
     """Prepare the table of a study for the page.
 
     Args:
-        table: The trials, as `results.load` returns them.
+        table: The trials, as `load_results` returns them.
 
     Returns:
         A row for each trial, the front first and by rising sparsity. Further columns are label (the method and its

@@ -47,9 +47,9 @@ def render_page(evidence: Evidence) -> str:
     Args:
         evidence: The study, as `evidence.gather` returns it.
     """
-    slots = _draw_figures(evidence)
+    slots = draw_figures(evidence)
     drawn = [figure for figure in slots if figure]
-    data = _to_json(_collect_data(evidence.trials, drawn))
+    data = _to_json(collect_data(evidence.trials, drawn))
     nonce = hashlib.sha256(data.encode()).hexdigest()[:32]
     sections = {
         "trials": _render_board(evidence.trials, drawn),
@@ -75,7 +75,7 @@ def render_page(evidence: Evidence) -> str:
     )
 
 
-def _draw_figures(evidence: Evidence) -> list[Figure | None]:
+def draw_figures(evidence: Evidence) -> list[Figure | None]:
     """Draw the figures in the order of the page; None where the study has no data for one."""
     trials, style = evidence.trials, Style(evidence.trials["label"])
     return [
@@ -103,7 +103,7 @@ def _render_head(nonce: str) -> str:
     )
 
 
-def _collect_data(trials: pd.DataFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
+def collect_data(trials: pd.DataFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
     """Collect what page.js reads: the figures, and the columns behind the figures and their tables."""
     figure_sources = {figure.id: _collect_source(figure) for figure in drawn if figure.frame is not None}
     figure_data = [{"id": figure.id, "data": figure.traces, "layout": figure.layout} for figure in drawn]

@@ -1,10 +1,12 @@
-"""The progress of a search on the screen: a live block on a terminal, plain lines elsewhere."""
+"""The progress of a search on the screen: a live block on a terminal or in a notebook, plain lines elsewhere."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
 from rich.console import Console, Group
+from rich.jupyter import JupyterMixin
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -16,12 +18,40 @@ from forcetune.study import Study, Trial, method_label
 from forcetune.times import duration
 
 FRONT_ROWS = 12  # of the live block, which must fit on a screen
+REFRESH_INTERVAL_S = 0.5  # between two states of the live block
+
+
+class _NotebookBlock(JupyterMixin):
+    """A live block in the output of a notebook's cell; each new state takes the place of the last one.
+
+    rich's own `Live` needs ipywidgets in a notebook, which Jupyter does not bring along.
+
+    Args:
+        render: Returns the newest state.
+    """
+
+    def __init__(self, render: Callable[[], Group]) -> None:
+        from IPython.display import display
+
+        self._render = render
+        self._handle = display(self, display_id=True)
+        self._last_refresh = time.monotonic()
+
+    def __rich__(self) -> Group:
+        return self._render()
+
+    def refresh(self, at_once: bool = False) -> None:
+        """Show the newest state, unless the last one has been shown for too short a time and `at_once` is not set."""
+        if at_once or time.monotonic() - self._last_refresh >= REFRESH_INTERVAL_S:
+            self._handle.update(self)
+            self._last_refresh = time.monotonic()
 
 
 class Progress:
     """The counts of trials, the front so far and an estimate of the time left.
 
-    As a context manager it shows a live block on a terminal; elsewhere it prints a line for each trial.
+    As a context manager it shows a live block on a terminal or in a notebook; elsewhere it prints a line for each
+    trial.
 
     Args:
         study: The study that is searched.
@@ -32,6 +62,7 @@ class Progress:
         self._study = study
         self._console = console
         self._live: Live | None = None
+        self._notebook_block: _NotebookBlock | None = None
         self._running: dict[int, tuple[Trial, int]] = {}  # each with its last epoch
         self._outcome_counts: dict[str, int] = {}
         self._front: list[tuple[Trial, tuple[float, ...]]] = []
@@ -39,8 +70,13 @@ class Progress:
         self._first_report: float | None = None  # on the monotonic clock; until then the actors start
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2)
+        if self._console.is_jupyter:
+            self._notebook_block = _NotebookBlock(self._render)
+        elif self._console.is_terminal:
+            refreshes_per_second = 1 / REFRESH_INTERVAL_S
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=refreshes_per_second
+            )
             self._live.start()
         return self
 
@@ -49,6 +85,8 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
+        if self._notebook_block:
+            self._notebook_block.refresh(at_once=True)
 
     @property
     def done(self) -> int:
@@ -77,12 +115,14 @@ class Progress:
     def start_trial(self, number: int, trial: Trial) -> None:
         """Add a trial to the running ones."""
         self._running[number] = (trial, 0)
+        self._refresh()
 
     def record_epoch(self, number: int, epoch: int) -> None:
         """Note the last epoch that a worker has reported of a trial; 0 before the first one."""
         self._first_report = self._first_report or time.monotonic()
         if number in self._running:
             self._running[number] = (self._running[number][0], epoch)
+            self._refresh()
 
     def report_wait(self) -> None:
         """Print that the search waits, since other studies have the whole cluster."""
@@ -103,8 +143,14 @@ class Progress:
         self._running.pop(number, None)
         self._done_here += 1
         self._count(trial, outcome)
-        if not self._live:
+        self._refresh()
+        if not self._live and not self._notebook_block:
             self._console.print(self._line(trial, outcome), soft_wrap=True, highlight=False)
+
+    def _refresh(self) -> None:
+        """Show the newest state in a notebook; on a terminal, a thread of rich does so."""
+        if self._notebook_block:
+            self._notebook_block.refresh()
 
     def _count(self, trial: Trial, outcome: TrialOutcome) -> None:
         self._outcome_counts[outcome.outcome] = self._outcome_counts.get(outcome.outcome, 0) + 1

@@ -136,7 +136,7 @@ def costs(selected: pd.DataFrame, table: pd.DataFrame) -> str:
 
     Args:
         selected: The rows of some trials.
-        table: All trials, as `results.load` returns them.
+        table: All trials, as `load_results` returns them.
     """
     selected_time = precise_duration(float(selected["device_seconds"].sum()))
     study_hours = table.attrs["device_hours"]

@@ -3,6 +3,8 @@
 from forcetune.study.companion import Companion, CompanionRuns, load_companion_runs
 from forcetune.study.domains import Choice, Domain, Fixed, Range, is_in_domain
 from forcetune.study.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
+from forcetune.study.schema import make_schema
+from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
 from forcetune.study.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load_study
 from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
 from forcetune.study.trial import CONTROLS, Trial, method_label
@@ -11,6 +13,7 @@ __all__ = [
     "AUTO",
     "CONTROLS",
     "METRICS",
+    "SCHEMA_FILE",
     "SPARSITY_BAND_EDGES",
     "STATIC_METRICS",
     "Budget",
@@ -32,8 +35,12 @@ __all__ = [
     "check_bands",
     "check_reported",
     "is_in_domain",
+    "list_search_spaces",
     "load_companion_runs",
     "load_nightly",
     "load_study",
+    "make_schema",
     "method_label",
+    "read_search_space",
+    "read_shipped_schema",
 ]

@@ -7,7 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, resolve, suggestion
@@ -56,6 +65,15 @@ def _number_or_share(written: Any) -> Any:
     return written
 
 
+NUMBER_OR_SHARE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"type": "null"},
+    ]
+}
+
+
 class Search(_Section):
     """The section `search:`: how configurations are proposed."""
 
@@ -80,7 +98,9 @@ class Search(_Section):
         description="`{trials: , gain: }`: the search ends when over `trials` trials the hypervolume grew by "
         "less than the share `gain`",
     )
-    max_failures: Annotated[int | float | None, BeforeValidator(_number_or_share)] = Field(
+    max_failures: Annotated[
+        int | float | None, BeforeValidator(_number_or_share), WithJsonSchema(NUMBER_OR_SHARE_SCHEMA)
+    ] = Field(
         None,
         description="failed trials that the search allows: a number, or a share once ten trials have ended; one more "
         "ends the search (the search ends when five in a row fail for the same reason)",
@@ -105,11 +125,16 @@ def _number_or_auto(written: Any) -> Any:
     return written
 
 
+NUMBER_OR_AUTO_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]}
+
+
 class Resources(_Section):
     """The section `resources:`: what one trial occupies, and how many trials run at once."""
 
     cpus: float = Field(1, gt=0, description="cores per trial, and the number of its threads")
-    gpus: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
+    gpus: Annotated[
+        float | Literal["auto"], BeforeValidator(_number_or_auto), WithJsonSchema(NUMBER_OR_AUTO_SCHEMA)
+    ] = Field(
         0.0,
         description="GPUs per trial; trials with a fraction share a GPU; `auto`: a probe finds how many trials fit in "
         "the memory of a GPU; without a GPU, it means 0",
@@ -149,7 +174,7 @@ _BY_FORM = Discriminator(lambda written: LONG_FORM if isinstance(written, dict |
 
 
 class Study(_Section):
-    """The content of a study file; `load(path)` and `Study.from_dict(...)` make one and validate it."""
+    """The content of a study file; `load_study(path)` and `Study.from_dict(...)` make one and validate it."""
 
     study: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=NAME_CHARACTERS, description="name of the study"

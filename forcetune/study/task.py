@@ -44,8 +44,8 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    direction: Direction
-    reference: float = Field(allow_inf_nan=False)
+    direction: Direction = Field(description="`max` or `min`")
+    reference: float = Field(allow_inf_nan=False, description="worst value that counts towards the hypervolume")
 
 
 class Bound(BaseModel):
@@ -53,8 +53,8 @@ class Bound(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, description="lowest value allowed")
+    max: float | None = Field(None, description="highest value allowed")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from forcetune.tracking.client import check_answers, make_client
 
 VIEW_KEY = "forcetune"  # the key under which MLflow's UI keeps our view of an experiment
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"  # the tag of an experiment in which MLflow's UI looks for that view
+REPORT_TAG = "forcetune.report"  # of a study's parent run that has a page among its artifacts: the name of that page
 TRIALS_FILTER = "tags.`forcetune.kind` = 'trial'"  # in the language of MLflow's search
 CHARTED_RUNS = 1000  # in a scatter plot
 
@@ -30,11 +31,13 @@ class Experiment:
         name: Its name; that of the study.
         number: Its id in the store.
         has_view: Whether it has a saved view of its trials.
+        report_run: The id of the run that has the study's report among its artifacts; empty where none was written.
     """
 
     name: str
     number: str
     has_view: bool
+    report_run: str = ""
 
     @property
     def page(self) -> str:
@@ -47,6 +50,11 @@ class Experiment:
             return f"{page}&viewStateShareKey={VIEW_KEY}"
         query = {"searchFilter": TRIALS_FILTER, "orderByKey": "metrics.`sparsity`", "orderByAsc": "true"}
         return f"{page}&{urlencode(query, quote_via=quote)}"
+
+    @property
+    def report_page(self) -> str:
+        """The path, below the server's address, of the page that shows the study's report; empty where none exists."""
+        return f"/#/experiments/{self.number}/runs/{self.report_run}/artifacts" if self.report_run else ""
 
 
 def list_experiments(uri: str) -> list[Experiment]:
@@ -139,26 +147,37 @@ def _read_file(path: Path) -> list[Experiment]:
     """Read the experiments straight from MLflow's tables: importing MLflow takes longer than a page may."""
     query = (
         "select e.name, e.experiment_id, "
-        "exists(select 1 from experiment_tags t where t.experiment_id = e.experiment_id and t.key = ?) "
+        "exists(select 1 from experiment_tags t where t.experiment_id = e.experiment_id and t.key = ?), "
+        "(select r.run_uuid from runs r join tags t using (run_uuid) "
+        "where r.experiment_id = e.experiment_id and r.lifecycle_stage = 'active' and t.key = ? limit 1) "
         "from experiments e where e.lifecycle_stage = 'active' order by e.creation_time"
     )
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute(query, (VIEW_TAG,)).fetchall()
+            rows = connection.execute(query, (VIEW_TAG, REPORT_TAG)).fetchall()
     except sqlite3.Error as error:
         raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
-    return [Experiment(name, str(number), bool(has_view)) for name, number, has_view in rows]
+    return [Experiment(name, str(number), bool(has_view), run or "") for name, number, has_view, run in rows]
 
 
 def _ask_client(uri: str) -> list[Experiment]:
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
+    client = make_client(uri)
     try:
-        experiments = make_client(uri).search_experiments(order_by=["creation_time ASC"])
+        experiments = client.search_experiments(order_by=["creation_time ASC"])
+        ids = [experiment.experiment_id for experiment in experiments]
+        runs = client.search_runs(ids, f"tags.`{REPORT_TAG}` LIKE '%'", max_results=1000)
     except MlflowException as error:
         raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+    report_runs = {run.info.experiment_id: run.info.run_id for run in runs}
     return [
-        Experiment(experiment.name, str(experiment.experiment_id), VIEW_TAG in experiment.tags)
+        Experiment(
+            experiment.name,
+            str(experiment.experiment_id),
+            VIEW_TAG in experiment.tags,
+            report_runs.get(experiment.experiment_id, ""),
+        )
         for experiment in experiments
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from forcetune.errors import InputError
 from forcetune.stores import hide_password, mlflow_uri
 from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.experiments import REPORT_TAG
 from forcetune.tracking.runs import UnknownError, load_runs
 from forcetune.tracking.writing import Epoch, Tracker
 
@@ -108,7 +109,7 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
 
 
 def log_page(run: str, name: str, content: str) -> None:
-    """Write a page among the artifacts of a run; it replaces a file of that name.
+    """Write a page among the artifacts of a run, and its name to REPORT_TAG; it replaces a file of that name.
 
     Args:
         run: The id of the run.
@@ -121,6 +122,8 @@ def log_page(run: str, name: str, content: str) -> None:
     store = mlflow_uri()
     check_answers(store)
     try:
-        make_client(store).log_text(run, content, name)
+        client = make_client(store)
+        client.log_text(run, content, name)
+        client.set_tag(run, REPORT_TAG, name)
     except Exception as error:  # an MlflowException, or what writing to the artifact store raises
         raise InputError(f"{name} cannot be written to the run {run} in {hide_password(store)}: {error}") from error

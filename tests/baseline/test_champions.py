@@ -1,4 +1,4 @@
-"""Which trials are compared."""
+"""The selection of the champions of a study."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from forcetune.baseline.champions import Champion, find_band, select_champions
 from forcetune.errors import InputError
 from forcetune.study import Trial
 
-FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.05}
+SNIP_FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.05}
 
 
 def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
@@ -18,22 +18,22 @@ def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
     assert find_band(0.89, edges) is None
 
 
-def test_the_front_or_the_best_of_each_band(searched):
-    searched()
+def test_the_front_or_the_best_of_each_band(search_study):
+    search_study()
     table = tracking.load_table("s")
-    assert [one.label for one in select_champions("s", table)] == ["snip", "random", "snip", "force"]
-    found = select_champions("s", table, top=2, edges=(0.7, 0.9, 1.0))
-    assert [(one.label, one.trial.density) for one in found] == [
+    assert [champion.label for champion in select_champions("s", table)] == ["snip", "random", "snip", "force"]
+    champions = select_champions("s", table, top=2, edges=(0.7, 0.9, 1.0))
+    assert [(champion.label, champion.trial.density) for champion in champions] == [
         *(("snip", 0.3), ("random", 0.29)),
         *(("force", 0.06), ("force", 0.05)),
     ]
     assert select_champions("s", table, top=1, edges=(0.99, 1.0)) == []
 
 
-def test_a_champion_has_the_key_of_its_trial(searched):
-    searched()
+def test_a_champion_has_the_key_of_its_trial(search_study):
+    search_study()
     table = tracking.load_table("s")
-    assert {one.key for one in select_champions("s", table, top=9)} == {*table["trial"]}
+    assert {champion.key for champion in select_champions("s", table, top=9)} == {*table["trial"]}
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_a_champion_has_the_key_of_its_trial(searched):
         ({"small_dense": "macs"}, "small dense network"),
     ],
 )
-def test_what_was_chosen_by_chance_is_compared_with_nothing(changed, words):
-    champion = Champion("s", "trial-0001", Trial(**{**FIELDS, **changed}), 0.95, (0.9, 1.0))
+def test_random_and_small_dense_champions_are_not_compared(changed, words):
+    champion = Champion("s", "trial-0001", Trial(**{**SNIP_FIELDS, **changed}), 0.95, (0.9, 1.0))
     assert words in champion.exclusion_reason
     assert "trial-0001 at 95.00%" in champion.exclusion_reason
 
 
-def test_a_study_without_a_trained_trial(searched):
-    searched(trials=[])
+def test_a_study_without_a_trained_trial(search_study):
+    search_study(trials=[])
     with pytest.raises(InputError, match="'s' has no trial that was trained to its end"):
         ChampionStudy("s")

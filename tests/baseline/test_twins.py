@@ -1,4 +1,4 @@
-"""What a champion is held against."""
+"""The twins of a champion."""
 
 import pandas as pd
 import pytest
@@ -18,16 +18,16 @@ from forcetune.baseline.twins import (
 
 
 @pytest.fixture
-def bench(searched):
-    searched()
+def champion_study(search_study):
+    search_study()
     return ChampionStudy("s", 1, (0.7, 0.9, 1.0))
 
 
-def test_a_fixed_twin_differs_in_its_mask_alone(bench):
-    force = bench.champions[-1]
-    twins = {one.against: one.twin.fields() for one in make_fixed_comparisons(force)}
+def test_a_fixed_twin_differs_in_its_mask_alone(champion_study):
+    force = champion_study.champions[-1]
+    twins = {comparison.against: comparison.twin.fields() for comparison in make_fixed_comparisons(force)}
     assert twins.keys() == FIXED_TWIN_FIELDS.keys()
-    own = force.trial.fields()
+    force_fields = force.trial.fields()
     pruning = {
         "iterations",
         "schedule",
@@ -37,54 +37,63 @@ def test_a_fixed_twin_differs_in_its_mask_alone(bench):
         "saliency_loss",
     }
     for name in ("random_uniform", "random_erk"):
-        assert twins[name] == {**{field: own[field] for field in own.keys() - pruning}, "method": name}
-    assert twins["shuffled"] == {**own, "shuffle": True}
-    assert twins["small_dense"] == {**own, "small_dense": "macs"}
+        assert twins[name] == {
+            **{field: force_fields[field] for field in force_fields.keys() - pruning},
+            "method": name,
+        }
+    assert twins["shuffled"] == {**force_fields, "shuffle": True}
+    assert twins["small_dense"] == {**force_fields, "small_dense": "macs"}
 
 
-def test_both_sides_have_a_seed_that_chose_nothing(bench):
-    seed = get_comparison_seed(bench.study, 0)
-    assert seed >= bench.study.first_fresh_seed + COMPARISON_SEED_OFFSET, "re-runs of the front have those before it"
-    for one in make_fixed_comparisons(bench.champions[0]):
-        assert {side.trial.seed for side in one.make_companions(seed)} == {seed}
-    assert replace_seed(bench.champions[0].trial, 7).key != bench.champions[0].key
+def test_champion_and_twin_have_the_same_fresh_seed(champion_study):
+    seed = get_comparison_seed(champion_study.study, 0)
+    assert seed >= champion_study.study.first_fresh_seed + COMPARISON_SEED_OFFSET, (
+        "re-runs of the front have the seeds before it"
+    )
+    for comparison in make_fixed_comparisons(champion_study.champions[0]):
+        assert {companion.trial.seed for companion in comparison.make_companions(seed)} == {seed}
+    assert replace_seed(champion_study.champions[0].trial, 7).key != champion_study.champions[0].key
 
 
-def test_random_pruning_is_tried_as_often_as_the_champions_method(searched):
-    searched(trial={"lr": {"low": 0.01, "high": 0.5}})
-    bench = ChampionStudy("s", 1, (0.7, 0.9, 1.0))
-    snip, force = bench.champions
+def test_random_pruning_is_tried_as_often_as_the_champions_method(search_study):
+    search_study(trial={"lr": {"low": 0.01, "high": 0.5}})
+    champion_study = ChampionStudy("s", 1, (0.7, 0.9, 1.0))
+    snip, force = champion_study.champions
     for champion in (snip, force):
-        tried = plan_tuning(bench.study, champion, bench.table)
-        assert len(tried) == 2, "as many as of the champion's method in its band, whatever weaker rows were tried"
-        assert {one.trial.method for one in tried} == {"random_erk"}
-        assert {one.trial.density for one in tried} == {champion.trial.density}
-        assert {(one.tags["arm"], one.parent_key) for one in tried} == {("tuning", champion.key)}
-        assert plan_tuning(bench.study, champion, bench.table) == tried, "the same each time it is asked"
-    erk = bench.table.assign(method=bench.table["method"].replace("random", "random_erk"))
-    assert plan_tuning(bench.study, snip, erk) == [], "the study itself has tried three"
-    assert len(plan_tuning(bench.study, force, erk)) == 1
+        tuning = plan_tuning(champion_study.study, champion, champion_study.table)
+        assert len(tuning) == 2, (
+            "as many as trials of the champion's method in its band; weaker random trials do not count"
+        )
+        assert {companion.trial.method for companion in tuning} == {"random_erk"}
+        assert {companion.trial.density for companion in tuning} == {champion.trial.density}
+        assert {(companion.tags["arm"], companion.parent_key) for companion in tuning} == {("tuning", champion.key)}
+        assert plan_tuning(champion_study.study, champion, champion_study.table) == tuning, (
+            "the plan is the same each time"
+        )
+    erk = champion_study.table.assign(method=champion_study.table["method"].replace("random", "random_erk"))
+    assert plan_tuning(champion_study.study, snip, erk) == [], "the study itself has three trials of random pruning"
+    assert len(plan_tuning(champion_study.study, force, erk)) == 1
 
 
-def test_a_study_without_random_trials_is_given_some(searched):
-    study = searched([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
-    bench = ChampionStudy("s", 1, (0.7, 0.9))
-    found = plan_tuning(study, bench.champions[0], bench.table)
-    assert [one.trial.method for one in found] == ["random_erk"], "the space has no other configuration"
+def test_a_study_without_random_trials_is_given_some(search_study):
+    study = search_study([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
+    champion_study = ChampionStudy("s", 1, (0.7, 0.9))
+    tuning = plan_tuning(study, champion_study.champions[0], champion_study.table)
+    assert [companion.trial.method for companion in tuning] == ["random_erk"], "the space has no other configuration"
 
 
-def test_a_tuned_twin_has_no_controls(searched):
+def test_a_tuned_twin_has_no_controls(search_study):
     small = {"choices": ["macs"], "when": {"method": ["random"]}}
-    study = searched([("snip", 0.3, 0.9), ("random", 0.28, 0.8)], trial={"small_dense": small})
-    (tried,) = plan_tuning(
+    study = search_study([("snip", 0.3, 0.9), ("random", 0.28, 0.8)], trial={"small_dense": small})
+    (companion,) = plan_tuning(
         study, ChampionStudy("s", 1, (0.7, 0.9)).champions[0], ChampionStudy("s", 1, (0.7, 0.9)).table
     )
-    assert tried.trial.small_dense is None
+    assert companion.trial.small_dense is None
 
 
-def test_the_best_random_trial_is_taken_to_the_champions_density(bench):
-    snip = bench.champions[0]
-    best = find_best_random(snip, bench.table, pd.DataFrame())
+def test_the_best_random_trial_is_taken_to_the_champions_density(champion_study):
+    snip = champion_study.champions[0]
+    best = find_best_random(snip, champion_study.table, pd.DataFrame())
     assert (best["method"], best["density"]) == ("random", 0.29)
     from forcetune.study import Trial
 
@@ -92,9 +101,9 @@ def test_the_best_random_trial_is_taken_to_the_champions_density(bench):
     assert (twin.method, twin.density) == ("random", snip.trial.density)
 
 
-def test_one_that_collapsed_is_no_worse_than_none(bench):
-    tried = bench.table[bench.table["density"] == 0.07].assign(outcome="collapsed")
-    force = bench.champions[1]
-    alone = bench.table[bench.table["method"] == "force"]
-    assert find_best_random(force, alone, tried)["trial"] == tried["trial"].iloc[0]
-    assert find_best_random(force, alone, tried.assign(outcome="failed")) is None
+def test_a_collapsed_random_trial_counts_and_a_failed_one_does_not(champion_study):
+    tuning_runs = champion_study.table[champion_study.table["density"] == 0.07].assign(outcome="collapsed")
+    force = champion_study.champions[1]
+    force_rows = champion_study.table[champion_study.table["method"] == "force"]
+    assert find_best_random(force, force_rows, tuning_runs)["trial"] == tuning_runs["trial"].iloc[0]
+    assert find_best_random(force, force_rows, tuning_runs.assign(outcome="failed")) is None

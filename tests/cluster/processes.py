@@ -1,10 +1,9 @@
-"""A search as a process of its own on a study slow enough to be hit in the middle, and what it needs around it."""
+"""Searches as separate processes, on a study that is slow enough to be interrupted in the middle."""
 
 import copy
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import IO, Any, TypeVar
 import pandas as pd
 import yaml
 from promise import check_promise
+from shared_constants import FORCETUNE_COMMAND
 
 from forcetune.errors import HeldError
 from forcetune.ledger.driver_lock import driver_lock
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
-ROOT = Path(__file__).parents[2]
-FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
-STUDY: dict[str, Any] = {
+PACED_STUDY: dict[str, Any] = {
     "study": "s",
     "trial": {
         "dataset": "synthetic",
@@ -34,10 +32,10 @@ STUDY: dict[str, Any] = {
     "search": {"trials": 4},
     "resources": {"concurrent": 2},
 }
-# Its network pauses at each training step, until it is told to hurry, and notes whose step it was, in `steps`; its
-# workers note in `saved` each checkpoint, once it is there, with its trial, attempt and epoch, and in `refused` those
-# that the fence kept out.
-PACED = """
+# The study's network pauses at each training step until the file `hurry` exists, so that a test can interrupt a trial.
+# The tests read its notes: `steps` has the process id of each step, `saved` the trial, attempt and epoch of each
+# checkpoint after it was written, `refused` the same of each checkpoint that a newer attempt kept from being written.
+PACED_PY = """
 import os
 import time
 
@@ -83,58 +81,58 @@ Checkpoints.save = noted
 """
 
 
-# A saliency of the user's own, which may break by a sign, and what is run at night of its study.
-SCORES = "def score(network):\n    return {{name: {sign}weight.abs() for name, weight in network.weights.items()}}\n"
-NIGHTLY = "studies: [s]\nbands: [0.5, 1]\nseeds: 1\nsentinels: 2\non_alarm: [tee, told]\n"
+# A user's saliency, which the wrong sign breaks, and the nightly file of the study that uses it.
+SCORES_PY = "def score(network):\n    return {{name: {sign}weight.abs() for name, weight in network.weights.items()}}\n"
+NIGHTLY_YAML = "studies: [s]\nbands: [0.5, 1]\nseeds: 1\nsentinels: 2\non_alarm: [tee, told]\n"
 
 
 class Search:
-    """`forcetune search` on a study in a folder."""
+    """A study in a folder, and the forcetune commands that run on it."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], pause: float = 0.02, **changed: Any) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], pause: float = 0.02, **changes: Any) -> None:
         self.folder = folder
         self.environment = environment
         self._processes: list[subprocess.Popen[bytes]] = []
         folder.mkdir(exist_ok=True)
-        trial = {**STUDY["trial"], **changed.pop("trial", {})}
-        self.study = {**STUDY, "trial": trial, **changed}
+        trial = {**PACED_STUDY["trial"], **changes.pop("trial", {})}
+        self.study = {**PACED_STUDY, "trial": trial, **changes}
         (folder / "study.yaml").write_text(yaml.safe_dump(self.study))
-        (folder / "paced.py").write_text(PACED.format(folder=str(folder), pause=pause))
+        (folder / "paced.py").write_text(PACED_PY.format(folder=str(folder), pause=pause))
 
-    def start(self, *command: str) -> "Started":
-        """A command of forcetune's, running: the search, unless another is given."""
-        given = command or ("search", "study.yaml")
-        started = Started(self.folder, self.environment, len(self._processes), given)
+    def start(self, *arguments: str) -> "RunningCommand":
+        """Start a forcetune command, by default the search."""
+        command = arguments or ("search", "study.yaml")
+        started = RunningCommand(self.folder, self.environment, len(self._processes), command)
         self._processes.append(started.process)
         return started
 
     def with_variables(self, **variables: str) -> "Search":
-        """The same for who has other variables."""
-        other = copy.copy(self)
-        other.environment = {**self.environment, **variables}
-        return other
+        """Return the same study with other environment variables."""
+        study = copy.copy(self)
+        study.environment = {**self.environment, **variables}
+        return study
 
     def with_folder(self, folder: Path) -> "Search":
-        """The same elsewhere."""
-        other = copy.copy(self)
-        other.folder = folder
-        other._processes = []
+        """Return the same study in another folder, without its files."""
+        study = copy.copy(self)
+        study.folder = folder
+        study._processes = []
         folder.mkdir(exist_ok=True)
-        return other
+        return study
 
     def hurry(self) -> None:
-        """Let its network pause no more."""
+        """End the pauses of the network."""
         (self.folder / "hurry").touch()
 
     def close(self) -> None:
-        """Leave no process of it behind."""
+        """End all processes that still run."""
         for process in self._processes:
             if process.poll() is None:
                 kill_tree(process.pid)
                 process.wait()
 
     def is_free(self) -> bool:
-        """Whether no driver holds the study."""
+        """Return whether no driver holds the study."""
         try:
             with driver_lock(self.study["study"], self.ledger):
                 return True
@@ -143,116 +141,122 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study."""
         return str(self.study["study"])
 
     @property
     def ledger(self) -> str:
-        """The address of Optuna's store."""
+        """The address of the Optuna storage."""
         return self.environment.get("FORCETUNE_STORAGE", f"sqlite:///{self.folder}/optuna.db")
 
     def check_promise(self) -> pd.DataFrame:
-        """Assert that it lost nothing; its table."""
+        """Assert that the search lost nothing, and return the table of the study."""
         mlflow = self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
         trials = self.study["search"]["trials"]
         assert not (self.folder / ".forcetune").exists(), "nothing is left on disk"
         return check_promise(
-            self.study["study"], trials, self.ledger, mlflow, self.folder / "saved" if self.noted("saved") else None
+            self.study["study"],
+            trials,
+            self.ledger,
+            mlflow,
+            self.folder / "saved" if self.read_notes("saved") else None,
         )
 
-    def noted(self, file: str) -> list[list[str]]:
-        """The words of each line that the workers wrote."""
+    def read_notes(self, file: str) -> list[list[str]]:
+        """Return the words of each line that the workers wrote to a file."""
         path = self.folder / file
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
-    def attempts(self) -> set[str]:
-        """The numbers of the attempts that left a checkpoint."""
-        return {attempt for _, attempt, _ in self.noted("saved")}
+    def find_attempts(self) -> set[str]:
+        """Return the numbers of the attempts that saved a checkpoint."""
+        return {attempt for _, attempt, _ in self.read_notes("saved")}
 
-    def at_work(self) -> int:
-        """The id of a process that trains now, in the middle of an epoch with a checkpoint behind it."""
-        before = len(self.noted("saved"))
-        until(lambda: len(self.noted("saved")) > before, "an epoch to end")
-        trained = len(self.noted("steps"))
-        until(lambda: len(self.noted("steps")) > trained, "a step")
-        return int(self.noted("steps")[-1][0])
+    def wait_for_training(self) -> int:
+        """Wait until a trial trains with a checkpoint behind it, and return the process id of its worker."""
+        saved_count = len(self.read_notes("saved"))
+        wait_until(lambda: len(self.read_notes("saved")) > saved_count, "an epoch to end")
+        step_count = len(self.read_notes("steps"))
+        wait_until(lambda: len(self.read_notes("steps")) > step_count, "a step")
+        return int(self.read_notes("steps")[-1][0])
 
 
-class Started:
-    """One command, and what it says."""
+class RunningCommand:
+    """A command that was started, and its output."""
 
     def __init__(self, folder: Path, environment: dict[str, str], count: int, command: Sequence[str]) -> None:
-        self._said = folder.with_name(f"{folder.name}-said{count}")  # beside it: a test may fill the folder's disk
-        with open(self._said, "wb") as said:
-            self.process = spawn(folder, environment, [*FORCETUNE, *command], said)
+        # outside the folder, because a test may fill its disk
+        self._output_path = folder.with_name(f"{folder.name}-said{count}")
+        with open(self._output_path, "wb") as output:
+            self.process = spawn(folder, environment, [*FORCETUNE_COMMAND, *command], output)
 
     def wait(self, seconds: float = 150) -> int:
-        """Its exit code."""
+        """Wait until the command has ended, and return its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end; it has said:\n{self.said}") from None
+            raise AssertionError(f"the command does not end; its output:\n{self.output}") from None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL to the command, and wait until it is gone."""
         self.process.kill()
         self.process.wait()
 
     @property
-    def said(self) -> str:
-        return self._said.read_text()
+    def output(self) -> str:
+        return self._output_path.read_text()
 
 
-def check_one_driver(study: Search, first: Started) -> None:
-    """A second driver is refused while the first lives, a third takes over from the first one's death on."""
+def check_one_driver(study: Search, first: RunningCommand) -> None:
+    """Assert that a second driver is refused while the first lives, and that a third continues after its death."""
     second = study.start()
     assert second.wait() == 4
-    assert f"process {first.process.pid} on" in second.said
+    assert f"process {first.process.pid} on" in second.output
     first.kill()
-    until(study.is_free, "the hold to die with its holder", seconds=2)
+    wait_until(study.is_free, "the lock to be released with its driver", seconds=2)
     third = study.start()
-    assert third.wait() == 0, third.said
+    assert third.wait() == 0, third.output
     study.check_promise()
 
 
-def spawn(folder: Path, environment: dict[str, str], command: list[str], said: IO[bytes]) -> "subprocess.Popen[bytes]":
+def spawn(
+    folder: Path, environment: dict[str, str], command: list[str], output: IO[bytes]
+) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
     )
 
 
-def until(found: Callable[[], T], what: str, seconds: float = 120) -> T:
-    """What is found at last, asked for again and again."""
+def wait_until(condition: Callable[[], Value], description: str, seconds: float = 120) -> Value:
+    """Call a function until it returns something true, and return that."""
     deadline = time.monotonic() + seconds
-    while not (answer := found()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {description}"
         time.sleep(0.02)
-    return answer
+    return value
 
 
-def descendants(process: int) -> list[int]:
-    """The ids of a process and of all below it."""
-    parents = dict(_parents())
-    found = [process]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
+def list_descendants(process: int) -> list[int]:
+    """Return the ids of a process and of all processes below it, parents first."""
+    parents = dict(_list_parents())
+    family = [process]
+    for member in family:
+        family += [child for child, parent in parents.items() if parent == member]
+    return family
 
 
-def _parents() -> Iterator[tuple[int, int]]:
+def _list_parents() -> Iterator[tuple[int, int]]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
             yield int(folder.name), int(after_name[1])
 
 
 def kill_tree(process: int) -> None:
-    """End a process and all below it, at once."""
-    for one in descendants(process):
+    """Send SIGKILL to a process and to all processes below it."""
+    for member in list_descendants(process):
         try:
-            os.kill(one, signal.SIGKILL)
+            os.kill(member, signal.SIGKILL)
         except ProcessLookupError:
             continue

@@ -1,4 +1,4 @@
-"""What a search may need around it: a Ray cluster of two nodes, PostgreSQL, a server of MLflow."""
+"""Servers that a search can use: a Ray cluster of two nodes, PostgreSQL, MLflow."""
 
 import os
 import re
@@ -9,20 +9,20 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from processes import kill_tree, spawn, until
+from processes import kill_tree, spawn, wait_until
 
-POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
+POSTGRESQL_PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 
 
-def secret(path: Path) -> Path:
-    """A file with a secret in it."""
+def write_secret(path: Path) -> Path:
+    """Write a random secret to a file, and return the path."""
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
     return path
 
 
 class Cluster:
-    """A head and a second node, of one core each; the second is told of two GPUs that it does not have."""
+    """A head node and a second node with one core each; the second one claims two GPUs that it does not have."""
 
     address = "127.0.0.1:6379"
     dashboard = "http://127.0.0.1:8265"
@@ -31,33 +31,37 @@ class Cluster:
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
         self._log = open(Path(environment["HOME"]) / "ray.log", "wb")  # noqa: SIM115
-        self.begin()
+        self.start_nodes()
 
-    def begin(self) -> None:
-        """Start both nodes, and wait until they are there."""
-        self._head = self._start("--head", "--port=6379", "--dashboard-host=127.0.0.1", "--metrics-export-port=8081")
-        self.second = self.add()
-        until(lambda: self.nodes() == 2, "two nodes", 90)
+    def start_nodes(self) -> None:
+        """Start both nodes, and wait until they are alive."""
+        self._head = self._start_node(
+            "--head", "--port=6379", "--dashboard-host=127.0.0.1", "--metrics-export-port=8081"
+        )
+        self.second = self.start_second_node()
+        wait_until(lambda: self.count_nodes() == 2, "two nodes", 90)
 
-    def add(self) -> "subprocess.Popen[bytes]":
-        """Start a second node; it joins some seconds later."""
-        # Ray takes for granted that nodes do not share a folder: one unpacks a job's code over the other's
-        own = [f"--temp-dir={self._environment['HOME']}/2", "--dashboard-agent-listen-port=52366"]
-        self.second = self._start(f"--address={self.address}", "--num-gpus=2", *own)
+    def start_second_node(self) -> "subprocess.Popen[bytes]":
+        """Start a second node, which joins the cluster some seconds later, and return its process."""
+        # Ray assumes that nodes share no folder: in a common one, a node unpacks a job's code over that of the other.
+        options = [f"--temp-dir={self._environment['HOME']}/2", "--dashboard-agent-listen-port=52366"]
+        self.second = self._start_node(f"--address={self.address}", "--num-gpus=2", *options)
         return self.second
 
-    def lose(self) -> None:
-        """Kill the second node with all that runs there."""
+    def kill_second_node(self) -> None:
+        """Kill the second node and all processes on it."""
         kill_tree(self.second.pid)
         self.second.wait()
 
-    def nodes(self) -> int:
-        """How many are alive."""
+    def count_nodes(self) -> int:
+        """Return the number of nodes that are alive."""
         code = "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
         code += "print('alive:', sum(node['Alive'] for node in ray.nodes()))"
         variables = {**self._environment, "RAY_ADDRESS": self.address}
-        asked = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
-        alive = re.search(r"^alive: (\d+)$", asked.stdout, re.MULTILINE)  # Ray may say something before and after
+        process = subprocess.run(
+            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False
+        )
+        alive = re.search(r"^alive: (\d+)$", process.stdout, re.MULTILINE)  # Ray may print other lines too
         return int(alive[1]) if alive else 0
 
     def close(self) -> None:
@@ -65,20 +69,20 @@ class Cluster:
         self._log.close()
 
     def kill(self) -> None:
-        """End both nodes at once."""
+        """Kill both nodes and all processes on them."""
         for node in (self.second, self._head):
             kill_tree(node.pid)
             node.wait()
 
-    def _start(self, *options: str) -> "subprocess.Popen[bytes]":
+    def _start_node(self, *options: str) -> "subprocess.Popen[bytes]":
         ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", *options]
-        size = ["--num-cpus=1", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1"]
-        own = {"FORCETUNE_STATE": f"{self._environment['HOME']}/state"}  # of jobs, whose folder is not kept
-        return spawn(Path("/"), {**self._environment, **own}, [*ray, *size], self._log)
+        limits = ["--num-cpus=1", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1"]
+        variables = {"FORCETUNE_STATE": f"{self._environment['HOME']}/state"}  # because Ray deletes the folder of a job
+        return spawn(Path("/"), {**self._environment, **variables}, [*ray, *limits], self._log)
 
 
 class PostgreSQL:
-    """A server with a database for each of Optuna and MLflow."""
+    """A PostgreSQL server that asks for a password."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self._data = folder / "data"
@@ -87,11 +91,11 @@ class PostgreSQL:
         folder.mkdir()
         if self._user:
             shutil.chown(folder, self._user)
-        self.password = secret(folder / "password").read_text()
+        self.password = write_secret(folder / "password").read_text()
         if self._user:
             shutil.chown(folder / "password", self._user)
-        words = ["--auth=scram-sha-256", f"--pwfile={folder}/password"]
-        self._run("initdb", "--username=postgres", *words, "--no-sync")
+        authentication = ["--auth=scram-sha-256", f"--pwfile={folder}/password"]
+        self._run("initdb", "--username=postgres", *authentication, "--no-sync")
         self._passfile = folder / "pgpass"
         self._passfile.touch(mode=0o600)
         self._passfile.write_text(f"*:*:*:postgres:{self.password}")
@@ -100,36 +104,36 @@ class PostgreSQL:
             file.write(options)
         self.start()
 
-    def address(self, database: str) -> str:
-        """Of a database, made where there is none."""
-        made = f"postgresql://postgres@127.0.0.1:{self._port}/{database}?passfile={self._passfile}"
+    def make_address(self, database: str) -> str:
+        """Create a database unless it exists, and return its address."""
+        address = f"postgresql://postgres@127.0.0.1:{self._port}/{database}?passfile={self._passfile}"
         subprocess.run(
-            [POSTGRESQL / "createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", database],
+            [POSTGRESQL_PROGRAMS / "createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", database],
             capture_output=True,
             check=False,
             env={**os.environ, "PGPASSFILE": str(self._passfile)},
         )
-        return made
+        return address
 
-    def with_password(self, database: str) -> str:
-        """The same with the password in it."""
-        made, _, _ = self.address(database).partition("?")
-        return made.replace("postgres@", f"postgres:{self.password}@")
+    def make_address_with_password(self, database: str) -> str:
+        """Create a database unless it exists, and return its address with the password in it."""
+        address, _, _ = self.make_address(database).partition("?")
+        return address.replace("postgres@", f"postgres:{self.password}@")
 
     def start(self) -> None:
         self._run("pg_ctl", "--wait", "--log", str(self._data / "log"), "start")
 
     def stop(self) -> None:
-        """As a crash would: no connection is told."""
+        """Stop the server as a crash would, with connections left open."""
         self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
 
     def _run(self, program: str, *options: str) -> None:
-        command = [str(POSTGRESQL / program), f"--pgdata={self._data}", *options]
+        command = [str(POSTGRESQL_PROGRAMS / program), f"--pgdata={self._data}", *options]
         subprocess.run(command, user=self._user, check=True, stdout=subprocess.DEVNULL, cwd="/")
 
 
 class MLflowServer:
-    """A server of MLflow, on SQLite unless given another store; for artifacts too."""
+    """An MLflow server, with SQLite as its default store; it stores artifacts too."""
 
     address = "http://127.0.0.1:5001"
 
@@ -144,15 +148,15 @@ class MLflowServer:
         stores = ["--backend-store-uri", self._store, "--artifacts-destination", "artifacts"]
         with open(self._folder / "server.log", "ab") as log:
             self._process = spawn(self._folder, self._environment, [*command, *stores], log)
-        until(self._answers, "MLflow's server")
+        wait_until(self._is_ready, "MLflow's server")
 
     def stop(self) -> None:
         kill_tree(self._process.pid)
         self._process.wait()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as response:
+                return bool(response.status == 200)
         except OSError:
             return False

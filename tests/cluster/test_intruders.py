@@ -1,4 +1,4 @@
-"""Who has another account on the machine gets nowhere, whatever the temporary folder is called."""
+"""Protection of a search and a service against other accounts of the machine."""
 
 import json
 import os
@@ -9,38 +9,43 @@ from pathlib import Path
 import psutil
 import pytest
 from intruder import break_in
-from processes import descendants, until
+from processes import list_descendants, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")]
 
-SESSION = re.compile(r"(/\S+?)/session_\d[\d_-]+")
+RAY_SESSION_PATH = re.compile(r"(/\S+?)/session_\d[\d_-]+")
 
 
 @pytest.fixture
 def long_folder(tmp_path):
-    """A TMPDIR as Slurm sets it, too long for the addresses of Ray's sockets."""
+    """Make a folder like the TMPDIR of Slurm, whose path is too long for the sockets of Ray."""
     folder = tmp_path / "scratch" / ("job" * 20)
     folder.mkdir(parents=True)
     return folder
 
 
-def ray_folders(process):
-    """Where the Rays below a process keep their files."""
-    words = [word for one in descendants(process) if psutil.pid_exists(one) for word in psutil.Process(one).cmdline()]
-    return {Path(folder) for word in words for folder in SESSION.findall(word)}
+def find_ray_folders(process):
+    """Return the folders of all Ray sessions that were started below a process."""
+    words = [
+        word
+        for child in list_descendants(process)
+        if psutil.pid_exists(child)
+        for word in psutil.Process(child).cmdline()
+    ]
+    return {Path(folder) for word in words for folder in RAY_SESSION_PATH.findall(word)}
 
 
 def is_loopback(address):
     return ip_address(address.removeprefix("::ffff:")).is_loopback
 
 
-def listening_beyond(process):
-    """Addresses beyond loopback at which a process or one below it listens."""
+def find_outside_listeners(process):
+    """Return the addresses other than loopback at which a process or one below it listens."""
     return {
         connection.laddr
-        for one in descendants(process)
-        if psutil.pid_exists(one)
-        for connection in psutil.Process(one).net_connections("inet")
+        for child in list_descendants(process)
+        if psutil.pid_exists(child)
+        for connection in psutil.Process(child).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip)
     }
 
@@ -49,36 +54,38 @@ def listening_beyond(process):
 def test_nobody_gets_into_a_search(search, long_folder, address):
     study = search({"TMPDIR": str(long_folder), "RAY_TMPDIR": "", "RAY_AUTH_MODE": "", "RAY_ADDRESS": address})
     driver = study.start()
-    study.at_work()
-    (folder,) = ray_folders(driver.process.pid)
+    study.wait_for_training()
+    (folder,) = find_ray_folders(driver.process.pid)
     assert break_in(folder) == []
-    assert listening_beyond(driver.process.pid) == set()
-    tokens = {psutil.Process(one).environ().get("RAY_AUTH_MODE") for one in descendants(driver.process.pid)[1:]}
+    assert find_outside_listeners(driver.process.pid) == set()
+    tokens = {
+        psutil.Process(child).environ().get("RAY_AUTH_MODE") for child in list_descendants(driver.process.pid)[1:]
+    }
     assert "token" in tokens
     driver.kill()
     assert folder.exists()
     study.hurry()
-    again = study.start()
-    assert again.wait() == 0, again.said
+    next_driver = study.start()
+    assert next_driver.wait() == 0, next_driver.output
     study.check_promise()
-    assert not folder.exists(), "the next start clears what a killed driver left"
+    assert not folder.exists(), "the next start deletes the folder of a killed driver"
     assert not list(long_folder.glob("forcetune-*"))
 
 
 def test_nobody_gets_into_the_service(search, long_folder):
     study = search({"TMPDIR": str(long_folder), "RAY_TMPDIR": ""})
-    started = study.start("up")
-    assert started.wait() == 0, started.said
+    up = study.start("up")
+    assert up.wait() == 0, up.output
     record = json.loads((study.folder / ".forcetune" / "service" / "service.json").read_text())
-    (folder,) = ray_folders(record["processes"]["ray"][0])
+    (folder,) = find_ray_folders(record["processes"]["ray"][0])
     job = study.start("submit", "study.yaml")
-    assert job.wait() == 0, job.said
-    until(lambda: list(folder.glob("*/runtime_resources/working_dir_files/_ray_pkg_*")), "the code of the job")
+    assert job.wait() == 0, job.output
+    wait_until(lambda: list(folder.glob("*/runtime_resources/working_dir_files/_ray_pkg_*")), "the code of the job")
     assert break_in(folder) == []
-    study.at_work()
-    other = study.with_folder(study.folder.with_name("other")).start("submit", "nothing.yaml")
-    assert other.wait() == 2, "another start, which clears what is abandoned"
+    study.wait_for_training()
+    refused = study.with_folder(study.folder.with_name("other")).start("submit", "nothing.yaml")
+    assert refused.wait() == 2, "a start that deletes abandoned folders"
     assert folder.exists()
-    ended = study.start("down")
-    assert ended.wait() == 0, ended.said
+    down = study.start("down")
+    assert down.wait() == 0, down.output
     assert not folder.exists()

@@ -1,10 +1,10 @@
-"""Nights as real processes: a saliency that breaks between two of them, and a night that is killed."""
+"""Nights as real processes: a saliency that breaks between two nights, and a night that is killed."""
 
 import json
 import re
 
 import pytest
-from processes import SCORES, until
+from processes import SCORES_PY, wait_until
 from promise import check_promise
 
 from forcetune import tracking
@@ -14,65 +14,67 @@ from forcetune.ledger.ledger import load_trials
 pytestmark = pytest.mark.long
 
 
-def night(day):
+def make_night_command(day):
     return "nightly", "nightly.yaml", "--date", f"2026-11-{day:02}"
 
 
-def codes(study, *days):
-    """The exit codes of these nights."""
-    return [study.start(*night(day)).wait() for day in days]
+def run_nights(study, *days):
+    """Run the nights of these days, and return their exit codes."""
+    return [study.start(*make_night_command(day)).wait() for day in days]
 
 
-def stores(study):
+def get_stores(study):
     return study.ledger, f"sqlite:///{study.folder}/mlflow.db"
 
 
-def test_a_saliency_that_breaks_gives_alarm(branch):
-    (branch.folder / "scores.py").write_text(SCORES.format(sign="-"))
-    third = branch.start(*night(3))
-    assert third.wait() == 3, third.said
-    assert re.search("ALARM: s: sentinels, the arm champion: .* 2 of 2 ", third.said)
-    assert "the arm random_erk" not in third.said, "no saliency touches it"
-    assert "sentinels, the arm champion" in (branch.folder / "told").read_text()
-    assert 'role="alert"' in (branch.folder / "nightly.html").read_text()
-    status = branch.start("schedule", "status")
-    assert status.wait() == 0, status.said
-    assert "last night of nightly: 2026-11-03, alarm" in status.said
+def test_a_saliency_that_breaks_gives_alarm(study_copy):
+    (study_copy.folder / "scores.py").write_text(SCORES_PY.format(sign="-"))
+    third = study_copy.start(*make_night_command(3))
+    assert third.wait() == 3, third.output
+    assert re.search("ALARM: s: sentinels, the arm champion: .* 2 of 2 ", third.output)
+    assert "the arm random_erk" not in third.output, "random pruning has no saliency"
+    assert "sentinels, the arm champion" in (study_copy.folder / "told").read_text()
+    assert 'role="alert"' in (study_copy.folder / "nightly.html").read_text()
+    status = study_copy.start("schedule", "status")
+    assert status.wait() == 0, status.output
+    assert "last night of nightly: 2026-11-03, alarm" in status.output
 
 
-def test_a_night_that_is_killed_ends_complete_with_nothing_run_twice(branch):
-    ledger, mlflow = stores(branch)
+def test_a_killed_night_is_completed_and_runs_nothing_twice(study_copy):
+    ledger, mlflow = get_stores(study_copy)
     before = len(load_trials("s.companion", ledger))
-    killed = branch.start(*night(3))
-    until(lambda: told(load_trials("s.companion", ledger)) > before + 1, "runs of the night")
+    killed = study_copy.start(*make_night_command(3))
+    wait_until(lambda: count_finished(load_trials("s.companion", ledger)) > before + 1, "runs of the night")
     killed.kill()
-    assert told(load_trials("s.companion", ledger)) < planned(mlflow, "2026-11-03") + before, "it was not through"
-    again = branch.start(*night(3))
-    assert again.wait() == 0, again.said
-    rows = check_promise("s.companion", before + planned(mlflow, "2026-11-03"), ledger, mlflow)
+    assert count_finished(load_trials("s.companion", ledger)) < count_planned_runs(mlflow, "2026-11-03") + before, (
+        "the night was killed before its end"
+    )
+    second_try = study_copy.start(*make_night_command(3))
+    assert second_try.wait() == 0, second_try.output
+    rows = check_promise("s.companion", before + count_planned_runs(mlflow, "2026-11-03"), ledger, mlflow)
     assert rows["test_accuracy"].notna().all()
-    assert codes(branch, 3) == [0]
+    assert run_nights(study_copy, 3) == [0]
     assert len(load_trials("s.companion", ledger)) == len(rows), "there was nothing left to do"
-    assert codes(branch, 4) == [0]
-    assert not (branch.folder / "told").exists(), "four nights without alarm"
+    assert run_nights(study_copy, 4) == [0]
+    assert not (study_copy.folder / "told").exists(), "four nights without alarm"
 
 
-def told(trials):
+def count_finished(trials):
     return sum(trial.state.is_finished() for trial in trials)
 
 
-def planned(mlflow, date):
-    """How many runs the plan of a night has."""
+def count_planned_runs(mlflow, date):
+    """Return the number of runs in the plan of a night."""
     (run,) = [
         run for run in tracking.load_runs(NIGHTLY_EXPERIMENT, mlflow) if run["tags"].get("forcetune.night") == date
     ]
     return sum(len(share["companions"]) for share in tracking.read_json(run["id"], "plan.json", mlflow))
 
 
-def test_a_baseline_says_what_the_nights_found(branch):
-    asked = branch.start("baseline", "s", "--top", "1", "--bands", "0.5,1", "--seeds", "2", "--json")
-    assert asked.wait() == 0, asked.said
-    rows = json.loads(asked.said)
+def test_a_baseline_has_a_verdict_on_the_runs_of_the_nights(study_copy):
+    baseline = study_copy.start("baseline", "s", "--top", "1", "--bands", "0.5,1", "--seeds", "2", "--json")
+    assert baseline.wait() == 0, baseline.output
+    rows = json.loads(baseline.output)
     assert {row["against"] for row in rows} == {
         "random_uniform",
         "random_erk",
@@ -81,4 +83,4 @@ def test_a_baseline_says_what_the_nights_found(branch):
         "tuned_random",
     }
     assert {row["pairs"] for row in rows} == {2}
-    assert {row["verdict"] for row in rows} == {"undecided"}, "two pairs allow no other"
+    assert {row["verdict"] for row in rows} == {"undecided"}, "two pairs allow no other verdict"

@@ -1,4 +1,4 @@
-"""Workers, nodes and drivers that end without a word, or come back after they were given up."""
+"""Workers, nodes and drivers that die without a message, or return after they were given up."""
 
 import os
 import signal
@@ -8,33 +8,33 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from processes import check_one_driver, descendants, until
+from processes import check_one_driver, list_descendants, wait_until
 
 pytestmark = pytest.mark.long
 
-MINUTE = 60.0
+MLFLOW_OUTAGE_S = 60.0
 
 
 def test_a_killed_worker_is_retried_from_its_last_epoch(search):
     study = search()
     driver = study.start()
-    os.kill(study.at_work(), signal.SIGKILL)
-    assert driver.wait() == 0, driver.said
+    os.kill(study.wait_for_training(), signal.SIGKILL)
+    assert driver.wait() == 0, driver.output
     rows = study.check_promise()
     assert set(rows["outcome"]) == {"trained"}
-    assert study.attempts() == {"1", "2"}
+    assert study.find_attempts() == {"1", "2"}
 
 
-def test_the_head_of_its_own_ray_is_killed(search):
-    """Ray would end the driver a minute later, with a line of its own."""
+def test_the_head_of_a_private_ray_is_killed(search):
+    """The driver must end by itself, because Ray would end it a minute later with a message of Ray's."""
     study = search()
     driver = study.start()
-    study.at_work()
-    processes = (psutil.Process(pid) for pid in descendants(driver.process.pid))
+    study.wait_for_training()
+    processes = (psutil.Process(pid) for pid in list_descendants(driver.process.pid))
     os.kill(next(process.pid for process in processes if process.name() == "gcs_server"), signal.SIGKILL)
     assert driver.wait(seconds=40) == 1
-    assert "forcetune: Ray's head at 127.0.0.1:" in driver.said
-    assert "the same command continues the search" in driver.said
+    assert "forcetune: Ray's head at 127.0.0.1:" in driver.output
+    assert "the same command continues the search" in driver.output
     assert study.start().wait() == 0
     assert set(study.check_promise()["outcome"]) == {"trained"}
 
@@ -42,13 +42,13 @@ def test_the_head_of_its_own_ray_is_killed(search):
 def test_one_node_of_two_is_killed(search, cluster):
     study = search({"RAY_ADDRESS": cluster.address})
     driver = study.start()
-    study.at_work()
-    cluster.lose()
-    assert driver.wait() == 0, driver.said
+    study.wait_for_training()
+    cluster.kill_second_node()
+    assert driver.wait() == 0, driver.output
     assert set(study.check_promise()["outcome"]) == {"trained"}
-    assert "2" in study.attempts()
-    cluster.add()
-    until(lambda: cluster.nodes() == 2, "the second node")
+    assert "2" in study.find_attempts()
+    cluster.start_second_node()
+    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
 
 
 def test_a_lost_node_costs_no_retry(search, cluster):
@@ -60,28 +60,31 @@ def test_a_lost_node_costs_no_retry(search, cluster):
         resources={"retries": 0},
     )
     driver = study.start()
-    study.at_work()
-    node = set(descendants(cluster.second.pid))
-    until(lambda: any(int(process) in node for (process,) in study.noted("steps")), "a worker on the second node")
-    cluster.lose()
+    study.wait_for_training()
+    node_processes = set(list_descendants(cluster.second.pid))
+    wait_until(
+        lambda: any(int(process) in node_processes for (process,) in study.read_notes("steps")),
+        "a worker on the second node",
+    )
+    cluster.kill_second_node()
     study.hurry()
-    assert driver.wait() == 0, driver.said
+    assert driver.wait() == 0, driver.output
     rows = study.check_promise()
     assert set(rows["outcome"]) == {"trained"}, list(rows["reason"])
-    assert "2" in study.attempts()
+    assert "2" in study.find_attempts()
     trials = optuna.load_study(study_name="s", storage=study.ledger).trials
     issued = [trial.user_attrs.get("issued", {}) for trial in trials]
     assert sum(attempts.get("lost_nodes", 0) for attempts in issued) == 1
-    cluster.add()
-    until(lambda: cluster.nodes() == 2, "the second node")
+    cluster.start_second_node()
+    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
 
 
 def test_a_worker_that_dies_alone_costs_a_retry(search):
     study = search(pause=0.1, trial={"epochs": 30}, search={"trials": 2}, resources={"retries": 0})
     driver = study.start()
-    os.kill(study.at_work(), signal.SIGKILL)
+    os.kill(study.wait_for_training(), signal.SIGKILL)
     study.hurry()
-    assert driver.wait() == 0, driver.said
+    assert driver.wait() == 0, driver.output
     reasons = study.check_promise().set_index("outcome")["reason"]
     assert sorted(reasons.index) == ["failed", "trained"]
     assert reasons["failed"].startswith("its worker ended without an error message")
@@ -90,7 +93,7 @@ def test_a_worker_that_dies_alone_costs_a_retry(search):
 def test_a_second_driver_is_refused_until_the_first_dies(search):
     study = search(pause=0.1, trial={"epochs": 40}, search={"trials": 2})
     first = study.start()
-    study.at_work()
+    study.wait_for_training()
     check_one_driver(study, first)
 
 
@@ -102,28 +105,31 @@ def test_a_minute_without_mlflow_and_a_node_that_was_given_up_and_wakes(search, 
         search={"trials": 2},
     )
     driver = study.start()
-    study.at_work()
-    node = descendants(cluster.second.pid)
-    worker = until(lambda: next((p for (p,) in study.noted("steps") if int(p) in node), None), "a worker on it")
-    for process in node:
+    study.wait_for_training()
+    node_processes = list_descendants(cluster.second.pid)
+    worker = wait_until(
+        lambda: next((p for (p,) in study.read_notes("steps") if int(p) in node_processes), None),
+        "a worker on the second node",
+    )
+    for process in node_processes:
         os.kill(process, signal.SIGSTOP)
     mlflow_server.stop()
-    began = time.monotonic()
-    until(lambda: "2" in study.attempts(), "a second attempt", seconds=90)
-    time.sleep(max(0.0, began + MINUTE - time.monotonic()))
-    assert driver.process.poll() is None, "the trial is trained elsewhere meanwhile"
+    outage_start = time.monotonic()
+    wait_until(lambda: "2" in study.find_attempts(), "a second attempt", seconds=90)
+    time.sleep(max(0.0, outage_start + MLFLOW_OUTAGE_S - time.monotonic()))
+    assert driver.process.poll() is None, "the trial goes on elsewhere"
     os.kill(int(worker), signal.SIGCONT)
-    until(lambda: study.noted("refused"), "the fence to keep the worker out")
-    cluster.lose()
+    wait_until(lambda: study.read_notes("refused"), "the checkpoint of the old worker to be refused")
+    cluster.kill_second_node()
     mlflow_server.start()
-    assert driver.wait() == 0, driver.said
+    assert driver.wait() == 0, driver.output
     assert set(study.check_promise()["outcome"]) == {"trained"}
-    cluster.add()
-    until(lambda: cluster.nodes() == 2, "the second node")
+    cluster.start_second_node()
+    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
 
 
-# what goes wrong here goes wrong while a trial trains: `forcetune search` builds each model before it starts
-FAULTY = """
+# The faults strike in training only, because `forcetune search` builds each model before it starts.
+FAULTY_PY = """
 import os
 import time
 from pathlib import Path
@@ -172,17 +178,17 @@ broken = build(fail)
 """
 
 
-def test_each_cause_has_its_end(search):
+def test_each_fault_has_its_outcome(search):
     models = ["good", "hungry", "hanging", "diverging", "broken"]
     study = search(
-        {"RAY_memory_usage_threshold": f"{memory_used() + 0.12:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
+        {"RAY_memory_usage_threshold": f"{measure_used_memory() + 0.12:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
         trial={"model": [f"faulty:{model}" for model in models], "method": "random", "density": 0.5, "lr": 0.1},
         search={"sampler": "grid", "trials": 5},
         resources={"concurrent": 2, "max_seconds": 10},
     )
-    (study.folder / "faulty.py").write_text(FAULTY)
+    (study.folder / "faulty.py").write_text(FAULTY_PY)
     driver = study.start()
-    assert driver.wait() == 0, driver.said
+    assert driver.wait() == 0, driver.output
     rows = study.check_promise().set_index("model")
     assert rows["outcome"].to_dict() == {
         "faulty:good": "trained",
@@ -201,8 +207,8 @@ def test_each_cause_has_its_end(search):
     assert (issued["faulty:diverging"]["lost"], issued["faulty:broken"]["lost"]) == (0, 0), "no fault is retried"
 
 
-def memory_used():
-    """The share of this machine's memory that is taken."""
+def measure_used_memory():
+    """Return the share of the machine's memory that is in use, between 0 and 1."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     return 1 - available / total

@@ -3,8 +3,8 @@
 Run it with the version of forcetune whose stores are to be kept, here that of commit db262f3. It searches a study with
 companions, holds it against random pruning once and on two nights, and kills the driver of a second study in the
 middle of a trial. The archive has the stores, their artifacts, the checkpoint of the interrupted trial and the files
-that were written by hand. MLflow keeps absolute addresses of artifacts: the folder has the neutral name FOLDER, which
-the test replaces by its own.
+that were written by hand. MLflow keeps absolute addresses of artifacts: the folder has the neutral name STORE_FOLDER,
+which the test replaces by its own.
 """
 
 import os
@@ -17,9 +17,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-FOLDER = Path("/tmp/forcetune-old-store")
-FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
-FILES = {
+STORE_FOLDER = Path("/tmp/forcetune-old-store")
+OLD_FORCETUNE_COMMAND = [sys.executable, "-c", "from forcetune.cli import main; main()"]
+HANDWRITTEN_FILES = {
     "whole.yaml": """\
 study: whole
 trial:
@@ -67,40 +67,40 @@ def build(input_shape, classes):
 
 def main(archive: Path) -> None:
     """Make the stores and pack them."""
-    FOLDER.mkdir()
-    for name, text in FILES.items():
-        (FOLDER / name).write_text(text)
+    STORE_FOLDER.mkdir()
+    for name, text in HANDWRITTEN_FILES.items():
+        (STORE_FOLDER / name).write_text(text)
     forcetune("search", "whole.yaml")
     forcetune("baseline", "whole", "--top", "1", "--bands", "0.5,0.9,1", "--seeds", "2")
     for night in ("2026-11-01", "2026-11-02"):
         forcetune("nightly", "nightly.yaml", "--date", night)
     interrupt("cut")
     for store in ("mlflow.db", "optuna.db"):
-        with closing(sqlite3.connect(FOLDER / store)) as connection:
+        with closing(sqlite3.connect(STORE_FOLDER / store)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("VACUUM")
     with tarfile.open(archive, "w:xz", preset=9) as packed:
-        for path in sorted(FOLDER.iterdir()):
+        for path in sorted(STORE_FOLDER.iterdir()):
             if path.name != "__pycache__" and not path.name.endswith(("-wal", "-shm")):
                 packed.add(path, path.name)
 
 
 def forcetune(*command: str) -> None:
-    """Run a command of forcetune's in the folder."""
-    subprocess.run([*FORCETUNE, *command], cwd=FOLDER, env=environment(), check=True)
+    """Run a command of forcetune in the folder."""
+    subprocess.run([*OLD_FORCETUNE_COMMAND, *command], cwd=STORE_FOLDER, env=environment(), check=True)
 
 
 def interrupt(study: str) -> None:
     """Kill the driver of a search while its second trial trains, with a checkpoint behind it."""
-    command = [*FORCETUNE, "search", f"{study}.yaml"]
-    driver = subprocess.Popen(command, cwd=FOLDER, env=environment())
-    while not list(FOLDER.glob(f".forcetune/{study}*/0001/1/checkpoint.pt")):
+    command = [*OLD_FORCETUNE_COMMAND, "search", f"{study}.yaml"]
+    driver = subprocess.Popen(command, cwd=STORE_FOLDER, env=environment())
+    while not list(STORE_FOLDER.glob(f".forcetune/{study}*/0001/1/checkpoint.pt")):
         assert driver.poll() is None, "the search has ended"
         time.sleep(0.02)
-    time.sleep(0.5)  # for MLflow to hear of the epoch
+    time.sleep(0.5)  # so that the epoch reaches MLflow
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    time.sleep(10)  # its workers live on for a moment
+    time.sleep(10)  # the workers outlive the driver for some seconds
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Data sets in memory: how a part is drawn, in what batches it comes, and which of the user's own are refused."""
+"""Data sets in memory: their splits, their batches, and users' data sets that are refused."""
 
 from dataclasses import replace
 
@@ -10,24 +10,24 @@ from forcetune.errors import InputError
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered():
+def empty_load_cache():
     load.cache_clear()
     yield
     load.cache_clear()
 
 
 def images(count, channels=1, size=4):
-    """Every pixel of image i is i + 1, which is its class too; padding is 0."""
+    """Return images of which number i has the class i + 1 and that value in each pixel; padding is 0."""
     values = torch.arange(1, count + 1)
     return Images(values.to(torch.uint8)[:, None, None, None].expand(count, channels, size, size), values)
 
 
-def dataset(count=20, **changed):
-    made = Dataset(train=images(count), test=images(4), classes=count + 1, mean=(0.0,), std=(1 / 255,))
-    return replace(made, **changed)
+def dataset(count=20, **changes):
+    data = Dataset(train=images(count), test=images(4), classes=count + 1, mean=(0.0,), std=(1 / 255,))
+    return replace(data, **changes)
 
 
-def classes(batches):
+def list_classes(batches):
     return [target for _, targets in batches for target in targets.tolist()]
 
 
@@ -45,10 +45,10 @@ def test_split_is_disjoint_and_whole():
 
 
 def test_split_is_drawn_by_the_seed():
-    one, same, other = (dataset(200).split(seed)[1].targets.tolist() for seed in (0, 0, 1))
-    assert one == same
-    assert one != other
-    assert one != sorted(one)
+    first, repeated, reseeded = (dataset(200).split(seed)[1].targets.tolist() for seed in (0, 0, 1))
+    assert first == repeated
+    assert first != reseeded
+    assert first != sorted(first)
 
 
 def test_train_samples_are_divided_too():
@@ -70,36 +70,36 @@ def test_at_least_one_is_held_out():
 
 
 @pytest.mark.parametrize("samples", [1, 21])
-def test_train_samples_out_of_bounds(samples):
+def test_train_samples_out_of_bounds_are_refused(samples):
     with pytest.raises(InputError, match=f"train_samples {samples}: allowed: 2 to 20"):
         dataset(20).split(0, samples)
 
 
-def test_normalised_as_if_divided():
-    # Each byte in each of two channels; in float32, bit for bit
+def test_images_are_normalised_as_if_divided():
+    # The images have each byte in each of two channels, and are compared bit for bit in float32
     inputs = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 2, 16, 16)
-    part = Images(inputs, torch.tensor([0, 1]))
-    made = Dataset(part, part, classes=2, mean=(0.2860, 0.305), std=(0.3530, 0.376))
-    ((found, _),) = Batches(made, part, 2)
-    mean, std = (torch.tensor(values).view(1, 2, 1, 1) for values in (made.mean, made.std))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, (inputs.float() / 255 - mean) / std)
+    images = Images(inputs, torch.tensor([0, 1]))
+    data = Dataset(images, images, classes=2, mean=(0.2860, 0.305), std=(0.3530, 0.376))
+    ((normalised, _),) = Batches(data, images, 2)
+    mean, std = (torch.tensor(values).view(1, 2, 1, 1) for values in (data.mean, data.std))
+    assert normalised.dtype == torch.float32
+    assert torch.equal(normalised, (inputs.float() / 255 - mean) / std)
 
 
-def test_in_order_without_a_seed():
+def test_batches_are_in_order_without_a_seed():
     batches = Batches(dataset(), images(7), 3)
     assert [targets.tolist() for _, targets in batches] == [[1, 2, 3], [4, 5, 6], [7]]
     assert len(batches) == 3
     assert torch.allclose(next(iter(batches))[0][:, 0, 0, 0], torch.tensor([1.0, 2.0, 3.0]))
 
 
-def test_shuffled_anew_in_each_pass_and_the_same_again():
-    one, other = (Batches(dataset(), images(20), 6, seed=5) for _ in range(2))
-    first, second = classes(one), classes(one)
+def test_batches_are_shuffled_anew_in_each_pass_and_alike_for_a_seed():
+    batches, same_batches = (Batches(dataset(), images(20), 6, seed=5) for _ in range(2))
+    first, second = list_classes(batches), list_classes(batches)
     assert sorted(first) == sorted(second) == list(range(1, 21))
     assert first != second
-    assert (first, second) == (classes(other), classes(other))
-    assert first != classes(Batches(dataset(), images(20), 6, seed=6))
+    assert (first, second) == (list_classes(same_batches), list_classes(same_batches))
+    assert first != list_classes(Batches(dataset(), images(20), 6, seed=6))
 
 
 def test_inputs_stay_with_their_targets():
@@ -110,11 +110,11 @@ def test_inputs_stay_with_their_targets():
 @pytest.mark.parametrize(
     ("count", "size", "shuffled", "in_order"),
     [
-        (7, 3, [3, 3], [3, 3, 1]),  # a single image alone: batch norm cannot train on it
+        (7, 3, [3, 3], [3, 3, 1]),  # one image would be left, on which batch norm cannot train
         (8, 3, [3, 3, 2], [3, 3, 2]),
         (6, 3, [3, 3], [3, 3]),
-        (1, 3, [1], [1]),  # all there is
-        (3, 1, [1, 1, 1], [1, 1, 1]),  # as asked for
+        (1, 3, [1], [1]),  # there is no other image
+        (3, 1, [1, 1, 1], [1, 1, 1]),  # the batch size itself is 1
         (3, 9, [3], [3]),
     ],
 )
@@ -131,96 +131,96 @@ def noise(count=40, channels=2, height=5, width=7):
     return Images(inputs, torch.arange(count))
 
 
-def augmented(part, pad, flip, seed=0):
-    made = Dataset(part, part, classes=len(part), mean=(0.0, 0.0), std=(1 / 255, 1 / 255), pad=pad, flip=flip)
-    ((inputs, targets),) = Batches(made, part, len(part), seed)
+def augmented(images, pad, flip, seed=0):
+    data = Dataset(images, images, classes=len(images), mean=(0.0, 0.0), std=(1 / 255, 1 / 255), pad=pad, flip=flip)
+    ((inputs, targets),) = Batches(data, images, len(images), seed)
     return inputs.round().to(torch.uint8), targets
 
 
 def test_no_augmentation_where_none_is_asked_for():
-    part = noise()
-    inputs, targets = augmented(part, pad=0, flip=False)
-    assert torch.equal(inputs, part.inputs[targets])
+    images = noise()
+    inputs, targets = augmented(images, pad=0, flip=False)
+    assert torch.equal(inputs, images.inputs[targets])
 
 
 def test_shifts_by_up_to_pad_in_each_direction():
-    part = noise()
-    inputs, targets = augmented(part, pad=1, flip=False)
-    assert inputs.shape == part.inputs.shape
-    padded = torch.nn.functional.pad(part.inputs, (1, 1, 1, 1))
+    images = noise()
+    inputs, targets = augmented(images, pad=1, flip=False)
+    assert inputs.shape == images.inputs.shape
+    padded = torch.nn.functional.pad(images.inputs, (1, 1, 1, 1))
     shifts = {(y, x): padded[:, :, y : y + 5, x : x + 7] for y in range(3) for x in range(3)}
 
     def shift_of(image, index):
-        (found,) = [shift for shift, shifted in shifts.items() if torch.equal(shifted[index], image)]
-        return found
+        (offset,) = [shift for shift, shifted in shifts.items() if torch.equal(shifted[index], image)]
+        return offset
 
     assert {shift_of(*pair) for pair in zip(inputs, targets, strict=True)} == {*shifts}, "all of them are drawn"
 
 
 def test_flips_half_of_the_images_left_to_right():
-    part = noise()
-    inputs, targets = augmented(part, pad=0, flip=True)
-    originals = part.inputs[targets]
-    same = (inputs == originals).flatten(1).all(1)
+    images = noise()
+    inputs, targets = augmented(images, pad=0, flip=True)
+    originals = images.inputs[targets]
+    unchanged = (inputs == originals).flatten(1).all(1)
     mirrored = (inputs == originals.flip(-1)).flatten(1).all(1)
-    assert (same ^ mirrored).all()
+    assert (unchanged ^ mirrored).all()
     assert 10 < int(mirrored.sum()) < 30
 
 
-def test_augmentation_is_the_seeds_and_new_in_each_pass():
-    made = replace(dataset(), train=noise(channels=1), pad=2, flip=True)
-    one, other = (Batches(made, made.train, 40, seed=1) for _ in range(2))
-    first, second = next(iter(one)), next(iter(one))
-    assert torch.equal(first[0], next(iter(other))[0])
+def test_augmentation_follows_the_seed_and_is_new_in_each_pass():
+    data = replace(dataset(), train=noise(channels=1), pad=2, flip=True)
+    batches, same_batches = (Batches(data, data.train, 40, seed=1) for _ in range(2))
+    first, second = next(iter(batches)), next(iter(batches))
+    assert torch.equal(first[0], next(iter(same_batches))[0])
     by_class = [inputs[targets.argsort()] for inputs, targets in (first, second)]
     assert not torch.equal(*by_class)
 
 
 def test_images_in_order_are_not_augmented():
-    part = noise(channels=1)
-    made = replace(dataset(), pad=2, flip=True)
-    ((inputs, _),) = Batches(made, part, 40)
-    assert torch.equal(inputs.round().to(torch.uint8), part.inputs)
+    images = noise(channels=1)
+    data = replace(dataset(), pad=2, flip=True)
+    ((inputs, _),) = Batches(data, images, 40)
+    assert torch.equal(inputs.round().to(torch.uint8), images.inputs)
 
 
-def test_own_augmentation_in_place_of_pad_and_flip():
+def test_a_users_augmentation_takes_the_place_of_pad_and_flip():
     def negative(inputs, generator):
         assert inputs.dtype == torch.uint8
         drawn.append(int(torch.randint(1000, (), generator=generator)))
         return 255 - inputs
 
     drawn = []
-    made = dataset(pad=2, flip=True, augment=negative)
-    for inputs, targets in made.batches(made.train, 6, seed=0):
+    data = dataset(pad=2, flip=True, augment=negative)
+    for inputs, targets in data.batches(data.train, 6, seed=0):
         assert torch.equal(inputs.round(), (255 - targets.float())[:, None, None, None].expand_as(inputs))
     assert len(set(drawn)) == 4, "drawn anew for each batch"
-    ((inputs, targets),) = made.batches(made.test, 4)
+    ((inputs, targets),) = data.batches(data.test, 4)
     assert torch.equal(inputs[:, 0, 0, 0].round(), targets.float()), "in order as they are"
 
 
-def test_own_validation_is_whole_and_fixed():
-    made = dataset(20, validation=images(7))
-    training, validation = made.split(seed=0, samples=5)
+def test_a_users_validation_split_is_whole_and_fixed():
+    data = dataset(20, validation=images(7))
+    training, validation = data.split(seed=0, samples=5)
     assert len({*training.targets.tolist()}) == len(training) == 5
     assert validation.targets.tolist() == [*range(1, 8)]
-    assert sorted(made.split(seed=1)[0].targets.tolist()) == [*range(1, 21)]
+    assert sorted(data.split(seed=1)[0].targets.tolist()) == [*range(1, 21)]
 
 
 def test_all_splits_go_to_the_device():
     moved = dataset(20, validation=images(7)).to("meta")
-    assert {part.inputs.device.type for part in (*moved.split(0), moved.test)} == {"meta"}
+    assert {split.inputs.device.type for split in (*moved.split(0), moved.test)} == {"meta"}
     assert dataset(20).to("cpu").validation == 0.1
 
 
-def of_classes(*counts):
-    """Images of which every one has its own value, so many of each class."""
+def make_classes(*counts):
+    """Return a data set with so many images of each class, in which each image has another value."""
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     inputs = torch.arange(len(targets), dtype=torch.uint8)[:, None, None, None]
     return Dataset(*(Images(inputs, targets),) * 2, classes=len(counts), mean=(0.0,), std=(1 / 255,))
 
 
-def drawn_of_each_class(batches, passes):
-    """The images of each class in the order drawn, batch by batch."""
+def draw_by_class(batches, passes):
+    """Return the images of each class in the order in which they are drawn, batch by batch."""
     drawn = {}
     for _ in range(passes):
         for inputs, targets in batches:
@@ -230,46 +230,50 @@ def drawn_of_each_class(batches, passes):
 
 
 def test_class_balanced_batches():
-    made = of_classes(7, 5, 20)
-    batches = made.batches(made.train, batch_size=99, seed=3, per_class=2)
+    data = make_classes(7, 5, 20)
+    batches = data.batches(data.train, batch_size=99, seed=3, per_class=2)
     assert len(batches) == 2, "the smallest class has 5"
-    drawn = drawn_of_each_class(batches, passes=35)
+    drawn = draw_by_class(batches, passes=35)
     for label, members in enumerate((range(7), range(7, 12), range(12, 32))):
-        assert [len(set(of_one)) for of_one in drawn[label]] == [2] * 70, "two of each class, never the same one"
-        in_turn = [image for of_one in drawn[label] for image in of_one]
-        rounds = [in_turn[at : at + len(members)] for at in range(0, 140, len(members))]
-        assert all(sorted(one) == [*members] for one in rounds), "all of them before one comes again"
+        assert [len(set(class_batch)) for class_batch in drawn[label]] == [2] * 70, (
+            "two of each class, never the same one"
+        )
+        in_order = [image for class_batch in drawn[label] for image in class_batch]
+        rounds = [in_order[start : start + len(members)] for start in range(0, 140, len(members))]
+        assert all(sorted(drawn_members) == [*members] for drawn_members in rounds), (
+            "all of them before one comes again"
+        )
         assert len({*map(tuple, rounds)}) > 1, "in a new order each time"
 
 
-def test_class_balanced_batches_are_the_seeds():
-    made = of_classes(7, 5)
-    one, same, other = (drawn_of_each_class(made.batches(made.train, 9, seed, per_class=3), 2) for seed in (0, 0, 1))
-    assert one == same != other
+def test_class_balanced_batches_follow_the_seed():
+    data = make_classes(7, 5)
+    first, repeated, reseeded = (draw_by_class(data.batches(data.train, 9, seed, per_class=3), 2) for seed in (0, 0, 1))
+    assert first == repeated != reseeded
 
 
-def test_class_balanced_batches_of_all_there_are():
-    made = of_classes(3, 3)
-    (one,) = drawn_of_each_class(made.batches(made.train, 9, seed=0, per_class=3), 1)[1]
-    assert sorted(one) == [3, 4, 5]
+def test_class_balanced_batches_of_all_images():
+    data = make_classes(3, 3)
+    (class_batch,) = draw_by_class(data.batches(data.train, 9, seed=0, per_class=3), 1)[1]
+    assert sorted(class_batch) == [3, 4, 5]
 
 
-def test_too_few_for_class_balanced_batches():
-    made = of_classes(3, 0, 4, 2)
+def test_too_few_images_for_class_balanced_batches_are_refused():
+    data = make_classes(3, 0, 4, 2)
     with pytest.raises(InputError, match="need 4 training samples .* class 0 has 3, class 1 has 0, class 3 "):
-        made.batches(made.train, 9, seed=0, per_class=4)
-    many = of_classes(*[1] * 9)
+        data.batches(data.train, 9, seed=0, per_class=4)
+    many = make_classes(*[1] * 9)
     with pytest.raises(InputError, match=r"class 4 has 1 and 4 more classes .*raise train_samples or lower"):
         many.batches(many.train, 9, seed=0, per_class=2)
 
 
-def test_class_balanced_batches_are_drawn():
-    made = of_classes(3, 3)
+def test_class_balanced_batches_need_a_seed():
+    data = make_classes(3, 3)
     with pytest.raises(ValueError, match="needs a seed"):
-        made.batches(made.train, 9, per_class=1)
+        data.batches(data.train, 9, per_class=1)
 
 
-OWN_DATA = """
+IN_MEMORY_DATA_SOURCE = """
 from dataclasses import replace
 import torch
 from forcetune.data import Dataset, Images
@@ -356,18 +360,18 @@ def augment_fails(root):
 
 @pytest.fixture
 def own_data(tmp_path, monkeypatch):
-    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    (tmp_path / "own_data.py").write_text(IN_MEMORY_DATA_SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_a_loader_of_the_users_own(own_data):
+def test_a_users_loader(own_data):
     assert load("own_data:good").input_shape == (1, 5, 6)
     assert load("own_data:good", "half").validation == 0.5
     assert len(load("own_data:own_validation").split(0)[1]) == 4
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("fails", ": its loader raised FileNotFoundError"),
         ("something_else", ": the loader returned list, not a forcetune.data.Dataset or Streamed"),
@@ -393,6 +397,6 @@ def test_a_loader_of_the_users_own(own_data):
         ("augment_fails", ": augment raised TypeError"),
     ],
 )
-def test_a_loader_that_is_refused(own_data, function, said):
-    with pytest.raises(InputError, match=f"data set 'own_data:{function}'.*{said}"):
+def test_a_users_loader_that_is_refused(own_data, function, message):
+    with pytest.raises(InputError, match=f"data set 'own_data:{function}'.*{message}"):
         load(f"own_data:{function}")

@@ -1,4 +1,4 @@
-"""A digest tells which data a run was trained and tested on."""
+"""Digests, which tell on which data a run was trained and tested."""
 
 from dataclasses import replace
 
@@ -11,11 +11,11 @@ from forcetune.data import Dataset, Images, Streamed
 from forcetune.data.identity import compute_digest
 
 
-def make(pixel=0, label=0, **changed):
+def make(pixel=0, label=0, **changes):
     images = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     images.inputs[3, 0, 1, 1] = pixel
     test = Images(torch.ones(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, label]))
-    return Dataset(**{"train": images, "test": test, "classes": 2, "mean": (0.5,), "std": (0.5,), **changed})
+    return Dataset(**{"train": images, "test": test, "classes": 2, "mean": (0.5,), "std": (0.5,), **changes})
 
 
 def test_equal_data_have_one_digest():
@@ -34,11 +34,11 @@ def test_equal_data_have_one_digest():
         make(classes=3),
     ],
 )
-def test_whatever_is_different_gives_another(other):
+def test_any_difference_gives_another_digest(other):
     assert compute_digest(other) != compute_digest(make())
 
 
-def test_a_streamed_one_is_told_by_sizes_and_classes():
+def test_streamed_data_are_identified_by_sizes_and_classes():
     def streamed(train, classes=3):
         return Streamed(train, Numbers(5), lambda raw: raw, lambda raw: raw, classes, (1, 2, 2))
 
@@ -52,8 +52,8 @@ def test_a_streamed_one_is_told_by_sizes_and_classes():
     assert compute_digest(replace(streamed(listed), validation=0.5)) != compute_digest(streamed(listed))
 
 
-def test_a_data_set_says_what_it_is():
-    told = data.identify("digits")
-    assert (told.name, told.root, told.classes) == ("digits", None, 10)
-    assert told.train_samples + told.test_samples == 1797
-    assert told.digest == compute_digest(data.load("digits"))
+def test_a_data_set_is_identified():
+    identity = data.identify("digits")
+    assert (identity.name, identity.root, identity.classes) == ("digits", None, 10)
+    assert identity.train_samples + identity.test_samples == 1797
+    assert identity.digest == compute_digest(data.load("digits"))

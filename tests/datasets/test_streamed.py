@@ -1,4 +1,4 @@
-"""Streamed data sets: the same batches however many processes read them, and errors that say where."""
+"""Streamed data sets: the same batches for any number of processes that read them, and errors that name the sample."""
 
 import os
 import random
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Numbers:
-    """Sample i is the number i, of class i % 3; it keeps no list of them."""
+    """A data set whose sample i is the number first + i, of class i % 3, and which has no list of the classes."""
 
     def __init__(self, count, first=0):
         self.count, self.first = count, first
@@ -44,12 +44,12 @@ def as_image(number):
 
 
 def with_noise(number):
-    """The number, and what torch, random and numpy draw below 1."""
+    """Return the number, and what torch, random and numpy draw below 1."""
     return torch.tensor([[[number, torch.rand(())], [random.random(), np.random.rand()]]])
 
 
-def streamed(count=20, **changed):
-    made = Streamed(
+def streamed(count=20, **changes):
+    data = Streamed(
         train=Listed(count),
         test=Numbers(4, first=500),
         train_transform=with_noise,
@@ -58,31 +58,31 @@ def streamed(count=20, **changed):
         input_shape=(1, 2, 2),
         workers=0,
     )
-    return replace(made, **changed)
+    return replace(data, **changes)
 
 
-def numbers(batches):
+def list_numbers(batches):
     return [number for inputs, _ in batches for number in inputs[:, 0, 0, 0].int().tolist()]
 
 
-def a_pass(batches):
-    """All of it, so that two are compared bit for bit."""
+def collect_pass(batches):
+    """Return all inputs and all targets of a pass, so that passes can be compared bit for bit."""
     inputs, targets = zip(*batches, strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
 
-def same(one, other):
-    return all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+def same(first, second):
+    return all(torch.equal(*tensors) for tensors in zip(first, second, strict=True))
 
 
-def children():
-    """Processes that this one has started and that still run."""
+def find_children():
+    """Return the ids of the processes that this one has started and that still run."""
     running = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
             if int(parent) == os.getpid() and state != "Z":
                 running.add(int(folder.name))
@@ -91,12 +91,12 @@ def children():
 
 @pytest.fixture(autouse=True)
 def no_worker_is_left():
-    before = children()
+    before = find_children()
     yield
     end = time.monotonic() + 10
-    while children() - before and time.monotonic() < end:
+    while find_children() - before and time.monotonic() < end:
         time.sleep(0.05)
-    assert children() <= before
+    assert find_children() <= before
 
 
 def test_split_is_that_of_data_in_memory():
@@ -111,132 +111,132 @@ def test_split_is_that_of_data_in_memory():
         streamed(100).split(0, samples=101)
 
 
-def test_own_validation_is_whole_and_fixed():
-    made = streamed(20, validation=Numbers(5, first=100))
-    training, validation = made.split(seed=0, samples=6)
-    assert numbers(made.batches(validation, 2)) == [100, 101, 102, 103, 104]
+def test_a_users_validation_split_is_whole_and_fixed():
+    data = streamed(20, validation=Numbers(5, first=100))
+    training, validation = data.split(seed=0, samples=6)
+    assert list_numbers(data.batches(validation, 2)) == [100, 101, 102, 103, 104]
     assert len(training) == 6
-    assert sorted(made.split(seed=1)[0].indices.tolist()) == [*range(20)]
+    assert sorted(data.split(seed=1)[0].indices.tolist()) == [*range(20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_in_order_without_a_seed(workers):
-    made = streamed(20, workers=workers)
-    training, _ = made.split(0)
-    batches = made.batches(training, 4)
+def test_batches_are_in_order_without_a_seed(workers):
+    data = streamed(20, workers=workers)
+    training, _ = data.split(0)
+    batches = data.batches(training, 4)
     assert len(batches) == 5
     for _ in range(2):
-        got = list(batches)
-        assert [len(targets) for _, targets in got] == [4, 4, 4, 4, 2]
-        inputs, targets = a_pass(got)
+        pass_batches = list(batches)
+        assert [len(targets) for _, targets in pass_batches] == [4, 4, 4, 4, 2]
+        inputs, targets = collect_pass(pass_batches)
         expected = training.indices
         assert torch.equal(inputs, expected.float()[:, None, None, None].expand(18, 1, 2, 2)), "not augmented"
         assert torch.equal(targets, expected % 3)
         assert (inputs.dtype, targets.dtype, type(inputs)) == (torch.float32, torch.int64, torch.Tensor)
 
 
-def test_the_same_batches_however_many_read_them():
-    made = streamed(20)
-    training, _ = made.split(0)
+def test_batches_are_the_same_for_any_number_of_workers():
+    data = streamed(20)
+    training, _ = data.split(0)
     passes = []
     for workers in (0, 1, 2, 3):
-        batches = replace(made, workers=workers).batches(training, 4, seed=7)
-        passes.append([a_pass(batches) for _ in range(3)])
+        batches = replace(data, workers=workers).batches(training, 4, seed=7)
+        passes.append([collect_pass(batches) for _ in range(3)])
     for other in passes[1:]:
         assert all(same(*pair) for pair in zip(passes[0], other, strict=True))
     orders = [tuple(inputs[:, 0, 0, 0].int().tolist()) for inputs, _ in passes[0]]
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(training.indices.tolist()))}
-    assert len({*orders}) == 3, "shuffled anew"
-    other_seed = a_pass(made.batches(training, 4, seed=8))
+    assert len({*orders}) == 3, "each pass is shuffled anew"
+    other_seed = collect_pass(data.batches(training, 4, seed=8))
     assert not same(passes[0][0], other_seed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_transforms_draw_anew_for_every_image_and_pass(workers):
-    made = streamed(20, workers=workers)
-    batches = made.batches(made.split(0)[0], 4, seed=0)
-    inputs = torch.cat([a_pass(batches)[0] for _ in range(3)])
+    data = streamed(20, workers=workers)
+    batches = data.batches(data.split(0)[0], 4, seed=0)
+    inputs = torch.cat([collect_pass(batches)[0] for _ in range(3)])
     for noise in (inputs[:, 0, 0, 1], inputs[:, 0, 1, 0], inputs[:, 0, 1, 1]):  # torch, random, numpy
         assert len(noise.unique()) == len(inputs)
 
 
-def test_a_pass_that_is_left_changes_nothing_that_follows():
-    made = streamed(20)
-    training, _ = made.split(0)
-    follows = []
+def test_a_pass_that_is_left_does_not_change_the_next():
+    data = streamed(20)
+    training, _ = data.split(0)
+    next_passes = []
     for workers in (0, 2):
-        batches = replace(made, workers=workers).batches(training, 4, seed=7, per_class=1)
+        batches = replace(data, workers=workers).batches(training, 4, seed=7, per_class=1)
         next(iter(batches))
-        follows.append(a_pass(batches))
-    assert same(*follows)
+        next_passes.append(collect_pass(batches))
+    assert same(*next_passes)
 
 
 def test_generators_are_left_as_they_were():
-    made = streamed(20, workers=0)
+    data = streamed(20, workers=0)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     for workers in (0, 2):
-        numbers(replace(made, workers=workers).batches(made.split(0)[0], 4, seed=0))
+        list_numbers(replace(data, workers=workers).batches(data.split(0)[0], 4, seed=0))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4])])
 def test_sizes_of_shuffled_batches(count, sizes):
-    made = streamed(count, validation=Numbers(2))
-    batches = made.batches(made.split(0)[0], 4, seed=0)
+    data = streamed(count, validation=Numbers(2))
+    batches = data.batches(data.split(0)[0], 4, seed=0)
     assert [len(targets) for _, targets in batches] == sizes
     assert len(batches) == len(sizes)
 
 
 def test_workers_stay_between_passes_and_end_with_the_loader():
-    made = streamed(20, workers=2)
-    before = children()
-    batches = made.batches(made.split(0)[0], 4, seed=0)
-    assert children() == before, "none before the first pass"
-    numbers(batches)
-    started = children() - before
-    numbers(batches)
-    assert children() - before == started
+    data = streamed(20, workers=2)
+    before = find_children()
+    batches = data.batches(data.split(0)[0], 4, seed=0)
+    assert find_children() == before, "none before the first pass"
+    list_numbers(batches)
+    started = find_children() - before
+    list_numbers(batches)
+    assert find_children() - before == started
     assert len(started) == 2
     del batches
-    assert children() == before
+    assert find_children() == before
 
 
 def test_no_more_workers_than_batches():
-    made = streamed(20, workers=2)
-    before = children()
-    batches = made.batches(made.split(0)[0], 99, seed=0)
-    numbers(batches)
-    assert len(children() - before) == 1
+    data = streamed(20, workers=2)
+    before = find_children()
+    batches = data.batches(data.split(0)[0], 99, seed=0)
+    list_numbers(batches)
+    assert len(find_children() - before) == 1
 
 
 def test_as_many_workers_as_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    made = streamed(20, workers=None)
-    before = children()
-    batches = made.batches(made.split(0)[0], 4, seed=0)
-    numbers(batches)
-    assert len(children() - before) == 2
+    data = streamed(20, workers=None)
+    before = find_children()
+    batches = data.batches(data.split(0)[0], 4, seed=0)
+    list_numbers(batches)
+    assert len(find_children() - before) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_class_balanced_batches(workers):
-    made = streamed(20, workers=workers, validation=Numbers(2))
-    training, _ = made.split(0)
-    batches = made.batches(training, 99, seed=0, per_class=3)
+    data = streamed(20, workers=workers, validation=Numbers(2))
+    training, _ = data.split(0)
+    batches = data.batches(training, 99, seed=0, per_class=3)
     assert len(batches) == 2, "the smallest class has 6"
     inputs, targets = zip(*batches, strict=True)
-    assert [torch.bincount(of_one).tolist() for of_one in targets] == [[3, 3, 3]] * 2
+    assert [torch.bincount(batch_targets).tolist() for batch_targets in targets] == [[3, 3, 3]] * 2
     drawn = torch.cat(inputs)[:, 0, 0, 0].int()
     assert torch.equal(drawn % 3, torch.cat(targets))
-    assert len(drawn.unique()) == 18, "none twice before all have been"
+    assert len(drawn.unique()) == 18, "no sample comes twice before all have come"
     with pytest.raises(InputError, match="need 7 training samples of each class, but class 2 has 6"):
-        made.batches(training, 99, seed=0, per_class=7)
+        data.batches(training, 99, seed=0, per_class=7)
 
 
 def test_batches_come_on_the_device():
-    made = streamed(20).to("meta")
-    ((inputs, targets),) = made.batches(made.split(0)[1], 4)
+    data = streamed(20).to("meta")
+    ((inputs, targets),) = data.batches(data.split(0)[1], 4)
     assert (inputs.device.type, targets.device.type) == ("meta", "meta")
 
 
@@ -245,7 +245,7 @@ class Labelled(Numbers):
 
 
 class WithSamples(Numbers):
-    samples = [(f"{index}.png", index % 3) for index in range(20)]  # noqa: RUF012 as torchvision's folders have it
+    samples = [(f"{index}.png", index % 3) for index in range(20)]  # noqa: RUF012 torchvision's folders have such a list
 
 
 class OfWords(Labelled):
@@ -254,28 +254,28 @@ class OfWords(Labelled):
 
 @pytest.mark.parametrize("kind", [Labelled, WithSamples, OfWords])
 def test_classes_that_the_dataset_lists(kind):
-    made = streamed(train=kind(20))
-    batches = made.batches(made.split(0)[0], 99, seed=0, per_class=2)
+    data = streamed(train=kind(20))
+    batches = data.batches(data.split(0)[0], 99, seed=0, per_class=2)
     assert all(torch.bincount(targets).tolist() == [2, 2, 2] for _, targets in batches)
 
 
 def test_classes_of_a_subset():
-    one, other = random_split(Listed(20), [0.5, 0.5], torch.Generator().manual_seed(0))
-    made = streamed(train=one, validation=Subset(other, [0, 1]))
-    batches = made.batches(made.split(0)[0], 99, seed=0, per_class=2)
-    drawn = a_pass(batches)
+    training, validation = random_split(Listed(20), [0.5, 0.5], torch.Generator().manual_seed(0))
+    data = streamed(train=training, validation=Subset(validation, [0, 1]))
+    batches = data.batches(data.split(0)[0], 99, seed=0, per_class=2)
+    drawn = collect_pass(batches)
     assert torch.equal(drawn[0][:, 0, 0, 0].int() % 3, drawn[1])
-    assert {*numbers(batches)} <= {*one.indices}
+    assert {*list_numbers(batches)} <= {*training.indices}
 
 
-def test_classes_that_are_not_listed():
-    made = streamed(train=Numbers(20))
+def test_classes_that_are_not_listed_are_refused():
+    data = streamed(train=Numbers(20))
     with pytest.raises(InputError, match="`targets`.* Numbers, the dataset of train"):
-        made.batches(made.split(0)[0], 99, seed=0, per_class=2)
+        data.batches(data.split(0)[0], 99, seed=0, per_class=2)
 
 
-class Files(Numbers):
-    """The file of sample 5 is damaged."""
+class DamagedFiles(Numbers):
+    """A data set of files, of which that of sample 5 is damaged."""
 
     samples = [(f"/images/{index}.png", index % 3) for index in range(20)]  # noqa: RUF012
 
@@ -290,16 +290,19 @@ def fails(number):
 
 
 class Strange(Numbers):
-    def __init__(self, count, strange):
+    def __init__(self, count, sample):
         super().__init__(count)
-        self.strange = strange
+        self.sample = sample
 
     def __getitem__(self, index):
-        return self.strange if index == 5 else super().__getitem__(index)
+        return self.sample if index == 5 else super().__getitem__(index)
 
 
-ERRORS = {
-    "file": ({"train": Files(20)}, r"sample 5 of train \(/images/5.png\): reading it raised OSError: image file is tr"),
+SAMPLE_ERRORS = {
+    "file": (
+        {"train": DamagedFiles(20)},
+        r"sample 5 of train \(/images/5.png\): reading it raised OSError: image file is tr",
+    ),
     "transform": ({"eval_transform": fails}, "sample 5 of train: eval_transform raised IndexError: list index out of"),
     "class": ({"train": Strange(20, (5, 3))}, r"sample 5 of train: its class must lie in 0..2; got 3"),
     "negative": ({"train": Strange(20, (5, -1))}, r"sample 5 of train: its class must lie in 0..2; got -1"),
@@ -321,32 +324,32 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("changed", "said"), ERRORS.values(), ids=ERRORS)
-def test_an_error_says_where_it_is(changed, said, workers):
-    made = streamed(**changed, workers=workers)
-    training, _ = replace(made, validation=Numbers(2)).split(0)
-    with pytest.raises(InputError, match=f"^{said}") as caught:
-        numbers(made.batches(training, 4))
+@pytest.mark.parametrize(("changes", "message"), SAMPLE_ERRORS.values(), ids=SAMPLE_ERRORS)
+def test_an_error_names_the_sample(changes, message, workers):
+    data = streamed(**changes, workers=workers)
+    training, _ = replace(data, validation=Numbers(2)).split(0)
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        list_numbers(data.batches(training, 4))
     assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_is_killed_does_not_hang():
-    made = streamed(eval_transform=lambda number: as_image(number) if number != 5 else os._exit(9), workers=1)
+    data = streamed(eval_transform=lambda number: as_image(number) if number != 5 else os._exit(9), workers=1)
     with pytest.raises(RuntimeError, match="DataLoader worker .* exited unexpectedly"):
-        numbers(made.batches(replace(made, validation=Numbers(2)).split(0)[0], 4))
+        list_numbers(data.batches(replace(data, validation=Numbers(2)).split(0)[0], 4))
 
 
-def test_torchs_own_datasets():
+def test_datasets_of_torch():
     images = torch.arange(8.0)[:, None, None, None].expand(8, 1, 2, 2)
     source = TensorDataset(images, torch.arange(8) % 3)
-    made = streamed(train=source, train_transform=torch.neg, eval_transform=torch.clone)
-    training, _ = made.split(0)
-    inputs, targets = a_pass(made.batches(training, 3, seed=1))
+    data = streamed(train=source, train_transform=torch.neg, eval_transform=torch.clone)
+    training, _ = data.split(0)
+    inputs, targets = collect_pass(data.batches(training, 3, seed=1))
     assert torch.equal(-inputs[:, 0, 0, 0] % 3, targets.float())
 
 
-OWN_DATA = """
+STREAMED_DATA_SOURCE = """
 from dataclasses import replace
 import torch
 from forcetune.data import Streamed
@@ -398,24 +401,24 @@ globals().update({name: changed(name) for name in CHANGES})
 
 @pytest.fixture
 def own_stream(tmp_path, monkeypatch):
-    (tmp_path / "own_stream.py").write_text(OWN_DATA)
+    (tmp_path / "own_stream.py").write_text(STREAMED_DATA_SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     load.cache_clear()
     yield
     load.cache_clear()
 
 
-def test_a_loader_of_the_users_own(own_stream):
-    made: AnyDataset = load("own_stream:good").to("cpu")
-    training, validation = made.split(0)
-    assert (made.classes, made.input_shape, len(training), len(validation)) == (3, (1, 5, 6), 6, 4)
-    inputs, targets = a_pass(made.batches(validation, 3))
+def test_a_users_loader(own_stream):
+    data: AnyDataset = load("own_stream:good").to("cpu")
+    training, validation = data.split(0)
+    assert (data.classes, data.input_shape, len(training), len(validation)) == (3, (1, 5, 6), 6, 4)
+    inputs, targets = collect_pass(data.batches(validation, 3))
     assert torch.equal(inputs[:, 0, 0, 0], torch.arange(4) / 10)
     assert targets.tolist() == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("classes", "classes must be an int, at least 1; got 2.0"),
         ("no_classes", "classes must be an int, at least 1; got 0"),
@@ -437,6 +440,6 @@ def test_a_loader_of_the_users_own(own_stream):
         ("fails", "sample 0 of train: eval_transform raised ZeroDivisionError"),
     ],
 )
-def test_a_loader_that_is_refused(own_stream, function, said):
-    with pytest.raises(InputError, match=f"^data set 'own_stream:{function}': {said}"):
+def test_a_users_loader_that_is_refused(own_stream, function, message):
+    with pytest.raises(InputError, match=f"^data set 'own_stream:{function}': {message}"):
         load(f"own_stream:{function}")

@@ -1,4 +1,4 @@
-"""Functions of a user's own that end the process: each is told as that function's failure, with its name."""
+"""User functions that end the process: the failure names the function."""
 
 import os
 import subprocess
@@ -14,10 +14,10 @@ from forcetune.ledger.messages import Assignment
 from forcetune.run import check_study, predict_cost
 from forcetune.study import Study, Trial
 
-COMMAND = [sys.executable, "-m", "forcetune", "check"]
-FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "random", "density": 0.3, "epochs": 1}
+CHECK_COMMAND = [sys.executable, "-m", "forcetune", "check"]
+RANDOM_TRIAL_FIELDS = {"dataset": "synthetic", "model": "mlp", "method": "random", "density": 0.3, "epochs": 1}
 
-CODE = """
+ENDING_MODULE_CODE = """
 import ctypes, os, sys, time
 import torch
 from torch import nn
@@ -64,7 +64,7 @@ def latency(model, example):
 def train(model, masks, training, validation, trial):
     yield end()
 """
-USES = {
+STUDY_KEYS_BY_FUNCTION = {
     "build": {"trial": {"model": "my_end:build"}},
     "Forward.forward": {"trial": {"model": "my_end:Forward"}},
     "load": {"trial": {"dataset": "my_end:load"}},
@@ -76,18 +76,22 @@ USES = {
 }
 
 
-def study(use):
-    return {"study": "s", **USES[use], "trial": {**FIELDS, **USES[use].get("trial", {})}}
+def describe_study(function):
+    return {
+        "study": "s",
+        **STUDY_KEYS_BY_FUNCTION[function],
+        "trial": {**RANDOM_TRIAL_FIELDS, **STUDY_KEYS_BY_FUNCTION[function].get("trial", {})},
+    }
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    """Return a function that writes the user's module, and forget it afterwards."""
+def write_module(tmp_path, monkeypatch):
+    """Yield a function that writes the user's module; Python forgets the module afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def write(ending):
-        (tmp_path / "my_end.py").write_text(CODE.replace("{ending}", ending))
+        (tmp_path / "my_end.py").write_text(ENDING_MODULE_CODE.replace("{ending}", ending))
         sys.modules.pop("my_end", None)
         return tmp_path
 
@@ -96,32 +100,32 @@ def own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)", "sys.exit(3)"])
-@pytest.mark.parametrize("use", USES)
-def test_the_check_before_a_search_names_the_function(own, use, ending):
-    own(ending)
+@pytest.mark.parametrize("function", STUDY_KEYS_BY_FUNCTION)
+def test_the_check_before_a_search_names_the_function(write_module, function, ending):
+    write_module(ending)
     name = "my_end:end (my_end.py, line 10)"
-    asked = Study.from_dict(study(use))
+    study = Study.from_dict(describe_study(function))
     with pytest.raises(InputError, match="which ends the process") as refused:
-        _ = check_study(asked), predict_cost(asked)
+        _ = check_study(study), predict_cost(study)
     assert name in str(refused.value)
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)"])
-def test_a_module_that_ends_the_process_while_it_loads(own, ending):
-    folder = own("pass")
+def test_a_module_that_ends_the_process_while_it_loads(write_module, ending):
+    folder = write_module("pass")
     (folder / "my_end.py").write_text(f"import os\n{ending}\n")
     with pytest.raises(InputError, match=r"trial.model: .*the module my_end \(my_end.py, line 2\)"):
-        Study.from_dict(study("build"))
+        Study.from_dict(describe_study("build"))
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(0)", "os._exit(0)", "sys.exit(3)"])
-def test_in_a_worker_it_is_the_trials_failure(own, ending):
-    folder = own(ending)
-    for number, use in enumerate(("score", "train", "Forward.forward")):
-        asked = Study.from_dict(study(use))
-        fields = Trial(**asked.trial).fields()
+def test_in_a_worker_the_trial_fails_with_the_name_of_the_function(write_module, ending):
+    folder = write_module(ending)
+    for number, function in enumerate(("score", "train", "Forward.forward")):
+        study = Study.from_dict(describe_study(function))
+        fields = Trial(**study.trial).fields()
         checkpoints = str(folder / f"{number:04d}")
-        assignment = Assignment(number, fields, asked.task, 1, "sqlite:///none.db", str(folder), checkpoints, 1)
+        assignment = Assignment(number, fields, study.task, 1, "sqlite:///none.db", str(folder), checkpoints, 1)
         last = list(execute(assignment))[-1]
         assert last.outcome == "failed"
         assert last.reason.startswith("my_end:end (my_end.py, line 10) ")
@@ -149,7 +153,7 @@ def test_interrupts_and_errors_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("use", "ending", "said"),
+    ("function", "ending", "message"),
     [
         ("metric", "raise SystemExit(0)", "my_end:end (my_end.py, line 10) raised SystemExit(0)"),
         ("build", "os._exit(0)", "my_end:end (my_end.py, line 10) called os._exit(0)"),
@@ -159,66 +163,68 @@ def test_interrupts_and_errors_are_left_alone():
         ("load", "time.sleep(600)", "my_end:end (my_end.py, line 10) has not ended within 12 s"),
     ],
 )
-def test_check_tells_it_with_the_exit_code_of_refused_input(own, use, ending, said):
-    folder = own(ending)
-    text = repr(study(use)).replace("'", '"')
+def test_check_names_the_function_and_exits_as_for_refused_input(write_module, function, ending, message):
+    folder = write_module(ending)
+    text = repr(describe_study(function)).replace("'", '"')
     (folder / "study.yaml").write_text(text)
     started = time.monotonic()
-    done = subprocess.run(
-        [*COMMAND, "study.yaml", "--timeout", "12" if "sleep" in ending else "200"],
+    completed = subprocess.run(
+        [*CHECK_COMMAND, "study.yaml", "--timeout", "12" if "sleep" in ending else "200"],
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("forcetune: study.yaml: ")
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert completed.returncode == 2, completed.stderr
+    assert completed.stderr.startswith("forcetune: study.yaml: ")
+    assert message in completed.stderr
+    assert len(completed.stderr.strip().splitlines()) == 1
     assert time.monotonic() - started < 100
 
 
-def test_check_of_a_network_tells_it_too(own):
-    own("os._exit(0)")
-    done = subprocess.run([*COMMAND, "my_end:build"], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 2
-    assert "my_end:end (my_end.py, line 10) called os._exit(0)" in done.stderr
+def test_check_of_a_network_names_the_function(write_module):
+    write_module("os._exit(0)")
+    completed = subprocess.run(
+        [*CHECK_COMMAND, "my_end:build"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert completed.returncode == 2
+    assert "my_end:end (my_end.py, line 10) called os._exit(0)" in completed.stderr
 
 
-def test_nothing_of_a_check_that_is_killed_goes_on(own):
-    folder = own("open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
-    (folder / "study.yaml").write_text(repr(study("build")).replace("'", '"'))
-    command = subprocess.Popen([*COMMAND, "study.yaml"], stderr=subprocess.DEVNULL)
+def test_nothing_of_a_check_that_is_killed_goes_on(write_module):
+    folder = write_module("open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    (folder / "study.yaml").write_text(repr(describe_study("build")).replace("'", '"'))
+    command = subprocess.Popen([*CHECK_COMMAND, "study.yaml"], stderr=subprocess.DEVNULL)
     try:
-        _wait(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
+        _wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
     finally:
         command.kill()
         command.wait()
-    number = int((folder / "pid").read_text())
-    assert number != command.pid, "code of the user's own runs in a process of its own"
-    _wait(lambda: not _runs(number))
+    pid = int((folder / "pid").read_text())
+    assert pid != command.pid, "user code runs in a process of its own"
+    _wait_until(lambda: not _is_running(pid))
 
 
-def _runs(number):
+def _is_running(pid):
     try:
-        with open(f"/proc/{number}/stat") as file:
+        with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def _wait(condition):
+def _wait_until(condition):
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_study_that_names_functions_of_forcetune_too(own):
-    """They are not taken for the user's own: the one that ended the process is named."""
+def test_a_study_that_names_functions_of_forcetune_too(write_module):
+    """Functions of forcetune are not taken for user functions; the error names the one that ended the process."""
     from forcetune.names import resolve
 
-    own("os._exit(0)")
+    write_module("os._exit(0)")
     with contained("forcetune.pruning"):
         pass
     with pytest.raises(InputError, match=r"my_end:end .my_end.py, line 10. called os._exit.0."), contained("my_end"):

@@ -1,4 +1,4 @@
-"""A Ray of this process: how it is started on a loaded machine, and what is said where its head is gone."""
+"""A Ray of this process: its start on a loaded machine, and the message when its head is gone."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 from forcetune.errors import StoppedError
 from forcetune.execution import environment
 
-environment.prepare()  # what Ray reads while it is imported
+environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
 
@@ -15,8 +15,8 @@ from forcetune.execution import connection  # noqa: E402
 
 
 @pytest.fixture
-def starts(monkeypatch):
-    """Return a function that lets Ray fail to start so many times, and the list of its starts."""
+def make_starts_fail(monkeypatch):
+    """Return a function that lets the first starts of Ray fail and returns the list of all starts."""
     calls = []
 
     def prepare(failures):
@@ -32,14 +32,14 @@ def starts(monkeypatch):
     return prepare
 
 
-def test_ray_gets_another_try_on_a_loaded_machine(starts):
-    calls = starts(failures=connection.START_TRIES - 1)
+def test_ray_gets_another_try_on_a_loaded_machine(make_starts_fail):
+    calls = make_starts_fail(failures=connection.START_TRIES - 1)
     connection._start_own_ray()
     assert calls == [("local",)] * connection.START_TRIES
 
 
-def test_a_ray_that_never_starts_is_told_in_a_sentence(starts):
-    starts(failures=100)
+def test_a_ray_that_never_starts_ends_with_one_sentence(make_starts_fail):
+    make_starts_fail(failures=100)
     with pytest.raises(StoppedError, match="did not start on this machine in 3 tries .The current node timed out"):
         connection._start_own_ray()
 
@@ -50,33 +50,34 @@ class Exited(BaseException):
 
 @pytest.fixture
 def heartbeat(monkeypatch):
-    """Return a heartbeat of a head that listens, its socket, and the codes with which it ended the process."""
-    codes = []
+    """Yield a heartbeat, the listening socket of its head, and the list of exit codes of the process."""
+    exit_codes = []
 
     def end(code):
-        codes.append(code)
+        exit_codes.append(code)
         raise Exited
 
     monkeypatch.setattr(connection, "HEARTBEAT_S", 0.02)
     monkeypatch.setattr(connection.os, "_exit", end)
     with socket.create_server(("127.0.0.1", 0)) as head:
-        yield connection.RayHeartbeat(f"127.0.0.1:{head.getsockname()[1]}", patience_s=0.2), head, codes
+        yield connection.RayHeartbeat(f"127.0.0.1:{head.getsockname()[1]}", patience_s=0.2), head, exit_codes
 
 
 def test_a_head_that_answers_is_left_alone(heartbeat):
-    beat, head, codes = heartbeat
+    ray_heartbeat, head, exit_codes = heartbeat
     head.settimeout(5)
-    with beat:
+    with ray_heartbeat:
         for _ in range(3):
             head.accept()[0].close()
-    assert codes == []
+    assert exit_codes == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in place of the process's end
+# The exception in the thread stands for the end of the process.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_head_that_is_gone_ends_the_process_with_a_sentence(heartbeat, capsys):
-    beat, head, codes = heartbeat
+    ray_heartbeat, head, exit_codes = heartbeat
     head.close()
-    with beat:
-        beat._thread.join(5)
-    assert codes == [1]
+    with ray_heartbeat:
+        ray_heartbeat._thread.join(5)
+    assert exit_codes == [1]
     assert "is gone (Connection refused)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`gpus: auto`: what a probe runs, what is made of the memory that it saw, and that Ray places so many trials."""
+"""`gpus: auto`: the trials of a probe, the GPU share that follows from their memory, and Ray's placement by it."""
 
 import io
 
@@ -11,17 +11,17 @@ from forcetune.execution import environment, placement
 from forcetune.execution.placement import Memory, compute_gpu_share, count_trials_per_gpu, measure_memory, plan_probe
 from forcetune.study import Resources, Study
 
-environment.prepare()  # what Ray reads while it is imported
+environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
 
 from forcetune.execution import cluster  # noqa: E402
 
 GIB = 2**30
-NODES = [{"CPU": 16, "GPU": 1}]
+ONE_GPU_NODES = [{"CPU": 16, "GPU": 1}]
 
 
-def study(resources=None, **fields):
+def parse_study(resources=None, **fields):
     fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "snip", "density": [0.1, 0.4]}
     return Study.from_dict(
         {"study": "s", "trial": {**fixed, **fields}, "resources": {"gpus": "auto", **(resources or {})}}
@@ -29,13 +29,21 @@ def study(resources=None, **fields):
 
 
 @pytest.mark.parametrize(
-    ("used", "trials"), [(18 * GIB, 7), (42 * GIB, 3), (63 * GIB, 2), (64 * GIB, 1), (140 * GIB, 1), (GIB // 2, 252)]
+    ("used", "trials"),
+    [
+        (18 * GIB, 7),
+        (42 * GIB, 3),
+        (63 * GIB, 2),
+        (64 * GIB, 1),
+        (140 * GIB, 1),
+        (GIB // 2, 252),
+    ],
 )
-def test_as_many_as_nine_tenths_of_the_memory_hold(used, trials):
+def test_as_many_trials_share_a_gpu_as_nine_tenths_of_its_memory_hold(used, trials):
     assert Memory(used, 140 * GIB).max_trials == trials
 
 
-def test_ray_places_so_many_and_no_more():
+def test_a_gpu_share_places_exactly_that_number_of_trials():
     for trials in range(1, placement.MAX_TRIALS_PER_GPU + 1):
         assert round(compute_gpu_share(trials), 4) == compute_gpu_share(trials)
         assert int(1 / compute_gpu_share(trials)) == trials
@@ -44,52 +52,57 @@ def test_ray_places_so_many_and_no_more():
 @pytest.mark.parametrize(
     ("resources", "nodes", "trials"),
     [
-        ({}, NODES, 7),
-        ({"cpus": 4}, NODES, 4),
+        ({}, ONE_GPU_NODES, 7),
+        ({"cpus": 4}, ONE_GPU_NODES, 4),
         ({"cpus": 3}, [{"CPU": 16, "GPU": 2}], 3),
-        ({"concurrent": 5}, NODES, 5),
-        ({"concurrent": 5}, [*NODES, *NODES, {"CPU": 64}], 3),
-        ({"cpus": 16}, NODES, 1),
-        ({}, [{"CPU": 2, "GPU": 1}, *NODES], 7),
+        ({"concurrent": 5}, ONE_GPU_NODES, 5),
+        ({"concurrent": 5}, [*ONE_GPU_NODES, *ONE_GPU_NODES, {"CPU": 64}], 3),
+        ({"cpus": 16}, ONE_GPU_NODES, 1),
+        ({}, [{"CPU": 2, "GPU": 1}, *ONE_GPU_NODES], 7),
     ],
 )
-def test_no_more_share_a_gpu_than_run_at_once(resources, nodes, trials):
+def test_no_more_trials_share_a_gpu_than_run_at_once(resources, nodes, trials):
     assert count_trials_per_gpu(Memory(18 * GIB, 140 * GIB), Resources(**resources), nodes) == trials
 
 
-def test_a_trial_that_needs_next_to_nothing():
+def test_a_trial_that_needs_almost_no_memory_has_the_smallest_share():
     assert (
         count_trials_per_gpu(Memory(GIB // 10, 140 * GIB), Resources(), [{"CPU": 900, "GPU": 1}])
         == placement.MAX_TRIALS_PER_GPU
     )
 
 
-def test_the_largest_are_run():
+def test_a_probe_runs_the_largest_trials():
     probe = plan_probe(
-        study(width={"low": 8, "high": 20}, method=["random", "snip"], batch_size=[16, 64, 32], lr=[0.1, 1])
+        parse_study(width={"low": 8, "high": 20}, method=["random", "snip"], batch_size=[16, 64, 32], lr=[0.1, 1])
     )
-    assert [(one.method, one.width, one.density) for one in probe.pruned] == [("random", 20, 0.4), ("snip", 20, 0.4)]
-    assert [(one.width, one.batch_size) for one in probe.trained] == [(8, 64), (20, 32), (20, 64)]
+    assert [(trial.method, trial.width, trial.density) for trial in probe.pruned] == [
+        ("random", 20, 0.4),
+        ("snip", 20, 0.4),
+    ]
+    assert [(trial.width, trial.batch_size) for trial in probe.trained] == [(8, 64), (20, 32), (20, 64)]
 
 
-def test_what_a_method_prunes_with_counts_by_itself():
-    only = {"when": {"method": "snip"}}
-    sampled = {"method": ["random", "snip"], "saliency_batch_size": {"choices": [32, 256], **only}}
-    found = {one.method: one.fields() for one in plan_probe(study(**sampled)).pruned}
-    assert found.keys() == {"random", "snip"}
-    assert found["snip"]["saliency_batch_size"] == 256
+def test_a_probe_has_the_largest_saliency_batch_of_each_method():
+    snip_only = {"when": {"method": "snip"}}
+    sampled = {"method": ["random", "snip"], "saliency_batch_size": {"choices": [32, 256], **snip_only}}
+    fields_by_method = {trial.method: trial.fields() for trial in plan_probe(parse_study(**sampled)).pruned}
+    assert fields_by_method.keys() == {"random", "snip"}
+    assert fields_by_method["snip"]["saliency_batch_size"] == 256
 
 
 def test_memory_is_read_once_the_probe_has_run(folder, monkeypatch):
-    done = []
-    monkeypatch.setattr(placement.trial, "measure_epoch_seconds", lambda prepared, steps: done.append(prepared.trial))
+    measured = []
+    monkeypatch.setattr(
+        placement.trial, "measure_epoch_seconds", lambda prepared, steps: measured.append(prepared.trial)
+    )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (140 * GIB - 10 * GIB * len(done), 140 * GIB))
-    probe = plan_probe(study(batch_size=[16, 32]))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (140 * GIB - 10 * GIB * len(measured), 140 * GIB))
+    probe = plan_probe(parse_study(batch_size=[16, 32]))
     assert measure_memory(probe) == Memory(20 * GIB, 140 * GIB)
-    assert done == probe.trained
+    assert measured == probe.trained
 
-    def too_large(wanted, task):
+    def too_large(requested, task):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(placement.trial, "prepare", too_large)
@@ -98,7 +111,7 @@ def test_memory_is_read_once_the_probe_has_run(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def two_gpus():
-    """A Ray that is told of two GPUs, which nothing here uses."""
+    """Start a Ray that counts two GPUs, which no test uses."""
     ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -109,18 +122,20 @@ def out():
     return io.StringIO()
 
 
-def place(asked, out):
-    return cluster.resolve_resources(asked, Console(file=out, width=200))
+def resolve_on_cluster(study, out):
+    return cluster.resolve_resources(study, Console(file=out, width=200))
 
 
 def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
-    seen = 42 * GIB, 140 * GIB
-    monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(*seen) if ray.get_gpu_ids() else None)
-    resources = place(study(), out)
+    used_and_total = 42 * GIB, 140 * GIB
+    monkeypatch.setattr(
+        placement, "measure_memory", lambda probe: Memory(*used_and_total) if ray.get_gpu_ids() else None
+    )
+    resources = resolve_on_cluster(parse_study(), out)
     assert (resources.gpus, cluster.count_slots(resources), cluster.find_max_memory_factor(resources)) == (0.3333, 6, 3)
     assert "3 trials share a GPU: a trial needs 42.0 of 140.0 GiB" in out.getvalue()
-    assert place(study({"gpus": 0.5}), out).gpus == 0.5
-    assert place(study({"cpus": 4}), out).gpus == 1
+    assert resolve_on_cluster(parse_study({"gpus": 0.5}), out).gpus == 0.5
+    assert resolve_on_cluster(parse_study({"cpus": 4}), out).gpus == 1
     assert "a trial has a GPU to itself (its memory would hold 3)" in out.getvalue()
 
 
@@ -142,28 +157,28 @@ def test_a_probe_that_fails_is_refused(two_gpus, monkeypatch, out):
 
     monkeypatch.setattr(placement, "measure_memory", fail)
     with pytest.raises(InputError, match="resources.gpus: the probe for `auto` failed: ValueError: no such layer"):
-        place(study(), out)
+        resolve_on_cluster(parse_study(), out)
     with pytest.raises(InputError, match="asks for 9 cpus and 1 gpus, and no node has them"):
-        place(study({"cpus": 9}), out)
+        resolve_on_cluster(parse_study({"cpus": 9}), out)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
 def test_a_gpu_that_torch_does_not_see_is_refused(two_gpus, out):
     with pytest.raises(InputError, match="InputError: torch finds no GPU"):
-        place(study(), out)
+        resolve_on_cluster(parse_study(), out)
 
 
 def test_without_a_gpu_trials_run_on_the_cpu(monkeypatch, out):
     monkeypatch.setattr(cluster, "_list_node_resources", lambda: [{"CPU": 8}])
-    assert place(study(), out).gpus == 0
+    assert resolve_on_cluster(parse_study(), out).gpus == 0
     assert out.getvalue() == "resources: no GPU here, trials run on the CPU\n"
 
 
-def test_on_this_machine(monkeypatch):
+def test_resources_are_resolved_on_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert placement.resolve_on_this_machine(study()).gpus == 0
-    assert placement.resolve_on_this_machine(study({"gpus": 0.5, "compile": True})).compile
+    assert placement.resolve_on_this_machine(parse_study()).gpus == 0
+    assert placement.resolve_on_this_machine(parse_study({"gpus": 0.5, "compile": True})).compile
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(placement.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(42 * GIB, 140 * GIB))
-    assert placement.resolve_on_this_machine(study()).gpus == 0.3333
+    assert placement.resolve_on_this_machine(parse_study()).gpus == 0.3333

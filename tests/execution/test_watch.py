@@ -1,4 +1,4 @@
-"""Why an attempt at a trial ended: its worker or its whole node was lost, or it was out of memory."""
+"""The cause of an ended attempt at a trial: a lost worker, a lost node, or too little memory."""
 
 import pickle
 import socket
@@ -9,24 +9,24 @@ import pytest
 
 from forcetune.execution import environment
 
-environment.prepare()  # what Ray reads while it is imported
+environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
 
 from forcetune.execution import cluster  # noqa: E402
 from forcetune.ledger.messages import LostError  # noqa: E402
 
-NODE = uuid.uuid4().hex
+NODE_ID = uuid.uuid4().hex
 
 
 @pytest.fixture
 def lose(tmp_path):
-    """Return a function that loses a trial by an error, as Tune does; it returns the cause and the reason."""
+    """Return a function that ends a trial with an error, as Tune does, and returns the reported causes."""
 
     def lose(error):
-        told = []
+        causes = []
         searcher = SimpleNamespace(
-            mark_placed=lambda trial: None, report_loss=lambda trial, cause, reason: told.append(cause)
+            mark_placed=lambda trial: None, report_loss=lambda trial, cause, reason: causes.append(cause)
         )
         path = tmp_path / "error.pkl"
         path.write_bytes(pickle.dumps(error))
@@ -35,25 +35,25 @@ def lose(tmp_path):
             trial_id="t",
             temporary_state=SimpleNamespace(ray_actor=actor),
             pickled_error_file=str(path),
-            get_pickled_error=lambda: None,  # Tune looks where it has not copied the error to yet
+            get_pickled_error=lambda: None,  # Tune looks where the error is not copied yet
         )
         watch = cluster.Watch(searcher, None)
         watch.on_trial_start(0, [], trial)
         watch.on_trial_error(0, [], trial)
-        return told
+        return causes
 
     return lose
 
 
 @pytest.fixture
-def node(monkeypatch):
-    """Return a function that lets Ray know one node, on which the actor is."""
+def set_node(monkeypatch):
+    """Return a function that sets the state of the only node, on which the actor is."""
     monkeypatch.setattr(cluster, "NODE_DEATH_PATIENCE_S", 0.0)
-    monkeypatch.setattr(cluster, "_ray_state", SimpleNamespace(actors=lambda actor: {"Address": {"NodeID": NODE}}))
+    monkeypatch.setattr(cluster, "_ray_state", SimpleNamespace(actors=lambda actor: {"Address": {"NodeID": NODE_ID}}))
 
     def describe(alive, port):
-        known = {"NodeID": NODE, "Alive": alive, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
-        monkeypatch.setattr(ray, "nodes", lambda: [known])
+        node_info = {"NodeID": NODE_ID, "Alive": alive, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+        monkeypatch.setattr(ray, "nodes", lambda: [node_info])
 
     return describe
 
@@ -65,18 +65,18 @@ def server():
 
 
 @pytest.mark.parametrize("error", [ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnavailableError("gone", None)])
-def test_a_worker_that_dies_alone_is_told_from_a_lost_node(lose, node, server, error):
+def test_a_worker_that_dies_alone_is_distinguished_from_a_lost_node(lose, set_node, server, error):
     port = server.getsockname()[1]
-    node(True, port)
+    set_node(True, port)
     assert lose(error) == ["lost"]
-    node(False, port)
+    set_node(False, port)
     assert lose(error) == ["node"]
     server.close()
-    node(True, port)
+    set_node(True, port)
     assert lose(error) == ["node"], "Ray has not noticed yet"
 
 
-def test_what_a_worker_says_itself_is_believed(lose):
+def test_the_cause_that_a_worker_reports_is_kept(lose):
     for cause in ("memory", "lost"):
         error = LostError(cause, "why")
         assert lose(ray.exceptions.RayTaskError("step", "trace", error)) == [cause]

@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a device, and one line on the tests that only a GPU can run."""
+"""Fixtures of the tests on a device, and a final line on skipped tests, which only a GPU can run."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ NO_GPU = "needs a GPU, and torch sees none here"
 
 @pytest.fixture(scope="session")
 def device(request):
-    """The device of `--device`; without that option the GPU where torch sees one, else the CPU."""
+    """Return the device of `--device`; without that option the GPU where torch sees one, else the CPU."""
     name = request.config.getoption("--device") or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.exit("--device=cuda: torch sees no GPU here; allowed: --device=cpu", returncode=2)
@@ -18,7 +18,7 @@ def device(request):
 
 @pytest.fixture
 def gpu(device):
-    """The device, for tests that only a GPU can run."""
+    """Return the device for tests that only a GPU can run."""
     if device.type != "cuda":
         pytest.skip(NO_GPU)
     return device

@@ -7,7 +7,7 @@ from forcetune.data import load, moves
 
 pytestmark = pytest.mark.gpu
 
-ROUNDING = 1e-6  # a GPU multiplies by 1 / 255 where the CPU divides by 255
+ROUNDING_TOLERANCE = 1e-6  # a GPU multiplies by 1 / 255 where the CPU divides by 255
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,10 @@ def dataset():
 
 
 def test_splits_are_those_of_the_cpu(dataset, device):
-    for images, same in zip(dataset.split(3, 600), dataset.to(device).split(3, 600), strict=True):
-        assert same.inputs.device.type == same.targets.device.type == device.type
-        assert torch.equal(images.inputs, same.inputs.cpu())
-        assert torch.equal(images.targets, same.targets.cpu())
+    for images, device_images in zip(dataset.split(3, 600), dataset.to(device).split(3, 600), strict=True):
+        assert device_images.inputs.device.type == device_images.targets.device.type == device.type
+        assert torch.equal(images.inputs, device_images.inputs.cpu())
+        assert torch.equal(images.targets, device_images.targets.cpu())
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (0, True)])
@@ -33,14 +33,14 @@ def test_images_are_moved_as_on_the_cpu(dataset, device, pad, flip):
 
 def test_batches_of_two_passes_are_those_of_the_cpu(dataset, device):
     on_device = dataset.to(device)
-    batches, same = (d.batches(d.split(0, 400)[0], 64, seed=5) for d in (dataset, on_device))
+    batches, device_batches = (source.batches(source.split(0, 400)[0], 64, seed=5) for source in (dataset, on_device))
     for _ in range(2):
-        pairs = list(zip(batches, same, strict=True))
+        pairs = list(zip(batches, device_batches, strict=True))
         assert len(pairs) == len(batches)
-        for (inputs, targets), (other_inputs, other_targets) in pairs:
-            assert other_inputs.device.type == device.type
-            assert torch.allclose(inputs, other_inputs.cpu(), rtol=0, atol=ROUNDING)
-            assert torch.equal(targets, other_targets.cpu())
+        for (inputs, targets), (device_inputs, device_targets) in pairs:
+            assert device_inputs.device.type == device.type
+            assert torch.allclose(inputs, device_inputs.cpu(), rtol=0, atol=ROUNDING_TOLERANCE)
+            assert torch.equal(targets, device_targets.cpu())
 
 
 def test_batches_with_every_class_equally_often(dataset, device):
@@ -53,13 +53,13 @@ def test_batches_with_every_class_equally_often(dataset, device):
 def test_an_augmentation_of_the_users_runs_on_the_device(dataset, device):
     from dataclasses import replace
 
-    seen = []
+    device_types = []
 
     def augment(images, generator):
-        seen.append(images.device.type)
+        device_types.append(images.device.type)
         return images.flip(-1)
 
     augmented = replace(dataset, augment=augment).to(device)
     inputs, _ = next(iter(augmented.batches(augmented.split(0, 200)[0], 64, seed=5)))
-    assert seen == [device.type]
+    assert device_types == [device.type]
     assert inputs.device.type == device.type

@@ -1,4 +1,4 @@
-"""Each method's masks on the device are those of the CPU, in float64."""
+"""The masks of each method on the device, in float64: they are those of the CPU."""
 
 import pytest
 import torch
@@ -8,15 +8,16 @@ from forcetune.pruning import METHODS, find_masks, methods
 
 pytestmark = pytest.mark.gpu
 
-TIE = 1e-12  # two scores that differ by less, relative to the larger where it exceeds 1, may be ranked either way
-SHAPE, CLASSES, COUNT = (2, 8, 8), 4, 16
+# Two scores that differ by less, relative to the larger one where it exceeds 1, may be ranked either way
+TIE_TOLERANCE = 1e-12
+SCORED_SHAPE, SCORED_CLASSES, SCORED_SAMPLES = (2, 8, 8), 4, 16
 
 
 def network():
     """Return a network with convolutions, batch norm, a residual path and a linear layer, in float64."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), Residual(6)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, CLASSES)).double()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, SCORED_CLASSES)).double()
 
 
 class Residual(nn.Module):
@@ -32,8 +33,8 @@ def batches(device):
     generator = torch.Generator().manual_seed(1)
     return [
         (
-            torch.randn((COUNT, *SHAPE), generator=generator, dtype=torch.float64).to(device),
-            (torch.arange(COUNT) % CLASSES).to(device),
+            torch.randn((SCORED_SAMPLES, *SCORED_SHAPE), generator=generator, dtype=torch.float64).to(device),
+            (torch.arange(SCORED_SAMPLES) % SCORED_CLASSES).to(device),
         )
         for _ in range(4)
     ]
@@ -70,16 +71,16 @@ def test_masks_are_those_of_the_cpu(method, device, record):
             continue
         dropped, taken = scores[kept & ~also_kept], scores[also_kept & ~kept]
         gap = (dropped.max() - taken.min()).abs()
-        assert gap < TIE * max(1.0, float(dropped.abs().max())), f"{len(taken)} weights differ"
-        break  # later steps score other weights
+        assert gap < TIE_TOLERANCE * max(1.0, float(dropped.abs().max())), f"{len(taken)} weights differ"
+        break  # later steps score other networks
 
 
 def test_the_model_stays_as_it_was(device):
     model = network().to(device)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    states_before = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
     find_masks(model, batches(device), "force", 0.1, 3)
-    after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(state, after, strict=True))
+    states_after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(states_before, states_after, strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())

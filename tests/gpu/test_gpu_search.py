@@ -1,6 +1,6 @@
 """Trials on the device through Ray, Optuna and MLflow: sharing it, too little memory, and a GPU error of one of them.
 
-Two searches in all, since each starts Ray and its workers; a search's own end is tested once for all that it shows.
+There are two searches in all, since each starts Ray and its workers: one search serves for all that it can show.
 """
 
 import json
@@ -8,18 +8,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from shared_constants import FORCETUNE_COMMAND, REPOSITORY
 
 pytestmark = pytest.mark.gpu
 
-ROOT = Path(__file__).parents[2]
-FORCETUNE = [sys.executable, "-c", "from forcetune.cli import main; main()"]
-# Each network does to its first attempt what the name says. A line in a file with that name has the resources of each.
+# A fault breaks the first attempt that meets it, and writes each attempt's resources to the file with the fault's name
 NETWORKS_SOURCE = """
 import json
 import os
@@ -76,15 +73,15 @@ breaks = build(Fault(poisonous))
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A home of its own, so that neither Ray nor MLflow meets the user's settings."""
+    """Return environment variables with a new home, so that neither Ray nor MLflow reads the user's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "FORCETUNE_"))}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": path}
 
 
 @pytest.fixture
 def folder(tmp_path, empty_mlflow):
-    """A folder with an MLflow store, which takes seconds to make."""
+    """Return a folder with a copy of an MLflow store, since MLflow takes seconds to make one."""
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     return tmp_path
 
@@ -92,19 +89,19 @@ def folder(tmp_path, empty_mlflow):
 def search(folder, environment, study):
     (folder / "networks.py").write_text(NETWORKS_SOURCE)
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    done = subprocess.run(
-        [*FORCETUNE, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
-        check=False,
+    completed = subprocess.run(
+        [*FORCETUNE_COMMAND, "search", "study.yaml"], cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     from forcetune import tracking
 
     uri = f"sqlite:///{folder}/mlflow.db"
-    return done.stdout, tracking.load_table(study["study"], uri), _tags(uri, study["study"])
+    return completed.stdout, tracking.load_table(study["study"], uri), _tags(uri, study["study"])
 
 
 def _tags(uri, study):
-    """The tags of each trial's run."""
+    """Return the tags of each trial's run."""
     import mlflow
 
     client = mlflow.MlflowClient(uri)
@@ -119,7 +116,7 @@ def study(name, resources, **fields):
 
 
 def resources(path, on_gpu):
-    """How many times what a trial asks for each attempt had."""
+    """Return the resources of each attempt, as a multiple of those that the trial asks for."""
     attempts = [json.loads(line) for line in path.read_text().splitlines()]
     return [attempt["GPU"] / 0.25 if on_gpu else attempt["CPU"] for attempt in attempts]
 
@@ -151,6 +148,6 @@ def test_a_probe_finds_how_many_trials_share_the_gpu(folder, environment, device
     if device.type == "cpu":
         assert "no GPU here, trials run on the CPU" in shown
         return
-    held = int(re.search(r"its memory would hold (\d+)", shown).group(1))
-    assert held > 10, "of networks of a few thousand weights, each beside a CUDA context"
+    capacity = int(re.search(r"its memory would hold (\d+)", shown).group(1))
+    assert capacity > 10, "of networks of a few thousand weights, each beside a CUDA context"
     assert "2 trials share a GPU" in shown

@@ -1,4 +1,4 @@
-"""One driver a study, on a file; tests/cluster does the same on a server."""
+"""The lock that allows a study one driver, on a file; tests/cluster tests it on a server."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from forcetune.errors import HeldError, InputError
 from forcetune.ledger.driver_lock import driver_lock
 
 
-def test_a_held_study_is_refused_and_says_by_whom(folder):
+def test_a_locked_study_is_refused_with_the_name_of_its_holder(folder):
     with driver_lock("s", "sqlite:///optuna.db"):
         with pytest.raises(HeldError, match=f"another driver has the study 's': process {os.getpid()} on"):
             driver_lock("s", "sqlite:///optuna.db").__enter__()
@@ -23,7 +23,7 @@ def test_a_held_study_is_refused_and_says_by_whom(folder):
     assert not (folder / ".forcetune").exists(), "nothing is left on disk"
 
 
-def test_the_hold_dies_with_its_holder(folder):
+def test_the_lock_ends_with_its_holder(folder):
     code = """
 import os
 from forcetune.ledger.driver_lock import driver_lock
@@ -35,7 +35,7 @@ os._exit(9)
         pass
 
 
-def test_who_waits_gets_it(folder):
+def test_a_driver_that_waits_gets_the_lock(folder):
     first, entered = driver_lock("s", "sqlite:///optuna.db"), threading.Event()
 
     def wait():
@@ -43,22 +43,22 @@ def test_who_waits_gets_it(folder):
             entered.set()
 
     with first:
-        waiting = threading.Thread(target=wait)
-        waiting.start()
+        thread = threading.Thread(target=wait)
+        thread.start()
         assert not entered.wait(0.5)
-    waiting.join(10)
+    thread.join(10)
     assert entered.is_set()
 
 
-def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_nobody_out(folder, monkeypatch):
-    """Who opens the file before its holder removes it, and locks it afterwards, begins anew."""
+def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_no_driver_out(folder, monkeypatch):
+    """A driver that opens the file before its holder removes it, and locks it afterwards, starts again."""
     first, flock, calls = driver_lock("s", "sqlite:///optuna.db"), fcntl.flock, []
     first.__enter__()
 
-    def lock_late(file, how):
+    def lock_late(file, operation):
         if not calls.append(file) and len(calls) == 1:
             first.__exit__()
-        flock(file, how)
+        flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_late)
     with driver_lock("s", "sqlite:///optuna.db"), pytest.raises(HeldError):
@@ -66,9 +66,9 @@ def test_a_lock_on_a_file_that_its_holder_has_removed_keeps_nobody_out(folder, m
     assert len(calls) == 3
 
 
-def test_many_that_come_and_go_are_refused_or_let_in(folder):
-    """The folder of the lock goes with its last holder, perhaps while another makes a lock in it."""
-    inside, wrong = [], []
+def test_many_drivers_at_once_are_refused_or_get_the_lock(folder):
+    """The last holder removes the folder of the lock, perhaps while another driver makes a lock in it."""
+    inside, errors = [], []
 
     def come_and_go():
         for _ in range(300):
@@ -76,22 +76,22 @@ def test_many_that_come_and_go_are_refused_or_let_in(folder):
                 with driver_lock("s", "sqlite:///optuna.db"):
                     inside.append(1)
                     if len(inside) > 1:
-                        wrong.append("two are in")
+                        errors.append("two are in")
                     inside.pop()
             except HeldError:
                 continue
             except Exception as error:
-                wrong.append(error)
+                errors.append(error)
 
     threads = [threading.Thread(target=come_and_go) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert errors == []
 
 
-def test_a_folder_that_is_not_there_is_told(folder):
+def test_a_missing_folder_is_named(folder):
     with pytest.raises(InputError, match="nowhere/optuna.db cannot be used: .*No such file"):
         driver_lock("s", "sqlite:///nowhere/optuna.db").__enter__()
 

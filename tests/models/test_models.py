@@ -1,4 +1,4 @@
-"""The networks of MODELS, and builders of the user's own."""
+"""The networks of MODELS, and builders that users write themselves."""
 
 import pytest
 import torch
@@ -8,26 +8,28 @@ from forcetune.errors import InputError
 from forcetune.models import MODELS, build, default_width
 from forcetune.pruning import prunable
 
-SMALL = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), (1, 16, 16))  # one pixel is left of it at the end
+SMALLEST_SHAPES = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), (1, 16, 16))  # one pixel is left at the end
 
 
-def small(name):
-    """A small image that fits."""
-    return SMALL.get(name, (1, 8, 8))
+def small_shape(name):
+    """Return the shape of a small image that the network takes."""
+    return SMALLEST_SHAPES.get(name, (1, 8, 8))
 
 
-def weights(model):
+def count_weights(model):
     return sum(weight.numel() for weight in prunable(model).values())
 
 
-def equal(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def equal(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_runs_forward_and_back(name, large):
-    shape = (3, 32, 32) if large else small(name)
+    shape = (3, 32, 32) if large else small_shape(name)
     model = build(name, shape, 7, width=12)
     assert model.training
     outputs = model(torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)))
@@ -37,8 +39,8 @@ def test_runs_forward_and_back(name, large):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_width(name):
-    narrow, wide = (weights(build(name, small(name), 10, width)) for width in (4, 6))
+def test_a_larger_width_has_more_weights(name):
+    narrow, wide = (count_weights(build(name, small_shape(name), 10, width)) for width in (4, 6))
     assert narrow < wide
 
 
@@ -52,20 +54,20 @@ def test_width(name):
     ],
 )
 def test_depth_is_that_of_the_longest_path(name, layers):
-    found = prunable(build(name, small(name), 10, width=4))
-    assert len([layer for layer in found if "shortcut" not in layer]) == layers
+    weights = prunable(build(name, small_shape(name), 10, width=4))
+    assert len([layer for layer in weights if "shortcut" not in layer]) == layers
 
 
 def test_weights_of_the_mlp():
-    assert weights(build("mlp", (1, 28, 28), 10)) == 784 * 300 + 300 * 100 + 100 * 10  # LeNet-300-100
+    assert count_weights(build("mlp", (1, 28, 28), 10)) == 784 * 300 + 300 * 100 + 100 * 10  # LeNet-300-100
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_seed(name):
+def test_a_seed_draws_the_weights(name):
     random_state = torch.get_rng_state()
-    one, same, other = (build(name, small(name), 10, 4, seed) for seed in (3, 3, 4))
-    assert equal(one, same)
-    assert not equal(one, other)
+    first, repeated, reseeded = (build(name, small_shape(name), 10, 4, seed) for seed in (3, 3, 4))
+    assert equal(first, repeated)
+    assert not equal(first, reseeded)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -86,7 +88,7 @@ def test_statistics_of_batch_norm_are_as_new():
     assert int(model[1].num_batches_tracked) == 0
 
 
-def test_an_unknown_name():
+def test_an_unknown_name_is_refused():
     with pytest.raises(InputError, match="unknown model 'resnet15' .did you mean"):
         build("resnet15", (1, 8, 8), 10)
 
@@ -94,12 +96,12 @@ def test_an_unknown_name():
 @pytest.mark.parametrize(
     ("name", "shape"), [("vgg_small", (1, 2, 2)), ("lenet5", (1, 8, 8)), ("convnet", (64,)), ("resnet8", (8, 8))]
 )
-def test_samples_that_do_not_fit(name, shape):
+def test_samples_that_do_not_fit_are_refused(name, shape):
     with pytest.raises(InputError, match=f"the model '{name}' does not fit samples of shape .* in 10 classes: "):
         build(name, shape, 10)
 
 
-OWN_MODELS = """
+OWN_MODELS_SOURCE = """
 import torch
 from torch import nn
 
@@ -129,7 +131,7 @@ def fails(input_shape, classes):
 
 @pytest.fixture(autouse=True)
 def own_models(tmp_path, monkeypatch):
-    (tmp_path / "own_models.py").write_text(OWN_MODELS)
+    (tmp_path / "own_models.py").write_text(OWN_MODELS_SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -152,7 +154,7 @@ def test_width_is_passed_on_where_it_is_set():
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("one_output_too_many", r"two samples give outputs of shape \(2, 11\), not \(2, 10\)"),
         ("maps", r"outputs of shape \(2, 10, 6, 6\)"),
@@ -160,50 +162,50 @@ def test_width_is_passed_on_where_it_is_set():
         ("fails", "division by zero"),
     ],
 )
-def test_a_builder_that_is_refused(function, said):
+def test_a_builder_that_is_refused(function, message):
     random_state = torch.get_rng_state()
-    with pytest.raises(InputError, match=f"'own_models:{function}' does not fit .*{said}"):
+    with pytest.raises(InputError, match=f"'own_models:{function}' does not fit .*{message}"):
         build(f"own_models:{function}", (1, 8, 8), 10)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_a_model_is_checked_in_eval_mode_and_comes_back_in_its_own(monkeypatch):
-    seen = []
+    modes = []
 
     class Watched(nn.Linear):
         def forward(self, x):
-            seen.append(self.training)
+            modes.append(self.training)
             return super().forward(x)
 
     monkeypatch.setitem(MODELS, "watched", lambda input_shape, classes: Watched(*input_shape, classes).eval())
     assert not build("watched", (5,), 2).training
-    assert seen == [False]
+    assert modes == [False]
 
 
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
         ("mobilenet_v2", (3, 32, 32)),
-        ("resnet18", (1, 32, 32)),  # a grey image
+        ("resnet18", (1, 32, 32)),  # grey images
         ("densenet121", (4, 32, 32)),
         ("squeezenet1_1", (1, 64, 64)),
-        ("googlenet", (1, 64, 64)),  # whose training mode would return its auxiliary outputs too
+        ("googlenet", (1, 64, 64)),  # in train mode it would return its auxiliary outputs too
     ],
 )
 def test_torchvisions_networks(name, shape):
-    one, same, other = (build(f"torchvision:{name}", shape, 7, seed=seed) for seed in (0, 0, 1))
-    assert equal(one, same), "drawn from the seed"
-    assert not equal(one, other)
-    assert one.train()(torch.randn(2, *shape)).shape == (2, 7)
+    first, repeated, reseeded = (build(f"torchvision:{name}", shape, 7, seed=seed) for seed in (0, 0, 1))
+    assert equal(first, repeated), "drawn from the seed"
+    assert not equal(first, reseeded)
+    assert first.train()(torch.randn(2, *shape)).shape == (2, 7)
 
 
 def test_torchvisions_networks_keep_their_own_initialization():
-    # MobileNetV2's classifier: normal with a standard deviation of 0.01, where kaiming fan-in gives 0.04
+    # MobileNetV2 draws its classifier with a standard deviation of 0.01, where kaiming fan-in gives 0.04
     model = build("torchvision:mobilenet_v2", (3, 32, 32), 100)
     assert float(model.classifier[1].weight.detach().std()) == pytest.approx(0.01, rel=0.05)
 
 
-def test_an_unknown_network_of_torchvision():
+def test_an_unknown_network_of_torchvision_is_refused():
     with pytest.raises(InputError, match="'torchvision:resnet19' .did you mean 'resnet1?[58].*has: alexnet"):
         build("torchvision:resnet19", (3, 32, 32), 10)
 
@@ -216,10 +218,10 @@ def test_a_network_of_torchvision_has_no_width():
 @pytest.mark.parametrize(("name", "width"), [("resnet20", 16), ("resnet50", 64), ("vgg16_bn", 64), ("lenet5", 20)])
 def test_default_width(name, width):
     assert default_width(name) == width
-    assert weights(build(name, small(name), 10)) == weights(build(name, small(name), 10, width))
+    assert count_weights(build(name, small_shape(name), 10)) == count_weights(build(name, small_shape(name), 10, width))
 
 
-def test_no_width_of_its_own(tmp_path, monkeypatch):
+def test_a_network_without_a_default_width_is_refused(tmp_path, monkeypatch):
     (tmp_path / "narrow.py").write_text("def build(input_shape, classes): ...\ndef wide(shape, classes, width): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("narrow:build", "narrow:wide", "torchvision:resnet18"):

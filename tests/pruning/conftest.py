@@ -1,4 +1,4 @@
-"""What the tests of pruning share."""
+"""Fixtures that the pruning tests share."""
 
 import pytest
 import torch
@@ -6,7 +6,10 @@ import torch
 
 @pytest.fixture
 def snapshot():
-    """All that scoring a model could change, as bits: state, gradients, modes, what is trainable, the random state."""
+    """Return a function that copies, as bytes, all that scoring a model could change.
+
+    These are its parameters, buffers, gradients and modes, which parameters are trainable, and torch's random state.
+    """
 
     def take(model):
         tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}

@@ -1,4 +1,4 @@
-"""Our masks against those of the authors' own programs, bit for bit."""
+"""The masks of the METHODS table against those of the authors' own programs, bit for bit."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from torch import nn
 
 from forcetune.pruning import METHODS, SALIENCY_LOSSES, Network, mask_steps
 
-FOLDER = Path(__file__).parents[1] / "data" / "conformance"
+CONFORMANCE_FOLDER = Path(__file__).parents[1] / "data" / "conformance"
 
-OURS = {
+FORCETUNE_METHODS = {  # by the program's name of a method
     "force": "force",
     "itersnip": "iter_snip",
     "graspit": "grasp_it",
@@ -27,7 +27,7 @@ OURS = {
 
 def mlp():
     sizes = (64, 100, 40, 20, 20, 10)
-    layers = [layer for sides in pairwise(sizes) for layer in (nn.Linear(*sides), nn.ReLU())]
+    layers = [layer for inputs_outputs in pairwise(sizes) for layer in (nn.Linear(*inputs_outputs), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -45,12 +45,12 @@ def convbn():
 class Reference:
     """One network's fixed weights and batches, and the authors' masks for it."""
 
-    def __init__(self, network):
-        self.network = network
-        self.arrays = np.load(FOLDER / f"{network}.npz", allow_pickle=False)
-        described = json.loads((FOLDER / f"{network}.json").read_text())
-        self.cases, self.total = described["cases"], described["prunable_total"]
-        self.model = {"mlp": mlp, "convbn": convbn}[network]()
+    def __init__(self, network_name):
+        self.network_name = network_name
+        self.arrays = np.load(CONFORMANCE_FOLDER / f"{network_name}.npz", allow_pickle=False)
+        record = json.loads((CONFORMANCE_FOLDER / f"{network_name}.json").read_text())
+        self.cases, self.total = record["cases"], record["prunable_total"]
+        self.model = {"mlp": mlp, "convbn": convbn}[network_name]()
         parameters = {n.removeprefix("param/"): self.tensor(n) for n in self.arrays.files if n.startswith("param/")}
         self.model.load_state_dict(parameters)
         self.model.double()
@@ -65,16 +65,16 @@ class Reference:
             stored = f"graspofficial_d0.1_{case['name'][-2:]}"
             inputs, targets = self.tensor(f"X_used/{stored}").double(), self.tensor(f"y_used/{stored}")
             return list(zip(inputs.chunk(2), targets.chunk(2), strict=True))
-        one_only = case["num_batches"] == 1 and not case["name"].endswith("stream")
-        chosen = range(1 if one_only else 4)
-        return [(self.tensor(f"batch/{i}/x").double(), self.tensor(f"batch/{i}/y")) for i in chosen]
+        is_single = case["num_batches"] == 1 and not case["name"].endswith("stream")
+        indices = range(1 if is_single else 4)
+        return [(self.tensor(f"batch/{i}/x").double(), self.tensor(f"batch/{i}/y")) for i in indices]
 
     def arguments(self, case):
-        """What to ask of mask_steps."""
-        kept_by_official = (case["kept_final"] + 0.5) / self.total  # a weight more than its density asks for
+        """Return the arguments of mask_steps for a case."""
+        kept_by_official = (case["kept_final"] + 0.5) / self.total  # one weight more than for its density
         return {
             "batches": self.batches(case),
-            "method": OURS[case["method"]],
+            "method": FORCETUNE_METHODS[case["method"]],
             "density": kept_by_official if is_official(case) else case["density"],
             "iterations": case.get("T", 1),
             "schedule": schedule(case),
@@ -83,29 +83,35 @@ class Reference:
         }
 
     def masks(self, case):
-        """Saved step -> the program's mask; in float64 where that differs."""
+        """Map each saved step to the program's mask, in float64 where that differs."""
         name = next(n for n in (f"mask64/{case['name']}", f"mask/{case['name']}") if n in self.arrays.files)
         rows = np.unpackbits(self.arrays[name], axis=1)[:, : self.total].astype(bool)
         return dict(zip(case["iterations_saved"], rows, strict=True))
 
     def comparable_steps(self, case):
-        """At how many first steps the program was asked for what we are, judged by the case's record alone."""
-        if "k_kept_thr" in case:  # the FORCE program, which records the weights asked for and kept at each step
-            # We part where the program asks for another number (linear at density 0.1 ends one weight short of
-            # int(N * density)) and where it keeps more than it asks for (ties, most of them of zeros when the
-            # network falls apart: it keeps them all). From there on the networks differ, so only earlier steps count.
-            asked = our_counts(self.total, case)
-            same = [k == kept == ours for (k, kept, *_), ours in zip(case["k_kept_thr"], asked, strict=True)]
-            return [*same, False].index(False)
+        """Return the number of first steps at which the program's masks must equal forcetune's.
+
+        The case's record alone decides it: at these steps both keep the same number of weights.
+        """
+        if "k_kept_thr" in case:  # the FORCE program records the requested and the kept weights of each step
+            # The masks differ from the step on where the program requests another number (linear at density 0.1 ends
+            # one weight short of int(N * density)) or keeps more than it requests (it keeps all ties, most of which
+            # are zeros of a collapsed network). Later steps score other networks, so only earlier steps count.
+            expected_counts = compute_counts(self.total, case)
+            equal_steps = [
+                requested == kept == expected
+                for (requested, kept, *_), expected in zip(case["k_kept_thr"], expected_counts, strict=True)
+            ]
+            return [*equal_steps, False].index(False)
         if is_official(case):
             return 1
-        # The SynFlow program keeps N - int((1 - d_t) * N), a weight more than we at many steps: iterated (SNIP with
-        # T=20, which is FORCE by another name, and SynFlow with T=100) that changes hundreds at the end.
+        # The SynFlow program keeps N - int((1 - d_t) * N), at many steps one weight more than forcetune. After many
+        # steps (SNIP with T=20, which is FORCE by another name, and SynFlow with T=100) hundreds of weights differ.
         if case["T"] > 1 or case["kept_final"] != int(self.total * case["density"]):
             return 0
-        # We score with batch norm in train mode. The mlp has no norm: there the modes are one.
+        # Forcetune scores with batch norm in train mode. The mlp has no norm, so both modes compute the same.
         by_gradient = case["method"] in {"SNIP", "GraSP"}
-        return 0 if self.network == "convbn" and by_gradient and case["model_mode"] == "eval" else 1
+        return 0 if self.network_name == "convbn" and by_gradient and case["model_mode"] == "eval" else 1
 
 
 def is_official(case):
@@ -118,17 +124,17 @@ def schedule(case):
     ]
 
 
-def our_counts(total, case):
-    """int(N * d_t) after each step, int(N * density) after the last."""
+def compute_counts(total, case):
+    """Return int(N * d_t) for each step but the last, and int(N * density) for the last."""
     density, steps = case["density"], case["T"]
-    at = {
+    share = {
         "exponential": lambda t: math.exp(math.log(density) * t / steps),
         "linear": lambda t: 1 - t * (1 - density) / steps,
     }[schedule(case)]
-    return [int(total * at(t)) for t in range(1, steps)] + [int(total * density)]
+    return [int(total * share(t)) for t in range(1, steps)] + [int(total * density)]
 
 
-def flat(tensors):
+def flatten(tensors):
     return torch.cat([tensor.flatten() for tensor in tensors.values()]).numpy()
 
 
@@ -137,45 +143,59 @@ def reference(request):
     return Reference(request.param)
 
 
-# 108 cases each. Of mlp 6 are of another rounding; of convbn 6 too, and 8 in eval mode.
-# Whole: every saved step, the last among them. In part: 9 linear ones without their last step, the rest until a tie.
-COMPARED = {"mlp": {"whole": 90, "in part": 12}, "convbn": {"whole": 81, "in part": 13}}
+# Each network has 108 cases. Not compared are 6 of each, which round in another way, and 8 of convbn in eval mode.
+# A case is compared whole at every saved step, or in part: 9 linear cases without their last step, others until a tie.
+COMPARED_CASE_COUNTS = {"mlp": {"whole": 90, "in part": 12}, "convbn": {"whole": 81, "in part": 13}}
 
 
 def test_masks_are_the_authors(reference):
     compared = {"whole": [], "in part": []}
     differing = []
     for case in reference.cases:
-        theirs = reference.masks(case)
-        saved = [step for step in theirs if step <= reference.comparable_steps(case)]
-        if not saved:
+        program_masks = reference.masks(case)
+        compared_steps = [step for step in program_masks if step <= reference.comparable_steps(case)]
+        if not compared_steps:
             continue
-        ours = list(islice(mask_steps(reference.model, **reference.arguments(case)), max(saved)))
-        differing += [(case["name"], s) for s in saved if not np.array_equal(flat(ours[s - 1]), theirs[s])]
-        compared["whole" if len(saved) == len(theirs) else "in part"].append(case["name"])
+        forcetune_masks = list(islice(mask_steps(reference.model, **reference.arguments(case)), max(compared_steps)))
+        differing += [
+            (case["name"], number)
+            for number in compared_steps
+            if not np.array_equal(flatten(forcetune_masks[number - 1]), program_masks[number])
+        ]
+        compared["whole" if len(compared_steps) == len(program_masks) else "in part"].append(case["name"])
     assert not differing
-    assert {kind: len(names) for kind, names in compared.items()} == COMPARED[reference.network]
+    assert {kind: len(names) for kind, names in compared.items()} == COMPARED_CASE_COUNTS[reference.network_name]
     assert len(compared["whole"]) >= 75
 
 
 def test_first_scores_are_the_authors(reference):
-    compared = 0
+    compared_count = 0
     for case in reference.cases:
-        stored = [n for n in (f"{kind}/{case['name']}" for kind in ("saliency0", "scores0")) if n in reference.arrays]
-        if not stored or not reference.comparable_steps(case):
+        array_names = [
+            n for n in (f"{kind}/{case['name']}" for kind in ("saliency0", "scores0")) if n in reference.arrays
+        ]
+        if not array_names or not reference.comparable_steps(case):
             continue
-        theirs, ours = reference.arrays[stored[0]].astype(np.float64), first_scores(reference, case)
-        # The SynFlow program divides by the sum; and theirs are float32
-        theirs, ours = theirs / np.abs(theirs).sum(), ours / np.abs(ours).sum()
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5 * theirs.max(), err_msg=case["name"])
-        compared += 1
-    assert compared == {"mlp": 18, "convbn": 14}[reference.network]
+        program_scores, forcetune_scores = (
+            reference.arrays[array_names[0]].astype(np.float64),
+            compute_first_scores(reference, case),
+        )
+        # The SynFlow program divides by the sum, and the programs compute in float32
+        program_scores, forcetune_scores = (
+            program_scores / np.abs(program_scores).sum(),
+            forcetune_scores / np.abs(forcetune_scores).sum(),
+        )
+        np.testing.assert_allclose(
+            forcetune_scores, program_scores, rtol=2e-3, atol=1e-5 * program_scores.max(), err_msg=case["name"]
+        )
+        compared_count += 1
+    assert compared_count == {"mlp": 18, "convbn": 14}[reference.network_name]
 
 
-def first_scores(reference, case):
-    told = reference.arguments(case)
-    row = METHODS[told["method"]]
-    net = Network(reference.model.train(row.mode == "train"), SALIENCY_LOSSES[told["loss"]], seed=0)
-    net.batches = told["batches"][: told["batches_per_step"]]
+def compute_first_scores(reference, case):
+    arguments = reference.arguments(case)
+    method = METHODS[arguments["method"]]
+    net = Network(reference.model.train(method.mode == "train"), SALIENCY_LOSSES[arguments["loss"]], seed=0)
+    net.batches = arguments["batches"][: arguments["batches_per_step"]]
     net.input_shape = tuple(net.batches[0][0].shape[1:])
-    return flat(row.score(net))
+    return flatten(method.score(net))

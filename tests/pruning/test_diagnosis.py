@@ -1,4 +1,4 @@
-"""What a mask does to a network, counted by hand."""
+"""The static metrics of masks, counted by hand."""
 
 import pytest
 import torch
@@ -17,18 +17,20 @@ def empty(model):
     return {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
 
 
-def linear(*masks):
-    """A perceptron and its masks, one matrix of 0 and 1 a layer, outputs x inputs."""
+def make_perceptron(*masks):
+    """Return a perceptron and its masks, given as a matrix of 0 and 1 for each layer, outputs x inputs."""
     layers = [layer for mask in masks for layer in (nn.Linear(len(mask[0]), len(mask)), nn.ReLU())]
-    return nn.Sequential(*layers[:-1]), {f"{2 * i}.weight": torch.tensor(m).bool() for i, m in enumerate(masks)}
+    return nn.Sequential(*layers[:-1]), {
+        f"{2 * i}.weight": torch.tensor(matrix).bool() for i, matrix in enumerate(masks)
+    }
 
 
 def test_weights_on_no_path_do_not_count():
     # x0 -> h0 -> o0 is the only path. h1 has no input, so h1 -> o0 and h1 -> o1 are dead; h2 has no output,
     # so x0 -> h2 and x1 -> h2 are.
-    model, masks = linear([[1, 0], [0, 0], [1, 1]], [[1, 1, 0], [0, 1, 0]])
-    found = diagnose(model, masks, (2,))
-    assert found == {
+    model, masks = make_perceptron([[1, 0], [0, 0], [1, 1]], [[1, 1, 0], [0, 1, 0]])
+    metrics = diagnose(model, masks, (2,))
+    assert metrics == {
         "density": 6 / 12,
         "sparsity": 6 / 12,
         "effective_density": pytest.approx(2 / 12),
@@ -41,31 +43,31 @@ def test_weights_on_no_path_do_not_count():
 
 
 def test_no_path_is_a_collapse_though_every_layer_has_weights():
-    model, masks = linear([[1, 1], [0, 0]], [[0, 1], [0, 1]])
-    found = diagnose(model, masks, (2,))
-    assert (found["effective_density"], found["macs"], found["collapsed"]) == (0, 0, 1)
-    assert (found["density"], found["layers_emptied"]) == (0.5, 0)
+    model, masks = make_perceptron([[1, 1], [0, 0]], [[0, 1], [0, 1]])
+    metrics = diagnose(model, masks, (2,))
+    assert (metrics["effective_density"], metrics["macs"], metrics["collapsed"]) == (0, 0, 1)
+    assert (metrics["density"], metrics["layers_emptied"]) == (0.5, 0)
 
 
 def test_the_values_of_weights_and_biases_do_not_matter():
-    model, masks = linear([[1, 1], [1, 1]], [[1, 1]])
+    model, masks = make_perceptron([[1, 1], [1, 1]], [[1, 1]])
     with torch.no_grad():
-        model[0].weight.fill_(-1.0)  # every hidden unit is shut
+        model[0].weight.fill_(-1.0)  # every hidden unit is closed
         model[0].bias.fill_(-9.0)
-        model[2].weight.copy_(torch.tensor([[1.0, -1.0]]))  # and what they say cancels
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0]]))  # and their outputs cancel
     assert diagnose(model, masks, (2,))["effective_density"] == 1
 
 
 def test_biases_are_no_paths():
-    model, masks = linear([[0, 0], [0, 0]], [[1, 1]])
+    model, masks = make_perceptron([[0, 0], [0, 0]], [[1, 1]])
     assert model[0].bias is not None
     assert diagnose(model, masks, (2,))["collapsed"] == 1
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)])
 def test_all_that_a_pool_sees_contributes(pool):
-    # On 2x2 pixels the kernel's first corner is seen at the last position only, its last corner at the first:
-    # one maximum over both would take one of them for dead.
+    # On 2x2 pixels the kernel's first corner reads a pixel at the last position only, its last corner at the first:
+    # one maximum over both would make one of them look dead.
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), pool, nn.Flatten(), nn.Linear(1, 1))
     masks = dense(model)
     masks["0.weight"] = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
@@ -75,7 +77,7 @@ def test_all_that_a_pool_sees_contributes(pool):
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, stride=2, padding=1), nn.MaxPool2d(2, ceil_mode=True)])
 def test_a_pool_keeps_its_size(pool):
-    # 5x5 -> 3x3, as the linear layer expects: without stride, padding or rounding up it would not fit
+    # The linear layer expects 5x5 -> 3x3: without stride, padding or rounding up the sizes would not fit
     model = nn.Sequential(pool, nn.Flatten(), nn.Linear(9, 1))
     assert diagnose(model, dense(model), (1, 5, 5))["macs"] == 9
 
@@ -87,7 +89,7 @@ def test_weights_that_only_see_padding_are_on_no_path():
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2), nn.LayerNorm([2, 4, 4])])
 def test_norms_close_no_path(norm):
-    # The statistics of a norm would take the input of ones to zero or below, where the ReLU is shut
+    # The statistics of a norm would map the input of ones to zero or below, where the ReLU is closed
     if isinstance(norm, nn.BatchNorm2d):
         norm.running_mean.fill_(100.0)
     model = nn.Sequential(nn.Conv2d(1, 2, 1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -96,7 +98,7 @@ def test_norms_close_no_path(norm):
 
 @pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Softmax(1)])
 def test_a_last_softmax_closes_no_path(last):
-    # Its outputs sum to a constant, whatever comes in
+    # Its outputs sum to a constant, whatever the inputs are
     model = nn.Sequential(nn.Linear(3, 2), last)
     assert diagnose(model, dense(model), (3,))["effective_density"] == 1
 
@@ -107,14 +109,14 @@ def test_a_root_mean_square_norm_closes_no_path():
 
 
 def test_a_shortcut_leads_around_an_emptied_block():
-    # The first block has no projection. Its second convolution emptied, its first one is a dead end.
+    # The first block has no projection. Its second convolution is emptied, so its first one is a dead end.
     model = build("resnet8", (1, 8, 8), 10, width=2)
     masks = dense(model)
     masks["3.conv2.weight"][:] = False
-    found = diagnose(model, masks, (1, 8, 8))
+    metrics = diagnose(model, masks, (1, 8, 8))
     total = sum(mask.numel() for mask in masks.values())
-    assert found["effective_density"] == pytest.approx((total - 2 * 2 * 2 * 9) / total)
-    assert (found["layers_emptied"], found["collapsed"]) == (1, 0)
+    assert metrics["effective_density"] == pytest.approx((total - 2 * 2 * 2 * 9) / total)
+    assert (metrics["layers_emptied"], metrics["collapsed"]) == (1, 0)
 
 
 @pytest.mark.parametrize("layer", [0, 3, -1])
@@ -122,20 +124,20 @@ def test_one_emptied_layer_ends_a_vgg(layer):
     model = build("vgg_small", (1, 8, 8), 10, width=2)
     masks = dense(model)
     [*masks.values()][layer][:] = False
-    found = diagnose(model, masks, (1, 8, 8))
-    assert (found["collapsed"], found["effective_density"], found["macs"]) == (1, 0, 0)
-    assert found["layers_emptied"] == 1
-    assert found["density"] > 0
+    metrics = diagnose(model, masks, (1, 8, 8))
+    assert (metrics["collapsed"], metrics["effective_density"], metrics["macs"]) == (1, 0, 0)
+    assert metrics["layers_emptied"] == 1
+    assert metrics["density"] > 0
 
 
 def test_an_empty_mask():
-    model, masks = linear([[0, 0]], [[0]])
-    found = diagnose(model, masks, (2,))
-    assert (found["density"], found["sparsity"], found["layers_emptied"], found["collapsed"]) == (0, 1, 2, 1)
+    model, masks = make_perceptron([[0, 0]], [[0]])
+    metrics = diagnose(model, masks, (2,))
+    assert (metrics["density"], metrics["sparsity"], metrics["layers_emptied"], metrics["collapsed"]) == (0, 1, 2, 1)
 
 
 def test_depth_neither_over_nor_underflows():
-    # Ones would grow to 40 ** 200, and what is dead would become infinity times zero
+    # Inputs of 1 would grow to 40 ** 200, and a dead unit would become infinity times zero
     model = nn.Sequential(*[layer for _ in range(200) for layer in (nn.Linear(40, 40), nn.ReLU())])
     masks = dense(model)
     masks["2.weight"][:, 0] = False  # the first unit leads nowhere, so its 40 weights are dead
@@ -153,36 +155,36 @@ def test_macs_of_a_convolution_with_a_stride():
     masks = empty(model)
     masks["0.weight"][0, 1, 1, 1] = True
     masks["2.weight"][2, 5] = True
-    found = diagnose(model, masks, (2, 8, 8))
-    # Cut down to live channels: 1 filter x 1 channel x the 9 of its kernel at 16 positions, and 1 x 1
-    assert found["macs"] == 16 * 9 + 1
-    assert found["macs_fraction"] == (16 * 9 + 1) / (16 * 4 * 2 * 9 + 64 * 3)
-    assert found["effective_density"] == pytest.approx(2 / (72 + 192))
+    metrics = diagnose(model, masks, (2, 8, 8))
+    # Live channels alone count: 1 filter x 1 channel x 9 weights of a kernel at 16 positions, and 1 x 1
+    assert metrics["macs"] == 16 * 9 + 1
+    assert metrics["macs_fraction"] == (16 * 9 + 1) / (16 * 4 * 2 * 9 + 64 * 3)
+    assert metrics["effective_density"] == pytest.approx(2 / (72 + 192))
 
 
 def test_macs_of_a_grouped_convolution():
-    # Two groups of 2 inputs and 2 filters; filters 0 and 2, one of each group, read the first input of theirs.
+    # Two groups of 2 inputs and 2 filters; filters 0 and 2, one of each group, read the first input of their group.
     grouped = nn.Conv2d(4, 4, 3, groups=2, padding=1)
     model = nn.Sequential(grouped, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     masks = dense(model)
     masks["0.weight"][:] = False
     masks["0.weight"][[0, 2], 0] = True
-    found = diagnose(model, masks, (4, 4, 4))
-    assert found["macs"] == 16 * (2 * 1 * 9) + 2 * 2
-    assert found["macs_fraction"] == found["macs"] / (16 * 4 * 2 * 9 + 4 * 2)
+    metrics = diagnose(model, masks, (4, 4, 4))
+    assert metrics["macs"] == 16 * (2 * 1 * 9) + 2 * 2
+    assert metrics["macs_fraction"] == metrics["macs"] / (16 * 4 * 2 * 9 + 4 * 2)
 
 
 class Twice(nn.Module):
-    """A layer used twice, or two layers with one weight."""
+    """A layer that is used twice, or two layers with one weight."""
 
     def __init__(self, layers):
         super().__init__()
-        self.one = nn.Linear(3, 3)
-        self.other = self.one if layers == 1 else nn.Linear(3, 3)
-        self.other.weight = self.one.weight
+        self.first = nn.Linear(3, 3)
+        self.second = self.first if layers == 1 else nn.Linear(3, 3)
+        self.second.weight = self.first.weight
 
     def forward(self, x):
-        return self.other(self.one(x))
+        return self.second(self.first(x))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -192,7 +194,7 @@ def test_macs_of_a_weight_used_twice(layers):
 
 
 class Counting(nn.Module):
-    """Writes to its buffers whenever it is called, in eval mode too."""
+    """A network that writes to its buffers whenever it is called, in eval mode too."""
 
     def __init__(self):
         super().__init__()
@@ -245,8 +247,8 @@ class ByFunction(nn.Module):
 
 def test_a_layer_used_by_a_function_is_on_a_path_but_not_counted():
     model = ByFunction()
-    found = diagnose(model, dense(model), (3,))
-    assert (found["effective_density"], found["macs"], found["macs_fraction"]) == (1, 0, 1)
+    metrics = diagnose(model, dense(model), (3,))
+    assert (metrics["effective_density"], metrics["macs"], metrics["macs_fraction"]) == (1, 0, 1)
 
 
 class Gated(nn.Module):
@@ -290,7 +292,7 @@ def test_dense_macs_by_layer():
 
 
 def test_macs_of_groups_that_are_dead_in_part():
-    # One filter of the first group reads one input; both of the second read both: 1 + 4, not 3 rows times 2 columns
+    # One filter of the first group reads one input, both filters of the second read both: 1 + 4, not 3 rows x 2 columns
     grouped = nn.Conv2d(4, 4, 1, groups=2)
     model = nn.Sequential(grouped, nn.Flatten(), nn.Linear(4 * 4, 2))
     masks = dense(model)
@@ -299,8 +301,8 @@ def test_macs_of_groups_that_are_dead_in_part():
     assert diagnose(model, masks, (4, 2, 2))["macs"] == 4 * (1 + 4) + 12 * 2
 
 
-def influence(model, masks, shape):
-    """The share of the weights whose change changes an output, with the model's own values, in eval mode."""
+def measure_influence(model, masks, shape):
+    """Return the share of the weights whose change changes an output, with the model's values, in eval mode."""
     torch.manual_seed(1)
     model = model.double().eval()
     parameters = dict(model.named_parameters())
@@ -308,13 +310,13 @@ def influence(model, masks, shape):
         for name, mask in masks.items():
             parameters[name].mul_(mask)
         samples = torch.randn(4, *shape, dtype=torch.float64)
-        before, count = model(samples), 0
+        outputs, count = model(samples), 0
         for name, mask in masks.items():
-            for place in mask.flatten().nonzero().flatten():
+            for index in mask.flatten().nonzero().flatten():
                 weight = parameters[name].view(-1)
-                weight[place] += 0.5
-                count += not torch.allclose(model(samples), before, rtol=0, atol=1e-12)
-                weight[place] -= 0.5
+                weight[index] += 0.5
+                count += not torch.allclose(model(samples), outputs, rtol=0, atol=1e-12)
+                weight[index] -= 0.5
     return count / sum(mask.numel() for mask in masks.values())
 
 
@@ -324,15 +326,19 @@ def test_a_norm_over_channels_is_a_path_from_each_to_all(norm):
     model = nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.Linear(6, 3))
     for _ in range(5):
         masks = {name: torch.rand(weight.shape) < 0.4 for name, weight in prunable(model).items()}
-        masks["2.weight"][:, 3:] = False  # nothing reads the second half but the norm
-        assert diagnose(model, masks, (4,))["effective_density"] == pytest.approx(influence(model, masks, (4,)))
+        masks["2.weight"][:, 3:] = False  # only the norm reads the second half
+        assert diagnose(model, masks, (4,))["effective_density"] == pytest.approx(measure_influence(model, masks, (4,)))
 
 
-def test_a_root_mean_square_reaches_what_is_not_zero():
-    # Hidden unit 0 is read, 1 is not, 2 is read and has no weights: 1 moves what is read of 0, and 2 stays zero
+def test_a_root_mean_square_norm_reaches_units_that_are_not_zero():
+    # The last layer reads hidden units 0 and 2. Unit 1 changes unit 0 in the norm; unit 2, without weights, stays 0
     model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.RMSNorm(3), nn.Linear(3, 1))
     masks = {"0.weight": torch.tensor([[1, 0], [1, 1], [0, 0]]).bool(), "2.weight": torch.tensor([[1, 0, 1]]).bool()}
-    assert diagnose(model, masks, (2,))["effective_density"] == pytest.approx(4 / 9) == influence(model, masks, (2,))
+    assert (
+        diagnose(model, masks, (2,))["effective_density"]
+        == pytest.approx(4 / 9)
+        == measure_influence(model, masks, (2,))
+    )
 
 
 class Attending(nn.Module):
@@ -357,8 +363,8 @@ def test_a_learned_constant_is_no_path():
     assert diagnose(model, dense(model), (1, 4, 4))["effective_density"] == 1
     masks = dense(model)
     masks["patches.weight"][:] = False
-    found = diagnose(model, masks, (1, 4, 4))
-    assert (found["collapsed"], found["effective_density"], found["macs"]) == (1, 0, 0)
+    metrics = diagnose(model, masks, (1, 4, 4))
+    assert (metrics["collapsed"], metrics["effective_density"], metrics["macs"]) == (1, 0, 0)
 
 
 def test_macs_of_attention():
@@ -371,9 +377,9 @@ def test_macs_of_attention():
     }
     masks = dense(model)
     masks["attention.out_proj.weight"][:4] = False
-    found = diagnose(model, masks, (1, 4, 4))
-    # beside the first four outputs of the attention the head reads the token alone, a constant
-    assert found["macs"] == 8 * 4 * 4 + 5 * 4 * 8 + 4 * 3 + 5 * 3 * 8 * 8
+    metrics = diagnose(model, masks, (1, 4, 4))
+    # The head's first four inputs do not count: they hold the token alone, which is a constant
+    assert metrics["macs"] == 8 * 4 * 4 + 5 * 4 * 8 + 4 * 3 + 5 * 3 * 8 * 8
 
 
 def test_torchvisions_transformer():

@@ -1,4 +1,4 @@
-"""Masks: what is prunable, the largest scores, and masks on disk."""
+"""Masks: the prunable weights, the largest scores, and masks on disk."""
 
 import json
 import sys
@@ -14,29 +14,29 @@ from forcetune.errors import InputError
 from forcetune.pruning import layer_densities, layer_table, load_masks, prunable, save_masks, shuffled
 from forcetune.pruning.masks import density, emptied_channels, keep_largest
 
-MASKS = {  # 9 and 4 bits: neither a whole number of bytes
+MASKS = {  # 9 and 4 bits, which fill no whole number of bytes
     "out.weight": torch.tensor([[True, False, True], [False, False, True], [True, True, False]]),
     "0.weight": torch.tensor([True, True, False, True]).view(2, 2, 1, 1),
 }
 
 
-def kept(scores, count):
+def find_kept(scores, count):
     return keep_largest(torch.tensor(scores), count).nonzero().flatten().tolist()
 
 
 def test_keep_largest():
-    assert kept([3.0, -1.0, 2.0, 5.0, 0.0], 2) == [0, 3]
-    assert kept([3.0, -1.0, 2.0, 5.0, 0.0], 4) == [0, 2, 3, 4]
+    assert find_kept([3.0, -1.0, 2.0, 5.0, 0.0], 2) == [0, 3]
+    assert find_kept([3.0, -1.0, 2.0, 5.0, 0.0], 4) == [0, 2, 3, 4]
 
 
 def test_ties_go_to_the_lower_index():
-    assert kept([1.0, 2.0, 1.0, 2.0, 1.0], 1) == [1]
-    assert kept([1.0, 2.0, 1.0, 2.0, 1.0], 4) == [0, 1, 2, 3]
-    assert kept([0.0] * 6, 3) == [0, 1, 2]
+    assert find_kept([1.0, 2.0, 1.0, 2.0, 1.0], 1) == [1]
+    assert find_kept([1.0, 2.0, 1.0, 2.0, 1.0], 4) == [0, 1, 2, 3]
+    assert find_kept([0.0] * 6, 3) == [0, 1, 2]
 
 
 def test_keep_all():
-    assert kept([1.0, 1.0, -torch.inf], 3) == [0, 1, 2]
+    assert find_kept([1.0, 1.0, -torch.inf], 3) == [0, 1, 2]
 
 
 def test_exactly_count_of_many_ties():
@@ -51,9 +51,9 @@ def test_prunable_are_the_weights_of_convolutions_and_linear_layers():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2)), nn.PReLU(), nn.Embedding(3, 3)
     )
-    found = prunable(model)
-    assert [*found] == ["0.weight", "2.0.weight"]
-    assert found["0.weight"] is model[0].weight
+    weights = prunable(model)
+    assert [*weights] == ["0.weight", "2.0.weight"]
+    assert weights["0.weight"] is model[0].weight
 
 
 def test_prunable_of_a_single_layer():
@@ -93,7 +93,7 @@ def test_layer_table():
     assert json.loads(json.dumps(layer_table(MASKS))) == layer_table(MASKS)
 
 
-def test_load_gives_what_was_saved(tmp_path):
+def test_loaded_masks_are_those_that_were_saved(tmp_path):
     save_masks(tmp_path / "masks.npz", MASKS)
     loaded = load_masks(tmp_path / "masks.npz")
     assert [*loaded] == [*MASKS], "in the same order"
@@ -107,7 +107,7 @@ def test_masks_as_safetensors(tmp_path):
     loaded = load_masks(path)
     assert [*loaded] == [*MASKS], "in the same order"
     assert all(loaded[n].dtype == torch.bool and torch.equal(loaded[n], mask) for n, mask in MASKS.items())
-    safetensors.save_file(dict(MASKS), path)  # as another program writes it
+    safetensors.save_file(dict(MASKS), path)  # as another program would write it
     assert {n: mask.tolist() for n, mask in load_masks(path).items()} == {n: m.tolist() for n, m in MASKS.items()}
     safetensors.save_file({"a.weight": torch.ones(2, 2)}, path)
     with pytest.raises(InputError, match=r"a\.weight is torch\.float32; .*bool"):
@@ -117,7 +117,7 @@ def test_masks_as_safetensors(tmp_path):
         load_masks(path)
 
 
-def test_without_the_package_a_sentence_says_so(tmp_path, monkeypatch):
+def test_safetensors_without_its_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(InputError, match="safetensors.*`pip install safetensors`"):
@@ -133,13 +133,13 @@ def test_the_file_holds_packed_bits_and_no_pickle(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
-def test_a_file_that_is_none_of_masks(content, tmp_path):
+def test_an_unreadable_file_is_refused(content, tmp_path):
     (tmp_path / "masks.npz").write_bytes(content)
     with pytest.raises(InputError, match="masks.npz is not a readable mask file"):
         load_masks(tmp_path / "masks.npz")
 
 
-def test_an_archive_of_something_else(tmp_path):
+def test_an_archive_without_masks_is_refused(tmp_path):
     np.savez(tmp_path / "weights.npz", weight=np.zeros(3))
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ("weights.npz", "array.npy", "missing.npz"):
@@ -148,7 +148,7 @@ def test_an_archive_of_something_else(tmp_path):
 
 
 def test_emptied_channels():
-    # Rows are output channels: of a linear layer, and of a convolution with two inputs and a kernel of two
+    # Rows are output channels: of a linear layer, then of a convolution with two inputs and a kernel of two weights
     assert emptied_channels(torch.tensor([[True, False], [False, False], [False, False]])) == 2
     assert emptied_channels(torch.tensor([[[[False, False]], [[False, True]]], [[[False, False]]] * 2])) == 1
 
@@ -157,16 +157,16 @@ def test_emptied_channels():
 def test_the_shuffle_keeps_layer_counts(seed, sizes):
     generator = torch.Generator().manual_seed(seed)
     masks = {str(i): torch.rand(2, size, generator=generator) < 0.3 for i, size in enumerate(sizes)}
-    found = shuffled(masks, seed)
-    assert [*found] == [*masks]
-    assert all(found[n].shape == m.shape and found[n].sum() == m.sum() for n, m in masks.items())
-    assert all(torch.equal(mask, shuffled(masks, seed)[name]) for name, mask in found.items())
+    shuffled_masks = shuffled(masks, seed)
+    assert [*shuffled_masks] == [*masks]
+    assert all(shuffled_masks[n].shape == m.shape and shuffled_masks[n].sum() == m.sum() for n, m in masks.items())
+    assert all(torch.equal(mask, shuffled(masks, seed)[name]) for name, mask in shuffled_masks.items())
 
 
-def test_the_shuffle_moves_bits_to_every_place():
+def test_the_shuffle_moves_bits_to_every_position():
     mask = {"a": torch.arange(8) == 0}
-    places = [int(shuffled(mask, seed)["a"].nonzero()) for seed in range(400)]
-    assert min(places.count(place) for place in range(8)) > 25, "each about 50 times"
+    positions = [int(shuffled(mask, seed)["a"].nonzero()) for seed in range(400)]
+    assert min(positions.count(position) for position in range(8)) > 25, "each about 50 times"
 
 
 def test_layer_densities():

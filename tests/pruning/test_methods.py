@@ -1,4 +1,4 @@
-"""find_masks: exact counts, the model left alone, batches in their order, and what is refused."""
+"""find_masks: exact counts, the model left alone, batches in their order, and refused arguments."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from forcetune.pruning import METHODS, SCHEDULES, Method, Network, diagnose, fin
 from forcetune.pruning.saliency import synaptic_flow
 from forcetune.pruning.schedules import exponential
 
-ITERATIVE = [name for name, row in METHODS.items() if row.iterative]
+ITERATIVE_METHODS = [name for name, row in METHODS.items() if row.iterative]
 
 
 def mlp():
@@ -23,7 +23,7 @@ def mlp():
 
 
 def convnet():
-    """With all that a forward pass could write to or draw from: batch norm and dropout."""
+    """Return a network with batch norm and dropout, which a forward pass writes to and draws from."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1, bias=False),
         nn.BatchNorm2d(4),
@@ -46,20 +46,20 @@ def batch(seed=0, size=12):
     return torch.randn(size, 1, 4, 4, generator=generator), torch.randint(3, (size,), generator=generator)
 
 
-def kept(masks):
+def count_kept(masks):
     return sum(int(mask.sum()) for mask in masks.values())
 
 
-def total(masks):
+def count_weights(masks):
     return sum(mask.numel() for mask in masks.values())
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def equal(masks, other_masks):
+    return masks.keys() == other_masks.keys() and all(torch.equal(masks[name], other_masks[name]) for name in masks)
 
 
 def add_method(monkeypatch, score, **rule):
-    """A row of METHODS called `mine`."""
+    """Add a row `mine` to METHODS."""
     monkeypatch.setitem(METHODS, "mine", Method(score, **rule))
 
 
@@ -68,7 +68,7 @@ def add_method(monkeypatch, score, **rule):
 def test_exact_counts(method, network):
     for density in (0.005, 0.01, 0.1, 0.29, 0.7, 1.0):  # int(100 * 0.29) is 28: the product of doubles counts
         masks = find_masks(make(network), [batch()], method, density, iterations=5)
-        assert kept(masks) == int(total(masks) * density)
+        assert count_kept(masks) == int(count_weights(masks) * density)
 
 
 def test_masks_are_bool_tensors_in_module_order():
@@ -79,19 +79,19 @@ def test_masks_are_bool_tensors_in_module_order():
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "linear"])
-@pytest.mark.parametrize("method", ITERATIVE)
+@pytest.mark.parametrize("method", ITERATIVE_METHODS)
 def test_counts_follow_the_schedule(method, schedule):
     model, density, iterations = make(mlp), 0.1, 5
-    n = total(prunable(model))
+    n = count_weights(prunable(model))
     share = {"exponential": lambda t: density ** (t / 5), "linear": lambda t: 1 - 0.9 * t / 5}[schedule]
-    steps = [kept(masks) for masks in mask_steps(model, [batch()], method, density, iterations, schedule)]
+    steps = [count_kept(masks) for masks in mask_steps(model, [batch()], method, density, iterations, schedule)]
     assert steps == [int(n * share(t)) for t in range(1, 5)] + [int(n * density)]
 
 
 @pytest.mark.parametrize("network", [mlp, convnet])
 def test_force_and_iterative_snip_of_one_step_are_snip(network):
     def one_step(method, density):
-        torch.manual_seed(1)  # for the dropout
+        torch.manual_seed(1)  # dropout draws from it
         return find_masks(make(network), [batch()], method, density, iterations=1)
 
     for density in (0.02, 0.3):
@@ -100,19 +100,19 @@ def test_force_and_iterative_snip_of_one_step_are_snip(network):
         assert equal(one_step("force", density), snip)
 
 
-def returning(method):
-    """How many weights come back at some step."""
+def count_returning(method):
+    """Return the number of weights that return, summed over the steps."""
     steps = list(mask_steps(make(mlp), [batch()], method, 0.05, iterations=10))
     return sum(int((now[n] & ~before[n]).sum()) for before, now in itertools.pairwise(steps) for n in now)
 
 
 def test_force_lets_weights_return():
-    assert returning("force") > 0
+    assert count_returning("force") > 0
 
 
-@pytest.mark.parametrize("method", [name for name in ITERATIVE if not METHODS[name].resurrect])
-def test_others_do_not(method):
-    assert returning(method) == 0
+@pytest.mark.parametrize("method", [name for name in ITERATIVE_METHODS if not METHODS[name].resurrect])
+def test_other_iterative_methods_let_no_weight_return(method):
+    assert count_returning(method) == 0
 
 
 def test_one_shot_methods_ignore_iterations_and_schedule():
@@ -121,7 +121,7 @@ def test_one_shot_methods_ignore_iterations_and_schedule():
 
 
 def used_model():
-    """As a model may come: in a mixture of modes, one weight frozen, some gradients there and some None."""
+    """Return a model in a mixture of modes, with one frozen weight and the gradient of one weight."""
     model = make(convnet).train()
     model[1].eval()
     model[7].weight.requires_grad_(False)
@@ -158,20 +158,20 @@ def test_the_model_is_left_as_it_was_by_steps_broken_off(snapshot):
 
 
 @pytest.mark.parametrize(("mode", "training"), [("train", True), ("eval", False)])
-def test_the_mode_is_the_methods_own(mode, training, monkeypatch):
-    seen = []
+def test_a_method_scores_in_its_mode(mode, training, monkeypatch):
+    modes = []
 
     def score(net):
-        seen.extend(module.training for module in net.model.modules())
+        modes.extend(module.training for module in net.model.modules())
         return net.weights
 
     add_method(monkeypatch, score, mode=mode)
     find_masks(used_model(), [batch()], "mine", 0.1)
-    assert set(seen) == {training}
+    assert set(modes) == {training}
 
 
 class Passes:
-    """Batches in another order each time: the first pass gives 0, 1, 2, the next 10, 11, 12 and so on."""
+    """Batches that differ in each pass: the first pass gives 0, 1, 2, the next one 10, 11, 12 and so on."""
 
     def __init__(self):
         self.begun = 0
@@ -198,28 +198,28 @@ def numbered(numbers):
     ids=["list", "one pass", "a single batch", "a new order each pass", "as many as are needed"],
 )
 def test_every_step_takes_the_next_batches(batches, order, monkeypatch):
-    seen = []
+    batch_numbers = []
 
     def score(net):
-        seen.append([int(inputs[0, 0, 0, 0]) for inputs, _ in net.batches])
+        batch_numbers.append([int(inputs[0, 0, 0, 0]) for inputs, _ in net.batches])
         return net.weights
 
     add_method(monkeypatch, score, iterative=True)
     find_masks(make(mlp), batches, "mine", 0.1, iterations=4, batches_per_step=2)
-    assert seen == order
+    assert batch_numbers == order
 
 
 def test_a_loader_is_not_started_anew_at_every_step():
-    # Dear where a loader starts processes: 6 batches of a loader of 4 are 2 passes
-    begun = []
+    # A pass begins slowly where the loader starts processes; 6 batches of a loader with 4 take 2 passes
+    passes = []
 
     class Loader(DataLoader):
         def __iter__(self):
-            begun.append(1)
+            passes.append(1)
             return super().__iter__()
 
     find_masks(make(mlp), Loader(TensorDataset(*batch(size=12)), 3), "force", 0.1, iterations=6)
-    assert len(begun) == 2
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize("method", ["force", "synflow"])
@@ -241,8 +241,8 @@ def test_no_batches_where_no_data_is_read(method):
     assert equal(find_masks(make(mlp), [], method, 0.1), find_masks(make(mlp), [batch()], method, 0.1))
 
 
-class Once:
-    """What can be gone through once, and does not say so."""
+class SinglePass:
+    """An iterable that gives its batches in the first pass alone, and does not say so."""
 
     def __init__(self):
         self.iterator, self.begun = iter(numbered(range(3))), 0
@@ -253,13 +253,13 @@ class Once:
         return self.iterator
 
 
-def test_batches_that_do_not_come_again():
+def test_batches_that_end_too_early_are_refused():
     with pytest.raises(InputError, match="batches"):
-        find_masks(make(mlp), Once(), "force", 0.1, iterations=5)
+        find_masks(make(mlp), SinglePass(), "force", 0.1, iterations=5)
 
 
 @pytest.mark.parametrize("batches", [[], iter([])])
-def test_data_missing(batches):
+def test_missing_data_are_refused(batches):
     with pytest.raises(InputError, match="'snip' needs data .*`batches` is empty"):
         find_masks(make(mlp), batches, "snip", 0.1)
 
@@ -282,7 +282,7 @@ def test_synflow_reads_no_values():
 
 
 def test_synflow_scores_in_eval_mode():
-    # In train mode batch norm would take the flow of one input to zero, and dropout some of it
+    # In train mode batch norm would set the flow of one input to zero, and dropout would remove a part of it
     model = make(convnet)
     flat = torch.cat([m.flatten() for m in find_masks(model, [batch()], "synflow", 0.3, iterations=1).values()])
     net = Network(model.eval(), functional.cross_entropy, seed=0)
@@ -294,7 +294,7 @@ def test_synflow_scores_in_eval_mode():
 def test_ties_go_to_the_lower_index(monkeypatch):
     add_method(monkeypatch, lambda net: {n: torch.ones_like(w) for n, w in net.weights.items()})
     flat = torch.cat([mask.flatten() for mask in find_masks(make(mlp), [batch()], "mine", 0.8).values()])
-    count = int(len(flat) * 0.8)  # reaches into the second layer
+    count = int(len(flat) * 0.8)  # more than the first layer has
     assert count > 16 * 12
     assert flat[:count].all()
     assert not flat[count:].any()
@@ -308,12 +308,12 @@ def test_a_dead_network_keeps_exactly_what_was_asked(method):
     model[0].bias.data.zero_()
     data = torch.rand(5, 16), torch.zeros(5, dtype=torch.long)
     masks = find_masks(model, [data], method, 0.5, iterations=4)
-    assert kept(masks) == total(masks) // 2
+    assert count_kept(masks) == count_weights(masks) // 2
     assert diagnose(model, masks, (16,))["collapsed"] == 1
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changes", "message"),
     [
         ({"density": 0}, "density 0 is not a fraction"),
         ({"density": 1.5}, "density 1.5 is not a fraction"),
@@ -328,13 +328,13 @@ def test_a_dead_network_keeps_exactly_what_was_asked(method):
         ({"loss": lambda logits, targets: logits.sum() * torch.nan}, "snip step 1 of 1: .*'1.weight' are not finite"),
     ],
 )
-def test_refused(changed, said):
-    with pytest.raises(InputError, match=said):
-        find_masks(**{"model": make(mlp), "batches": [batch()], "method": "snip", "density": 0.1, **changed})
+def test_wrong_arguments_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        find_masks(**{"model": make(mlp), "batches": [batch()], "method": "snip", "density": 0.1, **changes})
 
 
 def test_the_least_density_that_is_allowed():
-    assert kept(find_masks(make(mlp), [], "magnitude", 1 / 282)) == 1
+    assert count_kept(find_masks(make(mlp), [], "magnitude", 1 / 282)) == 1
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_scores_of_another_shape_are_refused(spoil, monkeypatch):
         find_masks(make(mlp), [batch()], "mine", 0.1)
 
 
-OWN_METHODS = """
+OWN_METHODS_SOURCE = """
 from forcetune.pruning import Method
 
 def least(net):
@@ -366,7 +366,7 @@ def indices(net):
 
 @pytest.fixture
 def own_methods(tmp_path, monkeypatch):
-    (tmp_path / "own_methods.py").write_text(OWN_METHODS)
+    (tmp_path / "own_methods.py").write_text(OWN_METHODS_SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
 
@@ -374,8 +374,8 @@ def own_methods(tmp_path, monkeypatch):
 def test_a_function_of_the_users_own(own_methods):
     least = find_masks(make(mlp), [batch()], "own_methods:least", 0.25)
     most = find_masks(make(mlp), [], "magnitude", 0.75)
-    assert total(least) % 4 == 2, "so that the two do not share the weights evenly"
-    assert kept({n: least[n] & most[n] for n in least}) == 0
+    assert count_weights(least) % 4 == 2, "so that the two do not share the weights evenly"
+    assert count_kept({n: least[n] & most[n] for n in least}) == 0
 
 
 def test_a_method_of_the_users_own(own_methods):
@@ -385,11 +385,11 @@ def test_a_method_of_the_users_own(own_methods):
 
 def test_scores_may_be_whole_numbers(own_methods):
     masks = find_masks(make(mlp), [batch()], "own_methods:indices", 0.1)
-    assert kept(masks) == int(total(masks) * 0.1)
+    assert count_kept(masks) == int(count_weights(masks) * 0.1)
     assert masks["1.weight"][-1].all(), "the highest index scores most"
 
 
-def test_losses():
+def test_a_loss_by_name_is_that_function():
     def force(loss):
         return find_masks(make(mlp), [batch()], "force", 0.1, loss=loss)
 
@@ -398,7 +398,7 @@ def test_losses():
     assert not equal(force("nll_logits"), force("cross_entropy"))
 
 
-class FairShare(nn.Module):
+class SharedWeight(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.other, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
@@ -408,15 +408,15 @@ class FairShare(nn.Module):
         return self.out(self.other(self.one(x.flatten(1)).relu()).relu())
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "phew"])  # which refuses it
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "phew"])  # phew refuses it
 def test_a_shared_weight_is_pruned_once(method):
-    masks = find_masks(make(FairShare), [batch()], method, 0.25, iterations=3)
+    masks = find_masks(make(SharedWeight), [batch()], method, 0.25, iterations=3)
     assert [*masks] == ["one.weight", "out.weight"]
-    assert kept(masks) == (16 * 16 + 16 * 3) // 4
+    assert count_kept(masks) == (16 * 16 + 16 * 3) // 4
 
 
 def test_the_gradient_of_a_shared_weight_is_of_both_its_uses():
-    model = make(FairShare)
+    model = make(SharedWeight)
     inputs, targets = batch()
     functional.cross_entropy(model(inputs), targets).backward()
     scores = torch.cat([(p * p.grad).abs().flatten() for p in (model.one.weight, model.out.weight)])
@@ -432,14 +432,14 @@ def test_a_callers_no_grad_changes_nothing(method):
         assert not torch.is_grad_enabled()
 
 
-DRAWS = {name for name in METHODS if name.startswith("random")} | {"hutchinson", "ntk_sap", "phew"}
+DRAWING_METHODS = {name for name in METHODS if name.startswith("random")} | {"hutchinson", "ntk_sap", "phew"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_some_draw_from_the_seed(method):
-    one, same, other = (find_masks(make(mlp), [batch()], method, 0.1, seed=seed) for seed in (3, 3, 4))
-    assert equal(one, same)
-    assert equal(one, other) == (method not in DRAWS)
+def test_the_seed_changes_the_masks_of_methods_that_draw(method):
+    first, repeated, reseeded = (find_masks(make(mlp), [batch()], method, 0.1, seed=seed) for seed in (3, 3, 4))
+    assert equal(first, repeated)
+    assert equal(first, reseeded) == (method not in DRAWING_METHODS)
 
 
 def test_random_is_spread_over_all_layers():
@@ -463,16 +463,16 @@ def test_each_inner_step_of_prospr_has_its_batches():
 
 
 def test_options_reach_the_score(monkeypatch):
-    seen = []
+    strengths = []
 
     def score(net, strength):
-        seen.append(strength)
+        strengths.append(strength)
         return net.weights
 
     add_method(monkeypatch, score, options={"strength": 2})
     find_masks(make(mlp), [batch()], "mine", 0.1)
     find_masks(make(mlp), [batch()], "mine", 0.1, options={"strength": 5})
-    assert seen == [2, 5]
+    assert strengths == [2, 5]
     with pytest.raises(InputError, match="method 'mine' has no option 'temperature'; allowed: strength"):
         find_masks(make(mlp), [batch()], "mine", 0.1, options={"temperature": 1})
     with pytest.raises(InputError, match="method 'snip' has no option 'temperature'"):
@@ -480,12 +480,12 @@ def test_options_reach_the_score(monkeypatch):
 
 
 def test_temperature_changes_grasp():
-    default, same, other = (
+    default, explicit, lower = (
         find_masks(make(mlp), [batch()], "grasp", 0.3, options=options)
         for options in (None, {"temperature": 200}, {"temperature": 0.1})
     )
-    assert equal(default, same)
-    assert not equal(default, other)
+    assert equal(default, explicit)
+    assert not equal(default, lower)
 
 
 def test_invert_keeps_the_lowest():
@@ -498,7 +498,7 @@ def test_invert_keeps_the_lowest():
 def test_invert_of_an_iterative_method_never_lets_a_weight_return():
     steps = list(mask_steps(make(mlp), [batch()], "iter_snip", 0.1, iterations=5, invert=True))
     assert all((now[n] <= before[n]).all() for before, now in itertools.pairwise(steps) for n in now)
-    assert kept(steps[-1]) == int(total(steps[-1]) * 0.1)
+    assert count_kept(steps[-1]) == int(count_weights(steps[-1]) * 0.1)
 
 
 @pytest.mark.parametrize("method", ["random", "snip", "iter_snip", "force"])
@@ -526,17 +526,19 @@ def test_within_layers_the_largest_scores_stay():
         assert weight[masks[name]].abs().min() > weight[~masks[name]].abs().max()
 
 
-# Properties, of networks of up to three layers of any width
+# The tests below hold for all networks of up to three layers of any width
 
 
 def network(widths):
     torch.manual_seed(sum(widths))
-    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [
+        layer for inputs, outputs in itertools.pairwise(widths) for layer in (nn.Linear(inputs, outputs), nn.ReLU())
+    ]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 
 widths = some.lists(some.integers(1, 12), min_size=1, max_size=2).map(lambda hidden: [16, *hidden, 3])
-densities = some.floats(0.06, 1)  # 19 weights are the least
+densities = some.floats(0.06, 1)  # the smallest network has 19 weights
 steps = some.integers(1, 7)
 
 
@@ -544,14 +546,14 @@ steps = some.integers(1, 7)
 @given(widths, densities, steps, some.sampled_from([*METHODS]), some.sampled_from([*SCHEDULES]), some.booleans())
 def test_any_density_network_and_schedule_keeps_the_exact_count(widths, density, iterations, method, schedule, invert):
     model = network(widths)
-    found = list(mask_steps(model, [batch()], method, density, iterations, schedule, invert=invert))
-    n = total(found[-1])
-    assert kept(found[-1]) == int(n * density)
+    step_masks = list(mask_steps(model, [batch()], method, density, iterations, schedule, invert=invert))
+    n = count_weights(step_masks[-1])
+    assert count_kept(step_masks[-1]) == int(n * density)
     if METHODS[method].iterative:
         shares = [SCHEDULES[schedule](density, t, iterations) for t in range(1, iterations)]
-        assert [kept(masks) for masks in found[:-1]] == [int(n * share) for share in shares]
+        assert [count_kept(masks) for masks in step_masks[:-1]] == [int(n * share) for share in shares]
     if not METHODS[method].resurrect:
-        assert all((now[name] <= before[name]).all() for before, now in itertools.pairwise(found) for name in now)
+        assert all((now[name] <= before[name]).all() for before, now in itertools.pairwise(step_masks) for name in now)
 
 
 @settings(max_examples=30, deadline=None)
@@ -565,24 +567,26 @@ def test_one_step_is_snip(widths, density, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(widths, densities, densities)
-def test_masks_of_snip_are_nested(widths, one, other):
+def test_masks_of_snip_are_nested(widths, first_density, second_density):
     model = network(widths)
-    sparse, dense = (find_masks(model, [batch()], "snip", density) for density in sorted([one, other]))
+    sparse, dense = (
+        find_masks(model, [batch()], "snip", density) for density in sorted([first_density, second_density])
+    )
     assert all((sparse[name] <= dense[name]).all() for name in sparse)
 
 
 @settings(max_examples=60, deadline=None)
 @given(widths, some.floats(0.06, 0.9), some.data(), some.sampled_from(["force", "iter_snip", "grasp_it", "synflow"]))
 def test_an_exponential_run_holds_the_shorter_ones(widths, density, data, method):
-    # The run (T, d) at step t is the run (t, d^(t/T)) wherever the counts agree at every step
+    # Step t of the run (T, d) equals the run (t, d^(t/T)) wherever the counts agree at every step
     iterations = data.draw(some.integers(2, 6))
     t = data.draw(some.integers(1, iterations - 1))
     model, batches = network(widths).double(), [(x.double(), y) for x, y in map(batch, range(3))]
     long = list(mask_steps(model, batches, method, density, iterations))[:t]
-    assume(int(total(long[0]) * exponential(density, t, iterations)) > 0)
+    assume(int(count_weights(long[0]) * exponential(density, t, iterations)) > 0)
     short = list(mask_steps(model, batches, method, exponential(density, t, iterations), t))
-    if [kept(masks) for masks in long] == [kept(masks) for masks in short]:
-        assert all(equal(one, other) for one, other in zip(long, short, strict=True))
+    if [count_kept(masks) for masks in long] == [count_kept(masks) for masks in short]:
+        assert all(equal(long_masks, short_masks) for long_masks, short_masks in zip(long, short, strict=True))
     else:
         event("the counts differ")
 

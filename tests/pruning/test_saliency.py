@@ -1,4 +1,4 @@
-"""Every saliency on four weights, worked out by hand."""
+"""Every saliency of a few weights, worked out by hand."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ from forcetune.pruning.saliency import (
 # A chain h = a.x, y = b h of four weights a = (3, -1), b = (2, -1). For x = (1, 2): h = 1, y = (2, -1).
 # The loss is half the squared error; with e = y - t its gradients are dL/db = e h and dL/da = (e.b) x.
 A, B = [[3.0, -1.0]], [[2.0], [-1.0]]
-X = [[1.0, 2.0]]
-T = [[1.0, 0.0]]  # e = (1, -1), e.b = 3, so dL/da = (3, 6) and dL/db = (1, -1)
+INPUTS = [[1.0, 2.0]]  # x
+TARGETS = [[1.0, 0.0]]  # t; e = (1, -1), e.b = 3, so dL/da = (3, 6) and dL/db = (1, -1)
 
 
 def half_squares(outputs, targets):
@@ -36,7 +36,7 @@ def linear(*weights):
     return nn.Sequential(*layers)
 
 
-def network(*weights, batches=((X, T),)):
+def network(*weights, batches=((INPUTS, TARGETS),)):
     net = Network(linear(*weights), half_squares, seed=0)
     net.batches = [(torch.tensor(x), torch.tensor(t)) for x, t in batches]
     return net
@@ -71,8 +71,8 @@ def test_connection_sensitivity_of_a_pruned_weight():
 
 
 def test_gradients_are_averaged_before_the_absolute_value():
-    # For t = (5, -4) the error is e = (-3, 3) and every gradient -3 times the one above: their mean is its negative.
-    net = network(A, B, batches=[(X, T), (X, [[5.0, -4.0]])])
+    # For t = (5, -4) the error is e = (-3, 3) and every gradient -3 times the one above, so the mean is -1 times it.
+    net = network(A, B, batches=[(INPUTS, TARGETS), (INPUTS, [[5.0, -4.0]])])
     assert values(connection_sensitivity(net)) == [[9, 6], [2, 1]]
 
 
@@ -92,27 +92,27 @@ W = [[1.0, 2.0], [3.0, -2.0]]
 
 def test_gradient_flow_is_signed():
     # t = (4, 1): e = (1, -2), g = ((1, 2), (-2, -4)), H g = |x|^2 g = 5 g, theta * H g:
-    net = network(W, batches=[(X, [[4.0, 1.0]])])
+    net = network(W, batches=[(INPUTS, [[4.0, 1.0]])])
     assert values(gradient_flow(net, temperature=1)) == [[5, 20, -30, 40]]
 
 
 def test_gradient_flow_divides_the_logits():
     # Logits y / 2 = (2.5, -0.5), t = (1.5, 1.5): e = (1, -2) again; g halves and H quarters.
-    net = network(W, batches=[(X, [[1.5, 1.5]])])
+    net = network(W, batches=[(INPUTS, [[1.5, 1.5]])])
     assert values(gradient_flow(net, temperature=2)) == [[5 / 8, 20 / 8, -30 / 8, 40 / 8]]
 
 
 def test_gradient_flow_over_batches_sums_both_factors():
     # x' = (1, 0), t' = (0, 3): y' = (1, 3), e' = (1, 0), g' = ((1, 0), (0, 0)), each row's H' = ((1, 0), (0, 0)).
     # Sums: g = ((2, 2), (-2, -4)), H = ((2, 2), (2, 4)); H g = ((8, 12), (-12, -20)).
-    net = network(W, batches=[(X, [[4.0, 1.0]]), ([[1.0, 0.0]], [[0.0, 3.0]])])
+    net = network(W, batches=[(INPUTS, [[4.0, 1.0]]), ([[1.0, 0.0]], [[0.0, 3.0]])])
     assert values(gradient_flow(net, temperature=1)) == [[8, 24, -36, 40]]
 
 
 def test_fisher():
     # Two samples in one batch, those of the two tests above: g = ((1, 2), (-2, -4)) and ((1, 0), (0, 0)).
-    # The mean of the squares is ((1, 2), (2, 8)), of which theta^2 = ((1, 4), (9, 4)) times:
-    net = network(W, batches=[([*X, [1.0, 0.0]], [[4.0, 1.0], [0.0, 3.0]])])
+    # The mean of the squares is ((1, 2), (2, 8)), to be multiplied by theta^2 = ((1, 4), (9, 4)):
+    net = network(W, batches=[([*INPUTS, [1.0, 0.0]], [[4.0, 1.0], [0.0, 3.0]])])
     assert values(fisher(net)) == [[1, 8, 18, 32]]
 
 
@@ -131,8 +131,8 @@ def test_hutchinson_of_one_draw_and_of_many():
     assert [a, b / 4, c / 9, d / 4] == pytest.approx([1, 4, 1, 4], abs=0.15)
 
 
-def normed(x):
-    """A batch norm before one weight of 1, scored on these inputs."""
+def make_normed_network(x):
+    """Return a network of a batch norm and one weight of 1, to be scored on the inputs x."""
     norm = nn.BatchNorm1d(1, eps=1e-12)
     net = Network(nn.Sequential(norm, *linear([[1.0]])), half_squares, seed=0)
     net.batches = [(torch.tensor(x), torch.zeros(len(x), 1))]
@@ -141,61 +141,62 @@ def normed(x):
 
 @pytest.mark.parametrize(("score", "expected"), [(fisher, 0.5), (hutchinson, 1.0)])
 def test_batch_norm_is_warmed_up_first(score, expected):
-    # Inputs 1 and 5: mean 3, unbiased variance 8, so they come as -+1/sqrt(2) of themselves: -+0.7071.
-    # One weight w = 1 and t = 0: g = y x = 1/2 a sample, and the squares' mean 1/4; the Hessian is the sum of x^2, 1.
-    net = normed([[1.0], [5.0]])
-    found = values(score(net))[0][0]
-    assert found == pytest.approx(expected**2 if score is fisher else expected)
+    # Inputs 1 and 5: mean 3, unbiased variance 8, so the norm maps them to -+2/sqrt(8) = -+0.7071.
+    # For w = 1 and t = 0 each sample has g = y x = 1/2, and the mean of the squares is 1/4; the Hessian, sum x^2, is 1.
+    net = make_normed_network([[1.0], [5.0]])
+    value = values(score(net))[0][0]
+    assert value == pytest.approx(expected**2 if score is fisher else expected)
     assert net.model[0].running_mean.item() == 0
     assert net.model[0].momentum == 0.1
 
 
-# One weight w = 2, x = 1, t = 0: the loss is w^2 / 2, a step of SGD with the rate 1/2 halves w.
-ONE = [[2.0]]
+# For one weight w = 2, x = 1 and t = 0 the loss is w^2 / 2, and a step of SGD with the rate 1/2 halves w.
+SINGLE_WEIGHT = [[2.0]]
 
 
 def test_prospective_without_a_step_is_snip():
-    assert values(prospective(network(ONE, batches=[([[1.0]], [[0.0]])]), 0, 0.5)) == [[4]]  # |2 * 2|
+    assert values(prospective(network(SINGLE_WEIGHT, batches=[([[1.0]], [[0.0]])]), 0, 0.5)) == [[4]]  # |2 * 2|
 
 
 def test_prospective_looks_through_the_steps():
-    # w1 = w0 / 2: the loss w1^2 / 2 has the gradient w1 / 2 in w0, 1/2, times theta 2; after two steps a quarter of it.
+    # w1 = w0 / 2: the loss w1^2 / 2 has the gradient w1 / 2 = 1/2 in w0, times theta = 2; two steps leave a quarter.
     batch = ([[1.0]], [[0.0]])
-    assert values(prospective(network(ONE, batches=[batch] * 2), 1, 0.5)) == [[1]]
-    assert values(prospective(network(ONE, batches=[batch] * 3), 2, 0.5)) == [[1 / 4]]
+    assert values(prospective(network(SINGLE_WEIGHT, batches=[batch] * 2), 1, 0.5)) == [[1]]
+    assert values(prospective(network(SINGLE_WEIGHT, batches=[batch] * 3), 2, 0.5)) == [[1 / 4]]
 
 
 def test_prospective_gives_each_step_batches_of_its_own():
-    # A step on x = 1 as before, then the loss for x = 3: (3 w1)^2 / 2, in w0 9 w1 / 2 = 9/2, times 2.
-    net = network(ONE, batches=[([[1.0]], [[0.0]]), ([[3.0]], [[0.0]])])
+    # After a step on x = 1 the loss for x = 3 is (3 w1)^2 / 2. Its gradient in w0 is 9 w1 / 2 = 9/2, times theta = 2.
+    net = network(SINGLE_WEIGHT, batches=[([[1.0]], [[0.0]]), ([[3.0]], [[0.0]])])
     assert values(prospective(net, 1, 0.5)) == [[9]]
 
 
 def test_prospective_trains_what_is_not_pruned_too():
-    # With a bias b = 0: both have the gradient y = 2, so w1 = 1, b1 = -1, the output is 0 and its gradient too.
-    net = network(ONE, batches=[([[1.0]], [[0.0]])] * 2)
+    # With a bias b = 0 both have the gradient y = 2, so w1 = 1 and b1 = -1: the output is 0, and the gradient too.
+    net = network(SINGLE_WEIGHT, batches=[([[1.0]], [[0.0]])] * 2)
     net.model[0].bias = nn.Parameter(torch.zeros(1))
     assert values(prospective(net, 1, 0.5)) == [[0]]
     assert net.model[0].bias.item() == 0
 
 
 def test_training_dynamics():
-    # f = w m x and (w + e n) m x: the squared change is (e n m x)^2, in m 2 m (e n x)^2, summed over x and draws.
-    net = network(ONE)
+    # From f = w m x to (w + e n) m x the squared change is (e n m x)^2. Its derivative in m is 2 m (e n x)^2, which is
+    # summed over x and draws.
+    net = network(SINGLE_WEIGHT)
     net.input_shape = (1,)
-    found = values(training_dynamics(net, draws=2, samples=3, epsilon=0.1))
+    scores = values(training_dynamics(net, draws=2, samples=3, epsilon=0.1))
     stream = torch.Generator().manual_seed(0)
     expected = 0
     for _ in range(2):
         x = torch.randn((3, 1), generator=stream)
-        torch.randperm(1, generator=stream)  # the weights drawn anew
+        torch.randperm(1, generator=stream)  # draws the weights anew
         noise = torch.randn((1, 1), generator=stream)
         expected += 2 * ((0.1 * noise * x) ** 2).sum()
-    assert found == [[pytest.approx(float(expected))]]
+    assert scores == [[pytest.approx(float(expected))]]
 
 
 def test_training_dynamics_of_a_chain():
-    # f = a m1 b m2 x: the change has the factor m1 m2, so both links score alike, and 0 where one is cut.
+    # f = a m1 b m2 x: the change has the factor m1 m2, so both weights score alike, and 0 where one is pruned.
     net = network([[2.0]], [[3.0]])
     net.input_shape = (1,)
     (first,), (second,) = values(training_dynamics(net))
@@ -218,7 +219,7 @@ def synflow_net(a=A, b=B):
 
 
 def test_synaptic_flow():
-    # All in absolute values: h = 3 + 1 = 4, normed (4 - 2) / 2 * 2 + 1 = 3, R = 3 * (2 + 1).
+    # With absolute values h = 3 + 1 = 4, normed (4 - 2) / 2 * 2 + 1 = 3, R = 3 * (2 + 1).
     # b: |b| * 3. a: dR/da = 3 * slope of the norm (2 / 2), times |a|.
     assert values(synaptic_flow(synflow_net())) == [[9, 3], [6, 3]]
 

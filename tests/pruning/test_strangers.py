@@ -1,4 +1,4 @@
-"""Networks as strangers bring them: attention, frozen layers, parametrized weights, three dimensions, embeddings."""
+"""Networks that users bring: attention, frozen layers, parametrized weights, three dimensions, embeddings."""
 
 import pytest
 import torch
@@ -11,15 +11,15 @@ from forcetune.models import build, check_training
 from forcetune.pruning import find_masks, inspect, prunable
 from forcetune.training import Training
 
-IMAGES = [(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)]
+IMAGE_BATCHES = [(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)]
 
 
 @pytest.mark.parametrize("method", ["grasp", "prospr", "hutchinson", "snip"])
 def test_attention_has_second_derivatives(method):
     sizes = {"image_size": 16, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12}
     model = VisionTransformer(**sizes, num_classes=3)
-    nn.init.normal_(model.heads.head.weight)  # zero as torchvision makes it
-    batches = [(images, targets) for images, targets in IMAGES * 4]
+    nn.init.normal_(model.heads.head.weight)  # torchvision sets it to zero
+    batches = [(images, targets) for images, targets in IMAGE_BATCHES * 4]
     masks = find_masks(model, batches, method, 0.3)
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == int(0.3 * total)
@@ -36,21 +36,21 @@ def test_frozen_layers_stay_dense():
 
 
 @pytest.mark.parametrize(
-    "norm",
+    "reparametrize",
     [
         nn.utils.parametrizations.weight_norm,
         nn.utils.parametrizations.spectral_norm,
         lambda layer: prune.random_unstructured(layer, "weight", 0.5),
     ],
 )
-def test_a_weight_that_is_computed_is_refused_by_name(norm):
-    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(norm(nn.Linear(6, 3))))
+def test_a_weight_that_is_computed_is_refused_by_name(reparametrize):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(reparametrize(nn.Linear(6, 3))))
     with pytest.raises(InputError, match=r"the layer 1\.0 computes its weight from other parameters"):
         find_masks(model, [], "random", 0.5)
 
 
-class Looked(nn.Module):
-    """Whole numbers looked up in an embedding."""
+class EmbeddingNetwork(nn.Module):
+    """A network that looks whole numbers up in an embedding."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class Looked(nn.Module):
 def test_phew_says_what_it_cannot_walk_through():
     batches = [(torch.zeros(2, 5), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(InputError, match="method 'phew' cannot follow the operations between"):
-        find_masks(Looked(), batches, "phew", 0.5)
+        find_masks(EmbeddingNetwork(), batches, "phew", 0.5)
 
 
 class Volume(nn.Module):
@@ -91,7 +91,7 @@ def test_three_dimensions_are_trained():
     assert last["epoch"] == 2
 
 
-NETS = """
+STRANGER_NETS_SOURCE = """
 from torch import nn
 
 class Net(nn.Module):
@@ -111,20 +111,21 @@ def named(input_shape, classes):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("auxiliary", "in train mode it returns a tuple"), ("named", "in eval mode it returns a dict")]
+    ("name", "message"),
+    [("auxiliary", "in train mode it returns a tuple"), ("named", "in eval mode it returns a dict")],
 )
-def test_what_returns_more_than_logits_is_refused(tmp_path, monkeypatch, name, said):
+def test_a_network_that_returns_more_than_logits_is_refused(tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "stranger_nets.py").write_text(NETS)
-    with pytest.raises(InputError, match=f"{said}; allowed: only the logits"):
+    (tmp_path / "stranger_nets.py").write_text(STRANGER_NETS_SOURCE)
+    with pytest.raises(InputError, match=f"{message}; allowed: only the logits"):
         check_training(build(f"stranger_nets:{name}", (4,), 3), (4,), 3)
 
 
-def test_a_look_at_a_network_in_training_leaves_no_trace():
+def test_a_check_of_the_training_leaves_no_trace():
     model = build("resnet8", (1, 8, 8), 10, 8)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state()
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
     check_training(model.eval(), (1, 8, 8), 10)
     assert not model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)

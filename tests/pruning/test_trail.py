@@ -1,4 +1,4 @@
-"""Masks that share a trail are those that each would have been alone, and cost fewer passes."""
+"""Masks that are found with a shared cache: they equal those found without it, and cost fewer passes."""
 
 import pytest
 import torch
@@ -9,11 +9,15 @@ from forcetune.pruning import METHODS, PruningCache, find_masks
 BATCHES = [
     (torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(i)), torch.arange(16) % 4) for i in range(3)
 ]
-ASKED = [(0.1, 2), (0.01, 4), (0.3, 1), (0.01, 4), (0.2, 3), (0.1, 2)]  # the first two keep the same numbers at first
+# The first two keep the same numbers of weights at their first steps
+DENSITIES_AND_ITERATIONS = [(0.1, 2), (0.01, 4), (0.3, 1), (0.01, 4), (0.2, 3), (0.1, 2)]
 
 
 class Counting(nn.Sequential):
-    """Counts its forward passes; has dropout, whose draws a spared step must not move, and a buffer that each moves."""
+    """A network that counts its forward passes.
+
+    A step that the cache spares must not change the draws of its dropout. Each pass changes the buffers of its norm.
+    """
 
     def __init__(self):
         torch.manual_seed(0)
@@ -27,49 +31,52 @@ class Counting(nn.Sequential):
         return super().forward(x)
 
 
-def masks_of(model, method, asked, trail):
-    density, iterations = asked
+def find_with_cache(model, method, setting, cache):
+    density, iterations = setting
     torch.manual_seed(7)
-    return find_masks(model, BATCHES, method, density, iterations, trail=trail)
+    return find_masks(model, BATCHES, method, density, iterations, trail=cache)
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(mask, other[name]) for name, mask in one.items())
+def equal(masks, other_masks):
+    return masks.keys() == other_masks.keys() and all(
+        torch.equal(tensor, other_masks[name]) for name, tensor in masks.items()
+    )
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.data or row.iterative])
 def test_every_method_finds_the_same_masks(method):
-    model, trail = Counting(), PruningCache()
-    for asked in ASKED:
+    model, cache = Counting(), PruningCache()
+    for setting in DENSITIES_AND_ITERATIONS:
         if METHODS[method].pooled:
-            asked = asked[0], 2  # how many batches it takes is another setting
-        alone = masks_of(model, method, asked, None)
-        assert equal(masks_of(model, method, asked, trail), alone), asked
-    assert trail.reused_steps >= len(ASKED) - 1
-    assert trail.saved_seconds > 0
-    assert trail.size > 0
+            # The number of batches follows from the iterations, and a cache holds for one number of batches
+            setting = setting[0], 2
+        uncached = find_with_cache(model, method, setting, None)
+        assert equal(find_with_cache(model, method, setting, cache), uncached), setting
+    assert cache.reused_steps >= len(DENSITIES_AND_ITERATIONS) - 1
+    assert cache.saved_seconds > 0
+    assert cache.size > 0
 
 
 @pytest.mark.parametrize(
     ("method", "passes"),
     [
         ("snip", [1, 0, 0, 0, 0, 0]),
-        # of force: 0.1 in two steps; 0.01 in four begins with the same two; 0.3 in one is the first step's scores; and
-        # again; 0.2 in three shares the first step alone; and the first again
+        # 0.1 takes two steps; 0.01 in four begins with the same two; 0.3 in one step needs the first scores only;
+        # 0.01 comes again; 0.2 in three steps shares the first step alone; 0.1 comes again
         ("force", [2, 2, 0, 0, 2, 0]),
     ],
 )
-def test_steps_that_were_taken_are_not_taken_again(method, passes):
-    model, trail, taken = Counting(), PruningCache(), []
-    for asked in ASKED:
+def test_cached_steps_cost_no_passes(method, passes):
+    model, cache, counts = Counting(), PruningCache(), []
+    for setting in DENSITIES_AND_ITERATIONS:
         before = model.passes
-        masks_of(model, method, asked, trail)
-        taken.append(model.passes - before)
-    assert taken == passes
+        find_with_cache(model, method, setting, cache)
+        counts.append(model.passes - before)
+    assert counts == passes
 
 
-def test_a_linear_schedule_shares_what_it_has_in_common():
-    model, trail = Counting(), PruningCache()
+def test_schedules_share_their_equal_steps():
+    model, cache = Counting(), PruningCache()
     for schedule in ("exponential", "linear", "linear"):
-        find_masks(model, BATCHES, "force", 0.1, 3, schedule, trail=trail)
-    assert trail.reused_steps == 0 + 1 + 3
+        find_masks(model, BATCHES, "force", 0.1, 3, schedule, trail=cache)
+    assert cache.reused_steps == 0 + 1 + 3

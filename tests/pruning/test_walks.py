@@ -1,4 +1,4 @@
-"""PHEW: where walks lead, how often they take a weight, and what they cannot walk through."""
+"""PHEW: the paths of its walks, how often they take a weight, and networks that they cannot follow."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from forcetune.pruning import Network, diagnose, find_masks, prunable
 from forcetune.pruning.walks import _find_readers
 
 
-def network(model, input_shape):
+def wrap(model, input_shape):
     net = Network(model, nn.functional.cross_entropy, seed=0)
     net.input_shape = input_shape
     return net
@@ -35,13 +35,13 @@ class Residual(nn.Module):
 
 
 def test_which_channels_read_which():
-    net = network(Residual(), (1, 4, 4))
+    net = wrap(Residual(), (1, 4, 4))
     assert _find_readers(net, "") == {"stem.weight": [15], "depthwise.weight": [-1, -1], "out.weight": [-1] * 16}
-    # of the 16 inputs of the linear layer, four positions a channel: the stem's two, then those of the sum
-    each = [0] * 4 + [1] * 4
+    # The linear layer reads four positions of each channel: first of the stem's two channels, then of the sum's
+    positions = [0] * 4 + [1] * 4
     assert _find_readers(net, "stem.weight")["depthwise.weight"] == [0, 1]
-    assert _find_readers(net, "stem.weight")["out.weight"] == each * 2
-    assert _find_readers(net, "depthwise.weight")["out.weight"] == [-1] * 8 + each
+    assert _find_readers(net, "stem.weight")["out.weight"] == positions * 2
+    assert _find_readers(net, "depthwise.weight")["out.weight"] == [-1] * 8 + positions
 
 
 def test_a_walk_takes_weights_in_proportion_to_their_size():
@@ -52,7 +52,7 @@ def test_a_walk_takes_weights_in_proportion_to_their_size():
 
 
 def test_walks_go_forwards_and_backwards_in_turn():
-    # The first walk starts at the input, the second at the first output: each takes the one weight that is not 0
+    # The first walk starts at the first input, the second at the first output; both take the weights that are not 0
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
     model[0].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     model[2].weight.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -65,14 +65,14 @@ def test_walks_go_forwards_and_backwards_in_turn():
 def test_what_is_kept_lies_on_paths(name):
     model = build(name, (1, 96, 96), 10)
     masks = find_masks(model, [(torch.zeros(1, 1, 96, 96), None)], "phew", 0.01)
-    found = diagnose(model, masks, (1, 96, 96))
+    metrics = diagnose(model, masks, (1, 96, 96))
     count = sum(weight.numel() for weight in prunable(model).values())
-    # but for the last walk, which the count cuts short
-    assert found["effective_density"] * count > found["density"] * count - 2 * len(masks)
+    # The count cuts the last walk short, so a few weights may lie on no path
+    assert metrics["effective_density"] * count > metrics["density"] * count - 2 * len(masks)
 
 
 def test_every_weight_can_be_kept():
-    # A unit without weights is never walked through; they fill the count in the end
+    # No walk passes a unit without weights; its weights are taken only where the count needs them at the end
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     model[0].weight.data[0] = 0
     model[2].weight.data[:, 0] = 0
@@ -85,10 +85,10 @@ def test_every_weight_can_be_kept():
 class Gate(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.first, self.second, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x):
-        return self.out(self.one(x) * torch.sigmoid(self.two(x)) + 0.3)
+        return self.out(self.first(x) * torch.sigmoid(self.second(x)) + 0.3)
 
 
 class Twice(nn.Module):
@@ -101,9 +101,9 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("kind", "message"),
     [(Gate, "between the input and out.weight: .*gate"), (Twice, "does not support one.weight")],
 )
-def test_what_walks_cannot_follow(model, said):
-    with pytest.raises(InputError, match=said):
-        find_masks(model(), [], "phew", 0.5)
+def test_networks_that_walks_cannot_follow_are_refused(kind, message):
+    with pytest.raises(InputError, match=message):
+        find_masks(kind(), [], "phew", 0.5)

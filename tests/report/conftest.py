@@ -1,81 +1,84 @@
-"""Made-up studies: tables as `results.load` gives them."""
+"""Tables of invented studies, as `load_results` returns them, and evidence for their pages."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from shared_constants import DEFAULT_OBJECTIVES
 
 from forcetune.report import evidence, numbers
 
-OBJECTIVES = {"val_accuracy": "max", "density": "min"}
-FIELDS = ["model", "method", "density", "iterations", "schedule", "lr", "seed"]
+FIELD_COLUMNS = ["model", "method", "density", "iterations", "schedule", "lr", "seed"]
 
 
 @pytest.fixture(scope="session")
 def make_table():
-    """A table from rows of (method, density, accuracy, outcome) and further columns, a list or one value each."""
+    """Return a function that makes a table from rows of (method, density, accuracy, outcome) and further columns.
+
+    A further column is a list, or one value for all rows.
+    """
 
     def make(rows, objectives=None, **columns):
-        found = pd.DataFrame(rows, columns=["method", "density", "val_accuracy", "outcome"])
-        count = len(found)
+        table = pd.DataFrame(rows, columns=["method", "density", "val_accuracy", "outcome"])
+        count = len(table)
         fixed = {"model": "mlp", "dataset": "digits", "status": "FINISHED", "reason": None, "study": "s", **columns}
-        found = found.assign(
-            run_id=[f"{place:032x}" for place in range(count)],
-            name=[f"trial-{place:04d}" for place in range(count)],
-            trial=[f"{place:016x}" for place in range(count)],
+        table = table.assign(
+            run_id=[f"{index:032x}" for index in range(count)],
+            name=[f"trial-{index:04d}" for index in range(count)],
+            trial=[f"{index:016x}" for index in range(count)],
             started=np.arange(count) * 1000,
             ended=np.arange(count) * 1000 + 900,
             device_seconds=36.0,
-            sparsity=1 - found["density"].astype(float),
+            sparsity=1 - table["density"].astype(float),
             **fixed,
         )
-        found.attrs = {
+        table.attrs = {
             "study": "s",
-            "objectives": objectives or OBJECTIVES,
+            "objectives": objectives or DEFAULT_OBJECTIVES,
             "references": {"val_accuracy": 0.1, "density": 0.5},
             "device_hours": 0.5,
             "state": "FINISHED",
             "parent": "p" * 32,
-            "fields": [name for name in FIELDS if name in found],
+            "fields": [name for name in FIELD_COLUMNS if name in table],
         }
-        return found
+        return table
 
     return make
 
 
 @pytest.fixture(scope="session")
-def searched(make_table):
-    """Forty trials of four methods, two of them with iterations, some stopped and one collapsed."""
+def search_table(make_table):
+    """Make forty trials of four methods: two methods with iterations, some trials stopped, one collapsed."""
     generator = np.random.default_rng(0)
     rows, iterations, schedules = [], [], []
-    for place in range(40):
-        method = ("random", "snip", "force", "synflow")[place % 4]
+    for index in range(40):
+        method = ("random", "snip", "force", "synflow")[index % 4]
         density = float(10 ** generator.uniform(-2.3, -0.4))
-        outcome = "collapsed" if place == 7 else "stopped" if place % 5 == 4 else "trained"
-        accuracy = 0.1 if place == 7 else 0.95 - 0.1 * np.log10(0.5 / density) ** 2 + generator.normal(0, 0.02)
+        outcome = "collapsed" if index == 7 else "stopped" if index % 5 == 4 else "trained"
+        accuracy = 0.1 if index == 7 else 0.95 - 0.1 * np.log10(0.5 / density) ** 2 + generator.normal(0, 0.02)
         rows.append((method, density, float(accuracy), outcome))
-        iterations.append([2, 5, 10, 20, 40][place % 5] if place % 4 > 1 else pd.NA)
-        schedules.append(("exponential", "linear")[place // 4 % 2] if place % 4 > 1 else None)
+        iterations.append([2, 5, 10, 20, 40][index % 5] if index % 4 > 1 else pd.NA)
+        schedules.append(("exponential", "linear")[index // 4 % 2] if index % 4 > 1 else None)
     return make_table(
         rows, iterations=pd.array(iterations, "Int64"), schedule=schedules, lr=generator.uniform(0.01, 1, 40), macs=4e5
     )
 
 
 @pytest.fixture(scope="session")
-def gathered(searched):
-    """All that can be known of them: dense runs, curves, layers and verdicts beside."""
+def make_evidence(search_table):
+    """Return a function that makes all evidence of a table: dense runs, twins, curves, layers and verdicts."""
 
-    def make(table=searched):
+    def make(table=search_table):
         trials = numbers.prepare_trials(table)
         runs = [(row.run_id, step, row.val_accuracy * step / 5) for row in trials.itertuples() for step in range(1, 6)]
         front = trials[trials["on_front"]]
         layers = {
             row.run_id: [
                 {"layer": "first.weight", "shape": [4, 4], "weights": 16, "kept": 8},
-                {"layer": "last.weight", "shape": [4, 2], "weights": 8, "kept": 0 if place == 0 else 4},
+                {"layer": "last.weight", "shape": [4, 2], "weights": 8, "kept": 0 if index == 0 else 4},
             ]
-            for place, row in enumerate(front.itertuples())
+            for index, row in enumerate(front.itertuples())
         }
-        told = {
+        comparison = {
             "study": "s",
             "champion": "trial-0001",
             "trial": "k",
@@ -83,8 +86,8 @@ def gathered(searched):
             "sparsity": 0.9,
             "kind": "fixed",
         }
-        numbers_ = {"pairs": 5, "mean": 2.0, "low": 1.0, "high": 3.0, "p_difference": 0.06, "needed": 9}
-        verdicts = [{**told, **numbers_, "against": "random_erk", "verdict": "undecided"}]
+        statistics = {"pairs": 5, "mean": 2.0, "low": 1.0, "high": 3.0, "p_difference": 0.06, "needed": 9}
+        verdicts = [{**comparison, **statistics, "against": "random_erk", "verdict": "undecided"}]
         dense = pd.DataFrame({"run_id": "x", "model": "mlp", "of": "k", "val_accuracy": [0.97, 0.98, 0.99]})
         curves = pd.DataFrame(runs, columns=["run_id", "step", "value"])
         arms = pd.DataFrame({"arm": "random_erk", "density": 0.1, "val_accuracy": [0.7, 0.8], "outcome": "trained"})

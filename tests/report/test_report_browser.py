@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn, filtered, sorted, clicked, in the dark, on paper, read aloud."""
+"""The page in a real browser: drawing, filter, sorting, clicks, dark colours, print, screen readers."""
 
 import shutil
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ from forcetune.report.page import render_page
 
 pytestmark = pytest.mark.long
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SHOWN = "#trials-table tbody tr"
-# how many points of the main figure are not dimmed
-BRIGHT = """() => document.getElementById('plot-main').data
+BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_PATH = next((path for name in BROWSER_NAMES if (path := shutil.which(name))), None)
+BROWSER_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SHOWN_ROWS = "#trials-table tbody tr"
+# counts the points of the main figure that are not dimmed
+COUNT_BRIGHT_JS = """() => document.getElementById('plot-main').data
     .filter((trace) => trace.meta && trace.meta.points)
     .reduce((sum, trace) => sum + (trace.selectedpoints ? trace.selectedpoints.length : trace.x.length), 0)"""
 
-# a trial of snip, and where its point lies
-POINT = """() => {
+# finds a trial of snip and the position of its point
+FIND_POINT_JS = """() => {
     const plot = document.getElementById('plot-main');
     const of = ({ meta, name }) => meta && meta.points && name === 'snip';
     const is = (trace) => of(trace) && !trace.marker.symbol.endsWith('open');
@@ -32,8 +32,8 @@ POINT = """() => {
     const name = drawn.__data__[0].trace.hovertext[0].match(/trial-\\d+/)[0];
     return [name, box.x + box.width / 2, box.y + box.height / 2];
 }"""
-# what a screen reader has to go by; Plotly's own ids repeat in its drawings
-READ = """() => {
+# collects what a screen reader depends on, without the drawings, in which Plotly repeats ids
+ACCESSIBILITY_JS = """() => {
     const all = (names) => [...document.querySelectorAll(names)];
     const other = (each) => document.getElementById(each.getAttribute('aria-labelledby'));
     const named = (each) => each.getAttribute('aria-label') || other(each);
@@ -53,124 +53,126 @@ READ = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    if not BROWSER:
+    if not BROWSER_PATH:
         pytest.skip("there is no Chromium on this machine")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=OPTIONS)
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=BROWSER_PATH, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, gathered):
+def page_path(tmp_path_factory, make_evidence):
     path = tmp_path_factory.mktemp("report") / "report-s.html"
-    path.write_text(render_page(gathered()))
+    path.write_text(render_page(make_evidence()))
     return path
 
 
 @pytest.fixture
-def opened(browser, written):
-    """Opens the page; nothing may be asked for elsewhere, and nothing go wrong."""
+def open_page(browser, page_path):
+    """Return a context manager that opens the page, and asserts that it has no errors and loads local files only."""
 
     @contextmanager
-    def open_page(path=written, drawn=True, **options):
+    def open_tab(path=page_path, drawn=True, **options):
         tab = browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **options})
-        wrong = []
-        tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.route("**/*", lambda route: _only_files(route, wrong))
+        errors = []
+        tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.route("**/*", lambda route: _allow_only_files(route, errors))
         tab.goto(path.as_uri())
         if drawn and options.get("java_script_enabled", True):
             tab.wait_for_selector("html[data-drawn]")
         yield tab
         tab.close()
-        assert wrong == []
+        assert errors == []
 
-    return open_page
+    return open_tab
 
 
-def _only_files(route, wrong):
+def _allow_only_files(route, errors):
     if route.request.url.startswith(("file:", "data:", "blob:")):
         route.continue_()
     else:
-        wrong.append(f"asked for {route.request.url}")
+        errors.append(f"asked for {route.request.url}")
         route.abort()
 
 
-def filled(tab, text):
-    """Write into the filter and wait until it was taken up."""
+def fill_filter(tab, text):
+    """Write into the filter, wait until it is applied, and return the count."""
     before = tab.inner_text("#count")
     tab.fill("#words", text)
     tab.wait_for_function("before => document.getElementById('count').textContent !== before", arg=before)
     return tab.inner_text("#count")
 
 
-def test_every_figure_is_drawn(opened):
-    with opened() as tab:
+def test_every_figure_is_drawn(open_page):
+    with open_page() as tab:
         assert tab.locator(".plot").count() == tab.locator(".plot:has(.main-svg)").count() == 7
         assert tab.locator("#plot-main .scatterlayer path.point").count() >= 40
         assert tab.locator("#plot-layers .heatmaplayer image").count() == 1
 
 
-def test_the_filter_counts_and_dims(opened, gathered):
-    trials = gathered().trials
+def test_the_filter_counts_and_dims(open_page, make_evidence):
+    trials = make_evidence().trials
     force = trials[(trials["label"] == "force") & (trials["sparsity"] > 0.9)]
-    with opened() as tab:
+    with open_page() as tab:
         assert tab.inner_text("#count").startswith("40 of 40 trials")
-        assert tab.evaluate(BRIGHT) == 40
-        assert filled(tab, "force sparsity > 90%").startswith(f"{len(force)} of 40 trials")
-        assert tab.locator(SHOWN).count() == len(force) == tab.evaluate(BRIGHT)
-        assert "no column “spasity”" in filled(tab, "spasity>1")
+        assert tab.evaluate(COUNT_BRIGHT_JS) == 40
+        assert fill_filter(tab, "force sparsity > 90%").startswith(f"{len(force)} of 40 trials")
+        assert tab.locator(SHOWN_ROWS).count() == len(force) == tab.evaluate(COUNT_BRIGHT_JS)
+        assert "no column “spasity”" in fill_filter(tab, "spasity>1")
         assert tab.get_attribute("#words", "aria-invalid") == "true"
-        assert filled(tab, "method=snip,random").startswith("20 of 40")
-        assert filled(tab, "macs<=0.4M trial-0003").startswith("1 of 40")
-        assert filled(tab, "").startswith("40 of 40")
+        assert fill_filter(tab, "method=snip,random").startswith("20 of 40")
+        assert fill_filter(tab, "macs<=0.4M trial-0003").startswith("1 of 40")
+        assert fill_filter(tab, "").startswith("40 of 40")
         tab.select_option("#method", "snip")
         assert tab.inner_text("#count").startswith("10 of 40")
         tab.check("#only-front")
-        assert tab.locator(SHOWN).count() == ((trials["label"] == "snip") & trials["on_front"]).sum()
+        assert tab.locator(SHOWN_ROWS).count() == ((trials["label"] == "snip") & trials["on_front"]).sum()
 
 
-def test_columns_sort(opened, gathered):
-    rising = sorted(gathered().trials["sparsity"])
-    with opened() as tab:
+def test_columns_sort(open_page, make_evidence):
+    rising = sorted(make_evidence().trials["sparsity"])
+    with open_page() as tab:
         button = tab.locator("[data-sort=sparsity]")
         for order, expected in (("ascending", rising), ("descending", rising[::-1])):
             button.click()
             assert tab.get_attribute("th:has([data-sort=sparsity])", "aria-sort") == order
-            told = [float(text.strip("%")) / 100 for text in tab.locator(f"{SHOWN} td:nth-child(3)").all_inner_texts()]
-            assert told == pytest.approx(expected, abs=1e-4)
-        assert tab.evaluate("document.activeElement.dataset.sort") == "sparsity"  # the keyboard stays where it was
+            sparsities = [
+                float(text.strip("%")) / 100 for text in tab.locator(f"{SHOWN_ROWS} td:nth-child(3)").all_inner_texts()
+            ]
+            assert sparsities == pytest.approx(expected, abs=1e-4)
+        assert tab.evaluate("document.activeElement.dataset.sort") == "sparsity"  # the focus stays
 
 
-def test_a_click_on_a_point_finds_its_row_and_back(opened):
-    with opened() as tab:
-        filled(tab, "nothing has this name")
-        name, x, y = tab.evaluate(POINT)
+def test_a_click_on_a_point_finds_its_row_and_back(open_page):
+    with open_page() as tab:
+        fill_filter(tab, "nothing has this name")
+        name, x, y = tab.evaluate(FIND_POINT_JS)
         tab.mouse.move(x, y)
         tab.mouse.click(x, y)
         tab.wait_for_selector("tr.chosen")
         assert tab.inner_text("tr.chosen th").startswith(name)
         assert tab.evaluate("document.activeElement.closest('tr').classList.contains('chosen')")
-        assert tab.inner_text("#count").startswith("40 of 40")  # the filter hid it
-        tab.locator(f"{SHOWN} button").nth(3).press("Enter")
+        assert tab.inner_text("#count").startswith("40 of 40")  # the filter is cleared, because it hid the row
+        tab.locator(f"{SHOWN_ROWS} button").nth(3).press("Enter")
         tab.wait_for_selector("#plot-main .hoverlayer .hovertext")
-        assert tab.locator(f"{SHOWN}.chosen").count() == 1
+        assert tab.locator(f"{SHOWN_ROWS}.chosen").count() == 1
 
 
-def test_light_and_dark_change_at_once(opened):
+def test_light_and_dark_change_at_once(open_page):
     ink = "getComputedStyle(document.querySelector('#plot-main .xtick text')).fill"
-    with opened(color_scheme="light") as tab:
+    with open_page(color_scheme="light") as tab:
         light = tab.evaluate(ink)
         tab.emulate_media(color_scheme="dark")
         tab.wait_for_function(f"() => {ink} !== '{light}'")
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
 
 
-def test_on_paper_the_front_is_a_table_and_colours_are_light(opened):
-    with opened(color_scheme="dark") as tab:
+def test_on_paper_the_front_is_a_table_and_colours_are_light(open_page):
+    with open_page(color_scheme="dark") as tab:
         assert not tab.is_visible(".front")
         tab.locator("details.numbers summary").first.click()
         tab.emulate_media(media="print")
@@ -184,14 +186,14 @@ def test_on_paper_the_front_is_a_table_and_colours_are_light(opened):
         assert tab.is_visible("#filter")
 
 
-def test_without_scripts_the_front_is_there(opened):
-    with opened(java_script_enabled=False) as tab:
+def test_without_scripts_the_front_is_shown(open_page):
+    with open_page(java_script_enabled=False) as tab:
         assert tab.is_visible(".front table")
         assert not tab.is_visible("#filter")
 
 
-def test_tables_of_figures_have_their_numbers(opened):
-    with opened() as tab:
+def test_tables_of_figures_have_their_numbers(open_page):
+    with open_page() as tab:
         for details in tab.locator("details.numbers").all():
             details.locator("summary").click()
             details.locator("table").wait_for()
@@ -199,15 +201,15 @@ def test_tables_of_figures_have_their_numbers(opened):
         assert tab.locator("details[data-source=curves] thead th").last.inner_text() == "epoch 5"
 
 
-def test_it_can_be_read_aloud(opened):
-    with opened() as tab:
+def test_a_screen_reader_can_read_the_page(open_page):
+    with open_page() as tab:
         for details in tab.locator("details").all():
             details.locator("summary").click()
-        told = tab.evaluate(READ)
-    levels = told.pop("levels")
+        outline = tab.evaluate(ACCESSIBILITY_JS)
+    levels = outline.pop("levels")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    assert told == {
+    assert outline == {
         "language": "en",
         "landmarks": [1, 1, 1, 1],
         "nameless": 0,
@@ -219,9 +221,9 @@ def test_it_can_be_read_aloud(opened):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out(opened, scheme):
-    """The contrast of WCAG 2.1: at least 4.5 for text, against the page and what lies on it."""
-    with opened(color_scheme=scheme) as tab:
+def test_text_has_enough_contrast(open_page, scheme):
+    """Text must have a contrast of at least 4.5 (WCAG 2.1) against the page and the boxes on it."""
+    with open_page(color_scheme=scheme) as tab:
         names = ["page", "card", "chosen", "ink", "dim", "accent"]
         style = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
         page_, card, chosen, ink, dim, accent = (luminance(tab.evaluate(style, name)) for name in names)
@@ -231,46 +233,52 @@ def test_text_stands_out(opened, scheme):
 
 
 def luminance(colour):
-    shares = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    shares = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_in_a_frame_that_is_allowed_scripts_alone(opened, written, tmp_path):
-    """So MLflow shows a page among a run's artifacts."""
+def test_the_page_works_in_a_frame_with_scripts_alone(open_page, page_path, tmp_path):
+    """MLflow shows a page among the artifacts of a run in such a frame."""
     path = tmp_path / "frame.html"
-    path.write_text(f'<iframe sandbox="allow-scripts" srcdoc="{escape(written.read_text())}"></iframe>')
-    with opened(path, drawn=False) as tab:
+    path.write_text(f'<iframe sandbox="allow-scripts" srcdoc="{escape(page_path.read_text())}"></iframe>')
+    with open_page(path, drawn=False) as tab:
         frame = tab.frame_locator("iframe")
         frame.locator("html[data-drawn]").wait_for(state="attached")
-        assert frame.locator(SHOWN).count() == 40
+        assert frame.locator(SHOWN_ROWS).count() == 40
 
 
-def test_names_do_nothing(opened, make_table, tmp_path):
-    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    rows = [(evil, 0.1, 0.9, "trained"), ("snip", 0.05, 0.8, "trained"), (evil, 0.01, 0.1, "collapsed")]
+def test_html_in_names_is_not_run(open_page, make_table, tmp_path):
+    malicious_name = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    rows = [
+        (malicious_name, 0.1, 0.9, "trained"),
+        ("snip", 0.05, 0.8, "trained"),
+        (malicious_name, 0.01, 0.1, "collapsed"),
+    ]
     path = tmp_path / "evil.html"
-    path.write_text(render_page(evidence.Evidence(evil, numbers.prepare_trials(make_table(rows, reason=evil)))))
-    with opened(path) as tab:
-        assert tab.inner_text("h1") == evil
+    path.write_text(
+        render_page(evidence.Evidence(malicious_name, numbers.prepare_trials(make_table(rows, reason=malicious_name))))
+    )
+    with open_page(path) as tab:
+        assert tab.inner_text("h1") == malicious_name
         assert tab.locator("img, script:not([nonce]):not([type])").count() == 0
-        assert tab.locator(f"{SHOWN} td:nth-child(2)").first.inner_text() in (evil, "snip")
+        assert tab.locator(f"{SHOWN_ROWS} td:nth-child(2)").first.inner_text() in (malicious_name, "snip")
 
 
-def test_five_thousand_trials(opened, make_table, tmp_path):
+def test_five_thousand_trials(open_page, make_table, tmp_path):
     generator = np.random.default_rng(0)
     density = 10 ** generator.uniform(-2.5, -0.3, 5000)
     methods = generator.choice(["random", "snip", "force", "synflow", "grasp"], 5000)
-    reached = 0.99 - 0.1 * np.log10(density) ** 2
-    rows = [(m, d, a, "trained") for m, d, a in zip(methods, density, reached, strict=True)]
+    accuracy = 0.99 - 0.1 * np.log10(density) ** 2
+    rows = [(m, d, a, "trained") for m, d, a in zip(methods, density, accuracy, strict=True)]
     path = tmp_path / "large.html"
     path.write_text(
         render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows, lr=generator.uniform(0, 1, 5000)))))
     )
     assert path.stat().st_size < 10e6
-    with opened(path) as tab:
-        assert tab.locator(SHOWN).count() == 200
+    with open_page(path) as tab:
+        assert tab.locator(SHOWN_ROWS).count() == 200
         assert "the first 200 are listed" in tab.inner_text("#count")
         tab.click("#more")
-        assert tab.locator(SHOWN).count() == 5000
-        assert tab.evaluate(BRIGHT) == 5000
+        assert tab.locator(SHOWN_ROWS).count() == 5000
+        assert tab.evaluate(COUNT_BRIGHT_JS) == 5000

@@ -1,4 +1,4 @@
-"""What a report says in numbers."""
+"""The numbers of a report."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ import pytest
 from forcetune import analysis
 from forcetune.report import numbers, paper
 
-ROWS = [
+TRIAL_ROWS = [
     ("snip", 0.5, 0.9, "trained"),
     ("force", 0.1, 0.8, "trained"),
     ("random", 0.2, 0.7, "trained"),
@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture
 def trials(make_table):
-    return numbers.prepare_trials(make_table(ROWS))
+    return numbers.prepare_trials(make_table(TRIAL_ROWS))
 
 
 def test_the_front_comes_first_by_rising_sparsity(trials):
@@ -34,12 +34,12 @@ def test_counts(trials):
 
 
 def test_the_mean_over_fresh_seeds_counts(make_table):
-    table = make_table(ROWS[:2]).assign(val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
+    table = make_table(TRIAL_ROWS[:2]).assign(val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
     assert numbers.prepare_trials(table).sort_values("name")["reached"].tolist() == [0.7, 0.8]
 
 
 def test_labels_name_the_controls(make_table):
-    table = make_table(ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
+    table = make_table(TRIAL_ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
     assert numbers.prepare_trials(table).sort_values("name")["label"].tolist() == [
         "snip+shuffle",
         "force+small_dense:macs",
@@ -47,7 +47,8 @@ def test_labels_name_the_controls(make_table):
 
 
 def test_the_front_of_the_controls_alone(trials):
-    assert numbers.select_control_front(trials)["density"].tolist() == [0.2, 0.05]  # 0.3 is denser and worse
+    # without the trial of density 0.3, which is denser and worse
+    assert numbers.select_control_front(trials)["density"].tolist() == [0.2, 0.05]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +60,15 @@ def test_the_front_of_the_controls_alone(trials):
         ("weight", [10, 8], "weight"),
     ],
 )
-def test_layers_that_have_numbers_alone_say_what_they_are(name, shape, label):
+def test_layers_whose_names_are_numbers_are_described(name, shape, label):
     assert paper.format_layer_label({"layer": name, "shape": shape}) == label
 
 
-def test_points_that_a_control_beats_are_told(make_table):
-    told = numbers.prepare_trials(
+def test_points_that_a_control_beats_are_marked(make_table):
+    trials = numbers.prepare_trials(
         make_table([("force", 0.1, 0.8, "trained"), ("random", 0.2, 0.9, "trained")], macs=[9.0, 7.0])
     )
-    assert told[["label", "beaten_by", "beaten_at"]].to_numpy().tolist() == [
+    assert trials[["label", "beaten_by", "beaten_at"]].to_numpy().tolist() == [
         ["random", None, None],
         ["force", "trial-0001", "macs"],
     ]
@@ -90,8 +91,8 @@ def test_which_method_is_random_pruning(label, random):
         ({"density": "min"}, "val_accuracy"),
     ],
 )
-def test_what_counts_as_good(make_table, objectives, quality):
-    assert numbers.prepare_trials(make_table(ROWS, objectives)).attrs["quality"] == quality
+def test_the_quality_objective(make_table, objectives, quality):
+    assert numbers.prepare_trials(make_table(TRIAL_ROWS, objectives)).attrs["quality"] == quality
 
 
 def test_dense_runs_with_the_best_settings():
@@ -102,33 +103,33 @@ def test_dense_runs_with_the_best_settings():
     assert not len(analysis.summarize_dense(pd.DataFrame(), "val_accuracy"))
 
 
-def test_random_twins_are_told_by_arm_and_density():
+def test_random_twins_are_grouped_by_arm_and_density():
     rows = [("random_erk", 0.1, 0.7), ("random_erk", 0.1, 0.8), ("random_erk", 0.01, 0.3), ("tuned_random", 0.1, 0.9)]
     rows += [("champion", 0.1, 0.99), ("tuning", 0.1, 0.99), ("dense", 1.0, 0.99), (None, 0.1, 0.99)]
     runs = pd.DataFrame(rows, columns=["arm", "density", "val_accuracy"]).assign(outcome="trained")
     runs.loc[3, "outcome"] = "failed"
-    found = numbers.summarize_twins(runs, "val_accuracy")
-    assert list(zip(found["arm"], found["density"], found["seeds"], strict=True)) == [
+    twins = numbers.summarize_twins(runs, "val_accuracy")
+    assert list(zip(twins["arm"], twins["density"], twins["seeds"], strict=True)) == [
         ("random_erk", 0.01, 1),
         ("random_erk", 0.1, 2),
     ]
-    assert found["mean"].tolist() == pytest.approx([0.3, 0.75])
-    assert found["low"][1] < 0.7
+    assert twins["mean"].tolist() == pytest.approx([0.3, 0.75])
+    assert twins["low"][1] < 0.7
     assert not len(numbers.summarize_twins(pd.DataFrame(), "val_accuracy"))
     assert not len(numbers.summarize_twins(runs, "val_f1"))
 
 
 def test_hypervolume_grows_in_the_order_of_ends(make_table):
     table = make_table([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
-    found = numbers.trace_hypervolume(numbers.prepare_trials(table))
-    assert found["trials"].tolist() == [1, 3]
-    # one decade below 0.5 by 0.5 above chance, and another decade by 0.25
-    assert found["hypervolume"].round(9).tolist() == [0.5, 0.75]
-    assert found["device_hours"].round(9).tolist() == [0.01, 0.03]
+    growth = numbers.trace_hypervolume(numbers.prepare_trials(table))
+    assert growth["trials"].tolist() == [1, 3]
+    # 0.5 = one decade below 0.5 times 0.5 above chance; 0.25 = another decade times 0.25
+    assert growth["hypervolume"].round(9).tolist() == [0.5, 0.75]
+    assert growth["device_hours"].round(9).tolist() == [0.01, 0.03]
 
 
 def test_unknown_references_are_the_worst_values(make_table):
-    table = make_table(ROWS)
+    table = make_table(TRIAL_ROWS)
     table.attrs["references"] = {"density": 0.5}
     assert numbers.find_references(numbers.prepare_trials(table)) == (
         {"val_accuracy": 0.1, "density": 0.5},
@@ -149,36 +150,38 @@ def test_long_curves_keep_their_ends():
     assert (steps[0], steps[-1], len(steps)) == (0, 999, 11)
 
 
-GRID = [(method, density) for method in ("force", "random") for density in (0.1, 0.01) for _ in range(3)]
+GRID_POINTS = [(method, density) for method in ("force", "random") for density in (0.1, 0.01) for _ in range(3)]
 
 
 @pytest.fixture
 def grid(make_table):
-    rows = [(m, d, 0.5 + d + 0.01 * (n % 3) + 0.1 * (m == "force"), "trained") for n, (m, d) in enumerate(GRID)]
-    iterations = pd.array([[2, 8, 8][n % 3] if m == "force" else pd.NA for n, (m, _) in enumerate(GRID)], "Int64")
+    rows = [(m, d, 0.5 + d + 0.01 * (n % 3) + 0.1 * (m == "force"), "trained") for n, (m, d) in enumerate(GRID_POINTS)]
+    iterations = pd.array(
+        [[2, 8, 8][n % 3] if m == "force" else pd.NA for n, (m, _) in enumerate(GRID_POINTS)], "Int64"
+    )
     return numbers.prepare_trials(make_table(rows, iterations=iterations, schedule="linear"))
 
 
 def test_methods_side_by_side_over_seeds(grid):
-    found, repeated = paper.compare_methods(grid)
+    methods, repeated = paper.compare_methods(grid)
     assert repeated
-    assert found["label"].tolist() == ["force", "force", "random", "random"]
-    assert found["mean"].round(6).tolist() == [0.71, 0.62, 0.61, 0.52]
-    assert found["trials"].tolist() == [3, 3, 3, 3]
-    assert (found["low"] < found["mean"]).all()
+    assert methods["label"].tolist() == ["force", "force", "random", "random"]
+    assert methods["mean"].round(6).tolist() == [0.71, 0.62, 0.61, 0.52]
+    assert methods["trials"].tolist() == [3, 3, 3, 3]
+    assert (methods["low"] < methods["mean"]).all()
 
 
-def test_methods_have_fronts_of_their_own_where_no_density_repeats(searched):
-    found, repeated = paper.compare_methods(numbers.prepare_trials(searched))
+def test_methods_have_fronts_of_their_own_where_no_density_repeats(search_table):
+    methods, repeated = paper.compare_methods(numbers.prepare_trials(search_table))
     assert not repeated
-    assert (found.groupby("label")["mean"].diff().dropna() < 0).all()
+    assert (methods.groupby("label")["mean"].diff().dropna() < 0).all()
 
 
 def test_iterations_at_each_density(grid):
-    told = paper.select_iterations(grid)
-    assert paper.has_repeated_densities(told)
-    found = paper.average_by_iterations(told)
-    assert found[["sparsity", "iterations", "trials"]].to_numpy().tolist() == [
+    iterations = paper.select_iterations(grid)
+    assert paper.has_repeated_densities(iterations)
+    averages = paper.average_by_iterations(iterations)
+    assert averages[["sparsity", "iterations", "trials"]].to_numpy().tolist() == [
         [0.9, 2, 1],
         [0.9, 8, 2],
         [0.99, 2, 1],
@@ -186,19 +189,19 @@ def test_iterations_at_each_density(grid):
     ]
 
 
-def test_iterations_beside_what_is_usual_at_a_density(searched):
-    trials = numbers.prepare_trials(searched)
-    told = paper.select_iterations(trials)
-    assert not paper.has_repeated_densities(told)
-    relative = paper.compare_at_equal_density(told, trials)
+def test_iterations_relative_to_the_usual_accuracy_at_a_density(search_table):
+    trials = numbers.prepare_trials(search_table)
+    iterations = paper.select_iterations(trials)
+    assert not paper.has_repeated_densities(iterations)
+    relative = paper.compare_at_equal_density(iterations, trials)
     assert relative["points"][relative["name"] != "trial-0007"].abs().max() < 10
-    assert relative["points"].min() < -50  # the collapsed one guesses
+    assert relative["points"].min() < -50  # of the collapsed trial, which guesses
     assert set(paper.average_in_bins(relative)["schedule"]) == {"exponential", "linear"}
 
 
-def test_layers_of_each_network_apart(gathered):
-    evidence = gathered()
-    (network,) = paper.split_by_network(evidence.trials, evidence.layers)
+def test_layers_of_each_network_apart(make_evidence):
+    study_evidence = make_evidence()
+    (network,) = paper.split_by_network(study_evidence.trials, study_evidence.layers)
     assert network[0] == "mlp"
     assert network[1]["layer"].unique().tolist() == ["first", "last"]
     assert list(paper.find_empty_layers(network[1])) == ["last"]

@@ -1,11 +1,11 @@
-"""Which points are run again with fresh seeds, and when that ends."""
+"""The re-runs of front points with fresh seeds, and when they end."""
 
 from collections import Counter
 
 import optuna
 import pytest
+from made import QUIET_CONSOLE
 from mlflow import MlflowClient
-from rich.console import Console
 
 from forcetune import analysis, results, run
 from forcetune.errors import HeldError, InputError
@@ -21,8 +21,6 @@ from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.study import Budget, Companion, CompanionRuns, Trial
 from forcetune.tracking import FRONT_TAG, Epoch, load_reruns, load_table
 
-QUIET = Console(quiet=True)
-
 
 def end(driver, assignment, accuracy, outcome="trained"):
     metrics = {"val_accuracy": accuracy, "density": assignment.fields["density"]}
@@ -30,17 +28,20 @@ def end(driver, assignment, accuracy, outcome="trained"):
     driver.end(assignment.number, assignment.attempt, report)
 
 
-# density and accuracy of a study's trials: a clear front of three, one that is far behind
-POINTS = {0.4: 0.9, 0.2: 0.8, 0.1: 0.6, 0.3: 0.5}
+# The accuracies of a study's trials: a clear front of three, and one trial far behind.
+ACCURACY_BY_DENSITY = {0.4: 0.9, 0.2: 0.8, 0.1: 0.6, 0.3: 0.5}
 
 
 @pytest.fixture
-def searched(folder, make_study):
-    def make(front=5, points=POINTS, outcomes=None):
+def search_densities(folder, make_study):
+    def make(front=5, points=ACCURACY_BY_DENSITY, outcomes=None):
         study = make_study(search={"seeds": {"front": front}, "trials": len(points)})
-        base = {**{name: study.trial[name] for name in ("dataset", "model", "width", "epochs")}, "method": "random"}
-        listed = [Proposal(Trial(**base, density=density)) for density in points]
-        driver = open_driver(study, lambda: None, QUIET, propose=lambda history: FixedProposals(listed))
+        fixed_fields = {
+            **{name: study.trial[name] for name in ("dataset", "model", "width", "epochs")},
+            "method": "random",
+        }
+        proposals = [Proposal(Trial(**fixed_fields, density=density)) for density in points]
+        driver = open_driver(study, lambda: None, QUIET_CONSOLE, propose=lambda history: FixedProposals(proposals))
         while assignment := driver.issue():
             density = assignment.fields["density"]
             end(driver, assignment, points[density], (outcomes or {}).get(density, "trained"))
@@ -50,119 +51,124 @@ def searched(folder, make_study):
     return make
 
 
-def drive_with(accuracy_of, issued):
-    """What runs a driver whose trials reach the accuracies that this function of density and seed says."""
+def drive_with(compute_accuracy, issued):
+    """Return a function that runs a driver; `compute_accuracy(density, seed)` is the accuracy of a trial."""
 
     def drive(driver):
         while assignment := driver.issue():
             issued.append((assignment.fields["density"], assignment.fields["seed"]))
-            end(driver, assignment, accuracy_of(*issued[-1]))
+            end(driver, assignment, compute_accuracy(*issued[-1]))
         driver.close()
 
     return drive
 
 
-def test_each_front_point_has_two_fresh_seeds_first(searched):
-    study = searched()
-    found = propose_reruns(study, load_trials("s", optuna_uri()), [])
-    assert Counter(proposal.trial.density for proposal in found) == {
+def test_each_front_point_has_two_fresh_seeds_first(search_densities):
+    study = search_densities()
+    proposals = propose_reruns(study, load_trials("s", optuna_uri()), [])
+    assert Counter(proposal.trial.density for proposal in proposals) == {
         0.4: FIRST_FRESH_SEEDS,
         0.2: FIRST_FRESH_SEEDS,
         0.1: FIRST_FRESH_SEEDS,
     }
-    assert {proposal.trial.seed for proposal in found} == {1, 2}, "none that the study has used"
+    assert {proposal.trial.seed for proposal in proposals} == {1, 2}, "the study has used neither"
     keys = {t.user_attrs["fields"]["density"]: t.user_attrs["key"] for t in load_trials("s", optuna_uri())}
-    assert all(proposal.parent_key == keys[proposal.trial.density] for proposal in found)
+    assert all(proposal.parent_key == keys[proposal.trial.density] for proposal in proposals)
 
 
-def test_a_clear_front_takes_no_more_seeds(searched):
-    study, issued = searched(), []
+def test_a_clear_front_takes_no_more_seeds(search_densities):
+    study, issued = search_densities(), []
     noise = {1: 0.001, 2: -0.001}
-    assert rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d] + noise[seed], issued)) is None
+    assert (
+        rerun(
+            study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d] + noise[seed], issued)
+        )
+        is None
+    )
     assert Counter(density for density, _ in issued) == {0.4: 2, 0.2: 2, 0.1: 2}
     assert propose_reruns(study, load_trials("s", optuna_uri()), load_trials("s" + COMPANION, optuna_uri())) == []
 
 
-def test_points_in_doubt_are_run_until_the_seeds_are_spent(searched):
-    # 0.2 was lucky: with fresh seeds it is as good as 0.19, which it seemed to leave behind
+def test_points_in_doubt_are_run_until_the_seeds_are_spent(search_densities):
+    # The trial at 0.2 was lucky: with fresh seeds it is as good as the one at 0.21, which it seemed to dominate.
     points = {0.4: 0.9, 0.2: 0.80, 0.21: 0.79, 0.1: 0.6}
-    study, issued = searched(4, points), []
+    study, issued = search_densities(4, points), []
     noise = {1: 0.02, 2: -0.02, 3: 0.02, 4: -0.02}
     means = {**points, 0.2: 0.79}
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: means[d] + noise[seed], issued))
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: means[d] + noise[seed], issued))
     seeds = Counter(density for density, _ in issued)
-    assert seeds[0.21] == 4, "off the front by its first seed alone"
-    assert seeds[0.2] == 2, "it stands there whether it is better or not"
+    assert seeds[0.21] == 4, "only its first seed puts it off the front"
+    assert seeds[0.2] == 2, "it is on the front whether it is better or not"
     assert len(set(issued)) == len(issued)
 
 
-def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(searched):
-    study, issued = searched(2), []
-    assert "0.3" not in marked()
-    means = {**POINTS, 0.4: 0.3, 0.3: 0.5}  # the densest point was lucky
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: means[d], issued))
-    front = analysis.best(results.load("s"))
-    assert marked() == set(front["density"].map(str))
-    assert "0.4" not in marked()
+def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(search_densities):
+    study, issued = search_densities(2), []
+    assert "0.3" not in load_front_densities()
+    means = {**ACCURACY_BY_DENSITY, 0.4: 0.3, 0.3: 0.5}  # the densest point was lucky
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: means[d], issued))
+    front = analysis.best(results.load_results("s"))
+    assert load_front_densities() == set(front["density"].map(str))
+    assert "0.4" not in load_front_densities()
 
 
-def marked():
-    """The densities of the runs that MLflow finds by the tag of the front."""
+def load_front_densities():
+    """Return the densities of the runs that MLflow finds by the tag of the front."""
     client = MlflowClient(mlflow_uri())
     experiment = client.get_experiment_by_name("s").experiment_id
     runs = client.search_runs([experiment], f"tags.`{FRONT_TAG}` = 'true'")
     return {run.data.params["density"] for run in runs}
 
 
-def test_stopped_trials_are_never_run_again(searched):
-    study = searched(points={0.4: 0.9, 0.1: 0.95}, outcomes={0.1: "stopped"})
-    found = propose_reruns(study, load_trials("s", optuna_uri()), [])
-    assert {proposal.trial.density for proposal in found} == {0.4}
+def test_stopped_trials_are_never_run_again(search_densities):
+    study = search_densities(points={0.4: 0.9, 0.1: 0.95}, outcomes={0.1: "stopped"})
+    proposals = propose_reruns(study, load_trials("s", optuna_uri()), [])
+    assert {proposal.trial.density for proposal in proposals} == {0.4}
 
 
-def test_an_interrupted_round_goes_on(searched):
-    study, issued = searched(2), []
+def test_an_interrupted_round_goes_on(search_densities):
+    study, issued = search_densities(2), []
 
-    def interrupted(driver):
+    def drive_and_interrupt(driver):
         first = driver.issue()
-        end(driver, first, POINTS[first.fields["density"]])
+        end(driver, first, ACCURACY_BY_DENSITY[first.fields["density"]])
         driver.issue()
         driver.hand_back()
         driver.close()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rerun(study, lambda: None, QUIET, interrupted)
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], issued))
-    told = optuna.load_study(study_name="s" + COMPANION, storage=optuna_uri()).trials
-    assert [trial.state.name for trial in told] == ["COMPLETE"] * 6
-    assert len(issued) == 5, "the one that was handed back among them, and nothing twice"
+        rerun(study, lambda: None, QUIET_CONSOLE, drive_and_interrupt)
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], issued))
+    trials = optuna.load_study(study_name="s" + COMPANION, storage=optuna_uri()).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 6
+    assert len(issued) == 5, "the one that was handed back is run, and none is run twice"
 
 
-def test_they_stand_in_an_experiment_of_their_own(searched):
-    study = searched(2)
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
-    rows, again = load_table("s"), load_reruns("s")
+def test_companions_have_an_experiment_of_their_own(search_densities):
+    study = search_densities(2)
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], []))
+    rows, reruns = load_table("s"), load_reruns("s")
     assert len(rows) == 4, "no companion counts as a trial of the study"
     assert "of" not in rows
-    assert len(again) == 6
-    assert set(again["of"]) == set(rows[rows["density"] != 0.3]["trial"])
+    assert len(reruns) == 6
+    assert set(reruns["of"]) == set(rows[rows["density"] != 0.3]["trial"])
     assert load_reruns("other") is None
 
 
-def test_nothing_is_run_again_once_the_budget_is_used_up(searched):
-    study = searched(3)
-    poor = study.search.model_copy(update={"budget": Budget(hours=1e-9)})
-    study = study.model_copy(update={"search": poor})
+def test_nothing_is_run_again_once_the_budget_is_used_up(search_densities):
+    study = search_densities(3)
+    search = study.search.model_copy(update={"budget": Budget(hours=1e-9)})
+    study = study.model_copy(update={"search": search})
     issued = []
-    assert "budget of 1e-09 hours" in rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: 0.5, issued))
+    assert "budget of 1e-09 hours" in rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: 0.5, issued))
     assert issued == []
 
 
-def test_fresh_archives_them_with_their_study(searched):
-    study = searched(2)
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
-    name = archive("s", lambda: None, QUIET, True)
+def test_fresh_archives_companions_with_their_study(search_densities):
+    study = search_densities(2)
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], []))
+    name = archive("s", lambda: None, QUIET_CONSOLE, True)
     assert len(load_trials(name, optuna_uri())) == 4
     assert len(load_trials(name + COMPANION, optuna_uri())) == 6
     assert load_trials("s" + COMPANION, optuna_uri()) == []
@@ -170,19 +176,19 @@ def test_fresh_archives_them_with_their_study(searched):
     assert load_reruns("s") is None
 
 
-def test_fresh_waits_for_no_driver_of_companions(searched):
-    study = searched(2)
-    rerun(study, lambda: None, QUIET, drive_with(lambda d, seed: POINTS[d], []))
+def test_fresh_is_refused_while_companions_run(search_densities):
+    study = search_densities(2)
+    rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], []))
     with driver_lock("s" + COMPANION, optuna_uri()):
         with pytest.raises(HeldError, match="another driver has the study 's.companion'"):
-            archive("s", lambda: None, QUIET, True)
+            archive("s", lambda: None, QUIET_CONSOLE, True)
         assert len(load_trials("s", optuna_uri())) == 4, "nothing is archived"
         assert pending_archive("s", optuna_uri()) is None
-    assert archive("s", lambda: None, QUIET, True)
+    assert archive("s", lambda: None, QUIET_CONSOLE, True)
 
 
-def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monkeypatch):
-    study = searched(2)
+def test_companions_of_a_study_that_is_being_archived_are_not_run(search_densities, monkeypatch):
+    study = search_densities(2)
     monkeypatch.setattr(run.RaySession, "drive", lambda cluster, driver: pytest.fail("a companion is run"))
     champion = load_trials("s", optuna_uri())[0].user_attrs
     companion_runs = CompanionRuns(
@@ -190,8 +196,8 @@ def test_companions_of_a_study_that_is_being_archived_are_not_run(searched, monk
     )
     Ledger(study, optuna_uri()).begin_archive("s.old")
     with pytest.raises(InputError, match="'s' .* as s.old .*forcetune doctor s --repair"):
-        run.run_companions(companion_runs, QUIET)
-    archive("s", lambda: None, QUIET, False)
+        run.run_companions(companion_runs, QUIET_CONSOLE)
+    archive("s", lambda: None, QUIET_CONSOLE, False)
     with pytest.raises(InputError, match="'s' is no longer in MLflow"):
-        run.run_companions(companion_runs, QUIET)
+        run.run_companions(companion_runs, QUIET_CONSOLE)
     assert load_trials("s" + COMPANION, optuna_uri()) == []

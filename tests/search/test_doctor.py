@@ -1,4 +1,4 @@
-"""A store that was tampered with: the doctor says what is wrong, mends it, and then the promise holds."""
+"""The doctor of damaged stores: it names the damage and repairs it, and then the promise holds."""
 
 import shutil
 import sqlite3
@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 from mlflow import MlflowClient
-from promise import check_promise
-from test_driver import driver_of
+from promise import EPOCH_METRICS, check_promise
+from test_driver import make_driver
 
 from forcetune import tracking
 from forcetune.errors import HeldError, InputError
@@ -21,26 +21,24 @@ from forcetune.search.archive import archive
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT_TAG, Epoch
 
-EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
-
 
 def train(driver, outcome="trained"):
-    """Run the next trial to its end, as a worker tells it."""
+    """Run the next trial to its end with the reports of a worker."""
     assignment = driver.issue()
-    opening = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
-    driver.report(assignment.number, assignment.attempt, Report(trial_started=opening))
+    trial_started = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
     first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))
     reason = "RuntimeError: mine" if outcome == "failed" else None
-    told = Report({**opening.static_metrics, **last.metrics}, last, outcome=outcome, reason=reason)
-    driver.end(assignment.number, assignment.attempt, told)
+    report = Report({**trial_started.static_metrics, **last.metrics}, last, outcome=outcome, reason=reason)
+    driver.end(assignment.number, assignment.attempt, report)
 
 
 @pytest.fixture
-def ended(folder, make_study):
-    """A study with two trained trials and a failed one, complete."""
+def ended_study(folder, make_study):
+    """Return a complete study with two trained trials and a failed one."""
     study = make_study(search={"trials": 3})
-    driver = driver_of(study)
+    driver = make_driver(study)
     for outcome in ("trained", "trained", "failed"):
         train(driver, outcome)
     driver.close()
@@ -65,7 +63,7 @@ def make_run(**tags):
     return client().create_run(experiment, tags={f"forcetune.{name}": text for name, text in tags.items()})
 
 
-def take_another_parent():
+def set_another_parent():
     client().set_tag(row()["run_id"], "mlflow.parentRunId", make_run(kind="search").info.run_id)
 
 
@@ -76,7 +74,7 @@ DAMAGES = {
     "another status": (lambda: client().set_terminated(row()["run_id"], "KILLED"), "its run is KILLED"),
     "still running": (lambda: client().update_run(row()["run_id"], "RUNNING"), "its run is RUNNING"),
     "another outcome": (lambda: client().set_tag(row()["run_id"], "forcetune.outcome", "stopped"), "run has stopped"),
-    "another parent": (take_another_parent, "is an extra parent run"),
+    "another parent": (set_another_parent, "is an extra parent run"),
     "another value": (
         lambda: alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'"),
         "has val_accuracy 0.5, but its run has 0.9",
@@ -98,39 +96,39 @@ DAMAGES = {
 }  # fmt: skip
 
 
-def test_nothing_to_say(ended):
+def test_a_sound_study_has_no_findings(ended_study):
     assert examine_study("s") == ([], [], None)
     assert examine_study("s", mend=True) == ([], [], None)
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_what_is_damaged_is_named_and_mended(ended, damage, said):
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_what_is_damaged_is_named_and_mended(ended_study, damage, message):
     damage()
-    _, found, _ = examine_study("s")
-    assert said in "; ".join(f"{finding.where} {finding.what}" for finding in found)
-    assert examine_study("s")[1] == found, "looking changes nothing"
+    _, findings, _ = examine_study("s")
+    assert message in "; ".join(f"{finding.where} {finding.what}" for finding in findings)
+    assert examine_study("s")[1] == findings, "an examination changes nothing"
     mended, left, _ = examine_study("s", mend=True)
-    assert {*found} <= {*mended}
-    assert [finding.what for finding in left] == (["has a run without masks.npz"] if said == "has no run" else [])
+    assert {*findings} <= {*mended}
+    assert [finding.what for finding in left] == (["has a run without masks.npz"] if message == "has no run" else [])
     for parent in client().search_runs([client().get_experiment_by_name("s").experiment_id], "status = 'RUNNING'"):
-        client().set_terminated(parent.info.run_id)  # one that was made anew is closed by the next search
+        client().set_terminated(parent.info.run_id)  # the next search closes a parent that the doctor made
     rows = check_promise("s", 3)
     assert set(rows["outcome"]) == {"trained", "failed"}
     for run, outcome in zip(rows["run_id"], rows["outcome"], strict=True):
-        files = {found.path for found in client().list_artifacts(run)}
-        assert outcome == "failed" or said == "has no run" or "masks.npz" in files
+        files = {artifact.path for artifact in client().list_artifacts(run)}
+        assert outcome == "failed" or message == "has no run" or "masks.npz" in files
 
 
-def test_masks_that_are_lost_cannot_be_mended(ended):
+def test_masks_that_are_lost_cannot_be_mended(ended_study):
     shutil.rmtree(client().get_run(row()["run_id"]).info.artifact_uri)
     mended, left, _ = examine_study("s", mend=True)
     assert mended == []
     assert [(finding.where, finding.what) for finding in left] == [("trial 0", "has a run without masks.npz")]
 
 
-def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
-    driver = driver_of(make_study(search={"trials": 1}))
-    monkeypatch.setattr(driver._outbox, "end", lambda number, ended: None)
+def test_a_result_that_is_not_in_both_stores_is_written(folder, make_study, monkeypatch):
+    driver = make_driver(make_study(search={"trials": 1}))
+    monkeypatch.setattr(driver._outbox, "end", lambda number, outcome: None)
     train(driver)
     driver._outbox.close()
     (waiting,) = examine_study("s")[1]
@@ -141,7 +139,7 @@ def test_what_was_decided_and_not_told(folder, make_study, monkeypatch):
 
 
 def test_an_interrupted_study_is_in_order(folder, make_study):
-    driver = driver_of(make_study(search={"trials": 2}))
+    driver = make_driver(make_study(search={"trials": 2}))
     train(driver)
     second = driver.issue()
     driver.hand_back()
@@ -158,31 +156,31 @@ def test_an_interrupted_study_is_in_order(folder, make_study):
     assert not left_over.exists()
 
 
-def test_a_study_that_runs_is_looked_at_and_not_mended(ended):
+def test_a_study_that_runs_is_examined_and_not_mended(ended_study):
     alter("update latest_metrics set value = 0.9 where key = 'val_accuracy'")
     with driver_lock("s", optuna_uri()):
-        _, found, holder = examine_study("s")
+        _, findings, holder = examine_study("s")
         assert "another driver has the study 's': process" in holder
-        assert len(found) == 2
+        assert len(findings) == 2
         with pytest.raises(HeldError):
             examine_study("s", mend=True)
 
 
-def test_an_archive_that_was_begun_is_finished(ended):
-    Ledger(ended, optuna_uri()).begin_archive("s.old")
-    (torn,) = examine_study("s")[1]
-    assert "s.old" in torn.what
+def test_an_archive_that_was_begun_is_finished(ended_study):
+    Ledger(ended_study, optuna_uri()).begin_archive("s.old")
+    (finding,) = examine_study("s")[1]
+    assert "s.old" in finding.what
     with pytest.raises(InputError, match="no study 's'"):  # nothing is left under the name
         examine_study("s", mend=True)
     check_promise("s.old", 3)
 
 
-def test_an_unknown_study(folder, ended):
+def test_an_unknown_study(folder, ended_study):
     with pytest.raises(InputError, match=r"no study 'S' of forcetune.*: s$"):
         examine_study("S")
 
 
-def test_an_archive_where_the_ledger_is_gone(ended, folder):
+def test_an_archive_where_the_ledger_is_gone(ended_study, folder):
     (folder / "optuna.db").unlink()
     name = archive("s", lambda: None, None, fresh=True)
     assert len(tracking.load_table(name)) == 3
@@ -192,12 +190,12 @@ def delete_experiment():
     client().delete_experiment(client().get_experiment_by_name("s").experiment_id)
 
 
-def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
+def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended_study):
     before = tracking.load_table("s")
     delete_experiment()
-    for ask in (lambda: tracking.load_table("s"), lambda: driver_of(ended)):
+    for call in (lambda: tracking.load_table("s"), lambda: make_driver(ended_study)):
         with pytest.raises(InputError, match="the study 's' was deleted in MLflow.*`forcetune doctor s --repair`"):
-            ask()
+            call()
     _, findings, _ = examine_study("s")
     assert [(finding.what, finding.remedy) for finding in findings] == [
         ("has an experiment that was deleted in MLflow", "restore it")
@@ -207,10 +205,10 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended):
     assert tracking.load_table("s").equals(before)
 
 
-@pytest.mark.parametrize("what", ["run", "experiment"])
-def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make_study, what):
+@pytest.mark.parametrize("deleted", ["run", "experiment"])
+def test_a_run_or_experiment_that_is_deleted_while_the_study_runs_is_restored(folder, make_study, deleted):
     study = make_study(search={"trials": 2})
-    driver = driver_of(study)
+    driver = make_driver(study)
     train(driver)
     driver._outbox.drain(10)
     warnings = []
@@ -220,13 +218,13 @@ def test_what_is_deleted_in_mlflow_while_the_study_runs_is_restored(folder, make
         assignment.number, assignment.attempt, Report(trial_started=TrialStarted({"density": 0.1}, "cpu", b"", [], []))
     )
     driver._outbox.drain(10)
-    if what == "run":
+    if deleted == "run":
         client().delete_run(row(1)["run_id"])
     else:
         delete_experiment()
     last = Epoch(2, 2000, dict.fromkeys(EPOCH_METRICS, 0.5))
-    told = Report({"density": 0.1, **last.metrics}, last, outcome="trained")
-    driver.end(assignment.number, assignment.attempt, told)
+    report = Report({"density": 0.1, **last.metrics}, last, outcome="trained")
+    driver.end(assignment.number, assignment.attempt, report)
     driver.close()
     assert len(warnings) == 1
     assert "was deleted in MLflow" in warnings[0]

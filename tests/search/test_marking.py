@@ -1,4 +1,4 @@
-"""The front as tags of runs: what MLflow answers is what `best` prints, also once the front has moved."""
+"""The front as tags of runs: MLflow finds by them what `best` prints, also after the front has moved."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 from made import end
 from mlflow import MlflowClient
-from test_driver import driver_of
+from test_driver import make_driver
 
 from forcetune import analysis, results
 from forcetune.ledger.ledger import load_trials
@@ -15,73 +15,77 @@ from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT_TAG, KNEE_TAG
 
 
-def ask(condition):
+def find_run_names(condition):
     client = MlflowClient(mlflow_uri())
     experiment = client.get_experiment_by_name("s").experiment_id
     return {run.info.run_name for run in client.search_runs([experiment], condition)}
 
 
-def found_of_tags():
-    """What the doctor says of the tags; these made-up trials have no masks either."""
+def list_tag_findings():
+    """Return the doctor's findings about tags; it also misses the masks that these made-up trials do not have."""
     return [finding.what for finding in examine_study("s")[1] if "tag" in finding.what]
 
 
-def front():
-    return set(analysis.best(results.load("s"))["name"])
+def load_front_names():
+    return set(analysis.best(results.load_results("s"))["name"])
 
 
-def test_mlflow_is_asked_for_the_front_and_its_knee(searched):
-    searched()
-    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front() != set()
-    assert ask(f"tags.`{KNEE_TAG}` = 'true'") == set(analysis.knee(analysis.best(results.load("s")))["name"]) != set()
+def test_mlflow_finds_the_front_and_its_knee_by_tags(search_study):
+    search_study()
+    assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == load_front_names() != set()
+    knee = analysis.knee(analysis.best(results.load_results("s")))
+    assert find_run_names(f"tags.`{KNEE_TAG}` = 'true'") == set(knee["name"]) != set()
 
 
-def test_mlflow_takes_the_filters_of_the_documents(searched):
-    searched()
+def test_mlflow_takes_the_filters_of_the_documents(search_study):
+    search_study()
     documents = (Path(__file__).parents[2] / "README.md").read_text()
     filters = re.findall(r"``((?:tags|metrics|params|dataset)\.[^\n]+?)``(?: \||;)", documents)
     assert len(filters) >= 12
-    answers = {condition: ask(condition) for condition in filters}
-    assert answers["tags.`forcetune.front` = 'true'"] == front()
-    assert len(answers["params.method LIKE 'random%'"]) == 4
-    assert answers["tags.`forcetune.kind` = 'search'"] == {"s"}
+    names_by_filter = {condition: find_run_names(condition) for condition in filters}
+    assert names_by_filter["tags.`forcetune.front` = 'true'"] == load_front_names()
+    assert len(names_by_filter["params.method LIKE 'random%'"]) == 4
+    assert names_by_filter["tags.`forcetune.kind` = 'search'"] == {"s"}
 
 
 def test_tags_follow_the_front_as_it_moves(folder, make_study):
     study = make_study({"density": {"low": 0.05, "high": 0.5}}, search={"trials": 2})
-    driver = driver_of(study)
+    driver = make_driver(study)
     first = driver.issue()
     end(driver, first, 0.4)
     driver.close()
-    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == {"trial-0000"}
-    driver = driver_of(make_study({"density": {"low": 0.05, "high": 0.5}}, search={"trials": 3}))
+    assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == {"trial-0000"}
+    driver = make_driver(make_study({"density": {"low": 0.05, "high": 0.5}}, search={"trials": 3}))
     better = driver.issue()
-    better.fields["density"] = first.fields["density"] / 2  # what the worker measures counts
+    better.fields["density"] = first.fields["density"] / 2  # the density that the worker measures counts
     end(driver, better, 0.9)
     end(driver, driver.issue(), 0.1, outcome="collapsed")
     driver.close()
-    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front() == {"trial-0001"}
-    assert found_of_tags() == []
+    assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == load_front_names() == {"trial-0001"}
+    assert list_tag_findings() == []
 
 
-def test_a_doctor_compares_the_tags(searched):
-    searched()
+def test_a_doctor_compares_the_tags(search_study):
+    search_study()
     client = MlflowClient(mlflow_uri())
-    rows = results.load("s").set_index("name")
-    on, off = rows.loc[min(front()), "run_id"], rows.loc[min(set(rows.index) - front()), "run_id"]
-    client.delete_tag(on, FRONT_TAG)
-    client.set_tag(off, FRONT_TAG, "true")
-    (said,) = found_of_tags()
-    assert f"lacks the tag {FRONT_TAG} on 1 runs on the front, and has it on 1 other runs" in said
+    rows = results.load_results("s").set_index("name")
+    front_run, other_run = (
+        rows.loc[min(load_front_names()), "run_id"],
+        rows.loc[min(set(rows.index) - load_front_names()), "run_id"],
+    )
+    client.delete_tag(front_run, FRONT_TAG)
+    client.set_tag(other_run, FRONT_TAG, "true")
+    (finding,) = list_tag_findings()
+    assert f"lacks the tag {FRONT_TAG} on 1 runs on the front, and has it on 1 other runs" in finding
     examine_study("s", mend=True)
-    assert found_of_tags() == []
-    assert ask(f"tags.`{FRONT_TAG}` = 'true'") == front()
+    assert list_tag_findings() == []
+    assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == load_front_names()
 
 
-def test_optuna_shows_no_curves(searched):
-    searched()
-    shown = optuna.load_study(study_name="s", storage=optuna_uri()).trials_dataframe()
-    assert "user_attrs_ended" not in shown
-    assert set(shown["user_attrs_outcome"]) == {"trained"}
-    assert shown.drop(columns="user_attrs_fields").astype(str).map(len).to_numpy().max() < 50
+def test_optuna_shows_no_curves(search_study):
+    search_study()
+    table = optuna.load_study(study_name="s", storage=optuna_uri()).trials_dataframe()
+    assert "user_attrs_ended" not in table
+    assert set(table["user_attrs_outcome"]) == {"trained"}
+    assert table.drop(columns="user_attrs_fields").astype(str).map(len).to_numpy().max() < 50
     assert all("curve" in trial.user_attrs["ended"]["record"] for trial in load_trials("s", optuna_uri()))

@@ -1,46 +1,48 @@
-"""What a search shows while it runs."""
+"""The progress that a search shows while it runs."""
 
 import io
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from forcetune.ledger.messages import TrialOutcome
 from forcetune.pruning import METHODS
-from forcetune.search import progress as module
+from forcetune.search import progress as progress_module
 from forcetune.search.progress import Progress, describe
 from forcetune.study import Trial
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that a test sets."""
+    """Return a list with the time in seconds, which a test sets."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     return now
 
 
-def console(terminal):
+def make_console(terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=120, height=40)
 
 
-def trials(study, *densities):
+def make_trials(study, *densities):
     return [study.make_trial({"method": "snip", "density": density}) for density in densities]
 
 
 def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
     study = make_study(search={"trials": 4})
-    plain = console(terminal=False)
-    with Progress(study, plain) as shown:
-        first, second, third = trials(study, 0.2, 0.1, 0.05)
-        shown.start_trial(0, first)
-        shown.start_trial(1, second)
-        shown.record_epoch(0, 1)
+    plain = make_console(terminal=False)
+    with Progress(study, plain) as progress:
+        first, second, third = make_trials(study, 0.2, 0.1, 0.05)
+        progress.start_trial(0, first)
+        progress.start_trial(1, second)
+        progress.record_epoch(0, 1)
         clock[0] += 30
-        shown.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
-        shown.end_trial(1, second, TrialOutcome("trained", None, [0.9, 0.1]))  # dominates the first
-        shown.start_trial(2, third)
-        shown.end_trial(2, third, TrialOutcome("collapsed", "no path", [0.25, 0.05]))
+        progress.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+        progress.end_trial(1, second, TrialOutcome("trained", None, [0.9, 0.1]))  # it dominates the first trial
+        progress.start_trial(2, third)
+        progress.end_trial(2, third, TrialOutcome("collapsed", "no path", [0.25, 0.05]))
     lines = plain.file.getvalue().splitlines()
     assert lines[0].startswith("1 of 4 done, 1 running, front 1, about 1 min 30 s left | snip at 80.00% sparsity")
     assert "2 of 4 done, 0 running, front 1" in lines[1]
@@ -50,39 +52,78 @@ def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
 
 def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
     study = make_study({"epochs": 10}, search={"trials": 2})
-    with Progress(study, console(terminal=False)) as shown:
-        (trial,) = trials(study, 0.1)
-        shown.start_trial(0, trial)
-        shown.record_epoch(0, 1)
+    with Progress(study, make_console(terminal=False)) as progress:
+        (trial,) = make_trials(study, 0.1)
+        progress.start_trial(0, trial)
+        progress.record_epoch(0, 1)
         clock[0] += 50
-        shown.end_trial(0, trial, TrialOutcome("trained", None, [0.9, 0.1]))
-        shown.start_trial(1, trial)
-        shown.record_epoch(1, 5)
-        # 1.5 trials in 50 s, half a trial to go
-        assert shown._time_left() == "about 17 s left"
+        progress.end_trial(0, trial, TrialOutcome("trained", None, [0.9, 0.1]))
+        progress.start_trial(1, trial)
+        progress.record_epoch(1, 5)
+        # 1.5 trials took 50 s, and half a trial is left.
+        assert progress._time_left() == "about 17 s left"
 
 
 def test_a_live_block_on_a_terminal(make_study):
     study = make_study(search={"trials": 4})
-    live = console(terminal=True)
-    with Progress(study, live) as shown:
-        first, second = trials(study, 0.2, 0.1)
-        shown.start_trial(0, first)
-        shown.start_trial(1, second)
-        shown.record_epoch(1, 1)
-        shown.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+    live = make_console(terminal=True)
+    with Progress(study, live) as progress:
+        first, second = make_trials(study, 0.2, 0.1)
+        progress.start_trial(0, first)
+        progress.start_trial(1, second)
+        progress.record_epoch(1, 1)
+        progress.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
     text = live.file.getvalue()
     assert "1 of 4 done, 1 running, front 1" in text
     assert "snip at 90.00% sparsity: epoch 1/2" in text
     assert "front so far" in text
 
 
-def test_a_taken_up_study_shows_what_it_has(make_study):
+@pytest.fixture
+def notebook_outputs(monkeypatch):
+    """Replace IPython's display, and return a list of the outputs that a notebook shows, one after the other."""
+    outputs = []
+
+    def show(shown):
+        outputs.append(shown._repr_mimebundle_((), ()))
+
+    def display(shown, display_id=None):
+        show(shown)
+        return SimpleNamespace(update=show)
+
+    module = ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return outputs
+
+
+def test_a_live_table_in_a_notebook(make_study, clock, notebook_outputs):
     study = make_study(search={"trials": 4})
-    shown = Progress(study, console(terminal=False))
-    shown.restore(trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
-    assert shown.done == 1
-    assert shown._time_left() == "time left not yet known", "an earlier driver's time is not ours"
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    with Progress(study, console) as progress:
+        first, second = make_trials(study, 0.2, 0.1)
+        progress.start_trial(0, first)
+        progress.start_trial(1, second)
+        assert len(notebook_outputs) == 1, "shown half a second ago at the earliest"
+        clock[0] += progress_module.REFRESH_INTERVAL_S
+        progress.record_epoch(1, 1)
+        assert len(notebook_outputs) == 2
+        progress.end_trial(0, first, TrialOutcome("trained", None, [0.9, 0.2]))
+    assert len(notebook_outputs) == 3, "the last state is always shown"
+    text, html = notebook_outputs[-1]["text/plain"], notebook_outputs[-1]["text/html"]
+    assert "1 of 4 done, 1 running, front 1" in text
+    assert "snip at 90.00% sparsity: epoch 1/2" in text
+    assert "front so far" in html
+    assert console.file.getvalue() == "", "no line for each trial"
+
+
+def test_a_study_that_is_taken_up_again_shows_its_trials(make_study):
+    study = make_study(search={"trials": 4})
+    progress = Progress(study, make_console(terminal=False))
+    progress.restore(make_trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
+    assert progress.done == 1
+    assert progress._time_left() == "time left not yet known", "the time of an earlier driver does not count"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,7 +131,7 @@ def test_every_method_is_described(method):
     assert describe(Trial(dataset="digits", model="mlp", method=method, density=0.05)).startswith(method)
 
 
-def test_describe(make_study):
+def test_a_description_has_the_schedule_of_an_iterative_method(make_study):
     study = make_study()
     assert (
         describe(study.make_trial({"method": "force", "density": 0.05})) == "force T=20 exponential at 95.00% sparsity"

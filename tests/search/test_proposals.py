@@ -1,4 +1,4 @@
-"""What is proposed: every branch of a conditional space, nothing of the first run again."""
+"""The proposals: every branch of a conditional space, and nothing of an earlier run again."""
 
 import math
 
@@ -9,7 +9,7 @@ from forcetune.ledger.messages import PriorTrial
 from forcetune.search import proposals as proposals_module
 from forcetune.search.proposals import GridProposals, SampledProposals, make_proposals, select_fitting, startup_trials
 
-SPACE = {
+CONDITIONAL_SPACE = {
     "method": ["random", "snip", "force", "synflow"],
     "iterations": {"low": 2, "high": 50, "log": True, "when": {"method": ["force", "synflow"]}},
     "lr": {"low": 0.01, "high": 1.0, "log": True},
@@ -17,45 +17,47 @@ SPACE = {
 
 
 def drive(proposals, count):
-    """Ask and tell; accuracy grows with density, so that the front is everything."""
-    asked = []
+    """Ask for proposals and tell their values; accuracy equals density, so that all are on the front."""
+    drawn = []
     for _ in range(count):
         proposal = proposals.ask()
         proposals.tell(proposal, [proposal.trial.density, proposal.trial.density])
-        asked.append(proposal)
-    return asked
+        drawn.append(proposal)
+    return drawn
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_samplers_keep_to_the_space(make_study, sampler):
-    asked = drive(make_proposals(make_study(SPACE, search={"sampler": sampler}), []), 30)
-    for proposal in asked:
+    drawn = drive(make_proposals(make_study(CONDITIONAL_SPACE, search={"sampler": sampler}), []), 30)
+    for proposal in drawn:
         trial = proposal.trial
         assert 0.05 <= trial.density <= 0.5
         assert 0.01 <= trial.lr <= 1
         assert ("iterations" in proposal.params) == (trial.method in ("force", "synflow"))
         assert set(proposal.params) == set(proposal.distributions)
-    assert len({proposal.trial.key for proposal in asked}) > 20, "NSGA-II repeats some; the driver sorts them out"
+    assert len({proposal.trial.key for proposal in drawn}) > 20, "NSGA-II repeats some, which the driver drops"
 
 
 def test_each_choice_comes_up_equally_often_at_the_start(make_study):
-    study = make_study(SPACE)
-    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), startup_trials(study))]
-    for lap in (asked[:4], asked[4:8]):
+    study = make_study(CONDITIONAL_SPACE)
+    methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), startup_trials(study))]
+    for lap in (methods[:4], methods[4:8]):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
 
 def test_the_sampler_is_free_after_the_start(make_study):
-    study = make_study(SPACE, search={"sampler": "random"})
+    study = make_study(CONDITIONAL_SPACE, search={"sampler": "random"})
     start = startup_trials(study)
-    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), start + 40)][start:]
-    laps = [asked[place : place + 4] for place in range(0, 40, 4)]
-    assert any(len(set(lap)) < 4 for lap in laps), "else choices would be dealt out for ever"
+    methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), start + 40)][start:]
+    laps = [methods[index : index + 4] for index in range(0, 40, 4)]
+    assert any(len(set(lap)) < 4 for lap in laps), "choices are no longer dealt out in turn"
 
 
 def test_the_sampler_learns(make_study):
     """With accuracy alone as the objective and a peak at lr 0.1, later proposals come closer than the first."""
-    study = make_study({"method": "snip", "density": 0.1, "lr": SPACE["lr"]}, objectives={"val_accuracy": "max"})
+    study = make_study(
+        {"method": "snip", "density": 0.1, "lr": CONDITIONAL_SPACE["lr"]}, objectives={"val_accuracy": "max"}
+    )
     proposals = SampledProposals(study, [])
     misses = []
     for _ in range(60):
@@ -82,20 +84,20 @@ def test_off_front_is_told_as_a_constraint(make_study):
 
 
 def test_same_seed_same_proposals_and_a_restart_goes_on(make_study):
-    study = make_study(SPACE)
+    study = make_study(CONDITIONAL_SPACE)
     first = drive(SampledProposals(study, []), 12)
-    again = drive(SampledProposals(study, []), 12)
-    assert [p.trial for p in first] == [p.trial for p in again]
-    history = recorded(first)
+    repeated = drive(SampledProposals(study, []), 12)
+    assert [p.trial for p in first] == [p.trial for p in repeated]
+    history = make_history(first)
     resumed = drive(SampledProposals(study, history), 12)
     assert not {p.trial.key for p in first} & {p.trial.key for p in resumed}
 
 
-START = [{"method": "force", "iterations": 7}, {"method": "random", "lr": 0.5, "density": 0.25}]
+START_CONFIGURATIONS = [{"method": "force", "iterations": 7}, {"method": "random", "lr": 0.5, "density": 0.25}]
 
 
-def recorded(proposals, values=(0.5, 0.5)):
-    """What the ledger holds of proposals that have ended."""
+def make_history(proposals, values=(0.5, 0.5)):
+    """Return the trials that the ledger has of proposals that have ended."""
     return [
         create_trial(
             state=TrialState.COMPLETE,
@@ -109,26 +111,26 @@ def recorded(proposals, values=(0.5, 0.5)):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_known_configurations_come_first_and_once(make_study, sampler):
-    study = make_study(SPACE, search={"sampler": sampler, "start": START})
-    asked = drive(make_proposals(study, []), 5)
-    first, second = asked[0].trial, asked[1].trial
+def test_start_configurations_come_first_and_once(make_study, sampler):
+    study = make_study(CONDITIONAL_SPACE, search={"sampler": sampler, "start": START_CONFIGURATIONS})
+    drawn = drive(make_proposals(study, []), 5)
+    first, second = drawn[0].trial, drawn[1].trial
     assert (first.method, first.iterations) == ("force", 7)
     assert (second.method, second.lr, second.density) == ("random", 0.5, 0.25)
-    assert [proposal.start is None for proposal in asked] == [False, False, True, True, True]
-    after_one = drive(make_proposals(study, recorded(asked[:1])), 2)
+    assert [proposal.start is None for proposal in drawn] == [False, False, True, True, True]
+    after_one = drive(make_proposals(study, make_history(drawn[:1])), 2)
     assert [p.trial.key == second.key for p in after_one] == [True, False]
-    assert all(proposal.start is None for proposal in drive(make_proposals(study, recorded(asked)), 3))
+    assert all(proposal.start is None for proposal in drive(make_proposals(study, make_history(drawn)), 3))
 
 
-def test_known_configurations_take_nothing_from_the_start(make_study):
-    study = make_study(SPACE, search={"start": START})
-    asked = [proposal.trial.method for proposal in drive(SampledProposals(study, []), 2 + 8)][2:]
-    for lap in (asked[:4], asked[4:]):
+def test_start_configurations_take_no_choice_from_the_startup_trials(make_study):
+    study = make_study(CONDITIONAL_SPACE, search={"start": START_CONFIGURATIONS})
+    methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), 2 + 8)][2:]
+    for lap in (methods[:4], methods[4:]):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
 
-def test_a_grid_has_known_configurations_first(make_study):
+def test_a_grid_has_start_configurations_first(make_study):
     start = [{"density": 0.2, "method": "snip"}, {"method": "force"}]
     study = make_study({"density": [0.1, 0.2]}, search={"sampler": "grid", "start": start})
     trials = [proposal.trial for proposal in iter(make_proposals(study, []).ask, None)]
@@ -136,10 +138,10 @@ def test_a_grid_has_known_configurations_first(make_study):
     assert len({trial.key for trial in trials}) == len(trials) == 6
 
 
-def test_lessons_that_fit(make_study):
-    study = make_study(SPACE)
-    fields = {**make_study(SPACE).make_trial({"method": "snip", "density": 0.1, "lr": 0.3}).fields()}
-    others = [
+def test_prior_trials_that_fit_are_selected(make_study):
+    study = make_study(CONDITIONAL_SPACE)
+    fields = {**make_study(CONDITIONAL_SPACE).make_trial({"method": "snip", "density": 0.1, "lr": 0.3}).fields()}
+    changes_that_do_not_fit = [
         {"density": 0.6},
         {"method": "grasp"},
         {"lr": 2.0},
@@ -147,26 +149,32 @@ def test_lessons_that_fit(make_study):
         {"weight_decay": 0.0},
         {"method": "force", "iterations": 99},
     ]
-    lessons = [PriorTrial({**fields, **other}, [0.5, 0.1], True) for other in [{}, {"seed": 3}, *others]]
-    assert select_fitting(study, lessons) == lessons[:2]
+    prior_trials = [
+        PriorTrial({**fields, **change}, [0.5, 0.1], True) for change in [{}, {"seed": 3}, *changes_that_do_not_fit]
+    ]
+    assert select_fitting(study, prior_trials) == prior_trials[:2]
 
 
 def test_a_study_learns_from_another(make_study):
-    """From 40 trials of another, with a peak of accuracy at lr 0.1, the first proposals are near it."""
-    study = make_study({"method": "snip", "density": 0.1, "lr": SPACE["lr"]}, objectives={"val_accuracy": "max"})
-    lessons = []
+    """After 40 trials of another study with a peak of accuracy at lr 0.1, the first proposals are near it."""
+    study = make_study(
+        {"method": "snip", "density": 0.1, "lr": CONDITIONAL_SPACE["lr"]}, objectives={"val_accuracy": "max"}
+    )
+    prior_trials = []
     for step in range(40):
         trial = study.make_trial({"lr": 10 ** (-2 + 2 * step / 39)})
-        lessons.append(PriorTrial(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
-    prior_trials, alone = SampledProposals(study, [], select_fitting(study, lessons)), SampledProposals(study, [])
-    misses = [sum(abs(math.log10(each.ask().trial.lr) + 1) for _ in range(9)) for each in (prior_trials, alone)]
+        prior_trials.append(PriorTrial(trial.fields(), [-abs(math.log10(trial.lr) + 1)], True))
+    informed, uninformed = SampledProposals(study, [], select_fitting(study, prior_trials)), SampledProposals(study, [])
+    misses = [
+        sum(abs(math.log10(proposals.ask().trial.lr) + 1) for _ in range(9)) for proposals in (informed, uninformed)
+    ]
     assert misses[0] < 0.5 * misses[1]
 
 
 def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
     monkeypatch.setattr(proposals_module, "TPE_WINDOW_TRIALS", 20)
     monkeypatch.setattr(proposals_module, "TPE_WINDOW_SLACK_TRIALS", 5)
-    study = make_study(SPACE)
+    study = make_study(CONDITIONAL_SPACE)
     proposals = SampledProposals(study, [])
     best, waiting = proposals.ask(), proposals.ask()
     proposals.tell(best, [1.0, 0.05])
@@ -174,33 +182,35 @@ def test_tpe_looks_at_the_front_and_the_last_trials(make_study, monkeypatch):
         proposal = proposals.ask()
         proposals.tell(proposal, [0.5, proposal.trial.density + 0.1])
     proposals.tell(waiting, [0.4, 0.3])
-    seen = proposals._memory_study.get_trials(states=[TrialState.COMPLETE])
-    assert 20 < len(seen) <= 20 + 5 + 1 + 2
+    complete_trials = proposals._memory_study.get_trials(states=[TrialState.COMPLETE])
+    assert 20 < len(complete_trials) <= 20 + 5 + 1 + 2
     assert [trial.values for trial in proposals._memory_study.best_trials] == [[1.0, math.log10(0.05)]]
-    assert [0.4, math.log10(0.3)] in [trial.values for trial in seen], "told after its shadow was gone"
-    first, *rest = drive(SampledProposals(study, []), 40)
-    resumed = SampledProposals(study, [*recorded([first], (1.0, 0.05)), *recorded(rest)])
+    assert [0.4, math.log10(0.3)] in [trial.values for trial in complete_trials], (
+        "it was told after a cut had removed it"
+    )
+    first, *later = drive(SampledProposals(study, []), 40)
+    resumed = SampledProposals(study, [*make_history([first], (1.0, 0.05)), *make_history(later)])
     resumed.ask()
     assert len(resumed._memory_study.get_trials(states=[TrialState.COMPLETE])) <= 21 + 1
 
 
 def test_a_grid_names_no_value_that_it_does_not_choose(make_study):
-    steps = {"choices": [2, 8], "when": {"method": "force"}}
+    iterations = {"choices": [2, 8], "when": {"method": "force"}}
     study = make_study(
-        {"method": ["force", "synflow"], "density": 0.1, "iterations": steps}, search={"sampler": "grid"}
+        {"method": ["force", "synflow"], "density": 0.1, "iterations": iterations}, search={"sampler": "grid"}
     )
     proposals = GridProposals(study, [])
-    asked = [proposals.ask() for _ in range(3)]
-    assert [proposal.params for proposal in asked] == [
+    drawn = [proposals.ask() for _ in range(3)]
+    assert [proposal.params for proposal in drawn] == [
         {"method": "force", "iterations": 2},
         {"method": "force", "iterations": 8},
         {"method": "synflow"},
     ]
-    assert asked[2].trial.iterations == 20, "the default, which no choice has"
-    for proposal in asked:
+    assert drawn[2].trial.iterations == 20, "the default, which no choice has"
+    for proposal in drawn:
         create_trial(
             params=proposal.params, distributions=proposal.distributions, value=0.0
-        )  # raises where one lacks it
+        )  # raises where a distribution is missing
 
 
 def test_a_grid_skips_what_the_ledger_has(make_study):
@@ -209,8 +219,8 @@ def test_a_grid_skips_what_the_ledger_has(make_study):
     assert isinstance(proposals, GridProposals)
     first = proposals.ask()
     assert first.params == {"method": "random", "density": 0.1}
-    known = create_trial(value=0.0, user_attrs={"key": first.trial.key})
-    rest = GridProposals(study, [known])
-    left = [proposal.trial.key for proposal in iter(rest.ask, None)]
-    assert len(left) == 5
-    assert first.trial.key not in left
+    ended_trial = create_trial(value=0.0, user_attrs={"key": first.trial.key})
+    resumed = GridProposals(study, [ended_trial])
+    remaining_keys = [proposal.trial.key for proposal in iter(resumed.ask, None)]
+    assert len(remaining_keys) == 5
+    assert first.trial.key not in remaining_keys

@@ -1,15 +1,15 @@
-"""A fixture of the tests that read files."""
+"""The fixture of the tests that read study files."""
 
 import pytest
 
 
 @pytest.fixture
-def write(tmp_path):
+def write_study_file(tmp_path):
     """Return a function that writes a study file and returns its path."""
 
-    def to_file(content):
+    def write(content):
         path = tmp_path / "study.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    return to_file
+    return write

@@ -1,4 +1,4 @@
-"""Files that nobody should write: each is refused in one paragraph, soon, and with all of its errors."""
+"""Bad files: each is refused in one paragraph, in time, and with all of its errors."""
 
 import json
 import random
@@ -7,31 +7,30 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import yaml
+from shared_constants import REPOSITORY
 
 from forcetune.errors import InputError
 from forcetune.run import check_study
 from forcetune.study import Study, load_companion_runs, load_nightly, load_study
 from forcetune.study.problems import PROBLEM_CHARACTERS, PROBLEMS_SHOWN
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = [*sorted((ROOT / "search_spaces").glob("*.yaml")), ROOT / "cluster" / "nightly.yaml"]
-CASES = 2000
-SECONDS = 10  # within which a file is refused, on a machine that does other work too
-GOOD = {
+SHIPPED_FILES = [*sorted((REPOSITORY / "search_spaces").glob("*.yaml")), REPOSITORY / "cluster" / "nightly.yaml"]
+MUTATION_CASES = 2000
+REFUSAL_LIMIT_S = 10  # a file is refused within this time, also on a busy machine
+GOOD_STUDY = {
     "study": "s",
     "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": {"low": 0.01, "high": 0.5}},
 }
 
 
-MANY = {"density": 0.1, **{name: [*range(1, 400)] for name in ("epochs", "width", "seed")}}
+MANY_VALUES = {"density": 0.1, **{name: [*range(1, 400)] for name in ("epochs", "width", "seed")}}
 
 
 @contextmanager
-def within(seconds):
+def time_limit(seconds):
     def expire(number, frame):
         raise TimeoutError(f"longer than {seconds} s")
 
@@ -44,14 +43,14 @@ def within(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def refusal(path, read=load_study):
-    """Return what a file is refused with, None where it is taken."""
-    with within(SECONDS):
+def read_refusal(path, read=load_study):
+    """Return the message with which a file is refused, None where it is accepted."""
+    with time_limit(REFUSAL_LIMIT_S):
         try:
             read(path)
         except InputError as error:
             message = str(error)
-            assert message.isprintable(), "one paragraph, and nothing that moves a terminal's cursor"
+            assert message.isprintable(), "one paragraph, which cannot move the cursor of a terminal"
             assert message.startswith(str(path))
             assert len(message) < len(str(path)) + (PROBLEM_CHARACTERS + 2) * PROBLEMS_SHOWN + 100
             message.encode()
@@ -59,7 +58,7 @@ def refusal(path, read=load_study):
     return None
 
 
-def bomb(levels, entry="*l{}"):
+def make_alias_bomb(levels, entry="*l{}"):
     lines = ["l0: &l0 [a, a, a, a, a, a, a, a, a]"]
     for level in range(1, levels):
         aliases = ", ".join([entry.format(level - 1)] * 9)
@@ -67,11 +66,13 @@ def bomb(levels, entry="*l{}"):
     return "\n".join(lines) + "\n"
 
 
-MERGES = "l0: &l0 {a: 1}\n" + "".join(f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 1}'] * 9)}]}}\n" for i in range(1, 9))
+MERGES_YAML = "l0: &l0 {a: 1}\n" + "".join(
+    f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 1}'] * 9)}]}}\n" for i in range(1, 9)
+)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("? [a, b]\n: c\n", "line 1, column 3.*a key must be text"),
         ("? {a: b}\n: c\n", "a key must be text"),
@@ -84,8 +85,8 @@ MERGES = "l0: &l0 {a: 1}\n" + "".join(f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 
         ("study: !!binary é\n", "line 1, column 8"),
         (f"study: {'9' * 4000}\n", "at most 2\\^63 - 1, .* 4000 characters"),
         (f"study: {'9' * 5000}\n", "line 1, column 8.*is not a valid int"),
-        (bomb(9), "more than 100,000 values"),
-        (MERGES, "more than 100,000 values"),
+        (make_alias_bomb(9), "more than 100,000 values"),
+        (MERGES_YAML, "more than 100,000 values"),
         ("study: &a [*a]\n", "an alias refers to"),
         ("study: x\n" + "# a long comment\n" * 100_000, "larger than 1 MiB"),
         ("study: " + "[" * 5_000, "nested too deeply"),
@@ -96,12 +97,12 @@ MERGES = "l0: &l0 {a: 1}\n" + "".join(f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 
         ("1: 2\n", "Keys should be strings|1: "),
     ],
 )
-def test_yaml_that_cannot_be_used(write, content, said):
-    assert re.search(said, refusal(write(content)) or "taken")
+def test_yaml_that_cannot_be_used(write_study_file, content, message):
+    assert re.search(message, read_refusal(write_study_file(content)) or "taken")
 
 
 def test_a_file_without_an_end_is_refused():
-    assert "larger than 1 MiB" in refusal("/dev/zero")
+    assert "larger than 1 MiB" in read_refusal("/dev/zero")
 
 
 @pytest.mark.parametrize(
@@ -130,82 +131,95 @@ def test_a_file_without_an_end_is_refused():
         ],
         ({"trial": {"lr": {"low": 0.1, "high": float("inf")}}}, "trial.lr.high"),
         ({"search": {"start": [{"density": float("nan")}]}}, "search.start.0.density"),
-        ({"trial": MANY, "search": {"sampler": "grid"}}, "trial: the grid has more than 100,000 trials"),
+        ({"trial": MANY_VALUES, "search": {"sampler": "grid"}}, "trial: the grid has more than 100,000 trials"),
     ],
 )
 def test_numbers_that_no_search_can_use(changed, position):
-    study = {**GOOD, **changed, "trial": {**GOOD["trial"], **changed.get("trial", {})}}
-    with within(SECONDS), pytest.raises(InputError, match=re.escape(position)) as refused:
+    study = {**GOOD_STUDY, **changed, "trial": {**GOOD_STUDY["trial"], **changed.get("trial", {})}}
+    with time_limit(REFUSAL_LIMIT_S), pytest.raises(InputError, match=re.escape(position)) as refused:
         Study.from_dict(study)
     assert len(str(refused.value)) <= PROBLEM_CHARACTERS
 
 
-def test_all_errors_of_a_file_are_told_at_once(write):
-    said = refusal(write("study: s\ntrial: {densty: 1, model: mlp, epochs: 0}\nsearch: {trials: 0}\nresource: {}\n"))
+def test_all_errors_of_a_file_are_reported_at_once(write_study_file):
+    message = read_refusal(
+        write_study_file("study: s\ntrial: {densty: 1, model: mlp, epochs: 0}\nsearch: {trials: 0}\nresource: {}\n")
+    )
     for position in ("search.trials", "resource", "trial.densty", "trial.epochs", "trial.density", "trial.dataset"):
-        assert f"{position}: " in said
-    said = refusal(write(yaml.safe_dump({**GOOD, "measure": "nothing:here", "loss": "nothing:here"})))
-    assert "measure: measure 'nothing:here'" in said
-    assert "loss: loss 'nothing:here'" in said
-    asked = {"objectives": {"f1": "max"}, "constraints": {"watts": 1}, "search": {"warm_start": ["s"]}}
-    said = refusal(write(yaml.safe_dump({**GOOD, **asked})))
+        assert f"{position}: " in message
+    message = read_refusal(
+        write_study_file(yaml.safe_dump({**GOOD_STUDY, "measure": "nothing:here", "loss": "nothing:here"}))
+    )
+    assert "measure: measure 'nothing:here'" in message
+    assert "loss: loss 'nothing:here'" in message
+    bad_keys = {"objectives": {"f1": "max"}, "constraints": {"watts": 1}, "search": {"warm_start": ["s"]}}
+    message = read_refusal(write_study_file(yaml.safe_dump({**GOOD_STUDY, **bad_keys})))
     for position in ("objectives.f1", "constraints.watts", "search.warm_start.0"):
-        assert f"{position}: " in said
+        assert f"{position}: " in message
 
 
-def test_many_and_long_errors_are_shortened(write):
+def test_many_and_long_errors_are_shortened(write_study_file):
     many = "study: s\n" + "".join(f"key{i}: 1\n" for i in range(500))
-    said = refusal(write(many))
-    assert said.count("unknown key") == PROBLEMS_SHOWN - 1, "`trial` is missing too"
-    assert said.endswith("; and 481 more errors")
-    said = refusal(write(f"study: s\ntrial: {'x' * 100_000}\n"))
-    assert len(said) < 1000
-    assert "should be a valid dictionary" in said
+    message = read_refusal(write_study_file(many))
+    assert message.count("unknown key") == PROBLEMS_SHOWN - 1, "`trial` is missing too"
+    assert message.endswith("; and 481 more errors")
+    message = read_refusal(write_study_file(f"study: s\ntrial: {'x' * 100_000}\n"))
+    assert len(message) < 1000
+    assert "should be a valid dictionary" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("studies: [a]\nmargin: .nan\n", "margin: nan should be a finite number"),
         ("studies: [a]\nbudget: .inf\n", "budget: inf should be a finite number"),
         ("studies: []\ntop: 0\nseed: 1\n", "studies: .*top: .*seed: unknown key"),
         ("studies: [a]\nbands: [0, .nan]\n", "bands.1: nan should be"),
-        (bomb(9), "more than 100,000 values"),
+        (make_alias_bomb(9), "more than 100,000 values"),
         ("? [a]\n: b\n", "a key must be text"),
     ],
 )
-def test_a_nightly_file_is_read_with_the_same_care(write, content, said):
-    assert re.search(said, refusal(write(content), load_nightly) or "taken")
+def test_a_nightly_file_is_read_with_the_same_care(write_study_file, content, message):
+    assert re.search(message, read_refusal(write_study_file(content), load_nightly) or "taken")
 
 
-RUN = {"trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}, "of": "a", "marks": {}}
+COMPANION_ENTRY = {
+    "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1},
+    "of": "a",
+    "marks": {},
+}
 
 
 @pytest.mark.parametrize(
-    "written",
+    "content",
     [
         [],
         "text",
-        {"study": GOOD, "companions": [RUN], "night": 3, "device_hours": None},
-        {"study": GOOD, "companions": [RUN], "night": None, "device_hours": float("nan")},
-        {"study": GOOD, "companions": [[]], "night": None, "device_hours": None},
-        {"study": GOOD, "companions": [{**RUN, "of": 1}], "night": None, "device_hours": None},
-        {"study": GOOD, "companions": [{**RUN, "trial": {"densty": 1}}], "night": None, "device_hours": None},
+        {"study": GOOD_STUDY, "companions": [COMPANION_ENTRY], "night": 3, "device_hours": None},
+        {"study": GOOD_STUDY, "companions": [COMPANION_ENTRY], "night": None, "device_hours": float("nan")},
+        {"study": GOOD_STUDY, "companions": [[]], "night": None, "device_hours": None},
+        {"study": GOOD_STUDY, "companions": [{**COMPANION_ENTRY, "of": 1}], "night": None, "device_hours": None},
+        {
+            "study": GOOD_STUDY,
+            "companions": [{**COMPANION_ENTRY, "trial": {"densty": 1}}],
+            "night": None,
+            "device_hours": None,
+        },
         {"study": [], "companions": [], "night": None, "device_hours": None},
     ],
 )
-def test_a_companions_file_is_read_with_the_same_care(write, written):
+def test_a_companions_file_is_read_with_the_same_care(write_study_file, content):
     assert "cannot be read as a list of companions" in (
-        refusal(write(json.dumps(written)), load_companion_runs) or "taken"
+        read_refusal(write_study_file(json.dumps(content)), load_companion_runs) or "taken"
     )
 
 
-def test_a_companions_file_nested_too_deeply(write):
-    assert "cannot be read" in refusal(write("[" * 100_000), load_companion_runs)
-    assert "cannot be read" in refusal(write(b"\xff\xfe"), load_companion_runs)
+def test_a_companions_file_nested_too_deeply(write_study_file):
+    assert "cannot be read" in read_refusal(write_study_file("[" * 100_000), load_companion_runs)
+    assert "cannot be read" in read_refusal(write_study_file(b"\xff\xfe"), load_companion_runs)
 
 
-SCALARS = [
+YAML_SCALARS = [
     *("~", "''", "true", "no", "-1", "0", "1e-400", "1e400", ".inf", "-.inf", ".nan", "0x7fffffffffffffff", "1:30:00"),
     *("9" * 19, "9" * 4000, "-" + "9" * 400, "2026-11-27", "!!int ''", "!!bool maybe", "!!timestamp foo", "!!binary x"),
     *("!!set {a, b}", "!!omap [a: 1]", "!!python/name:os.system", "[]", "{}", "[[]]", "[~]", "{a: b}", "&a [*a]", "*a"),
@@ -224,28 +238,31 @@ SCALARS = [
 ]
 
 
-def mutated(text, draw):
+def mutate(text, draw):
     """Return the text of a study with one or two changes: values, keys, lines, signs."""
     for _ in range(draw.randint(1, 2)):
         kind = draw.randrange(7)
         lines = text.split("\n")
-        at = draw.randrange(len(lines))
+        index = draw.randrange(len(lines))
         if kind <= 2:  # a value, or one in a flow list or map
             spots = [*re.finditer(r"(?<=: )[^\n,{}\[\]#]+|(?<=\[)[^\n,{}\[\]]+|(?<=, )[^\n,{}\[\]:]+(?=[,\]])", text)]
             if spots:
                 spot = draw.choice(spots)
-                text = text[: spot.start()] + draw.choice(SCALARS) + text[spot.end() :]
+                text = text[: spot.start()] + draw.choice(YAML_SCALARS) + text[spot.end() :]
             continue
         if kind == 3:  # a key
             spots = [*re.finditer(r"\w+(?=:)", text)]
             if spots:
                 spot = draw.choice(spots)
-                text = text[: spot.start()] + draw.choice([*SCALARS, "seed", "when", "start"]) + text[spot.end() :]
+                text = text[: spot.start()] + draw.choice([*YAML_SCALARS, "seed", "when", "start"]) + text[spot.end() :]
             continue
         if kind == 4:
-            lines[at : at + 1] = []
+            lines[index : index + 1] = []
         elif kind == 5:
-            lines[at : at + 1] = [lines[at], " " * draw.randrange(5) + lines[draw.randrange(len(lines))].strip()]
+            lines[index : index + 1] = [
+                lines[index],
+                " " * draw.randrange(5) + lines[draw.randrange(len(lines))].strip(),
+            ]
         else:
             spot = draw.randrange(len(text) + 1)
             sign = draw.choice(
@@ -257,8 +274,8 @@ def mutated(text, draw):
     return text
 
 
-def use(path):
-    """Load a study, and ask it what `check` and a search ask of it before they look at data and networks."""
+def load_and_use(path):
+    """Load a study, and read all that `check` and a search read before they look at data and networks."""
     study = load_study(path)
     assert study.trials > 0
     assert study.first_fresh_seed < 2**63
@@ -271,23 +288,23 @@ def use(path):
     for fields in islice(study.combinations(names), 20):
         assert fields
     assert study.make_companion(type(study.search)()).study
-    with suppress(InputError):  # what is not there, or does not fit
+    with suppress(InputError):  # data or a network may be missing, or not fit
         check_study(study)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_no_mutation_of_a_shipped_file_gives_a_traceback_or_hangs(path, write):
+@pytest.mark.parametrize("path", SHIPPED_FILES, ids=lambda path: path.stem)
+def test_no_mutation_of_a_shipped_file_gives_a_traceback_or_hangs(path, write_study_file):
     draw = random.Random(22)
-    text, read = path.read_text(), load_nightly if path.stem == "nightly" else use
-    cases = CASES // len(SHIPPED)
+    text, read = path.read_text(), load_nightly if path.stem == "nightly" else load_and_use
+    cases = MUTATION_CASES // len(SHIPPED_FILES)
     refused, slowest = 0, 0.0
     for case in range(cases):
-        content = mutated(text, draw)
-        file = write(content.encode(errors="replace"))
+        content = mutate(text, draw)
+        file = write_study_file(content.encode(errors="replace"))
         started = time.monotonic()
         try:
-            refused += refusal(file, read) is not None
+            refused += read_refusal(file, read) is not None
         except InputError:
             raise
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""YAML: plain data alone, and errors that name the place."""
+"""YAML files: they hold plain data only, and errors name the position."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from forcetune.errors import InputError
 from forcetune.study import load_study
 from forcetune.study.reading import read_yaml
 
-SPACES = Path(__file__).parents[2] / "search_spaces"
+SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
-@pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SEARCH_SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_search_space_loads(path):
     assert load_study(path).study == path.stem
 
 
-def test_numbers_as_people_write_them(write):
-    written = read_yaml(write("a: 1e-3\nb: 2E+1\nc: 0.5\nd: 10\ne: -1e-4\nf: 1e3x\n"))
-    assert written == {"a": 0.001, "b": 20.0, "c": 0.5, "d": 10, "e": -0.0001, "f": "1e3x"}
+def test_numbers_as_people_write_them(write_study_file):
+    values = read_yaml(write_study_file("a: 1e-3\nb: 2E+1\nc: 0.5\nd: 10\ne: -1e-4\nf: 1e3x\n"))
+    assert values == {"a": 0.001, "b": 20.0, "c": 0.5, "d": 10, "e": -0.0001, "f": "1e3x"}
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "contains nothing"),
         ("- a\n- b\n", "contains list"),
@@ -34,12 +34,12 @@ def test_numbers_as_people_write_them(write):
         ("[" * 20_000, "cannot be read as YAML"),
     ],
 )
-def test_unreadable(write, content, said):
-    with pytest.raises(InputError, match=f"study.yaml.*{said}"):
-        load_study(write(content))
+def test_a_file_that_is_no_study_is_refused(write_study_file, content, message):
+    with pytest.raises(InputError, match=f"study.yaml.*{message}"):
+        load_study(write_study_file(content))
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"nope.yaml: the file cannot be read \(No such file"):
         load_study(tmp_path / "nope.yaml")
     with pytest.raises(InputError, match="Is a directory"):

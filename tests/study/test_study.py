@@ -1,19 +1,24 @@
-"""A study file is validated whole: what is there, where, and what is allowed."""
+"""The validation of a whole study file: what is there, where, and what is allowed."""
 
 import pytest
 
 from forcetune.errors import InputError
 from forcetune.study import Choice, Fixed, Range, Study
 
-TRIAL = {"dataset": "synthetic", "model": "mlp", "method": ["snip", "force"], "density": {"low": 0.01, "high": 0.5}}
+TWO_METHOD_TRIAL = {
+    "dataset": "synthetic",
+    "model": "mlp",
+    "method": ["snip", "force"],
+    "density": {"low": 0.01, "high": 0.5},
+}
 
 
-def study(trial=None, **top):
-    return Study.from_dict({"study": "s", "trial": {**TRIAL, **(trial or {})}, **top})
+def parse_study(trial=None, **top):
+    return Study.from_dict({"study": "s", "trial": {**TWO_METHOD_TRIAL, **(trial or {})}, **top})
 
 
 def test_domains():
-    space = study({"epochs": 3, "lr": {"low": 0.1, "high": 1.0, "log": True}, "batch_size": [32, 64]}).space
+    space = parse_study({"epochs": 3, "lr": {"low": 0.1, "high": 1.0, "log": True}, "batch_size": [32, 64]}).space
     assert space["epochs"] == Fixed(3)
     assert space["lr"] == Range(0.1, 1.0, log=True)
     assert space["batch_size"] == Choice([32, 64])
@@ -21,13 +26,13 @@ def test_domains():
 
 
 def test_defaults():
-    made = study()
-    assert made.objectives == {"val_accuracy": "max", "density": "min"}
-    assert (made.trials, made.search.sampler, made.resources.cpus) == (32, "tpe", 1)
+    study = parse_study()
+    assert study.objectives == {"val_accuracy": "max", "density": "min"}
+    assert (study.trials, study.search.sampler, study.resources.cpus) == (32, "tpe", 1)
 
 
 @pytest.mark.parametrize(
-    ("trial", "said"),
+    ("trial", "message"),
     [
         ({"densty": 0.1}, "trial.densty: unknown key .did you mean 'density'"),
         ({"method": "snp"}, "trial.method: unknown method 'snp' .did you mean 'snip'"),
@@ -58,13 +63,13 @@ def test_defaults():
         ({"lr_schedule": "cos"}, "trial.lr_schedule: 'cos' should be 'cosine', 'step' or 'constant'"),
     ],
 )
-def test_trial_refused(trial, said):
-    with pytest.raises(InputError, match=said):
-        study(trial)
+def test_bad_trial_fields_are_refused(trial, message):
+    with pytest.raises(InputError, match=message):
+        parse_study(trial)
 
 
 @pytest.mark.parametrize(
-    ("top", "said"),
+    ("top", "message"),
     [
         ({"objectives": {"accuracy": "max"}}, "objectives.accuracy: no trial reports this metric"),
         ({"objectives": {"density": "maximise"}}, "objectives.density: 'maximise' should be 'max' or 'min'"),
@@ -78,23 +83,25 @@ def test_trial_refused(trial, said):
         ({"study": "x.companion"}, "names that end in .companion"),
     ],
 )
-def test_study_refused(top, said):
-    with pytest.raises(InputError, match=said):
-        study(**top)
+def test_bad_study_keys_are_refused(top, message):
+    with pytest.raises(InputError, match=message):
+        parse_study(**top)
 
 
-def start(*configurations, **search):
+def parse_with_start(*configurations, **search):
     trial = {
         "iterations": {"low": 2, "high": 50, "when": {"method": "force"}},
         "lr": {"low": 0.1, "high": 0.5, "step": 0.1},
         "epochs": 3,
     }
-    return study(trial, search={"start": list(configurations), **search})
+    return parse_study(trial, search={"start": list(configurations), **search})
 
 
-def test_known_configurations():
-    made = start({"iterations": 7, "method": "force"}, {"lr": 0.3, "density": 0.25, "epochs": 3}, {"method": "snip"})
-    assert made.start == [
+def test_start_configurations():
+    study = parse_with_start(
+        {"iterations": 7, "method": "force"}, {"lr": 0.3, "density": 0.25, "epochs": 3}, {"method": "snip"}
+    )
+    assert study.start == [
         {"method": "force", "iterations": 7},
         {"density": 0.25, "lr": 0.3, "epochs": 3},
         {"method": "snip"},
@@ -102,7 +109,7 @@ def test_known_configurations():
 
 
 @pytest.mark.parametrize(
-    ("configurations", "said"),
+    ("configurations", "message"),
     [
         ([{}, {"density": 0.6}], "search.start.1.density: 0.6 is not in the domain of trial.density; allowed: 0.01 to"),
         ([{"density": "dense"}], "search.start.0.density: 'dense' should be a valid number"),
@@ -120,13 +127,13 @@ def test_known_configurations():
         (["snip"], "search.start.0: 'snip' should be a valid dictionary"),
     ],
 )
-def test_known_configurations_refused(configurations, said):
-    with pytest.raises(InputError, match=said):
-        start(*configurations)
+def test_bad_start_configurations_are_refused(configurations, message):
+    with pytest.raises(InputError, match=message):
+        parse_with_start(*configurations)
 
 
 @pytest.mark.parametrize(
-    ("search", "said"),
+    ("search", "message"),
     [
         (
             {"start": [{"method": "snip"}, {"method": "force"}], "trials": 1},
@@ -138,20 +145,20 @@ def test_known_configurations_refused(configurations, said):
         ({"warm_start": "a"}, "search.warm_start: 'a' should be a valid list"),
     ],
 )
-def test_beginnings_refused(search, said):
-    with pytest.raises(InputError, match=said):
-        study(search=search)
+def test_bad_start_and_warm_start_are_refused(search, message):
+    with pytest.raises(InputError, match=message):
+        parse_study(search=search)
 
 
-@pytest.mark.parametrize("written", [None, [], "text", {}, {"study": "s"}, {"study": "s", "trial": {}}])
-def test_not_a_study(written):
+@pytest.mark.parametrize("data", [None, [], "text", {}, {"study": "s"}, {"study": "s", "trial": {}}])
+def test_data_that_is_no_study_is_refused(data):
     with pytest.raises(InputError):
-        Study.from_dict(written)
+        Study.from_dict(data)
 
 
-def test_when_in_a_circle():
+def test_conditions_in_a_circle_are_refused():
     with pytest.raises(InputError, match="in a circle: "):
-        study(
+        parse_study(
             {
                 "width": {"choices": [4, 8], "when": {"epochs": 1}},
                 "epochs": {"choices": [1, 2], "when": {"width": 4}},
@@ -160,41 +167,41 @@ def test_when_in_a_circle():
 
 
 def test_a_field_that_does_not_apply_is_absent():
-    made = study({"iterations": {"low": 2, "high": 9}, "lr": {"choices": [0.5], "when": {"method": "force"}}})
-    snip = made.make_trial({"method": "snip", "density": 0.1})
+    study = parse_study({"iterations": {"low": 2, "high": 9}, "lr": {"choices": [0.5], "when": {"method": "force"}}})
+    snip = study.make_trial({"method": "snip", "density": 0.1})
     assert "iterations" not in snip.fields()
-    assert snip.lr == 0.1, "the default, since the condition does not hold"
-    force = made.make_trial({"method": "force", "density": 0.1, "iterations": 3, "lr": 0.5})
+    assert snip.lr == 0.1, "the default applies, since the condition does not hold"
+    force = study.make_trial({"method": "force", "density": 0.1, "iterations": 3, "lr": 0.5})
     assert (force.iterations, force.lr) == (3, 0.5)
 
 
 def test_when_follows_a_chain():
-    made = study(
+    study = parse_study(
         {
             "iterations": {"choices": [1, 20], "when": {"method": "force"}},
             "schedule": {"choices": ["linear"], "when": {"iterations": 20}},
         }
     )
     chosen = {"method": "force", "iterations": 1}
-    assert not made.is_active("schedule", chosen)
-    assert made.is_active("schedule", {**chosen, "iterations": 20})
-    assert not made.is_active("schedule", {"method": "snip"})
+    assert not study.is_active("schedule", chosen)
+    assert study.is_active("schedule", {**chosen, "iterations": 20})
+    assert not study.is_active("schedule", {"method": "snip"})
 
 
-def test_grid_has_each_combination_once():
-    made = study(
+def test_a_grid_has_each_combination_once():
+    study = parse_study(
         {"density": [0.1, 0.2], "iterations": {"choices": [5, 10], "when": {"method": "force"}}, "seed": [0, 1]},
         search={"sampler": "grid"},
     )
-    combinations = [(t.method, t.density, t.iterations, t.seed) for t in made.grid()]
-    # snip: 2 densities x 2 seeds; force: also 2 iterations
-    assert len(combinations) == len(set(combinations)) == made.trials == 4 + 8
+    combinations = [(t.method, t.density, t.iterations, t.seed) for t in study.grid()]
+    # SNIP has 2 densities and 2 seeds; FORCE also has 2 iterations.
+    assert len(combinations) == len(set(combinations)) == study.trials == 4 + 8
 
 
-def test_grid_takes_the_product_over_what_applies_only():
-    # iterations without `when:` still means nothing to snip, so its values are not two trials
-    made = study({"density": 0.1, "iterations": [5, 10]}, search={"sampler": "grid"})
-    assert [(t.method, t.fields().get("iterations")) for t in made.grid()] == [
+def test_a_grid_multiplies_only_the_fields_that_apply():
+    # SNIP has no iterations even without `when:`, so the two values are one trial.
+    study = parse_study({"density": 0.1, "iterations": [5, 10]}, search={"sampler": "grid"})
+    assert [(t.method, t.fields().get("iterations")) for t in study.grid()] == [
         ("snip", None),
         ("force", 5),
         ("force", 10),
@@ -202,30 +209,30 @@ def test_grid_takes_the_product_over_what_applies_only():
 
 
 def test_trials_bound_a_grid():
-    assert study({"density": 0.1}, search={"sampler": "grid", "trials": 1}).trials == 1
-    assert study({"density": 0.1}, search={"sampler": "grid", "trials": 9}).trials == 2
+    assert parse_study({"density": 0.1}, search={"sampler": "grid", "trials": 1}).trials == 1
+    assert parse_study({"density": 0.1}, search={"sampler": "grid", "trials": 9}).trials == 2
 
 
 def test_combinations_of_some_fields():
-    made = study({"width": {"choices": [4, 8], "when": {"method": "force"}}, "seed": [0, 1, 2]})
-    assert list(made.combinations(["width"])) == [
+    study = parse_study({"width": {"choices": [4, 8], "when": {"method": "force"}}, "seed": [0, 1, 2]})
+    assert list(study.combinations(["width"])) == [
         {"method": "snip"},
         {"method": "force", "width": 4},
         {"method": "force", "width": 8},
     ]
 
 
-REQUIRED_FIELDS = {"dataset": "digits", "model": "mlp", "method": "snip", "density": 0.1}
+FIXED_TRIAL_FIELDS = {"dataset": "digits", "model": "mlp", "method": "snip", "density": 0.1}
 
 
-def grid(**trial):
-    study = Study.from_dict({"study": "x", "trial": {**REQUIRED_FIELDS, **trial}, "search": {"sampler": "grid"}})
+def list_grid_fields(**trial):
+    study = Study.from_dict({"study": "x", "trial": {**FIXED_TRIAL_FIELDS, **trial}, "search": {"sampler": "grid"}})
     return [trial.fields() for trial in study.grid()]
 
 
 def test_options_belong_to_the_methods_that_take_them():
-    found = grid(method=["snip", "grasp"], temperature=[1.0, 200.0])
-    assert [(fields["method"], fields.get("temperature")) for fields in found] == [
+    grid_fields = list_grid_fields(method=["snip", "grasp"], temperature=[1.0, 200.0])
+    assert [(fields["method"], fields.get("temperature")) for fields in grid_fields] == [
         ("snip", None),
         ("grasp", 1.0),
         ("grasp", 200.0),
@@ -233,24 +240,26 @@ def test_options_belong_to_the_methods_that_take_them():
 
 
 def test_a_balanced_batch_has_no_other_size():
-    found = grid(saliency_batch_size=[16, 32], samples_per_class=[0, 5])
-    assert [(fields["samples_per_class"], fields.get("saliency_batch_size")) for fields in found] == [
+    grid_fields = list_grid_fields(saliency_batch_size=[16, 32], samples_per_class=[0, 5])
+    assert [(fields["samples_per_class"], fields.get("saliency_batch_size")) for fields in grid_fields] == [
         (0, 16),
         (0, 32),
         (5, None),
     ]
-    assert len(grid(saliency_batch_size=[16, 32], method=["grasp", "snip"])) == 3, "grasp's batch is balanced by itself"
+    assert len(list_grid_fields(saliency_batch_size=[16, 32], method=["grasp", "snip"])) == 3, (
+        "grasp's batch is balanced by itself"
+    )
 
 
 def test_controls_are_choices():
-    found = grid(shuffle=[False, True], small_dense=["parameters", "macs"])
-    assert [(fields["shuffle"], fields["small_dense"]) for fields in found] == [
+    grid_fields = list_grid_fields(shuffle=[False, True], small_dense=["parameters", "macs"])
+    assert [(fields["shuffle"], fields["small_dense"]) for fields in grid_fields] == [
         (shuffle, dense) for shuffle in (False, True) for dense in ("parameters", "macs")
     ]
 
 
 @pytest.mark.parametrize(
-    ("trial", "said"),
+    ("trial", "message"),
     [
         ({"model": "torchvision:resnet19"}, "trial.model: unknown model 'torchvision:resnet19'"),
         ({"small_dense": "width"}, "trial.small_dense: 'width'"),
@@ -259,40 +268,40 @@ def test_controls_are_choices():
         ({"schedule": "cosine"}, "trial.schedule: unknown schedule 'cosine'"),
     ],
 )
-def test_what_controls_may_not_be(trial, said):
-    with pytest.raises(InputError, match=said):
-        grid(**trial)
+def test_bad_controls_are_refused(trial, message):
+    with pytest.raises(InputError, match=message):
+        list_grid_fields(**trial)
 
 
 @pytest.mark.parametrize("gpus", ["many", -1, True, None, [1], float("nan")])
 def test_gpus_are_a_number_or_left_to_a_probe(gpus):
-    assert study(resources={"gpus": "auto"}).resources.gpus == "auto"
-    assert study(resources={"gpus": 0.5}).resources.gpus == 0.5
+    assert parse_study(resources={"gpus": "auto"}).resources.gpus == "auto"
+    assert parse_study(resources={"gpus": 0.5}).resources.gpus == 0.5
     with pytest.raises(InputError, match=r"^resources.gpus: .* should be a number, at least 0, or auto$"):
-        study(resources={"gpus": gpus})
+        parse_study(resources={"gpus": gpus})
 
 
-def test_gpus_re_key_no_study():
-    assert study(resources={"gpus": "auto"}).identity == study().identity
+def test_gpus_are_not_part_of_the_identity():
+    assert parse_study(resources={"gpus": "auto"}).identity == parse_study().identity
 
 
-@pytest.mark.parametrize("written", [-1, 1.0, 1.5, 0.0, True, "many", [1], float("nan")])
-def test_max_failures_is_a_number_or_a_share(written):
+@pytest.mark.parametrize("value", [-1, 1.0, 1.5, 0.0, True, "many", [1], float("nan")])
+def test_max_failures_is_a_number_or_a_share(value):
     for allowed in (0, 3, 0.2, None):
-        assert study(search={"max_failures": allowed}).search.max_failures == allowed
+        assert parse_study(search={"max_failures": allowed}).search.max_failures == allowed
     with pytest.raises(InputError, match=r"^search.max_failures: .* should be a number of trials \(0 or more\), or a"):
-        study(search={"max_failures": written})
+        parse_study(search={"max_failures": value})
 
 
-def test_max_failures_re_keys_no_study():
-    assert study(search={"max_failures": 3}).identity == study().identity
+def test_max_failures_is_not_part_of_the_identity():
+    assert parse_study(search={"max_failures": 3}).identity == parse_study().identity
 
 
-def test_code_in_both_forms_changes_nothing_of_what_a_study_is():
-    written = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
-    plain = Study.from_dict(written)
-    short = Study.from_dict({**written, "code": ["nets.py"]})
-    long = Study.from_dict({**written, "code": {"paths": ["nets.py"], "pip": ["timm"]}})
+def test_code_in_both_forms_is_not_part_of_the_identity():
+    study_file = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
+    plain = Study.from_dict(study_file)
+    short = Study.from_dict({**study_file, "code": ["nets.py"]})
+    long = Study.from_dict({**study_file, "code": {"paths": ["nets.py"], "pip": ["timm"]}})
     assert (plain.shipped_code.paths, plain.shipped_code.pip) == ([], [])
     assert (short.shipped_code.paths, short.shipped_code.pip) == (["nets.py"], [])
     assert (long.shipped_code.paths, long.shipped_code.pip) == (["nets.py"], ["timm"])
@@ -307,7 +316,7 @@ def test_code_in_both_forms_changes_nothing_of_what_a_study_is():
         ([1], "code.0: 1 should be a valid string"),
     ],
 )
-def test_code_that_is_none_is_refused(code, message):
-    written = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
+def test_bad_code_is_refused(code, message):
+    study_file = {"study": "s", "trial": {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": 0.1}}
     with pytest.raises(InputError, match=message):
-        Study.from_dict({**written, "code": code})
+        Study.from_dict({**study_file, "code": code})

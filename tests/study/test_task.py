@@ -1,19 +1,24 @@
-"""What a study asks of its trials beside their fields, and what is refused of it."""
+"""The objectives, constraints, functions and search of a study, and what is refused of them."""
 
 import pytest
 
 from forcetune.errors import InputError
 from forcetune.study import Search, Study, check_reported
 
-TRIAL = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": {"low": 0.01, "high": 0.4, "log": True}}
+SNIP_TRIAL = {
+    "dataset": "synthetic",
+    "model": "mlp",
+    "method": "snip",
+    "density": {"low": 0.01, "high": 0.4, "log": True},
+}
 
 
-def study(**top):
-    return Study.from_dict({"study": "s", "trial": TRIAL, **top})
+def parse_study(**top):
+    return Study.from_dict({"study": "s", "trial": SNIP_TRIAL, **top})
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def user_module(tmp_path, monkeypatch):
     (tmp_path / "my_wishes.py").write_text(
         "def latency(model, example): return {}\ndef f1(logits, targets): return 0\n"
     )
@@ -21,29 +26,29 @@ def own(tmp_path, monkeypatch):
 
 
 def test_objectives_with_and_without_a_reference():
-    found = study(objectives={"val_loss": {"direction": "min", "reference": 2.3}, "density": "min"})
-    assert found.directions == {"val_loss": "min", "density": "min"}
-    assert found.references(0.1) == {"val_loss": 2.3, "density": 0.4}
-    assert study().references(0.25) == {"val_accuracy": 0.25, "density": 0.4}
+    study = parse_study(objectives={"val_loss": {"direction": "min", "reference": 2.3}, "density": "min"})
+    assert study.directions == {"val_loss": "min", "density": "min"}
+    assert study.references(0.1) == {"val_loss": 2.3, "density": 0.4}
+    assert parse_study().references(0.25) == {"val_accuracy": 0.25, "density": 0.4}
 
 
 def test_constraints_bound_from_above_below_or_both():
-    task = study(
+    task = parse_study(
         constraints={"macs": 10e3, "effective_density": {"min": 0.001}, "sparsity": {"min": 0.1, "max": 0.9}}
     ).task
-    fine = {"macs": 10e3, "effective_density": 0.001, "sparsity": 0.9}
-    assert task.find_violation(fine) is None, "the bounds are allowed"
-    assert task.find_violation({**fine, "macs": 10_001}) == "macs 10001 is above the constraint's max 10000"
+    allowed = {"macs": 10e3, "effective_density": 0.001, "sparsity": 0.9}
+    assert task.find_violation(allowed) is None, "the bounds are allowed"
+    assert task.find_violation({**allowed, "macs": 10_001}) == "macs 10001 is above the constraint's max 10000"
     assert (
-        task.find_violation({**fine, "effective_density": 0.0})
+        task.find_violation({**allowed, "effective_density": 0.0})
         == "effective_density 0 is below the constraint's min 0.001"
     )
-    assert task.find_violation({**fine, "sparsity": 0.05}) == "sparsity 0.05 is below the constraint's min 0.1"
-    assert task.find_violation({**fine, "sparsity": float("nan")}), "what is no number keeps no bound"
+    assert task.find_violation({**allowed, "sparsity": 0.05}) == "sparsity 0.05 is below the constraint's min 0.1"
+    assert task.find_violation({**allowed, "sparsity": float("nan")}), "a value that is no number violates a bound"
 
 
 @pytest.mark.parametrize(
-    ("top", "said"),
+    ("top", "message"),
     [
         (
             {"constraints": {"val_accuracy": 0.5}},
@@ -68,35 +73,39 @@ def test_constraints_bound_from_above_below_or_both():
         ),
     ],
 )
-def test_refused(top, said, own):
-    with pytest.raises(InputError, match=said):
-        study(**top)
+def test_bad_keys_are_refused(top, message, user_module):
+    with pytest.raises(InputError, match=message):
+        parse_study(**top)
 
 
-def test_a_grid_is_trained_whole_unless_it_says_otherwise():
-    grid = {"trial": {**TRIAL, "density": [0.1, 0.2]}}
-    assert study().stopping == "pareto"
-    assert study(**grid, search={"sampler": "grid"}).stopping == "none"
-    assert study(**grid, search={"sampler": "grid", "stopping": "safe"}).stopping == "safe"
+def test_a_grid_is_stopped_early_only_where_it_asks_for_it():
+    grid = {"trial": {**SNIP_TRIAL, "density": [0.1, 0.2]}}
+    assert parse_study().stopping == "pareto"
+    assert parse_study(**grid, search={"sampler": "grid"}).stopping == "none"
+    assert parse_study(**grid, search={"sampler": "grid", "stopping": "safe"}).stopping == "safe"
 
 
-def test_what_was_seen_to_be_reported_decides(own):
-    found = study(
+def test_the_metrics_that_were_reported_decide(user_module):
+    study = parse_study(
         measure="my_wishes:latency",
         metrics="my_wishes:f1",
         objectives={"val_f1": "max", "latency_ms": "min"},
         constraints={"latency_ms": 5},
     )
-    check_reported(found, ["density", "latency_ms"], ["density", "latency_ms", "val_f1"])
+    check_reported(study, ["density", "latency_ms"], ["density", "latency_ms", "val_f1"])
     with pytest.raises(InputError, match="constraints.latency_ms: no trial reports this metric"):
-        check_reported(found, ["density"], ["density", "latency_ms", "val_f1"])
+        check_reported(study, ["density"], ["density", "latency_ms", "val_f1"])
     with pytest.raises(InputError, match=r"objectives.val_f1: no trial reports .*did you mean 'val_f2'"):
-        check_reported(found, ["latency_ms"], ["latency_ms", "val_f2"])
+        check_reported(study, ["latency_ms"], ["latency_ms", "val_f2"])
 
 
-def test_what_is_at_its_default_names_no_study_anew():
-    assert study().identity == {"study": "s", "trial": TRIAL, "objectives": {"val_accuracy": "max", "density": "min"}}
-    assert "constraints" in study(constraints={"macs": 5}).identity
+def test_keys_at_their_defaults_are_not_part_of_the_identity():
+    assert parse_study().identity == {
+        "study": "s",
+        "trial": SNIP_TRIAL,
+        "objectives": {"val_accuracy": "max", "density": "min"},
+    }
+    assert "constraints" in parse_study(constraints={"macs": 5}).identity
 
 
 def test_companions_alone_see_the_test_images():

@@ -1,23 +1,21 @@
-"""The average of the weights by which a trial is judged, and where it is judged."""
+"""The average of the weights, and the rungs at which a trial is judged by it."""
 
 import pytest
 import torch
-from test_training import VALIDATION, batches, flat, make, sparse
+from synthetic_data import SYNTHETIC, VALIDATION
+from test_training import batches, flat, make, sparse
 
 from forcetune.data import Batches
-from forcetune.data.readers import synthetic
 from forcetune.training import Average, Training, find_rungs
 
-DATA = synthetic(None)
 
-
-def train(model, masks, **how):
-    validation = Batches(DATA, VALIDATION, 100)
-    return Training(model, masks, batches(), validation, **{"epochs": 8, "lr": 0.1, **how})
+def train(model, masks, **options):
+    validation = Batches(SYNTHETIC, VALIDATION, 100)
+    return Training(model, masks, batches(), validation, **{"epochs": 8, "lr": 0.1, **options})
 
 
 @pytest.mark.parametrize(
-    ("epochs", "schedule", "found"),
+    ("epochs", "schedule", "rungs"),
     [
         (16, "cosine", {2: "1/8", 4: "1/4", 8: "1/2"}),
         (15, "constant", {2: "1/8", 4: "1/4", 8: "1/2"}),
@@ -29,8 +27,8 @@ def train(model, masks, **how):
         (2, "step", {1: "1/4"}),
     ],
 )
-def test_rungs(epochs, schedule, found):
-    assert find_rungs(epochs, schedule) == found
+def test_rungs(epochs, schedule, rungs):
+    assert find_rungs(epochs, schedule) == rungs
 
 
 def test_the_average_of_a_few_steps():
@@ -60,37 +58,37 @@ def test_pruned_weights_are_zero_in_the_average_too():
     assert not torch.equal(averaged, flat(model))
 
 
-def test_training_is_bit_for_bit_the_same_with_and_without(monkeypatch):
-    found = []
-    for there in (True, False):
+def test_training_is_bit_for_bit_the_same_without_an_average(monkeypatch):
+    results = []
+    for has_average in (True, False):
         model = make()
         training = train(model, sparse(model), epochs=4)
-        if not there:
+        if not has_average:
             training._rungs, training._average = {}, None
-        metrics = [{n: v for n, v in told.items() if not n.startswith("ema_")} for told in training]
-        found.append((metrics, flat(model), [b.clone() for b in model.buffers()]))
-    assert found[0][0] == found[1][0]
-    assert torch.equal(found[0][1], found[1][1])
-    assert all(torch.equal(a, b) for a, b in zip(found[0][2], found[1][2], strict=True))
+        metrics = [{n: v for n, v in epoch_metrics.items() if not n.startswith("ema_")} for epoch_metrics in training]
+        results.append((metrics, flat(model), [b.clone() for b in model.buffers()]))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][2], results[1][2], strict=True))
 
 
-def test_it_is_measured_at_the_rungs_alone_and_then_forgotten():
+def test_the_average_is_measured_at_the_rungs_alone_and_then_dropped():
     model = make()
     training = train(model, sparse(model))
-    told = list(training)
-    assert [m["epoch"] for m in told if "ema_val_accuracy" in m] == [1, 2, 4]
+    history = list(training)
+    assert [m["epoch"] for m in history if "ema_val_accuracy" in m] == [1, 2, 4]
     assert training._average is None
-    assert all(0 <= m["ema_val_accuracy"] <= 1 for m in told[:2])
+    assert all(0 <= m["ema_val_accuracy"] <= 1 for m in history[:2])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_training_that_goes_on_has_the_same_average(stop):
-    whole = list(train(make(), sparse(make())))
+    history = list(train(make(), sparse(make())))
     first = train(make(), sparse(make()))
-    told = iter(first)
+    epochs = iter(first)
     for _ in range(stop):
-        next(told)
+        next(epochs)
     state = first.state_dict()
-    again = train(make(seed=9), sparse(make()))
-    again.load_state_dict(state)
-    assert list(again) == whole[stop:]
+    resumed = train(make(seed=9), sparse(make()))
+    resumed.load_state_dict(state)
+    assert list(resumed) == history[stop:]

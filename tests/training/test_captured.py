@@ -1,42 +1,41 @@
-"""Captured steps: on a GPU a graph is replayed, here the same calls, so that all but the graph itself is tested."""
+"""Captured steps, with the same calls in place of the graph of a GPU: all but the graph itself is tested."""
 
 import copy
 import logging
 
 import pytest
 import torch
+from synthetic_data import SYNTHETIC, TRAINING, VALIDATION
 from torch import nn
 
 from forcetune.data import Batches
-from forcetune.data.readers import synthetic
 from forcetune.pruning import find_masks
 from forcetune.training import Training, captured
-
-DATA = synthetic(None)
-TRAINING, VALIDATION = DATA.split(seed=0)  # 288 images: four batches of 64 and one of 32
 
 
 def make(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, DATA.classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, SYNTHETIC.classes)
+    )
 
 
-def prepared(seed=0, **how):
+def make_training(seed=0, **options):
     model = make(seed)
-    batches = Batches(DATA, TRAINING, 64, seed), Batches(DATA, VALIDATION, 100)
+    batches = Batches(SYNTHETIC, TRAINING, 64, seed), Batches(SYNTHETIC, VALIDATION, 100)
     masks = find_masks(model, [], "random", 0.3, seed=seed)
-    return model, Training(model, masks, *batches, **{"epochs": 2, "lr": 0.1, **how})
+    return model, Training(model, masks, *batches, **{"epochs": 2, "lr": 0.1, **options})
 
 
-def plainly(seed=0, **how):
-    """What a training gives without any capture, and its network."""
-    model, training = prepared(seed, **how)
+def train_uncaptured(seed=0, **options):
+    """Return the metrics of a training without any capture, and its network."""
+    model, training = make_training(seed, **options)
     return list(training), model
 
 
 @pytest.fixture
 def captures(monkeypatch):
-    """Of which shapes a step was captured; a replay runs what a graph would."""
+    """Put calls in place of graphs, and return a list that gets the shape of each captured loss."""
     shapes = []
 
     def capture(run):
@@ -52,72 +51,74 @@ def captures(monkeypatch):
     return shapes
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def same(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("how", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.1, "momentum": 0.0}])
-def test_trainings_of_one_architecture_share_a_step(how, request):
-    wanted = [plainly(seed, **how) for seed in (0, 1)]
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 0.01}, {"clip_norm": 0.1, "momentum": 0.0}])
+def test_trainings_of_one_architecture_share_a_step(options, request):
+    uncaptured = [train_uncaptured(seed, **options) for seed in (0, 1)]
     captures = request.getfixturevalue("captures")
-    for seed, (metrics, model) in enumerate(wanted):
-        ours, training = prepared(seed, architecture="mlp", **how)
-        told = list(training)
-        for one, other in zip(told, metrics, strict=True):
-            assert one == pytest.approx(other, rel=1e-5)
-        for one, other in zip(ours.parameters(), model.parameters(), strict=True):
-            assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
-    assert len(captures) == 1, "and the second training did not capture it anew"
+    for seed, (metrics, model) in enumerate(uncaptured):
+        captured_model, training = make_training(seed, architecture="mlp", **options)
+        captured_metrics = list(training)
+        for actual, expected in zip(captured_metrics, metrics, strict=True):
+            assert actual == pytest.approx(expected, rel=1e-5)
+        for actual, expected in zip(captured_model.parameters(), model.parameters(), strict=True):
+            assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    assert len(captures) == 1, "the second training did not capture it anew"
 
 
 def test_the_network_of_an_earlier_training_keeps_its_weights(captures):
-    first, training = prepared(0, architecture="mlp")
+    first, training = make_training(0, architecture="mlp")
     list(training)
     before = copy.deepcopy(first)
-    list(prepared(1, architecture="mlp")[1])
+    list(make_training(1, architecture="mlp")[1])
     assert same(first, before)
 
 
-def test_each_architecture_has_a_step_of_its_own_and_few_are_kept(captures):
+def test_each_architecture_has_its_step_and_few_steps_are_kept(captures):
     for name in ("one", "two", "three", "three", "one"):
-        list(prepared(0, architecture=name, epochs=1)[1])
-    assert len(captures) == 4, "that of one was given up for three"
+        list(make_training(0, architecture=name, epochs=1)[1])
+    assert len(captures) == 4, "the step of 'one' was dropped for that of 'three'"
     assert len(captured._steps) == captured.KEPT_GRAPHS
 
 
-def test_settings_that_a_graph_holds_make_it_another(captures):
-    for how in ({}, {"momentum": 0.8}, {}):
-        list(prepared(0, architecture="mlp", epochs=1, **how)[1])
+def test_other_settings_need_another_graph(captures):
+    for options in ({}, {"momentum": 0.8}, {}):
+        list(make_training(0, architecture="mlp", epochs=1, **options)[1])
     assert len(captures) == 2
 
 
 def test_an_unknown_architecture_is_captured_for_its_training_alone(captures):
     for _ in range(2):
-        list(prepared(0, epochs=1)[1])
+        list(make_training(0, epochs=1)[1])
     assert len(captures) == 2
 
 
 def test_a_training_that_goes_on_keeps_its_momentum(captures):
-    model, training = prepared(0, architecture="mlp")
+    model, training = make_training(0, architecture="mlp")
     epochs = iter(training)
     next(epochs)
     state = copy.deepcopy(training.state_dict())
     last = next(epochs)
-    list(prepared(1, architecture="mlp")[1])  # another one has had the step meanwhile
-    again, resumed = prepared(0, architecture="mlp")
+    list(make_training(1, architecture="mlp")[1])  # another training has used the step meanwhile
+    resumed_model, resumed = make_training(0, architecture="mlp")
     resumed.load_state_dict(state)
     assert next(iter(resumed)) == last
-    assert same(model, again)
+    assert same(model, resumed_model)
     captured._steps.clear()  # in another process
-    anew, resumed = prepared(0, architecture="mlp")
+    restarted_model, resumed = make_training(0, architecture="mlp")
     resumed.load_state_dict(state)
     assert next(iter(resumed)) == last
-    assert same(model, anew)
+    assert same(model, restarted_model)
 
 
-def test_what_cannot_be_captured_is_trained_step_by_step_with_one_warning(captures, monkeypatch, caplog):
+def test_a_step_that_cannot_be_captured_runs_as_it_is_with_one_warning(captures, monkeypatch, caplog):
     monkeypatch.setattr(captured, "CAPTURE_DEVICE", "cuda")
-    wanted, _ = plainly()
+    uncaptured, _ = train_uncaptured()
     monkeypatch.setattr(captured, "CAPTURE_DEVICE", "cpu")
 
     def fail(run):
@@ -127,9 +128,9 @@ def test_what_cannot_be_captured_is_trained_step_by_step_with_one_warning(captur
     monkeypatch.setattr(captured, "capture", fail)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            told = list(prepared(0, architecture="mlp")[1])
-            for one, other in zip(told, wanted, strict=True):
-                assert one == pytest.approx(other, rel=1e-5)
+            history = list(make_training(0, architecture="mlp")[1])
+            for actual, expected in zip(history, uncaptured, strict=True):
+                assert actual == pytest.approx(expected, rel=1e-5)
     assert len(caplog.messages) == 1
     assert "operation not permitted when stream is capturing" in caplog.messages[0]
     assert "and more" not in caplog.messages[0]
@@ -143,5 +144,5 @@ def test_the_warning_names_what_went_wrong_first(captures, monkeypatch, caplog):
             raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(captured, "capture", fail)
-    list(prepared(0, architecture="mlp")[1])
+    list(make_training(0, architecture="mlp")[1])
     assert caplog.messages == ["steps are not captured as a CUDA graph: the loss asks for a value"]

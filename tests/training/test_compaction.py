@@ -1,4 +1,4 @@
-"""A pruned network cut down to what is left of it computes the same."""
+"""Compacted networks, without dead channels: they compute what the masked networks compute."""
 
 import logging
 
@@ -11,12 +11,12 @@ from forcetune.models import MODELS, build
 from forcetune.pruning import find_masks, prunable
 from forcetune.training import Masked, Training, compact
 
-SIZES = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), 16)  # one pixel is left of it at the end
-VISION = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"]
+IMAGE_SIDES = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), 16)  # pixels; one is left of them at the end
+TORCHVISION_NETWORKS = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"]
 
 
-def outputs(model, masks, shape):
-    """Of the masked network and of the compacted one, on the same samples, in float64."""
+def compute_outputs(model, masks, shape):
+    """Return the float64 outputs of the masked and the compacted network on the same samples, and that network."""
     samples = torch.randn((3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model = model.double()
     small = compact(model, masks, shape)
@@ -25,41 +25,41 @@ def outputs(model, masks, shape):
         return model.eval()(samples), small(samples), small
 
 
-def size(model):
+def count_parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def without_channels(model, share=0.5):
-    """Masks that empty a share of the rows of each layer but the last, as synflow's do."""
+def empty_channels(model, share=0.5):
+    """Return masks that empty a share of the rows of each layer but the last, as synflow's do."""
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     for mask in list(masks.values())[:-1]:
         mask[: int(len(mask) * share)] = False
     return masks
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(f"torchvision:{name}" for name in VISION)])
+@pytest.mark.parametrize("name", [*MODELS, *(f"torchvision:{name}" for name in TORCHVISION_NETWORKS)])
 def test_every_network_computes_the_same_with_fewer_weights(name):
-    shape = (3, 64, 64) if ":" in name else (1, SIZES.get(name, 8), SIZES.get(name, 8))
+    shape = (3, 64, 64) if ":" in name else (1, IMAGE_SIDES.get(name, 8), IMAGE_SIDES.get(name, 8))
     model = build(name, shape, 10, None if ":" in name or name == "lenet5" else 8)
-    whole = size(model)
+    parameter_count = count_parameters(model)
     sample = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
     masks = find_masks(model, [sample], "synflow", 0.1 if name == "mlp" else 0.02, 10)
-    dense, compacted, small = outputs(model, masks, shape)
+    dense, compacted, small = compute_outputs(model, masks, shape)
     assert torch.allclose(dense, compacted, rtol=1e-9, atol=1e-12)
     assert dense.abs().sum() > 0
-    assert size(small) < 0.8 * whole
+    assert count_parameters(small) < 0.8 * parameter_count
 
 
-def test_channels_without_a_reader_or_a_writer_go():
+def test_channels_without_a_reader_or_a_writer_are_cut():
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False), nn.ReLU(),
         nn.Flatten(), nn.Linear(6 * 16, 2),
     )  # fmt: skip
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
-    masks["0.weight"][0] = False  # nothing comes in
-    masks["3.weight"][:, 1] = False  # nothing goes out
-    masks["6.weight"][:, 16:32] = False  # nobody reads the sixteen positions of channel 1
-    dense, compacted, small = outputs(model, masks, (1, 8, 8))
+    masks["0.weight"][0] = False  # it has no input
+    masks["3.weight"][:, 1] = False  # it has no output
+    masks["6.weight"][:, 16:32] = False  # no layer reads the sixteen positions of channel 1
+    dense, compacted, small = compute_outputs(model, masks, (1, 8, 8))
     assert torch.allclose(dense, compacted, rtol=1e-9)
     assert small[0].weight.shape == (2, 1, 3, 3)
     assert small[1].num_features == 2
@@ -72,15 +72,15 @@ def test_a_channel_that_a_shift_makes_count_stays():
     nn.init.constant_(model[1].bias, 0.5)
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["0.weight"][0] = False
-    dense, compacted, small = outputs(model, masks, (1, 8, 8))
+    dense, compacted, small = compute_outputs(model, masks, (1, 8, 8))
     assert torch.allclose(dense, compacted, rtol=1e-9)
-    assert small[0].out_channels == 4, "its beta is not 0: the channel says 0.5 everywhere"
+    assert small[0].out_channels == 4, "its beta is not 0: the channel is 0.5 everywhere"
 
 
-def test_the_network_it_is_given_stays_as_it_is():
+def test_compaction_leaves_its_network_as_it_was():
     model = build("resnet8", (1, 8, 8), 10, 8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    small = compact(model, without_channels(model), (1, 8, 8))
+    small = compact(model, empty_channels(model), (1, 8, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training
     assert not small.training
@@ -96,17 +96,17 @@ class Untraceable(nn.Module):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
 
 
-def test_what_cannot_be_traced_is_only_masked(caplog):
+def test_a_network_that_cannot_be_traced_is_only_masked(caplog):
     model = Untraceable()
     with caplog.at_level(logging.WARNING):
-        dense, compacted, small = outputs(model, find_masks(model, [], "random", 0.1), (1, 8, 8))
+        dense, compacted, small = compute_outputs(model, find_masks(model, [], "random", 0.1), (1, 8, 8))
     assert torch.equal(dense, compacted)
-    assert size(small) == size(model)
+    assert count_parameters(small) == count_parameters(model)
     assert "Untraceable cannot be traced" in caplog.text
 
 
 class Shifted(nn.Module):
-    """A layer whose channels are moved about by the user's own arithmetic."""
+    """A network whose own arithmetic moves the channels of a layer."""
 
     def __init__(self):
         super().__init__()
@@ -116,17 +116,17 @@ class Shifted(nn.Module):
         return self.two(functional.relu(self.one(x.flatten(1))).roll(1, 1))
 
 
-def test_what_is_not_understood_is_left_whole():
+def test_channels_that_unknown_arithmetic_moves_stay():
     model = Shifted()
     masks = find_masks(model, [], "random", 0.5)
     masks["two.weight"][:, 3] = False
-    dense, compacted, small = outputs(model, masks, (1, 8, 8))
+    dense, compacted, small = compute_outputs(model, masks, (1, 8, 8))
     assert torch.allclose(dense, compacted, rtol=1e-9)
     assert small.one.out_features == 8
 
 
-class Doubles:
-    """The same few batches of random samples, in float64, in each pass."""
+class FixedBatches:
+    """A few batches of random float64 samples, the same in each pass."""
 
     def __init__(self, shape, count=3):
         generator = torch.Generator().manual_seed(2)
@@ -151,21 +151,21 @@ class Doubles:
         pass
 
 
-def training(name, input_shape, shape, **how):
-    """Of a sparse network, its dead channels cut out where an input shape is given."""
+def make_training(name, input_shape, shape, **options):
+    """Return a sparse network, its masks and its training, which cuts dead channels out if it has an input shape."""
     torch.manual_seed(0)
     model = build(name, shape, 10, None if ":" in name or name == "lenet5" else 16).double()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     sample = torch.zeros(1, *shape, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
-    masks = find_masks(model, [sample], *PRUNED.get(name, ("synflow", 0.02)), 10)
-    settings = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-3, "clip_norm": 1.0, "input_shape": input_shape, **how}
-    return model, masks, Training(model, masks, Doubles(shape), Doubles(shape, 1), **settings)
+    masks = find_masks(model, [sample], *PRUNINGS_BY_NETWORK.get(name, ("synflow", 0.02)), 10)
+    settings = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-3, "clip_norm": 1.0, "input_shape": input_shape, **options}
+    return model, masks, Training(model, masks, FixedBatches(shape), FixedBatches(shape, 1), **settings)
 
 
-PRUNED = {"torchvision:mobilenet_v2": ("random_uniform", 0.2)}  # synflow leaves no path in it
-TRAINED = [
+PRUNINGS_BY_NETWORK = {"torchvision:mobilenet_v2": ("random_uniform", 0.2)}  # synflow leaves no path in it
+TRAINED_NETWORKS = [
     "vgg_small",
     "vgg16_bn",
     "resnet20",
@@ -175,89 +175,94 @@ TRAINED = [
 ]
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", TRAINED_NETWORKS)
 def test_training_the_small_network_is_training_the_masked_one(name):
     shape = (3, 32, 32) if ":" in name else (3, 16, 16)
-    epochs = 1 if ":" in name else 2  # of three steps; later rounding grows into the digits
-    whole, masks, dense = training(name, None, shape, epochs=epochs)
-    model, _, small = training(name, shape, shape, epochs=epochs)
+    # An epoch has three steps; after more of them rounding errors grow into the compared digits
+    epochs = 1 if ":" in name else 2
+    dense_model, masks, dense = make_training(name, None, shape, epochs=epochs)
+    model, _, small = make_training(name, shape, shape, epochs=epochs)
     assert small.macs_fraction < 0.9 < dense.macs_fraction == 1
-    for one, other in zip(dense, small, strict=True):
-        assert one.keys() == other.keys()
-        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
+    for dense_metrics, small_metrics in zip(dense, small, strict=True):
+        assert dense_metrics.keys() == small_metrics.keys()
+        assert all(small_metrics[metric] == pytest.approx(value, rel=1e-9) for metric, value in dense_metrics.items())
     weights = dict(model.named_parameters())
     assert all((weights[layer][~mask] == 0).all() for layer, mask in masks.items())
     samples = torch.randn((4, *shape), dtype=torch.float64)
     with torch.no_grad():
-        assert torch.allclose(model.eval()(samples), whole.eval()(samples), rtol=1e-9, atol=1e-12)
-    assert model.state_dict().keys() == whole.state_dict().keys()
+        assert torch.allclose(model.eval()(samples), dense_model.eval()(samples), rtol=1e-9, atol=1e-12)
+    assert model.state_dict().keys() == dense_model.state_dict().keys()
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_state_speaks_of_the_whole_network(before, after, optimizer):
+def test_a_state_holds_the_whole_network(before, after, optimizer):
     shape = (3, 16, 16)
-    *_, unbroken = training("resnet20", None, shape, optimizer=optimizer)
+    *_, unbroken = make_training("resnet20", None, shape, optimizer=optimizer)
     expected = list(unbroken)
-    *_, first = training("resnet20", shape if before else None, shape, optimizer=optimizer)
-    told = iter(first)
-    next(told)
+    *_, first = make_training("resnet20", shape if before else None, shape, optimizer=optimizer)
+    epochs = iter(first)
+    next(epochs)
     state = first.state_dict()
     assert state["model"].keys() == unbroken.state_dict()["model"].keys()
-    *_, rest = training("resnet20", shape if after else None, shape, optimizer=optimizer)
-    rest.load_state_dict(state)
-    for one, other in zip(expected[1:], rest, strict=True):
-        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
+    *_, resumed = make_training("resnet20", shape if after else None, shape, optimizer=optimizer)
+    resumed.load_state_dict(state)
+    for unbroken_metrics, resumed_metrics in zip(expected[1:], resumed, strict=True):
+        assert all(
+            resumed_metrics[metric] == pytest.approx(value, rel=1e-9) for metric, value in unbroken_metrics.items()
+        )
 
 
 def test_a_network_that_hardly_gets_smaller_is_trained_whole():
     model = build("resnet8", (1, 8, 8), 10, 8)
     masks = find_masks(model, [], "random", 0.5)
-    found = Training(model, masks, Doubles((1, 8, 8)), Doubles((1, 8, 8)), epochs=1, lr=0.1, input_shape=(1, 8, 8))
-    assert found.macs_fraction == 1
+    training = Training(
+        model, masks, FixedBatches((1, 8, 8)), FixedBatches((1, 8, 8)), epochs=1, lr=0.1, input_shape=(1, 8, 8)
+    )
+    assert training.macs_fraction == 1
 
 
 class Tied(nn.Module):
-    """Two layers with one weight."""
+    """A network of which two layers have one weight."""
 
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.three = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
-        self.two.weight = self.one.weight
+        self.first, self.second, self.third = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.second.weight = self.first.weight
 
     def forward(self, x):
-        return self.three(functional.relu(self.two(functional.relu(self.one(x.flatten(1))))))
+        return self.third(functional.relu(self.second(functional.relu(self.first(x.flatten(1))))))
 
 
 class Dropping(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 10)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 10)
 
     def forward(self, x):
-        return self.two(functional.dropout(functional.relu(self.one(x.flatten(1))), 0.5, self.training))
+        return self.second(functional.dropout(functional.relu(self.first(x.flatten(1))), 0.5, self.training))
 
 
 class Transposed(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.three = nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Linear(8 * 64, 10)
+        self.first, self.second, self.third = nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Linear(8 * 64, 10)
 
     def forward(self, x):
-        return self.three(functional.relu(self.two(functional.relu(self.one(x)))).flatten(1))
+        return self.third(functional.relu(self.second(functional.relu(self.first(x)))).flatten(1))
 
 
 class Grouped(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.three = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8 * 16, 10)
+        self.first, self.second, self.third = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Linear(8 * 16, 10)
 
     def forward(self, x):
-        return self.three(functional.relu(self.two(functional.relu(self.one(x)))).flatten(1))
+        return self.third(functional.relu(self.second(functional.relu(self.first(x)))).flatten(1))
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "warning"),
     [
         (Untraceable, "Untraceable cannot be traced"),
         (Tied, "layers of Tied share their weights"),
@@ -266,20 +271,22 @@ class Grouped(nn.Module):
         (Grouped, None),
     ],
 )
-def test_where_it_cannot_be_exact_it_steps_aside(kind, said, caplog):
+def test_networks_that_are_hard_to_compact_train_the_same(kind, warning, caplog):
     torch.manual_seed(0)
     models = [kind(), kind()]
     models[1].load_state_dict(models[0].state_dict())
-    masks = without_channels(models[0])
+    masks = empty_channels(models[0])
     for name in list(masks)[1:]:
         masks[name][:, : masks[name].shape[1] // 4] = False
-    told = []
+    histories = []
     with caplog.at_level(logging.WARNING):
         for model, shape in zip(models, [None, (1, 8, 8)], strict=True):
             torch.manual_seed(1)
-            batches = Doubles((1, 8, 8))
-            how = {"epochs": 2, "lr": 0.1, "input_shape": shape}
-            told.append(list(Training(model.double(), masks, batches, batches, **how)))
-    assert (said or "") in caplog.text
-    for one, other in zip(*told, strict=True):
-        assert all(other[metric] == pytest.approx(value, rel=1e-9) for metric, value in one.items())
+            batches = FixedBatches((1, 8, 8))
+            settings = {"epochs": 2, "lr": 0.1, "input_shape": shape}
+            histories.append(list(Training(model.double(), masks, batches, batches, **settings)))
+    assert (warning or "") in caplog.text
+    for masked_metrics, compacted_metrics in zip(*histories, strict=True):
+        assert all(
+            compacted_metrics[metric] == pytest.approx(value, rel=1e-9) for metric, value in masked_metrics.items()
+        )

@@ -1,4 +1,4 @@
-"""Training what is left of a pruned network is training the masked network, for networks and masks drawn at random."""
+"""The exactness of compaction: compacted networks train as the masked ones, for networks and masks drawn at random."""
 
 import copy
 from collections import Counter
@@ -15,9 +15,9 @@ from forcetune.pruning import find_masks, prunable
 from forcetune.training import CompactionError, Masked, find_compaction
 from forcetune.training.compaction import _find_difference
 
-SHAPE = (3, 6, 6)
-CLASSES = 4
-STEPS = 5
+DRAWN_SHAPE = (3, 6, 6)
+DRAWN_CLASSES = 4
+TRAINING_STEPS = 5
 ACTIVATIONS = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
     "hardswish": nn.Hardswish, "hardsigmoid": nn.Hardsigmoid,
@@ -25,14 +25,14 @@ ACTIVATIONS = {
 
 
 class Chain(nn.Module):
-    """Layers one behind the other, as a plan has them; `channels` come in, `self.channels` go out."""
+    """Layers in sequence, as a plan lists them, with `channels` inputs and `self.channels` outputs."""
 
     def __init__(self, plan, channels):
         super().__init__()
         self.layers = nn.ModuleList()
         self.channels = channels
-        for kind, *how in plan:
-            self.layers.append(getattr(self, f"make_{kind}")(*how))
+        for kind, *arguments in plan:
+            self.layers.append(getattr(self, f"make_{kind}")(*arguments))
 
     def make_conv(self, channels, kernel, bias):
         before, self.channels = self.channels, channels
@@ -56,15 +56,15 @@ class Chain(nn.Module):
     def make_gate(self, plan):
         return Joined(plan, self.channels, torch.mul)
 
-    def make_concat(self, one, other):
-        made = Concatenated(one, other, self.channels)
-        self.channels = made.channels
-        return made
+    def make_concat(self, first_plan, second_plan):
+        layer = Concatenated(first_plan, second_plan, self.channels)
+        self.channels = layer.channels
+        return layer
 
     def make_branch(self, plan):
-        made = Branched(plan, self.channels)
-        self.channels = made.channels
-        return made
+        layer = Branched(plan, self.channels)
+        self.channels = layer.channels
+        return layer
 
     def forward(self, x):
         for layer in self.layers:
@@ -73,46 +73,48 @@ class Chain(nn.Module):
 
 
 class Joined(nn.Module):
-    """A side way of as many channels, added or multiplied."""
+    """A branch with as many outputs as inputs, added to its inputs or multiplied with them."""
 
     def __init__(self, plan, channels, join):
         super().__init__()
-        way = Chain(plan, channels)
-        self.way = nn.Sequential(way, nn.Conv2d(way.channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        branch = Chain(plan, channels)
+        self.branch = nn.Sequential(
+            branch, nn.Conv2d(branch.channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        )
         self.join = join
 
     def forward(self, x):
-        return self.join(x, self.way(x))
+        return self.join(x, self.branch(x))
 
 
 class Concatenated(nn.Module):
-    def __init__(self, one, other, channels):
+    def __init__(self, first_plan, second_plan, channels):
         super().__init__()
-        self.one, self.other = Chain(one, channels), Chain(other, channels)
-        self.channels = self.one.channels + self.other.channels
+        self.first, self.second = Chain(first_plan, channels), Chain(second_plan, channels)
+        self.channels = self.first.channels + self.second.channels
 
     def forward(self, x):
-        return torch.cat([self.one(x), self.other(x)], 1)
+        return torch.cat([self.first(x), self.second(x)], 1)
 
 
 class Branched(nn.Module):
-    """Two layers read the same channels, one of them behind layers of its own."""
+    """Two layers that read the same channels, one directly and one behind further layers."""
 
     def __init__(self, plan, channels):
         super().__init__()
-        self.way = Chain(plan, channels)
-        self.one, self.other = nn.Conv2d(channels, 3, 1), nn.Conv2d(self.way.channels, 3, 1)
+        self.branch = Chain(plan, channels)
+        self.direct, self.behind = nn.Conv2d(channels, 3, 1), nn.Conv2d(self.branch.channels, 3, 1)
         self.channels = 3
 
     def forward(self, x):
-        return self.one(x) + self.other(self.way(x))
+        return self.direct(x) + self.behind(self.branch(x))
 
 
 class Network(nn.Module):
     def __init__(self, plan):
         super().__init__()
-        self.chain = Chain(plan, SHAPE[0])
-        self.last = nn.Linear(self.chain.channels, CLASSES)
+        self.chain = Chain(plan, DRAWN_SHAPE[0])
+        self.last = nn.Linear(self.chain.channels, DRAWN_CLASSES)
 
     def forward(self, x):
         return self.last(functional.adaptive_avg_pool2d(self.chain(x), 1).flatten(1))
@@ -125,20 +127,20 @@ SIMPLE = st.one_of(
     st.tuples(st.just("act"), st.sampled_from(["relu", "relu", "relu", *ACTIVATIONS])),
     st.tuples(st.just("pool")),
 )
-WAY = st.lists(SIMPLE, min_size=1, max_size=4)
+BRANCH = st.lists(SIMPLE, min_size=1, max_size=4)
 LAYER = st.one_of(
     SIMPLE,
     SIMPLE,
-    st.tuples(st.just("residual"), WAY),
-    st.tuples(st.just("gate"), WAY),
-    st.tuples(st.just("concat"), WAY, WAY),
-    st.tuples(st.just("branch"), WAY),
+    st.tuples(st.just("residual"), BRANCH),
+    st.tuples(st.just("gate"), BRANCH),
+    st.tuples(st.just("concat"), BRANCH, BRANCH),
+    st.tuples(st.just("branch"), BRANCH),
 )
 PLAN = st.lists(LAYER, min_size=3, max_size=8).map(lambda layers: [("conv", 6, 3, False), *layers])
 
 
 def draw_masks(model, generator):
-    """Masks with empty rows and columns, so that channels are without a writer or a reader, and gaps between."""
+    """Return masks with empty rows and columns, which leave channels without a writer or a reader, and with gaps."""
     masks = {}
     for name, weight in prunable(model).items():
         mask = torch.rand(weight.shape, generator=generator) < 0.8
@@ -150,7 +152,7 @@ def draw_masks(model, generator):
 
 
 def make(plan, seed):
-    """A network of the plan in float64, some of its shifts 0, and masks."""
+    """Return a float64 network of the plan, with some of its shifts 0, and masks of it."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = Network(plan).double()
@@ -161,37 +163,37 @@ def make(plan, seed):
     return model, draw_masks(model, generator)
 
 
-def train(model, masks, steps=STEPS):
-    """The losses of some steps, and at last the outputs in eval mode."""
+def train(model, masks, steps=TRAINING_STEPS):
+    """Return the losses of some steps, and the outputs in eval mode after them."""
     generator = torch.Generator().manual_seed(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    hold = Masked(model, masks)
-    told = []
+    masked = Masked(model, masks)
+    losses = []
     model.train()
     for _ in range(steps):
-        samples = torch.randn((16, *SHAPE), generator=generator, dtype=torch.float64)
-        classes = torch.randint(CLASSES, (16,), generator=generator)
+        samples = torch.randn((16, *DRAWN_SHAPE), generator=generator, dtype=torch.float64)
+        classes = torch.randint(DRAWN_CLASSES, (16,), generator=generator)
         loss = functional.cross_entropy(model(samples), classes)
         optimizer.zero_grad()
         loss.backward()
-        hold.gradients()
+        masked.gradients()
         optimizer.step()
-        hold.weights()
-        told.append(loss.item())
+        masked.weights()
+        losses.append(loss.item())
     with torch.no_grad():
-        return told, model.eval()(torch.randn((16, *SHAPE), generator=generator, dtype=torch.float64))
+        return losses, model.eval()(torch.randn((16, *DRAWN_SHAPE), generator=generator, dtype=torch.float64))
 
 
 def check(model, masks):
-    """Assert that both are trained alike; how many channels were cut."""
-    found = find_compaction(model, masks, SHAPE)
-    small_masks = {name: found.shrink(name, mask) for name, mask in masks.items()}
+    """Assert that the masked and the compacted network train alike; return the number of dimensions that were cut."""
+    compaction = find_compaction(model, masks, DRAWN_SHAPE)
+    small_masks = {name: compaction.shrink(name, mask) for name, mask in masks.items()}
     losses, outputs = train(copy.deepcopy(model), masks)
-    small_losses, small_outputs = train(found.network, small_masks)
+    small_losses, small_outputs = train(compaction.network, small_masks)
     assert small_losses == pytest.approx(losses, rel=1e-8, abs=1e-10)
     spread = (outputs - outputs.mean(0)).abs().max()
     assert (outputs - small_outputs).abs().max() <= 1e-7 * spread + 1e-10 * outputs.abs().max()
-    return sum(len(sides) for sides in found.kept_indices.values())
+    return sum(len(indices) for indices in compaction.kept_indices.values())
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ LIVE_SHIFTS = {
 
 @pytest.mark.parametrize("plan", LIVE_SHIFTS.values(), ids=LIVE_SHIFTS)
 def test_a_channel_with_a_live_shift_stays(plan):
-    """Its shift is 0 at first, and moves at the first step."""
+    # The shift is 0 at first, and moves at the first step
     torch.manual_seed(0)
     model = Network(plan).double()
     for module in model.modules():
@@ -245,34 +247,34 @@ def test_a_dead_channel_behind_which_all_is_zero_goes():
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["chain.layers.0.weight"][:4] = False
     assert check(model, masks) > 0
-    assert find_compaction(model, masks, SHAPE).network.chain.layers[0].out_channels == 4
+    assert find_compaction(model, masks, DRAWN_SHAPE).network.chain.layers[0].out_channels == 4
 
 
-@pytest.mark.parametrize("part", ["bias", "running_mean"])
-def test_a_norm_that_moves_a_zero_keeps_its_channel(part):
+@pytest.mark.parametrize("tensor_name", ["bias", "running_mean"])
+def test_a_norm_that_moves_a_zero_keeps_its_channel(tensor_name):
     torch.manual_seed(0)
     model = Network([("conv", 8, 1, False), ("norm",), ("act", "relu"), ("conv", 4, 1, False)]).double()
-    getattr(model.chain.layers[1], part).data[:2] = -0.5
+    getattr(model.chain.layers[1], tensor_name).data[:2] = -0.5
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["chain.layers.0.weight"][:4] = False
-    found = find_compaction(model, masks, SHAPE)
-    assert found.network.chain.layers[0].out_channels == 6, (
+    compaction = find_compaction(model, masks, DRAWN_SHAPE)
+    assert compaction.network.chain.layers[0].out_channels == 6, (
         "two of four channels without a weight are 0 behind the norm"
     )
 
 
 class TwoReaders(nn.Module):
-    """Channels that one layer reads at once, and another behind a depthwise layer."""
+    """A network with channels that one layer reads directly, and another one behind a depthwise layer."""
 
     def __init__(self):
         super().__init__()
         self.first, self.depthwise = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
-        self.one, self.other = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
-        self.last = nn.Linear(4, CLASSES)
+        self.direct, self.behind = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.last = nn.Linear(4, DRAWN_CLASSES)
 
     def forward(self, x):
         x = functional.relu(self.first(x))
-        x = self.one(x) + self.other(functional.relu(self.depthwise(x)))
+        x = self.direct(x) + self.behind(functional.relu(self.depthwise(x)))
         return self.last(x.mean((2, 3)))
 
 
@@ -284,7 +286,7 @@ def test_a_channel_that_is_zero_for_one_of_two_readers_stays():
     assert check(model, masks) == 0
 
 
-PRUNED = pytest.mark.parametrize(
+PRUNED_NETWORKS = pytest.mark.parametrize(
     ("name", "method", "density", "shape"),
     [
         ("resnet20", "synflow", 0.01, (3, 16, 16)),
@@ -294,8 +296,8 @@ PRUNED = pytest.mark.parametrize(
 )
 
 
-def pruned(name, method, density, shape):
-    """A network just after pruning, its masks, what is left of it, and samples."""
+def prune_network(name, method, density, shape):
+    """Return a network just after pruning, its masks, its compaction, and samples."""
     torch.manual_seed(0)
     model = build(name, shape, 10, None if ":" in name else 16)
     sample = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
@@ -305,28 +307,28 @@ def pruned(name, method, density, shape):
     return model, masks, find_compaction(model, masks, shape), samples
 
 
-@PRUNED
+@PRUNED_NETWORKS
 @torch.no_grad()
 def test_a_negated_layer_is_seen_just_after_pruning(name, method, density, shape):
-    model, _, found, samples = pruned(name, method, density, shape)
-    assert _find_difference(model, found, samples) is None
-    layers = [module for module in found.network.modules() if isinstance(module, nn.Conv2d)]
+    model, _, compaction, samples = prune_network(name, method, density, shape)
+    assert _find_difference(model, compaction, samples) is None
+    layers = [module for module in compaction.network.modules() if isinstance(module, nn.Conv2d)]
     layers[len(layers) // 2].weight.data.neg_()
-    assert "is not a part of the original" in _find_difference(model, found, samples)
+    assert "is not a part of the original" in _find_difference(model, compaction, samples)
 
 
-@PRUNED
+@PRUNED_NETWORKS
 @torch.no_grad()
 def test_a_missing_channel_is_seen_just_after_pruning(name, method, density, shape):
-    model, masks, found, samples = pruned(name, method, density, shape)
-    kept = {layer: sides[0] for layer, sides in found.kept_indices.items() if 0 in sides and layer in masks}
+    model, masks, compaction, samples = prune_network(name, method, density, shape)
+    kept = {layer: indices[0] for layer, indices in compaction.kept_indices.items() if 0 in indices and layer in masks}
     layer, channels = next((layer, channels) for layer, channels in kept.items() if len(channels) > 1)
     fewer = {other: mask.clone() for other, mask in masks.items()}
     fewer[layer][channels[0]] = False
     wrong = find_compaction(model, fewer, shape)
-    assert wrong.macs_fraction < found.macs_fraction
-    for part, tensor in wrong.network.state_dict().items():
-        tensor.copy_(wrong.shrink(part, model.state_dict()[part]))
+    assert wrong.macs_fraction < compaction.macs_fraction
+    for tensor_name, tensor in wrong.network.state_dict().items():
+        tensor.copy_(wrong.shrink(tensor_name, model.state_dict()[tensor_name]))
     assert "computes other outputs" in _find_difference(model, wrong, samples)
 
 
@@ -335,4 +337,4 @@ def test_a_dead_network_is_not_cut():
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["chain.layers.0.weight"][:] = False
     with pytest.raises(CompactionError, match="is dead"):
-        find_compaction(model, masks, SHAPE)
+        find_compaction(model, masks, DRAWN_SHAPE)

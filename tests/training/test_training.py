@@ -1,20 +1,17 @@
-"""Training a pruned network: pruned weights stay at zero, and the rest is plain SGD."""
+"""The training of a pruned network: pruned weights stay at zero, and the other weights follow plain SGD."""
 
 import math
 
 import pytest
 import torch
+from synthetic_data import SYNTHETIC, TRAINING, VALIDATION
 from torch import nn
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from forcetune.data import Batches
-from forcetune.data.readers import synthetic
 from forcetune.pruning import find_masks, prunable
 from forcetune.training import LR_SCHEDULES, Diverged, Masked, Training, evaluate
-
-DATA = synthetic(None)
-TRAINING, VALIDATION = DATA.split(seed=0)
 
 
 def make(seed=0):
@@ -31,12 +28,12 @@ def dense(model):
 
 
 def batches(images=TRAINING, seed=0, size=64):
-    return Batches(DATA, images, size, seed)
+    return Batches(SYNTHETIC, images, size, seed)
 
 
-def run(model, masks, training=None, **how):
-    settings = {"epochs": 2, "lr": 0.1, **how}
-    return list(Training(model, masks, training or batches(), Batches(DATA, VALIDATION, 100), **settings))
+def run(model, masks, training=None, **options):
+    settings = {"epochs": 2, "lr": 0.1, **options}
+    return list(Training(model, masks, training or batches(), Batches(SYNTHETIC, VALIDATION, 100), **settings))
 
 
 def flat(model):
@@ -44,10 +41,10 @@ def flat(model):
 
 
 class Watched:
-    """Batches before each of which, and at the end, something is looked at."""
+    """Batches that call `look` before each batch and at the end of a pass."""
 
-    def __init__(self, look, passed_on=None):
-        self.look, self.batches = look, passed_on or batches()
+    def __init__(self, look, watched_batches=None):
+        self.look, self.batches = look, watched_batches or batches()
 
     def __len__(self):
         return len(self.batches)
@@ -60,7 +57,7 @@ class Watched:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {"momentum": 0.9, "weight_decay": 0.1},
         {"momentum": 0.0, "weight_decay": 0.0},
@@ -68,14 +65,14 @@ class Watched:
         {"lr_schedule": "constant", "lr": 1.0},
     ],
 )
-def test_pruned_weights_are_zero_at_every_step(how):
+def test_pruned_weights_are_zero_at_every_step(options):
     model = make()
     masks, looks = sparse(model), []
 
     def look():
         looks.append(all((weight[~masks[n]] == 0).all() for n, weight in prunable(model).items()))
 
-    run(model, masks, Watched(look), **how)
+    run(model, masks, Watched(look), **options)
     assert looks == [True] * 2 * (5 + 1)  # 288 images in batches of 64
     assert all((weight[masks[n]] != 0).all() for n, weight in prunable(model).items())
 
@@ -96,18 +93,18 @@ def test_pruned_weights_are_put_back_whatever_the_optimizer_does():
 
 
 def test_with_nothing_pruned_it_is_plain_sgd():
-    model, twin, images = make(), make(), batches()
+    model, plain_model, images = make(), make(), batches()
     run(model, dense(model), lr_schedule="constant", momentum=0.8, weight_decay=0.01)
-    optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.8, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.SGD(plain_model.parameters(), 0.1, momentum=0.8, weight_decay=0.01, fused=True)
     for inputs, targets in [batch for _ in range(2) for batch in images]:
         optimizer.zero_grad()
-        functional.cross_entropy(twin(inputs), targets).backward()
+        functional.cross_entropy(plain_model(inputs), targets).backward()
         optimizer.step()
-    assert torch.equal(flat(model), flat(twin))
+    assert torch.equal(flat(model), flat(plain_model))
 
 
 def with_momentum():
-    """A model and an optimizer some dense steps into training."""
+    """Return a model and an optimizer after some dense training steps."""
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for inputs, targets in batches():
@@ -117,33 +114,34 @@ def with_momentum():
     return model, optimizer
 
 
-def step(model, optimizer, held):
+def step(model, optimizer, masked):
     inputs, targets = next(iter(batches()))
     optimizer.zero_grad()
     functional.cross_entropy(model(inputs), targets).backward()
-    held.gradients()
+    masked.gradients()
     optimizer.step()
 
 
 def test_momentum_from_before_the_pruning_is_cleared():
     model, optimizer = with_momentum()
-    held, masks = Masked(model, dense(model)), sparse(model)
-    held.set_masks(masks, optimizer)
+    masked, masks = Masked(model, dense(model)), sparse(model)
+    masked.set_masks(masks, optimizer)
     for n, weight in prunable(model).items():
         momentum = optimizer.state[weight]["momentum_buffer"]
         assert (momentum[~masks[n]] == 0).all()
         assert (momentum[masks[n]] != 0).any()
-    step(model, optimizer, held)  # without held.weights(): with no gradient and no momentum nothing moves them
+    # The step does not call masked.weights(): without gradient and momentum pruned weights do not move
+    step(model, optimizer, masked)
     assert all((weight[~masks[n]] == 0).all() for n, weight in prunable(model).items())
 
 
-def test_momentum_from_before_the_pruning_that_nobody_cleared():
+def test_momentum_that_is_not_cleared_moves_pruned_weights():
     model, optimizer = with_momentum()
     masks = sparse(model)
-    held = Masked(model, masks)
-    step(model, optimizer, held)
+    masked = Masked(model, masks)
+    step(model, optimizer, masked)
     assert any((weight[~masks[n]] != 0).any() for n, weight in prunable(model).items()), "the momentum moves them"
-    held.weights()
+    masked.weights()
     assert all((weight[~masks[n]] == 0).all() for n, weight in prunable(model).items())
 
 
@@ -158,38 +156,38 @@ def test_momentum_of_kept_weights_stays():
 
 def test_a_weight_that_returns_starts_from_zero():
     model, optimizer = with_momentum()
-    held = Masked(model, sparse(model))
+    masked = Masked(model, sparse(model))
     pruned = (model[1].weight == 0).clone()
-    held.set_masks(dense(model), optimizer)
+    masked.set_masks(dense(model), optimizer)
     assert (model[1].weight[pruned] == 0).all()
-    step(model, optimizer, held)
-    assert (model[1].weight[pruned] != 0).any(), "and learns again"
+    step(model, optimizer, masked)
+    assert (model[1].weight[pruned] != 0).any(), "it learns again"
 
 
 def test_masks_come_in_any_order():
     model = make()
     masks = sparse(model)
-    turned = dict(reversed(masks.items()))
-    Masked(model, masks).set_masks(turned)
+    reversed_masks = dict(reversed(masks.items()))
+    Masked(model, masks).set_masks(reversed_masks)
     assert all((weight[~masks[n]] == 0).all() for n, weight in prunable(model).items())
 
 
 def test_pruned_gradients_do_not_count_in_the_clipped_norm():
-    # One step of plain SGD moves the parameters by lr * clip_norm, all of it in what is kept
+    # One step of plain SGD moves the parameters by lr * clip_norm, all of it in the kept weights
     model = make()
     masks = sparse(model, density=0.05)
     Masked(model, masks)
     before = flat(model)
-    whole = Batches(DATA, TRAINING, len(TRAINING), seed=0)
-    run(model, masks, whole, epochs=1, lr=0.5, momentum=0, weight_decay=0, clip_norm=0.01)
+    full_batch = Batches(SYNTHETIC, TRAINING, len(TRAINING), seed=0)
+    run(model, masks, full_batch, epochs=1, lr=0.5, momentum=0, weight_decay=0, clip_norm=0.01)
     assert float((flat(model) - before).norm()) == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 def test_no_clipping_below_the_bound():
-    one, other = make(), make()
-    run(one, sparse(one), clip_norm=1e6)
-    run(other, sparse(other))
-    assert torch.equal(flat(one), flat(other))
+    clipped, unclipped = make(), make()
+    run(clipped, sparse(clipped), clip_norm=1e6)
+    run(unclipped, sparse(unclipped))
+    assert torch.equal(flat(clipped), flat(unclipped))
 
 
 @pytest.mark.parametrize(
@@ -201,14 +199,14 @@ def test_no_clipping_below_the_bound():
     ],
 )
 def test_learning_rate_schedules(name, factors):
-    assert {at: LR_SCHEDULES[name](at) for at in factors} == pytest.approx(factors, abs=1e-12)
+    assert {progress: LR_SCHEDULES[name](progress) for progress in factors} == pytest.approx(factors, abs=1e-12)
 
 
 def test_the_learning_rate_follows_step_by_step(monkeypatch):
-    model, seen = make(), []
-    monkeypatch.setitem(LR_SCHEDULES, "watched", lambda progress: seen.append(progress) or 1.0)
+    model, progresses = make(), []
+    monkeypatch.setitem(LR_SCHEDULES, "watched", lambda progress: progresses.append(progress) or 1.0)
     run(model, dense(model), epochs=2, lr_schedule="watched")
-    assert seen == [step / 10 for step in range(10)]
+    assert progresses == [step / 10 for step in range(10)]
 
 
 def test_the_learning_rate_is_used(monkeypatch):
@@ -216,57 +214,57 @@ def test_the_learning_rate_is_used(monkeypatch):
     def moved(schedule):
         model = make()
         before = flat(model)
-        whole = Batches(DATA, TRAINING, len(TRAINING), seed=0)
-        run(model, dense(model), whole, epochs=1, lr_schedule=schedule, momentum=0, weight_decay=0)
+        full_batch = Batches(SYNTHETIC, TRAINING, len(TRAINING), seed=0)
+        run(model, dense(model), full_batch, epochs=1, lr_schedule=schedule, momentum=0, weight_decay=0)
         return flat(model) - before
 
     monkeypatch.setitem(LR_SCHEDULES, "half", lambda progress: 0.5)
     assert torch.allclose(moved("half"), moved("constant") / 2, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", [{"momentum": 0.0}, {"weight_decay": 0.0}, {"lr": 0.05}, {"lr_schedule": "step"}])
-def test_every_setting_changes_the_weights(how):
-    one, other = make(), make()
-    run(one, sparse(one))
-    run(other, sparse(other), **how)
-    assert not torch.equal(flat(one), flat(other))
+@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"weight_decay": 0.0}, {"lr": 0.05}, {"lr_schedule": "step"}])
+def test_every_setting_changes_the_weights(options):
+    default, changed = make(), make()
+    run(default, sparse(default))
+    run(changed, sparse(changed), **options)
+    assert not torch.equal(flat(default), flat(changed))
 
 
 def test_same_seed_same_result():
     models = [make() for _ in range(3)]
-    one, same, other = (
+    first, repeated, reseeded = (
         run(model, sparse(model), batches(seed=seed)) for model, seed in zip(models, (1, 1, 2), strict=True)
     )
-    assert one == same
+    assert first == repeated
     assert torch.equal(flat(models[0]), flat(models[1]))
-    assert one != other
+    assert first != reseeded
 
 
 def test_metrics_of_an_epoch():
     model = make()
-    found = run(model, dense(model), epochs=3)
-    assert [metrics["epoch"] for metrics in found] == [1, 2, 3]
-    assert {*found[-1]} == {"epoch", "train_loss", "val_loss", "val_accuracy"}
-    assert found[-1]["train_loss"] < found[0]["train_loss"]
+    history = run(model, dense(model), epochs=3)
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3]
+    assert {*history[-1]} == {"epoch", "train_loss", "val_loss", "val_accuracy"}
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
 def test_train_loss_is_the_mean_of_the_steps():
-    # With a rate of nearly nothing the weights stay, so each batch's loss can be taken again
+    # With a rate near 0 the weights stay, so each batch's loss can be computed before the training
     model = make()
     inputs = list(batches(seed=3))
     losses = [float(functional.cross_entropy(model(x), y).detach()) for x, y in inputs]
-    (found,) = run(model, dense(model), batches(seed=3), epochs=1, lr=1e-12)
-    assert found["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    (metrics,) = run(model, dense(model), batches(seed=3), epochs=1, lr=1e-12)
+    assert metrics["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 def test_evaluate_counts_images_not_batches():
-    # Inputs as logits. Two batches of 3 and 1: hits are 1, 1, 0 and 0.
+    # The inputs are the logits. Of the four images, in batches of 3 and 1, the first two are classified right.
     rows = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     targets = torch.tensor([0, 1, 1, 0])
-    parts = [(rows[:3], targets[:3]), (rows[3:], targets[3:])]
+    uneven_batches = [(rows[:3], targets[:3]), (rows[3:], targets[3:])]
     right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
-    found = evaluate(nn.Identity(), parts)
-    assert found == pytest.approx({"val_accuracy": 0.5, "val_loss": (2 * right + 2 * wrong) / 4})
+    metrics = evaluate(nn.Identity(), uneven_batches)
+    assert metrics == pytest.approx({"val_accuracy": 0.5, "val_loss": (2 * right + 2 * wrong) / 4})
 
 
 def test_evaluate_is_in_eval_mode():
@@ -282,13 +280,13 @@ def test_trains_in_train_mode_in_every_epoch():
     assert all(modes)
 
 
-def test_diverged():
+def test_a_training_that_diverges_is_ended():
     model = make()
     with pytest.raises(Diverged, match=r"the training loss became (nan|inf) in epoch 1"):
         run(model, dense(model), lr=1e30)
 
 
-def test_learns():
+def test_a_sparse_network_learns():
     model = make()
     masks = find_masks(model, [next(iter(batches()))], "snip", 0.2)
     assert run(model, masks, epochs=10)[-1]["val_accuracy"] > 0.9
