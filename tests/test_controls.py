@@ -75,8 +75,13 @@ def test_controls_count_once_they_are_trained(outcome):
 
 
 def test_means_over_fresh_seeds_count():
-    found = table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8])
+    found = table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8], seeds=[3, 3])
     assert beaten(found)["t0"] == ("t1", "density")
+
+
+def test_one_lucky_seed_of_a_control_is_not_held_against_a_mean():
+    found = table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8], seeds=[3, 0])
+    assert beaten(found)["t0"] == (None, None), "the value that chose the point is 0.9"
 
 
 def test_other_objectives_count_their_own_way():

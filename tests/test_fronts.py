@@ -56,9 +56,9 @@ def test_fields_that_vary_come_by_what_hangs_on_them(table):
 
 def test_a_narrow_terminal_counts_what_it_has_no_room_for(table):
     wide, narrow = shown(table, 200), shown(table, 80)
-    assert not any("more fields vary" in line for line in wide)
+    assert not any("fields that vary" in line for line in wide)
     assert "model" in narrow[0]
-    said = next(line for line in narrow if "more fields vary" in line)
+    said = next(line for line in narrow if "fields that vary" in line)
     left_out = said.rpartition(": ")[2].split(", ")
     assert left_out
     assert not {*left_out} & {*narrow[0].split()}

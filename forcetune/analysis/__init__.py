@@ -1,6 +1,6 @@
 """Questions to a study's table."""
 
-from forcetune.analysis.controls import RANDOM_METHODS, beaten, best_controls, is_control
+from forcetune.analysis.controls import COSTS, RANDOM_METHODS, beaten, best_controls, is_control
 from forcetune.analysis.effects import at_equal_density, effects, losses
 from forcetune.analysis.fronts import (
     COUNTED,
@@ -20,6 +20,7 @@ from forcetune.analysis.variation import by_spread, varied
 
 __all__ = [
     "CONDITION",
+    "COSTS",
     "COUNTED",
     "NETWORK",
     "RANDOM_METHODS",

@@ -10,7 +10,7 @@ from forcetune.analysis.questions import NETWORK, quality
 
 # rows of METHODS that choose weights at random
 RANDOM_METHODS = ("random", "random_uniform", "random_erk", "random_uniform_plus", "random_balanced", "random_smart")
-COSTS = ("density", "macs")  # at which a control is compared: weights that are left, multiply-adds
+COSTS = {"density": "weights", "macs": "multiply-adds"}  # at which a control is compared, and in words
 _DATA = ("dataset", "train_samples")  # trials that differ in these have accuracies that do not compare
 _ROUNDING = 1e-9  # relative: equal densities may differ in their last digit
 
@@ -39,7 +39,8 @@ def beaten(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
     A control beats a point at equal density where it has no more of the same network's weights and is as accurate, and
     at equal multiply-adds where it needs no more of those, whatever its network; in one of the two it is better. Only
-    trials of one data set are compared.
+    trials of one data set are compared. A control without fresh seeds is compared with the one value that chose the
+    point, since a lucky seed would beat any mean.
 
     Args:
         points: Rows of `table`.
@@ -59,9 +60,10 @@ def beaten(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     if not len(controls):
         return found
     good = sign * controls[column].to_numpy(float)
+    again = controls["seeds"].fillna(0).to_numpy(int) > 0 if "seeds" in controls else np.full(len(controls), True)
     own = is_control(points)
     for index, point in points[~own].iterrows():
-        reached = sign * float(point[column])
+        reached = sign * np.where(again, float(point[column]), float(point[name]))
         for cost in COSTS:
             if cost not in controls or pd.isna(point.get(cost)):
                 continue

@@ -36,7 +36,13 @@ class Bench:
     def refresh(self) -> None:
         """Read anew what has been run beside the study."""
         self.beside = tracking.companions(self.name)
-        self.companions = Companions(self.study, self.beside, self.table.attrs["references"].get("val_accuracy"))
+        self.companions = Companions(self.study, self.beside, self._chance)
+
+    @property
+    def _chance(self) -> float | None:
+        """The accuracy of guessing: the objective's reference, unless the study names one of its own."""
+        is_plain = isinstance(self.study.objectives.get("val_accuracy"), str)
+        return self.table.attrs["references"].get("val_accuracy") if is_plain else None
 
     def seed(self, place: int) -> int:
         """Of the pair at this place."""

@@ -15,7 +15,7 @@ from forcetune.baseline.twins import FIXED, tuning
 
 DEVICE_HOURS = 1.0  # that a comparison takes at most where neither champions nor seeds are asked for
 MOST_SEEDS = 12
-RIVALS = len(FIXED) + 1  # of a champion: the twins, and the tuned one
+RIVAL_COUNT = len(FIXED) + 1  # of a champion: the twins, and the tuned one
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,19 @@ def size(bench: Bench) -> Size:
     goes on with the same champions and seeds.
     """
     ordered = _in_order(bench)
+    costs = {champion.key: _Cost(bench, champion) for champion in ordered}
+
+    def hours(champions: Sequence[Champion], seeds: int) -> float:
+        return sum(costs[champion.key].device_hours(seeds) for champion in champions)
+
     for count in range(len(ordered), 0, -1):
-        seeds = analysis.fewest_pairs(count * RIVALS)
+        seeds = analysis.fewest_pairs(count * RIVAL_COUNT)
         chosen = ordered[:count]
-        if count > 1 and _device_hours(bench, chosen, seeds) > DEVICE_HOURS:
+        if count > 1 and hours(chosen, seeds) > DEVICE_HOURS:
             continue
-        while seeds < MOST_SEEDS and _device_hours(bench, chosen, seeds + 1) <= DEVICE_HOURS:
+        while seeds < MOST_SEEDS and hours(chosen, seeds + 1) <= DEVICE_HOURS:
             seeds += 1
-        return Size(sorted(chosen, key=lambda champion: champion.sparsity), seeds, _device_hours(bench, chosen, seeds))
+        return Size(sorted(chosen, key=lambda champion: champion.sparsity), seeds, hours(chosen, seeds))
     return Size([], MOST_SEEDS, 0.0)
 
 
@@ -92,11 +97,14 @@ def _distance(one: Champion, other: Champion) -> float:
     return abs(float(np.log(one.trial.density / other.trial.density)))
 
 
-def _device_hours(bench: Bench, champions: Sequence[Champion], seeds: int) -> float:
-    """Of all runs: each side of each pair, and those by which random pruning is tuned."""
-    took = bench.table.set_index("trial")["device_seconds"]
-    hours = 0.0
-    for champion in champions:
-        runs = seeds * (1 + RIVALS) + len(tuning(bench.study, champion, bench.table))
-        hours += runs * float(took.get(champion.key, took.mean())) / 3600
-    return hours
+class _Cost:
+    """What the comparisons of a champion take: both sides of each pair, and the runs that tune random pruning."""
+
+    def __init__(self, bench: Bench, champion: Champion) -> None:
+        took = bench.table.set_index("trial")["device_seconds"]
+        self._seconds = float(took.get(champion.key, took.mean()))
+        self._tuning_runs = len(tuning(bench.study, champion, bench.table))
+
+    def device_hours(self, seeds: int) -> float:
+        """With so many pairs of each comparison."""
+        return (seeds * (1 + RIVAL_COUNT) + self._tuning_runs) * self._seconds / 3600

@@ -90,7 +90,7 @@ def tuning(study: Study, champion: Champion, table: pd.DataFrame, night: str | N
     """The trials of random pruning that the study lacks for it to have been tried as often as the champion's method.
 
     table: the study's. They are drawn from the study's space, as dense as the champion, with the strongest row of
-    random pruning: that of the weaker ones has been tried as often says little.
+    random pruning: it says little that the weaker rows were tried as often.
     """
     band = in_band(table, champion.band)
     strongest = _random(band)

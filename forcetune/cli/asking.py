@@ -176,7 +176,7 @@ def _print(known: Results, question: Question) -> None:
     show.front(found, question.shown)
     click.echo(_summary(table, question))
     if question.asks_for_front:
-        show.controls(analysis.best_controls(table), found)
+        show.controls(table, found)
     reached = analysis.unpruned(known.dense, "val_accuracy")
     if question.within is None and len(reached):
         click.echo(show.dense(reached))

@@ -147,14 +147,16 @@ def delete(study: str, yes: bool) -> None:
 def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, as they are.
 
-    Run again after a kill it goes on. Here they are deleted once all of it is there; runs get new ids, and are found by
-    their old ones too.
+    After a kill the same command begins the part anew that was not whole. Here they are deleted once all of it is
+    there, MLflow's runs until `mlflow gc` in its trash; runs get new ids, and are found by their old ones too.
     """
     from forcetune import search
     from forcetune.stores import shown
 
+    search.check_targets(ledger, runs)
     found = search.find_contents(study)
-    what = f"{found.trials} trials of {study}, {found.companions} companions and {found.runs} runs in MLflow"
+    trials = f"{found.trials} trials of {study} and {found.companions} companions"
+    what = " and ".join([*([trials] if ledger else []), *([f"{found.runs} runs in MLflow"] if runs else [])])
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(f"{what} would be moved; give --yes where nobody can be asked")

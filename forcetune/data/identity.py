@@ -1,4 +1,4 @@
-"""Which data a data set has, as a digest: two runs with one digest were trained and tested on the same."""
+"""Which data a data set has, as a digest of its images and classes; of a streamed one, of its sizes and classes."""
 
 import hashlib
 from collections.abc import Iterator

@@ -156,11 +156,10 @@ def _figure(figure: Figure) -> str:
 
 
 def _board(trials: pd.DataFrame, known: Sequence[Figure]) -> str:
-    """The main figure, the list of trials beside it, and the front as a plain table for paper."""
+    """The main figure, the list of trials below it, and the front as a plain table for paper."""
     drawn = "".join(_figure(figure) for figure in known if figure.id in ("main", "objectives"))
     noted = "".join(f'<p class="note">{_marked(note)}</p>' for note in words.notes(trials))
-    kind = "board" if drawn else "board alone"
-    return f'<div class="{kind}"><div>{drawn}{noted}</div>{_trials(trials)}</div>{_front(trials)}'
+    return f'<div class="board"><div>{drawn}{noted}</div>{_trials(trials)}</div>{_front(trials)}'
 
 
 def _trials(trials: pd.DataFrame) -> str:

@@ -16,7 +16,6 @@ from forcetune.report.looks import percent
 from forcetune.times import duration
 
 OUTCOMES = {"stopped": "stopped early", "running": "running"}
-BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
 WITHIN = 1.0  # points of accuracy
 VERDICTS = (
     "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
@@ -68,8 +67,13 @@ def _answer(evidence: Evidence) -> str:
 def _controls(trials: pd.DataFrame) -> str:
     """How many points of the front are controls, or beaten by one."""
     front = trials[trials["on_front"]]
-    if not len(front) or not analysis.is_control(trials).any():
+    tried = trials[analysis.is_control(trials)]
+    if not len(front) or not len(tried):
         return ""
+    if not (tried["outcome"] == "trained").any():
+        return (
+            f"{len(tried)} controls (random pruning, or a small dense network) were tried; none was trained to its end."
+        )
     own, beaten = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
     controls = "one is a control" if own == 1 else f"{own or 'none'} are controls"
     others = "one is beaten by a control" if beaten == 1 else f"{beaten or 'none'} are beaten by a control"
@@ -158,7 +162,7 @@ def front_table(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[s
 
 def beaten_by(row: Mapping[Any, Any]) -> str:
     """The control that beats a point of the front, and at what equal cost."""
-    return f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if row["beaten_by"] else "-"
+    return f"{row['beaten_by']} ({analysis.COSTS[row['beaten_at']]})" if row["beaten_by"] else "-"
 
 
 def _cell(value: Any) -> str:

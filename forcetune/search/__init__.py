@@ -282,9 +282,20 @@ def move(name: str, ledger: str | None, runs: str | None, say: Callable[[str], N
     environment.prepare()
     from forcetune.search import moving
 
-    ledger, runs = (None if uri is None else absolute(uri) for uri in (ledger, runs))
-    moving.check_targets(ledger, runs)
-    moving.move(name, ledger, runs, say)
+    targets = _targets(ledger, runs)
+    moving.check_targets(*targets)
+    moving.move(name, *targets, say=say)
+
+
+def check_targets(ledger: str | None, runs: str | None) -> None:
+    """Raise InputError where a study cannot be moved to these stores, as `moving.check_targets` says."""
+    from forcetune.search import moving
+
+    moving.check_targets(*_targets(ledger, runs))
+
+
+def _targets(ledger: str | None, runs: str | None) -> tuple[str | None, str | None]:
+    return ledger and absolute(ledger), runs and absolute(runs)
 
 
 class _Cluster:

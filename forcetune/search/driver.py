@@ -91,6 +91,7 @@ class Driver:
         self._waiting: deque[tuple[int, Running]] = deque()
         self._used_up = False
         self._retries_given_up = False
+        self._front: list[tuple[float, ...]] = []  # as its tags were last asked for
         self._count = 0
         self._stopping = Stopping(RULES.get(study.stopping), study.directions)
         self._references = references
@@ -275,11 +276,18 @@ class Driver:
             with durable("close"):
                 self.ledger.confirm()  # the study may be another driver's by now
                 self.tracker.settle(self.parent, self._failed)
-                mark_front(self.tracker)
+                self._mark_front()
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
                     leftover.rmdir()
+
+    def _mark_front(self) -> None:
+        """Tag the runs on the front; a study does not fail for its tags, which the doctor sets too."""
+        try:
+            mark_front(self.tracker)
+        except Exception as error:  # MLflow's, or whatever a table of odd runs leads to
+            self.progress.warn(f"the runs on the front have no tags in MLflow: {error}; `forcetune doctor` sets them")
 
     def _hand_back(self, number: int) -> None:
         self._count_time(self._running[number])
@@ -386,7 +394,8 @@ class Driver:
         }
         told = {name: float(value) for name, value in known.items() if value is not None}
         self._outbox.show(Epoch(self.progress.done, ended.time or 0, told))
-        if ended.on_front:
+        if front != self._front:  # else its tags stay as they are
+            self._front = front
             self._outbox.mark_front(number)
         self.meter.ended(ended.outcome)
         self.meter.stands(self._outbox.waiting, volume)

@@ -276,11 +276,11 @@ def is_foreign(name: str, uri: str) -> bool:
     return found is not None and STUDY not in found.user_attrs
 
 
-def folder_of(name: str, uri: str) -> Path:
-    """The folder of a study that the store has."""
+def folder_of(name: str, uri: str, renamed: str | None = None) -> Path:
+    """The folder of a study that the store has; renamed: the name that it will have."""
     found = _load(name, uri)
     assert found is not None
-    return _folder(found, uri)
+    return _folder(found, uri, renamed)
 
 
 def rename_study(name: str, new: str, uri: str) -> None:
@@ -297,14 +297,14 @@ def delete_study(name: str, uri: str) -> None:
     optuna.delete_study(study_name=name, storage=open_storage(uri))
 
 
-def _folder(study: optuna.Study, uri: str) -> Path:
+def _folder(study: optuna.Study, uri: str, renamed: str | None = None) -> Path:
     """The folder of a study's running trials.
 
     Two ledgers may have a study of one name and share a state folder, so that an identifier follows the name; of a
     SQLite ledger its file counts too, since a copy has the same identifier. Studies of earlier versions have none, and
     keep the folder with their name.
     """
-    name, identifier = study.study_name, study.user_attrs.get(STATE)
+    name, identifier = renamed or study.study_name, study.user_attrs.get(STATE)
     states = state_folder(uri)
     if identifier is None:
         return states / name

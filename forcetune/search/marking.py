@@ -27,7 +27,7 @@ def missing_marks(study: str, uri: str) -> list[Mark]:
     marks = []
     for tag, rows in ((FRONT, front), (KNEE, analysis.knee(front))):
         wanted = set(rows["run_id"]) if len(rows) else set()
-        marked = table.attrs["marked"][tag]
+        marked = set(table.attrs["marked"][tag])
         marks += [Mark(run, tag, run in wanted) for run in sorted(wanted ^ marked)]
     return marks
 

@@ -11,9 +11,10 @@ from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.names import COMPANION
 from forcetune.search import deletion
+from forcetune.search.cost import cost_file
 from forcetune.search.hold import hold
 from forcetune.search.ledger import delete_study, folder_of, known, open_storage, rename_study
-from forcetune.stores import mlflow_uri, optuna_uri, shown
+from forcetune.stores import is_postgresql, mlflow_uri, optuna_uri, shown, sqlite_path
 from forcetune.tracking import BEGUN, MOVED_FROM
 
 
@@ -42,22 +43,25 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
         for name in names:
             if runs:
                 tracking.copy_experiment(name, mlflow_uri(), runs, say)
-                if tracking.exists(name, mlflow_uri()) and (
-                    wrong := tracking.find_difference(name, mlflow_uri(), runs)
-                ):
-                    raise StoppedError(f"{name} in {shown(runs)} is not what it is here: {wrong}; both are kept")
             if ledger and known(name, optuna_uri()):
                 _copy_study(name, ledger)
         for name in names:
             if runs:
                 tracking.delete_experiment(name, mlflow_uri())
             if ledger and known(name, optuna_uri()):
-                shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                if folder_of(name, optuna_uri()) != folder_of(name, ledger):
+                    shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                    cost_file(name).unlink(missing_ok=True)
                 delete_study(name, optuna_uri())
 
 
 def check_targets(ledger: str | None, runs: str | None) -> None:
     """Raise InputError where nothing is asked for, or what is asked for is where the study is."""
+    if ledger and sqlite_path(ledger) is None and not is_postgresql(ledger):
+        raise InputError(
+            f"--to {shown(ledger)}: this is no address of an Optuna storage; allowed: sqlite:///FILE and "
+            "postgresql://HOST/DATABASE"
+        )
     if not (ledger or runs):
         raise InputError("nothing to do: allowed: --to STORAGE for the trials, --mlflow URI for the runs, or both")
     if runs and not runs.startswith(("http://", "https://", "sqlite:///", "postgresql")):
@@ -79,8 +83,11 @@ def _copy_study(name: str, target: str) -> None:
     source = optuna_uri()
     if known(name, target):
         there = optuna.load_study(study_name=name, storage=open_storage(target))
-        if there.user_attrs.get(MOVED_FROM) != shown(source):
-            raise InputError(f"{shown(target)} has a study {name!r} already; nothing is moved")
+        if there.user_attrs.get(MOVED_FROM) != shown(source) or _content(name, source) != _content(name, target):
+            raise InputError(
+                f"{shown(target)} has a study {name!r} already, and it is not the same as the one here; nothing is "
+                "moved"
+            )
         return
     if known(name + BEGUN, target):
         delete_study(name + BEGUN, target)
@@ -89,16 +96,22 @@ def _copy_study(name: str, target: str) -> None:
         to_study_name=name + BEGUN,
     )  # fmt: skip
     copied = optuna.load_study(study_name=name + BEGUN, storage=open_storage(target))
-    copied.set_user_attr(MOVED_FROM, shown(source))
-    before = optuna.load_study(study_name=name, storage=open_storage(source)).get_trials(deepcopy=False)
-    if [_comparable(trial) for trial in before] != [_comparable(trial) for trial in copied.get_trials(deepcopy=False)]:
+    if _content(name, source) != _content(name + BEGUN, target):
         raise StoppedError(f"the trials of {name} in {shown(target)} are not what they are here; both are kept")
-    folder = folder_of(name, source)
-    rename_study(name + BEGUN, name, target)
-    if folder.is_dir():
-        shutil.copytree(folder, folder_of(name, target), dirs_exist_ok=True)
+    copied.set_user_attr(MOVED_FROM, shown(source))
+    before, after = folder_of(name, source), folder_of(name + BEGUN, target, name)
+    if before.is_dir() and before != after:
+        shutil.copytree(before, after, dirs_exist_ok=True)
+    rename_study(name + BEGUN, name, target)  # last: from now on it is there, with all that belongs to it
 
 
-def _comparable(trial: optuna.trial.FrozenTrial) -> str:
-    attrs = [trial.params, trial.values, trial.user_attrs, trial.system_attrs]
-    return json.dumps([trial.number, trial.state.name, *attrs], sort_keys=True, default=str)
+def _content(name: str, uri: str) -> str:
+    """All that the store has of a study but where it was before."""
+    study = optuna.load_study(study_name=name, storage=open_storage(uri))
+    attrs = {key: value for key, value in study.user_attrs.items() if key != MOVED_FROM}
+    records = study._storage.get_study_system_attrs(study._study_id)
+    trials = [
+        [trial.number, trial.state.name, trial.params, trial.values, trial.user_attrs, trial.system_attrs]
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    return json.dumps([attrs, records, trials], sort_keys=True, default=str)

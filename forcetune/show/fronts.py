@@ -19,7 +19,6 @@ Row = Mapping[str, Any]
 # columns that are read, not compared
 WORDS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
 ALWAYS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
-BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
 ABSENT = "-"  # a field that a trial does not have
 WIDE = 400  # characters of a line in a file
 SHORT_ID = 10  # characters by which a run is still known
@@ -47,20 +46,21 @@ def points(found: pd.DataFrame, extra: Sequence[str] = (), width: int | None = N
         table.add_column(name, justify="left" if left else "right", no_wrap=not is_id, overflow="ellipsis")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    more = f"- {len(left_out)} more fields vary, for which a wider terminal has room: {', '.join(left_out)}"
+    more = f"- fields that vary, for which a wider terminal has room: {len(left_out)}, {', '.join(left_out)}"
     return Group(table, *doubts(found), *([more] if left_out else []))
 
 
-def controls(front: pd.DataFrame, points: pd.DataFrame) -> None:
+def controls(table: pd.DataFrame, points: pd.DataFrame) -> None:
     """Print the front of the controls alone, and how many points of the front of all they are, or beat.
 
-    front: of the controls, as `analysis.best_controls` returns it; points: the front of all, with `analysis.beaten`.
+    table: all trials; points: the front of all, with `analysis.beaten`.
     """
     from forcetune import analysis
     from forcetune.spec import method_label
 
     out = console()
-    if front.empty:
+    tried, front = int(analysis.is_control(table).sum()), analysis.best_controls(table)
+    if not tried:
         out.print(
             "no control was searched beside the methods: `method: random_erk`, and `small_dense: macs`, show whether "
             "pruning was worth it",
@@ -68,14 +68,17 @@ def controls(front: pd.DataFrame, points: pd.DataFrame) -> None:
             highlight=False,
         )
         return
+    if front.empty:
+        out.print(f"controls: {tried} were tried, and none was trained to its end", soft_wrap=True, highlight=False)
+        return
     own, beats = int(analysis.is_control(points).sum()), int(points["beaten_by"].notna().sum())
     told = ", ".join(
         f"{method_label(row)} {_believed(row, 'val_accuracy', lambda value: f'{value:.2%}')} at {row['sparsity']:.2%}"
         for row in map(present, front.to_dict("records"))
     )
     out.print(
-        f"controls: {own} of these {len(points)} points are controls, and {beats} are beaten by one, which is as "
-        f"accurate with no more weights of that network, or no more multiply-adds. The controls' own front: {told}",
+        f"controls: {own} of these {len(points)} points; beaten by a control: {beats}. Such a control is at least as "
+        f"good, and has no more weights of the network or no more multiply-adds. The controls' own front: {told}",
         soft_wrap=True,
         highlight=False,
     )
@@ -143,6 +146,7 @@ def doubts(found: pd.DataFrame) -> list[str]:
 
 def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
     """What each column shows of a row, by its header."""
+    from forcetune.analysis import COSTS
     from forcetune.spec import method_label
 
     attrs = found.attrs
@@ -166,7 +170,7 @@ def _columns(found: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[R
         columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
     if "beaten_by" in found and found["beaten_by"].notna().any():
         columns["beaten by"] = lambda row: (
-            f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if "beaten_by" in row else ABSENT
+            f"{row['beaten_by']} ({COSTS[row['beaten_at']]})" if "beaten_by" in row else ABSENT
         )
     columns["device time"] = lambda row: precise(row["device_seconds"])
     columns["trial"] = lambda row: row["name"]

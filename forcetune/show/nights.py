@@ -28,8 +28,8 @@ def plan_of_comparisons(planned: Plan, left_out: int, rivals: Sequence[str]) -> 
     lines.append(f"champions: {names}")
     if left_out:
         lines.append(
-            f"{left_out} more points of the front are left out, so that this takes an hour on a device at most; "
-            "--top, --bands or --seeds compare what they say"
+            f"points of the front that are left out, so that this takes about an hour on a device: {left_out}; "
+            "--top, --bands or --seeds choose what is compared"
         )
     lines.append(
         f"{planned.comparisons} comparisons, each champion with {', '.join(rivals)}; {planned.seeds} pairs of a "

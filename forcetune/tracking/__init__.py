@@ -1,7 +1,7 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
 from forcetune.tracking.client import check_answers, delete_experiment, exists, is_deleted, restore
-from forcetune.tracking.copying import BEGUN, MOVED_FROM, copy_experiment, find_difference
+from forcetune.tracking.copying import BEGUN, MOVED_FROM, copy_experiment
 from forcetune.tracking.curves import curves
 from forcetune.tracking.experiments import Experiment, experiments
 from forcetune.tracking.origin import CONTEXT, origin_tags
@@ -46,7 +46,6 @@ __all__ = [
     "exists",
     "experiments",
     "fetch_masks",
-    "find_difference",
     "find_run",
     "is_deleted",
     "is_foreign",

@@ -2,17 +2,18 @@
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
 import forcetune
 from forcetune import results, search, tracking
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.names import COMPANION
-from forcetune.search import examine
+from forcetune.search import examine, moving
 from forcetune.search.hold import hold
 from forcetune.search.ledger import known, trials_of
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import BEGUN
+from forcetune.tracking import BEGUN, copying
 
 IDS = ["run_id", "started", "ended"]
 
@@ -44,13 +45,14 @@ def test_everything_is_there_and_nothing_here(study, stores, monkeypatch):
     records = [trial.user_attrs for trial in trials_of("s", optuna_uri())]
     done = CliRunner().invoke(main, ["move", "s", "--to", stores[0], "--mlflow", stores[1], "--yes"])
     assert done.exit_code == 0, done.output
-    assert f"moved: 8 trials of s, {len(companions)} companions" in done.output
+    assert f"moved: 8 trials of s and {len(companions)} companions and " in done.output
     assert f"FORCETUNE_STORAGE={stores[0]}" in done.output
     for name in ("s", "s" + COMPANION):
         assert not known(name, optuna_uri())
         assert not tracking.exists(name, mlflow_uri())
     use(monkeypatch, stores)
     after = results.load("s")
+    assert tracking.study_file("s")["study"] == "s", "an artifact"
     same = [column for column in before if column != "run_id"]
     assert after[same].equals(before[same])
     assert [trial.user_attrs for trial in trials_of("s", optuna_uri())] == records
@@ -60,10 +62,21 @@ def test_everything_is_there_and_nothing_here(study, stores, monkeypatch):
     assert forcetune.load_trial(before["run_id"][1]).trial == forcetune.load_trial(after["run_id"][1]).trial
 
 
-@pytest.mark.parametrize("broken", ["copy_experiment", "find_difference", "delete_experiment"])
-def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broken):
-    count = {"left": 1}
-    original = getattr(tracking, broken)
+@pytest.mark.parametrize(
+    ("room", "broken", "before"),
+    [
+        (tracking, "copy_experiment", 1),
+        (copying, "_copy_run", 3),
+        (copying, "_find_difference", 0),
+        (moving, "rename_study", 0),
+        (moving, "rename_study", 1),
+        (tracking, "delete_experiment", 0),
+        (moving, "delete_study", 0),
+    ],
+)
+def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, room, broken, before):
+    count = {"left": before}
+    original = getattr(room, broken)
 
     def die(*arguments):
         if not count["left"]:
@@ -73,7 +86,7 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
 
     table = results.load("s")
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, broken, die)
+        patch.setattr(room, broken, die)
         with pytest.raises(KeyboardInterrupt):
             search.move("s", *stores, print)
     search.move("s", *stores, print)
@@ -84,10 +97,49 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, broke
 
 
 def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
-    monkeypatch.setattr(tracking, "find_difference", lambda *names: "the run x is not there")
-    with pytest.raises(StoppedError, match="the run x is not there; both are kept"):
-        search.move("s", *stores, print)
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_find_difference", lambda *runs: "the run x is not there")
+        with pytest.raises(StoppedError, match=r"the run x is not there\. Both are kept"):
+            search.move("s", *stores, print)
     assert len(results.load("s")) == 8
+    search.move("s", *stores, print)
+    assert not tracking.exists("s", mlflow_uri())
+
+
+@pytest.mark.parametrize("part", ["params", "metrics", "artifacts", "tags", "data sets"])
+def test_a_copy_is_compared_in_all_that_a_run_has(study, stores, monkeypatch, part):
+    """Each kind of content is left out of the copy once."""
+    left_out = {"params": "log_batch", "metrics": "log_batch", "artifacts": "log_artifacts", "tags": "create_run"}
+    name = left_out.get(part, "log_inputs")
+    if part == "data sets":
+        dataset = {"name": "d", "root": None, "digest": "0" * 16, "train_samples": 9, "test_samples": 3, "classes": 2}
+        tracking.Tracker("s", mlflow_uri()).log_dataset(tracking.table("s")["run_id"][0], dataset)
+    original = getattr(MlflowClient, name)
+
+    def lossy(client, *arguments, **options):
+        if part in ("params", "metrics") and part in options:
+            return None
+        if part in ("artifacts", "data sets"):
+            return None
+        if part == "tags":
+            kept = {tag: text for tag, text in arguments[2].items() if tag != "forcetune.outcome"}
+            return original(client, *arguments[:2], kept, *arguments[3:])
+        return original(client, *arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, name, lossy)
+    with pytest.raises(StoppedError, match=f"has other .*{part}"):
+        search.move("s", None, stores[1], print)
+    assert len(results.load("s")) == 8
+
+
+def test_what_was_searched_after_a_move_is_kept(study, stores, searched):
+    search.move("s", *stores, print)
+    searched([("snip", 0.3, 0.9)])  # in the old stores, which are still named by the environment
+    for targets in (stores, (stores[0], None)):
+        with pytest.raises(InputError, match="and it is not the same as the one here; nothing is moved"):
+            search.move("s", *targets, print)
+    assert len(results.load("s")) == 1
+    assert len(trials_of("s", optuna_uri())) == 1
 
 
 def test_one_store_alone(study, stores, monkeypatch):
@@ -101,9 +153,9 @@ def test_another_study_of_that_name_is_kept(study, stores, searched, monkeypatch
     with monkeypatch.context() as patch:
         use(patch, stores)
         searched([("snip", 0.3, 0.9)])
-    with pytest.raises(InputError, match="'s' already; nothing is moved"):
+    with pytest.raises(InputError, match="has an experiment 's' already"):
         search.move("s", *stores, print)
-    with pytest.raises(InputError, match="has a study 's' already; nothing is moved"):
+    with pytest.raises(InputError, match="has a study 's' already"):
         search.move("s", stores[0], None, print)
     assert len(results.load("s")) == 8
 
@@ -113,6 +165,7 @@ def test_what_makes_no_sense_is_refused(study, stores):
         ((None, None), "nothing to do: allowed: --to STORAGE"),
         ((optuna_uri(), None), "the study is there already"),
         ((None, "mlruns"), "--mlflow mlruns: this is no address of a store"),
+        (("optuna.db", None), "--to optuna.db: this is no address of an Optuna storage"),
     ]:
         with pytest.raises(InputError, match=message):
             search.move("s", *options, print)
