@@ -79,7 +79,7 @@ def add_seed_estimates(table: pd.DataFrame, reruns: pd.DataFrame | None) -> pd.D
         table as it is where nothing was run again.
     """
     directions = table.attrs["objectives"]
-    if reruns is None or reruns.empty or not set(directions) <= {*table.columns, *reruns.columns}:
+    if reruns is None or reruns.empty or not set(directions) <= {*table.columns} & {*reruns.columns}:
         return table
     ended = reruns.dropna(subset=list(directions))
     groups = {key: group[list(directions)].to_numpy(float) for key, group in ended.groupby("of")}
