@@ -355,13 +355,33 @@ def move_study(name: str, ledger: str | None, runs: str | None, say: Callable[[s
         say: Called with a line of text for what was done.
 
     Raises:
-        InputError: There is no such study, a store cannot be used, or it has another study of that name.
+        InputError: There is no such study, a store cannot be used, or it has a different study of that name.
         HeldError: A driver runs the study or its companion.
         StoppedError: A copy differs from its source; both are kept.
     """
     environment.prepare()
     from forcetune.search import moving
 
-    ledger, runs = (None if uri is None else absolute_uri(uri) for uri in (ledger, runs))
-    moving.check_targets(ledger, runs)
-    moving.move(name, ledger, runs, say)
+    targets = _resolve_targets(ledger, runs)
+    moving.check_targets(*targets)
+    moving.move(name, *targets, say=say)
+
+
+def check_targets(ledger: str | None, runs: str | None) -> None:
+    """Check the targets of a move, as `move_study` does.
+
+    Args:
+        ledger: The address of an Optuna storage; None where the trials stay.
+        runs: The address of an MLflow store; None where the runs stay.
+
+    Raises:
+        InputError: Both targets are None, an address is not one of a store, or a target is where the study is already.
+    """
+    from forcetune.search import moving
+
+    moving.check_targets(*_resolve_targets(ledger, runs))
+
+
+def _resolve_targets(ledger: str | None, runs: str | None) -> tuple[str | None, str | None]:
+    """Return the two addresses with absolute paths."""
+    return ledger and absolute_uri(ledger), runs and absolute_uri(runs)

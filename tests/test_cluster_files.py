@@ -125,8 +125,8 @@ def find_install_steps():
     return re.findall(r"^RUN ((?:pip|uv) .*)$", DOCKERFILE, re.MULTILINE)
 
 
-def test_the_image_is_installed_as_the_readme_says():
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def test_the_image_is_installed_as_the_documents_say():
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / "guide" / "cluster.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "uv pip install --system" in block]
     assert find_install_steps() == [line.split(" #")[0].strip() for line in block.splitlines()]
 

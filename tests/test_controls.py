@@ -79,8 +79,13 @@ def test_controls_count_once_they_are_trained(outcome):
 
 
 def test_means_over_fresh_seeds_count():
-    trials = make_table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8])
+    trials = make_table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8], seeds=[3, 3])
     assert name_beating_controls(trials)["t0"] == ("t1", "density")
+
+
+def test_a_control_with_a_lucky_seed_is_not_compared_with_a_mean():
+    trials = make_table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_accuracy_mean=[0.7, 0.8], seeds=[3, 0])
+    assert name_beating_controls(trials)["t0"] == (None, None), "the search chose the point for the value 0.9"
 
 
 def test_other_objectives_count_their_own_way():

@@ -55,9 +55,9 @@ def test_varied_fields_come_in_the_order_of_their_effect(table):
 
 def test_a_narrow_terminal_names_the_fields_that_do_not_fit(table):
     wide, narrow = print_points(table, 200), print_points(table, 80)
-    assert not any("more fields vary" in line for line in wide)
+    assert not any("fields that vary" in line for line in wide)
     assert "model" in narrow[0]
-    note = next(line for line in narrow if "more fields vary" in line)
+    note = next(line for line in narrow if "fields that vary" in line)
     left_out = note.rpartition(": ")[2].split(", ")
     assert left_out
     assert not {*left_out} & {*narrow[0].split()}

@@ -128,7 +128,7 @@ def test_the_help_of_init_lists_the_search_spaces(run_command):
     text = run_command("init", "--help").output
     for path in SEARCH_SPACES.glob("*.yaml"):
         assert f"\n  {path.stem} " in text
-    assert "Seven methods and two controls" in text
+    assert "Six methods and two controls" in text
     assert "yaml-language-server: $schema" not in text
 
 

@@ -1,4 +1,4 @@
-"""The README: its tables and its tree are complete, and its commands, links and examples work."""
+"""The README and the pages under docs/: tables and tree are complete, and commands, links and examples work."""
 
 import dataclasses
 import re
@@ -18,16 +18,18 @@ from forcetune.study import METRICS, Nightly, Resources, Search, Study, Trial
 from forcetune.study.reading import read_yaml
 from forcetune.trial import run
 
-README = (REPOSITORY / "README.md").read_text()
+README = REPOSITORY / "README.md"
+PAGES = [README, *(REPOSITORY / path for path in re.findall(r"\((docs/[\w/-]+\.md)\)", README.read_text()))]
+DOCUMENTS = "\n".join(page.read_text() for page in PAGES)
 
 
 def find_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENTS, re.DOTALL)
 
 
 def read_table(header):
     """Return the cells of the table with this header, without backticks."""
-    table = README[README.index(f"\n| {header} |") + 1 :].split("\n\n")[0].splitlines()[2:]
+    table = DOCUMENTS[DOCUMENTS.index(f"\n| {header} |") + 1 :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
 
 
@@ -45,7 +47,7 @@ def test_every_field_is_listed_with_its_default():
                 assert default == "required"
             else:
                 assert yaml.safe_load(default or "null") == info.default, name
-    assert not written_defaults, "the README lists fields that no longer exist"
+    assert not written_defaults, "the documents list fields that no longer exist"
 
 
 def test_every_key_of_a_nightly_file_is_listed_with_its_default():
@@ -65,7 +67,11 @@ def test_every_metric_and_method_is_listed():
 
 
 def test_the_tree_lists_every_file():
-    listed_lines = re.findall(r"^( *)(\S+)", README.split("## The tree")[1].split("```")[1], re.MULTILINE)
+    listed_lines = re.findall(
+        r"^( *)(\S+)",
+        (REPOSITORY / "docs" / "reference" / "tree.md").read_text().split("# The tree")[1].split("```")[1],
+        re.MULTILINE,
+    )
     listed_files, folders = set(), []
     for indent, name in listed_lines:
         folders = [*folders[: len(indent) // 2], name]
@@ -95,14 +101,35 @@ def test_the_commands_exist():
 
 
 def test_links_and_paths_exist():
-    paths = re.findall(r"\]\(([^)h#][^)]*)\)", README)
-    assert len(paths) > 3, "the README has links"
-    for path in paths:
-        assert (REPOSITORY / path).exists(), path
+    count = 0
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+                slugs = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in slugs, f"{page.name}: {target}"
+            count += 1
+    assert count > 20, "the pages have links"
+
+
+def test_the_readme_stays_short_and_links_every_page():
+    assert len(README.read_text().splitlines()) < 200
+    assert {*PAGES[1:]} == {*(REPOSITORY / "docs").rglob("*.md")}
 
 
 def test_the_study_file_is_the_one_that_is_shipped():
-    written = yaml.safe_load(find_blocks("yaml")[0])
+    written = yaml.safe_load(
+        next(
+            block
+            for block in find_blocks("yaml")
+            if block.startswith(("# ", "study: digits")) and "study: digits" in block
+        )
+    )
     assert written == yaml.safe_load((REPOSITORY / "search_spaces" / "digits.yaml").read_text())
     assert Study.from_dict(written).study == "digits"
 
@@ -115,7 +142,7 @@ def test_the_library_example_runs():
 
 @pytest.fixture
 def user_code_folder(tmp_path):
-    """Return a folder with the files of user code that the README shows."""
+    """Return a folder with the files of user code that the documents show."""
     file_blocks = [
         block for block in find_blocks("python") + find_blocks("yaml") if re.match(r"# \w+\.(py|yaml)\n", block)
     ]
@@ -172,4 +199,4 @@ def test_the_streaming_example_runs(user_code_folder):
 
 def test_every_model_and_data_set_is_named():
     for table in (MODELS, DATASETS):
-        assert [name for name in table if f"`{name}`" not in README] == []
+        assert [name for name in table if f"`{name}`" not in DOCUMENTS] == []

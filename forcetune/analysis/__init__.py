@@ -1,6 +1,6 @@
 """Questions to a study's table."""
 
-from forcetune.analysis.controls import RANDOM_METHODS, best_controls, find_beating_controls, is_control
+from forcetune.analysis.controls import COST_NAMES, RANDOM_METHODS, best_controls, find_beating_controls, is_control
 from forcetune.analysis.effects import accuracy_at_equal_density, effects, objective_losses
 from forcetune.analysis.fronts import (
     COUNTED_OUTCOMES,
@@ -37,6 +37,7 @@ from forcetune.analysis.variation import find_varied_fields, rank_varied_fields
 
 __all__ = [
     "CONDITION_PATTERN",
+    "COST_NAMES",
     "COUNTED_OUTCOMES",
     "NETWORK_COLUMNS",
     "RANDOM_METHODS",

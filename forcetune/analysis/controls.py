@@ -10,7 +10,7 @@ from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality
 
 # rows of METHODS that choose weights at random
 RANDOM_METHODS = ("random", "random_uniform", "random_erk", "random_uniform_plus", "random_balanced", "random_smart")
-COST_COLUMNS = ("density", "macs")  # the costs at which a control is compared: weights that are left, multiply-adds
+COST_NAMES = {"density": "weights", "macs": "multiply-adds"}  # the columns at which a control is compared, in words
 _DATA_FIELDS = ("dataset", "train_samples")  # accuracies of trials that differ in these cannot be compared
 _COST_TOLERANCE = 1e-9  # relative: equal densities may differ in their last digit
 
@@ -50,8 +50,10 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
 
     At equal density, a control beats a point if it is of the same network, keeps no more weights and is as accurate. At
     equal multiply-adds, it beats a point if it needs no more of them and is as accurate; it may be of another network.
-    It must also be better in the
-    accuracy or in the cost. Only trials of one data set are compared.
+    It must also be better in the accuracy or in the cost. Only trials of one data set are compared.
+
+    A control without fresh seeds is compared with the one value for which the search chose the point, since a control
+    with a lucky seed would beat any mean.
 
     Args:
         points: Rows of `table`.
@@ -72,10 +74,13 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
     if not len(controls):
         return beating
     qualities = sign * controls[column].to_numpy(float)
+    has_fresh_seeds = (
+        controls["seeds"].fillna(0).to_numpy(int) > 0 if "seeds" in controls else np.full(len(controls), True)
+    )
     point_is_control = is_control(points)
     for index, point in points[~point_is_control].iterrows():
-        quality = sign * float(point[column])
-        for cost in COST_COLUMNS:
+        quality = sign * np.where(has_fresh_seeds, float(point[column]), float(point[name]))  # for each control
+        for cost in COST_NAMES:
             if cost not in controls or pd.isna(point.get(cost)):
                 continue
             same = _have_same_fields(controls, point, [*_DATA_FIELDS, *(NETWORK_COLUMNS if cost == "density" else ())])

@@ -70,9 +70,13 @@ class ChampionStudy:
     def refresh(self) -> None:
         """Read the runs beside the study again."""
         self.companion_table = tracking.load_companions(self.name)
-        self.companions = EndedCompanions(
-            self.study, self.companion_table, self.table.attrs["references"].get("val_accuracy")
-        )
+        self.companions = EndedCompanions(self.study, self.companion_table, self._chance)
+
+    @property
+    def _chance(self) -> float | None:
+        """The accuracy of guessing; None where `val_accuracy` is no objective, or has a reference of its own."""
+        has_own_reference = not isinstance(self.study.objectives.get("val_accuracy"), str)
+        return None if has_own_reference else self.table.attrs["references"].get("val_accuracy")
 
     def pair_seed(self, pair_index: int) -> int:
         """Return the seed of a pair by its index, from 0."""

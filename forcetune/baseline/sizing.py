@@ -41,18 +41,21 @@ def choose_size(champion_study: ChampionStudy) -> ComparisonSize:
     the champions before them. The choice depends on the study alone, so that the same command continues with the same
     champions and seeds.
     """
-    champions = _order_champions(champion_study)
-    for count in range(len(champions), 0, -1):
+    ordered = _order_champions(champion_study)
+    costs = {champion.key: _ComparisonCost(champion_study, champion) for champion in ordered}
+
+    def sum_device_hours(champions: Sequence[Champion], seeds: int) -> float:
+        return sum(costs[champion.key].estimate_device_hours(seeds) for champion in champions)
+
+    for count in range(len(ordered), 0, -1):
         seeds = analysis.fewest_pairs(count * RIVALS_PER_CHAMPION)
-        chosen = champions[:count]
-        if count > 1 and _estimate_device_hours(champion_study, chosen, seeds) > MAX_DEVICE_HOURS:
+        chosen = ordered[:count]
+        if count > 1 and sum_device_hours(chosen, seeds) > MAX_DEVICE_HOURS:
             continue
-        while seeds < MAX_SEEDS and _estimate_device_hours(champion_study, chosen, seeds + 1) <= MAX_DEVICE_HOURS:
+        while seeds < MAX_SEEDS and sum_device_hours(chosen, seeds + 1) <= MAX_DEVICE_HOURS:
             seeds += 1
         return ComparisonSize(
-            sorted(chosen, key=lambda champion: champion.sparsity),
-            seeds,
-            _estimate_device_hours(champion_study, chosen, seeds),
+            sorted(chosen, key=lambda champion: champion.sparsity), seeds, sum_device_hours(chosen, seeds)
         )
     return ComparisonSize([], MAX_SEEDS, 0.0)
 
@@ -108,13 +111,15 @@ def _measure_distance(first: Champion, second: Champion) -> float:
     return abs(float(np.log(first.trial.density / second.trial.density)))
 
 
-def _estimate_device_hours(champion_study: ChampionStudy, champions: Sequence[Champion], seeds: int) -> float:
-    """Estimate the device hours of all runs: both runs of each pair, and the tuning runs."""
-    durations_s = champion_study.table.set_index("trial")["device_seconds"]
-    hours = 0.0
-    for champion in champions:
-        runs = seeds * (1 + RIVALS_PER_CHAMPION) + len(
-            plan_tuning(champion_study.study, champion, champion_study.table)
-        )
-        hours += runs * float(durations_s.get(champion.key, durations_s.mean())) / 3600
-    return hours
+class _ComparisonCost:
+    """The cost of a champion's comparisons: both runs of each pair, and the tuning runs."""
+
+    def __init__(self, champion_study: ChampionStudy, champion: Champion) -> None:
+        durations_s = champion_study.table.set_index("trial")["device_seconds"]
+        self._run_duration_s = float(durations_s.get(champion.key, durations_s.mean()))
+        self._tuning_run_count = len(plan_tuning(champion_study.study, champion, champion_study.table))
+
+    def estimate_device_hours(self, seeds: int) -> float:
+        """Estimate the device hours of all runs, with so many pairs in each comparison."""
+        run_count = seeds * (1 + RIVALS_PER_CHAMPION) + self._tuning_run_count
+        return run_count * self._run_duration_s / 3600

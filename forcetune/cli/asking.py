@@ -207,7 +207,7 @@ def _print_answer(study_results: Results, question: Question) -> None:
     show.front(selected, question.named_fields)
     click.echo(_summarize(table, question))
     if question.is_whole_front:
-        show.controls(analysis.best_controls(table), selected)
+        show.controls(table, selected)
     dense_accuracy = analysis.summarize_dense(study_results.dense, "val_accuracy")
     if question.within is None and len(dense_accuracy):
         click.echo(show.dense(dense_accuracy))

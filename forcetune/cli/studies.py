@@ -150,16 +150,17 @@ def delete(study: str, yes: bool) -> None:
 def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, unchanged.
 
-    If the command is killed, run it again to continue. The study is deleted from the old stores once the new ones have
-    all of it. Its runs get new ids, and can also be found by their old ids.
+    If the command is killed, run it again: it copies the incomplete part anew. The study is deleted from the old stores
+    once the new ones have all of it; MLflow keeps its runs in the trash until `mlflow gc`. The moved runs have new ids,
+    and can also be found by their old ids.
     """
     from forcetune import run
     from forcetune.stores import hide_password
 
+    run.check_targets(ledger, runs)
     contents = run.find_contents(study)
-    description = (
-        f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
-    )
+    trials = f"{contents.trials} trials of {study} and {contents.companions} companions"
+    description = " and ".join([*([trials] if ledger else []), *([f"{contents.runs} runs in MLflow"] if runs else [])])
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(f"{description} would be moved; without a terminal, confirm with --yes")

@@ -1,4 +1,4 @@
-"""The identity of a data set, as a digest: two runs with one digest were trained and tested on the same data."""
+"""The identity of a data set: a digest of its images and classes; of a streamed data set, of its sizes and classes."""
 
 import hashlib
 from collections.abc import Iterator

@@ -310,11 +310,17 @@ def is_foreign(name: str, uri: str) -> bool:
     return study is not None and STUDY_ATTR not in study.user_attrs
 
 
-def folder_of(name: str, uri: str) -> Path:
-    """Return the folder of the running trials of a study that the store has."""
+def folder_of(name: str, uri: str, new_name: str | None = None) -> Path:
+    """Return the folder of the running trials of a study that the store has.
+
+    Args:
+        name: The name of the study.
+        uri: The address of the Optuna storage.
+        new_name: The name that the study is about to get; None where it keeps its name.
+    """
     study = _load(name, uri)
     assert study is not None
-    return _folder(study, uri)
+    return _folder(study, uri, new_name)
 
 
 def rename_study(name: str, new: str, uri: str) -> None:
@@ -331,14 +337,14 @@ def delete_study(name: str, uri: str) -> None:
     optuna.delete_study(study_name=name, storage=open_storage(uri))
 
 
-def _folder(study: optuna.Study, uri: str) -> Path:
-    """Return the folder of a study's running trials.
+def _folder(study: optuna.Study, uri: str, new_name: str | None = None) -> Path:
+    """Return the folder of a study's running trials, under its new name where there is one.
 
     Two ledgers may have a study of one name and share a state folder: a hash follows the name, of the study's
     identifier and, for a SQLite ledger, of its file, since a copy of the file has the same identifier. Studies of
     earlier versions have no identifier, and keep the folder with their name.
     """
-    name, identifier = study.study_name, study.user_attrs.get(FOLDER_ID_ATTR)
+    name, identifier = new_name or study.study_name, study.user_attrs.get(FOLDER_ID_ATTR)
     states = state_folder(uri)
     if identifier is None:
         return states / name

@@ -166,13 +166,11 @@ def _render_figure(figure: Figure) -> str:
 
 
 def _render_board(trials: pd.DataFrame, drawn: Sequence[Figure]) -> str:
-    """Render the main figure, the list of trials beside it, and the front as a plain table for paper."""
+    """Render the main figure, the list of trials below it, and the front as a plain table for paper."""
     figures_html = "".join(_render_figure(figure) for figure in drawn if figure.id in ("main", "objectives"))
     notes_html = "".join(f'<p class="note">{_render_code(note)}</p>' for note in words.write_notes(trials))
-    kind = "board" if figures_html else "board alone"
     return (
-        f'<div class="{kind}"><div>{figures_html}{notes_html}</div>{_render_trials(trials)}</div>'
-        f"{_render_front(trials)}"
+        f'<div class="board"><div>{figures_html}{notes_html}</div>{_render_trials(trials)}</div>{_render_front(trials)}'
     )
 
 

@@ -16,7 +16,6 @@ from forcetune.report.looks import format_percent
 from forcetune.times import duration
 
 OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
-BEATEN_AT_WORDS = {"density": "weights", "macs": "multiply-adds"}
 NEAR_DENSE_POINTS = 1.0
 VERDICTS_NOTE = (
     "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
@@ -75,9 +74,14 @@ def _describe_answer(evidence: Evidence) -> str:
 
 def _describe_controls(trials: pd.DataFrame) -> str:
     """Describe how many points of the front are controls, and how many a control beats."""
-    front = trials[trials["on_front"]]
-    if not len(front) or not analysis.is_control(trials).any():
+    front, tried_controls = trials[trials["on_front"]], trials[analysis.is_control(trials)]
+    if not len(front) or not len(tried_controls):
         return ""
+    if not (tried_controls["outcome"] == "trained").any():
+        return (
+            f"None of the controls that were tried ({len(tried_controls)}; random pruning or a small dense network) "
+            "was trained to its end."
+        )
     control_count, beaten_count = int(analysis.is_control(front).sum()), int(front["beaten_by"].notna().sum())
     controls = "one is a control" if control_count == 1 else f"{control_count or 'none'} are controls"
     beaten = "one is beaten by a control" if beaten_count == 1 else f"{beaten_count or 'none'} are beaten by a control"
@@ -174,7 +178,7 @@ def tabulate_front(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], se
 
 def describe_beating_control(row: Mapping[Any, Any]) -> str:
     """Name the control that beats a point of the front, and the cost at which it does."""
-    return f"{row['beaten_by']} ({BEATEN_AT_WORDS[row['beaten_at']]})" if row["beaten_by"] else "-"
+    return f"{row['beaten_by']} ({analysis.COST_NAMES[row['beaten_at']]})" if row["beaten_by"] else "-"
 
 
 def _format_cell(value: Any) -> str:

@@ -110,6 +110,7 @@ class Driver:
         self._waiting: deque[tuple[int, Running]] = deque()
         self._is_space_used_up = False
         self._has_given_up_retries = False
+        self._tagged_front: list[tuple[float, ...]] = []  # the front when its tags were last requested
         self._trial_count = 0
         self._early_stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
@@ -330,11 +331,21 @@ class Driver:
             with durable("close"):
                 self.ledger.confirm()  # since another driver may have taken over the study
                 self.tracker.clean_up_runs(self.parent, self._find_failed)
-                mark_front(self.tracker)
+                self._mark_front()
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
                 with suppress(OSError):
                     leftover.rmdir()
+
+    def _mark_front(self) -> None:
+        """Tag the runs on the front; a study does not fail for these tags, since the doctor sets them too."""
+        try:
+            mark_front(self.tracker)
+        except Exception as error:  # MLflow's, or what a table of unusual runs leads to
+            self.progress.warn(
+                f"the runs on the front could not be tagged in MLflow: {error}; "
+                f"`forcetune doctor {self.name} --repair` tags them"
+            )
 
     def _hand_back(self, number: int) -> None:
         self._count_time(self._running[number])
@@ -446,7 +457,8 @@ class Driver:
         }
         metrics = {name: float(value) for name, value in values.items() if value is not None}
         self._outbox.show_progress(Epoch(self.progress.done, outcome.time or 0, metrics))
-        if outcome.on_front:
+        if front != self._tagged_front:  # else the tags stay as they are
+            self._tagged_front = front
             self._outbox.mark_front(number)
         self.meter.count_trial(outcome.outcome)
         self.meter.observe_progress(self._outbox.waiting, volume)

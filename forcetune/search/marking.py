@@ -34,7 +34,7 @@ def find_tag_changes(study: str, uri: str) -> list[TagChange]:
     changes = []
     for tag, rows in ((FRONT_TAG, front), (KNEE_TAG, analysis.knee(front))):
         expected = set(rows["run_id"]) if len(rows) else set()
-        tagged = table.attrs["marked"][tag]
+        tagged = set(table.attrs["marked"][tag])
         changes += [TagChange(run, tag, run in expected) for run in sorted(expected ^ tagged)]
     return changes
 

@@ -13,15 +13,15 @@ from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import delete_study, folder_of, has_study, open_storage, rename_study
 from forcetune.names import COMPANION
 from forcetune.search import deletion
-from forcetune.stores import hide_password, mlflow_uri, optuna_uri
+from forcetune.stores import get_cost_file, hide_password, is_postgresql, mlflow_uri, optuna_uri, sqlite_path
 from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX
 
 
 def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
     """Copy a study and its companion to other stores, and delete them here once the copies are complete.
 
-    After a kill the same command goes on. A copy gets the study's name only when it is complete; until then it has
-    another name.
+    After a kill the same command goes on. A copy gets the study's name only when it is complete and was compared with
+    the original; until then it has another name.
 
     Args:
         study: The name of the study.
@@ -30,7 +30,7 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
         say: Called with a line of text for what was done.
 
     Raises:
-        InputError: There is no such study, a store cannot be used, or it has another study of that name.
+        InputError: There is no such study, a store cannot be used, or it has a different study of that name.
         HeldError: A driver runs the study or its companions.
         StoppedError: A copy differs from its source; both are kept for inspection.
     """
@@ -43,20 +43,15 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
         for name in names:
             if runs:
                 tracking.copy_experiment(name, mlflow_uri(), runs, say)
-                if tracking.has_experiment(name, mlflow_uri()) and (
-                    difference := tracking.find_difference(name, mlflow_uri(), runs)
-                ):
-                    raise StoppedError(
-                        f"the copy of {name} in {hide_password(runs)} differs from the original: {difference}; "
-                        "both are kept"
-                    )
             if ledger and has_study(name, optuna_uri()):
                 _copy_study(name, ledger)
         for name in names:
             if runs:
                 tracking.delete_experiment(name, mlflow_uri())
             if ledger and has_study(name, optuna_uri()):
-                shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                if folder_of(name, optuna_uri()) != folder_of(name, ledger):
+                    shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                    get_cost_file(name).unlink(missing_ok=True)
                 delete_study(name, optuna_uri())
 
 
@@ -70,6 +65,11 @@ def check_targets(ledger: str | None, runs: str | None) -> None:
     Raises:
         InputError: Both targets are None, an address is not one of a store, or a target is where the study is already.
     """
+    if ledger and sqlite_path(ledger) is None and not is_postgresql(ledger):
+        raise InputError(
+            f"--to {hide_password(ledger)}: this is not the address of an Optuna storage; allowed: sqlite:///FILE and "
+            "postgresql://HOST/DATABASE"
+        )
     if not (ledger or runs):
         raise InputError("no target is named; allowed: --to STORAGE for the trials, --mlflow URI for the runs, or both")
     if runs and not runs.startswith(("http://", "https://", "sqlite:///", "postgresql")):
@@ -91,8 +91,12 @@ def _copy_study(name: str, target: str) -> None:
     source = optuna_uri()
     if has_study(name, target):
         existing = optuna.load_study(study_name=name, storage=open_storage(target))
-        if existing.user_attrs.get(MOVED_FROM_TAG) != hide_password(source):
-            raise InputError(f"{hide_password(target)} already has another study {name!r}; nothing was moved")
+        is_copy = existing.user_attrs.get(MOVED_FROM_TAG) == hide_password(source)
+        if not is_copy or _read_content(name, source) != _read_content(name, target):
+            raise InputError(
+                f"{hide_password(target)} already has a study {name!r}, which differs from the one here; nothing was "
+                "moved"
+            )
         return
     if has_study(name + MOVING_SUFFIX, target):
         delete_study(name + MOVING_SUFFIX, target)
@@ -101,20 +105,24 @@ def _copy_study(name: str, target: str) -> None:
         to_study_name=name + MOVING_SUFFIX,
     )  # fmt: skip
     copied = optuna.load_study(study_name=name + MOVING_SUFFIX, storage=open_storage(target))
-    copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
-    source_trials = optuna.load_study(study_name=name, storage=open_storage(source)).get_trials(deepcopy=False)
-    if [_comparable(trial) for trial in source_trials] != [
-        _comparable(trial) for trial in copied.get_trials(deepcopy=False)
-    ]:
+    if _read_content(name, source) != _read_content(name + MOVING_SUFFIX, target):
         raise StoppedError(
             f"the copied trials of {name} in {hide_password(target)} differ from the originals; both are kept"
         )
-    folder = folder_of(name, source)
-    rename_study(name + MOVING_SUFFIX, name, target)
-    if folder.is_dir():
-        shutil.copytree(folder, folder_of(name, target), dirs_exist_ok=True)
+    copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
+    source_folder, target_folder = folder_of(name, source), folder_of(name + MOVING_SUFFIX, target, name)
+    if source_folder.is_dir() and source_folder != target_folder:
+        shutil.copytree(source_folder, target_folder, dirs_exist_ok=True)
+    rename_study(name + MOVING_SUFFIX, name, target)  # last, since the name says that the copy is complete
 
 
-def _comparable(trial: optuna.trial.FrozenTrial) -> str:
-    attrs = [trial.params, trial.values, trial.user_attrs, trial.system_attrs]
-    return json.dumps([trial.number, trial.state.name, *attrs], sort_keys=True, default=str)
+def _read_content(name: str, uri: str) -> str:
+    """Return all that the store has of a study as text, except the store that the study was in before."""
+    study = optuna.load_study(study_name=name, storage=open_storage(uri))
+    attrs = {key: value for key, value in study.user_attrs.items() if key != MOVED_FROM_TAG}
+    records = study._storage.get_study_system_attrs(study._study_id)
+    trials = [
+        [trial.number, trial.state.name, trial.params, trial.values, trial.user_attrs, trial.system_attrs]
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    return json.dumps([attrs, records, trials], sort_keys=True, default=str)

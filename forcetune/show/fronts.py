@@ -19,7 +19,6 @@ Row = Mapping[str, Any]
 # columns of text, aligned to the left
 TEXT_COLUMNS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
 FIXED_FIELDS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
-BEATEN_AT = {"density": "weights", "macs": "multiply-adds"}
 ABSENT = "-"  # a field that a trial does not have
 FILE_LINE_CHARACTERS = 400
 SHORT_RUN_ID_CHARACTERS = 10  # enough to tell runs apart
@@ -58,25 +57,33 @@ def points(selected: pd.DataFrame, extra: Sequence[str] = (), width: int | None 
         table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_id, overflow="ellipsis")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    omission = f"- {len(left_out)} more fields vary; a wider terminal shows them: {', '.join(left_out)}"
+    omission = f"- fields that vary and need a wider terminal ({len(left_out)}): {', '.join(left_out)}"
     return Group(table, *describe_certainty(selected), *([omission] if left_out else []))
 
 
-def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
+def controls(table: pd.DataFrame, study_front: pd.DataFrame) -> None:
     """Print the front of the controls alone, and how many points of the whole front are controls or beaten by one.
 
     Args:
-        control_front: The front of the controls, as `analysis.best_controls` returns it.
+        table: All trials, as `load_results` returns them.
         study_front: The front of all trials, with the columns of `analysis.find_beating_controls`.
     """
     from forcetune import analysis
     from forcetune.study import method_label
 
     out = console()
-    if control_front.empty:
+    tried_count, control_front = int(analysis.is_control(table).sum()), analysis.best_controls(table)
+    if not tried_count:
         out.print(
             "no control was searched: trials with `method: random_erk` and with `small_dense: macs` show whether "
             "pruning was worth it",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return
+    if control_front.empty:
+        out.print(
+            f"controls: none of those that were tried ({tried_count}) was trained to its end",
             soft_wrap=True,
             highlight=False,
         )
@@ -91,9 +98,9 @@ def controls(control_front: pd.DataFrame, study_front: pd.DataFrame) -> None:
         for row in map(drop_missing, control_front.to_dict("records"))
     )
     out.print(
-        f"controls: {control_count} of these {len(study_front)} points are controls, and {beaten_count} are beaten by "
-        "a control: it is as accurate with no more weights of the same network, or with no more multiply-adds. The "
-        f"front of the controls alone: {listing}",
+        f"controls: {control_count} of these {len(study_front)} points; beaten by a control: {beaten_count}. Such a "
+        "control is at least as good, and has no more weights of the network or no more multiply-adds. The front of "
+        f"the controls alone: {listing}",
         soft_wrap=True,
         highlight=False,
     )
@@ -181,6 +188,7 @@ def describe_certainty(selected: pd.DataFrame) -> list[str]:
 
 def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
     """Return a function for each column, by its header, which formats the column's cell of a row."""
+    from forcetune.analysis import COST_NAMES
     from forcetune.study import method_label
 
     attrs = selected.attrs
@@ -204,7 +212,7 @@ def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable
         columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
     if "beaten_by" in selected and selected["beaten_by"].notna().any():
         columns["beaten by"] = lambda row: (
-            f"{row['beaten_by']} ({BEATEN_AT[row['beaten_at']]})" if "beaten_by" in row else ABSENT
+            f"{row['beaten_by']} ({COST_NAMES[row['beaten_at']]})" if "beaten_by" in row else ABSENT
         )
     columns["device time"] = lambda row: precise_duration(row["device_seconds"])
     columns["trial"] = lambda row: row["name"]

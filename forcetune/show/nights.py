@@ -21,7 +21,7 @@ def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]
 
     Args:
         plan: The comparisons of a study.
-        left_out: Number of champions that are not compared, so that it takes one hour on a device at most.
+        left_out: Number of champions that are not compared, so that it takes about one hour on a device.
         rivals: The rivals that each champion is compared with.
     """
     lines = [*plan.exclusion_reasons]
@@ -31,7 +31,7 @@ def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]
     lines.append(f"champions: {names}")
     if left_out:
         lines.append(
-            f"{left_out} more points of the front are left out, so that this takes an hour on a device at most; "
+            f"points of the front that are left out, so that this takes about an hour on a device: {left_out}; "
             "--top, --bands or --seeds choose the comparisons"
         )
     lines.append(

@@ -1,7 +1,7 @@
 """Trials in MLflow: written run by run, read back as a table. Everything that knows MLflow is here."""
 
 from forcetune.tracking.client import check_answers, delete_experiment, has_experiment, is_deleted, restore_experiment
-from forcetune.tracking.copying import MOVED_FROM_TAG, MOVING_SUFFIX, copy_experiment, find_difference
+from forcetune.tracking.copying import MOVED_FROM_TAG, MOVING_SUFFIX, copy_experiment
 from forcetune.tracking.curves import load_curves
 from forcetune.tracking.experiments import Experiment, list_experiments
 from forcetune.tracking.origin import RUN_CONTEXT_VARIABLE, collect_origin_tags
@@ -43,7 +43,6 @@ __all__ = [
     "count_runs",
     "delete_experiment",
     "fetch_masks",
-    "find_difference",
     "find_run",
     "format_params",
     "has_experiment",

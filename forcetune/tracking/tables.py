@@ -60,7 +60,7 @@ def load_table(study: str, uri: str | None = None) -> pd.DataFrame:
         "fields": list(dict.fromkeys(name for run in trials for name in run["params"])),
         "state": parent["status"],
         "parent": parent["id"],
-        "marked": {tag: {run["id"] for run in trials if tag in run["tags"]} for tag in (FRONT_TAG, KNEE_TAG)},
+        "marked": {tag: [run["id"] for run in trials if tag in run["tags"]] for tag in (FRONT_TAG, KNEE_TAG)},
     }
     return table
 
