@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
 
 def find_moved(run: str, uri: str) -> str | None:
     """Return the id that a run has in this store, into which it was moved; None where it was not."""
+    if not re.fullmatch("[0-9a-f]{32}", run):
+        return None
     client = client_of(uri)
     numbers = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(numbers, f"tags.`{MOVED_FROM}` LIKE '%{run}%'", max_results=1)
