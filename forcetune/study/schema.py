@@ -110,7 +110,7 @@ def _make_domain(
         value: The schema of one value.
         reference: A reference to the schema of one value.
     """
-    values = {"type": "array", "description": "values to choose from", "items": reference}
+    values: dict[str, Any] = {"type": "array", "description": "values to choose from", "items": reference}
     values |= {"minItems": 1, "uniqueItems": True}
     # Every trial has the required fields, so that they depend on no other field.
     when = {} if name in REQUIRED_TRIAL_FIELDS else {"when": {"$ref": "#/$defs/When"}}
