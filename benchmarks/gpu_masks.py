@@ -31,9 +31,11 @@ def main() -> None:
     for figure, name in (SMALL_NETWORKS if arguments.small else NETWORKS).items():
         model = models.build(name, IMAGE_SHAPE, IMAGE_CLASSES).to(device)
         batches = dataset.batches(dataset.train, batch_size, seed=0)
-        find_masks(model, batches, "force", MASK_DENSITY, 1)  # the first call includes the set-up
+        find_masks(model, batches, "force", MASK_DENSITY, iterations=1)  # the first call includes the set-up
         naive.force_masks(model, naive.forever(batches), MASK_DENSITY, 1)  # type: ignore[arg-type]
-        forcetune_s = measure_seconds(partial(find_masks, model, batches, "force", MASK_DENSITY, steps), device)
+        forcetune_s = measure_seconds(
+            partial(find_masks, model, batches, "force", MASK_DENSITY, iterations=steps), device
+        )
         show(f"mask_{figure}_s", forcetune_s)
         published_s = measure_seconds(
             partial(naive.force_masks, model, naive.forever(batches), MASK_DENSITY, published_steps),  # type: ignore[arg-type]

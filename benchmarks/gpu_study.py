@@ -149,7 +149,7 @@ def eager_trial(size: StudySize, device: torch.device, method: str) -> None:
         device, memory_format=torch.channels_last
     )
     batches = dataset.batches(training, STUDY_BATCH_SIZE, seed=0)
-    masks = find_masks(model, batches, method, STEP_DENSITY, size.iterations)
+    masks = find_masks(model, batches, method, STEP_DENSITY, iterations=size.iterations)
     naive.hook_masks(model, [mask.float() for mask in masks.values()])
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, size.epochs * len(batches))

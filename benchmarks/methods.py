@@ -58,7 +58,8 @@ def measure(arguments: argparse.Namespace, names: list[str]) -> dict[str, tuple[
     costs = {}
     for name in names:
         pass_seconds = time_call(training_pass)
-        seconds = time_call(partial(find_masks, model, [batch], name, arguments.density, arguments.iterations))
+        find = partial(find_masks, model, [batch], name, arguments.density, iterations=arguments.iterations)
+        seconds = time_call(find)
         costs[name] = seconds, seconds / pass_seconds
     return costs
 

@@ -64,7 +64,7 @@ def measure(case: Case) -> None:
     torch.manual_seed(0)
     model = models.build(case.model, INPUT_SHAPE, CLASSES)
     batches = random_batches(case.iterations)
-    masks = find_masks(model, batches, case.method, case.density, case.iterations)
+    masks = find_masks(model, batches, case.method, case.density, iterations=case.iterations)
     compaction = find_compaction(model, masks, INPUT_SHAPE)
     channels_last = copy.deepcopy(model)
     lay_out(channels_last, INPUT_SHAPE)

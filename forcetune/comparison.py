@@ -1,57 +1,80 @@
 """Methods side by side over sparsity: the grid study that runs them, and the table of their accuracies."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
 
-from forcetune.analysis.paired import CONFIDENCE
+from forcetune.analysis.paired import student_half_width
 from forcetune.errors import InputError
-from forcetune.study import Study, Trial
+from forcetune.study import Range, Study, Trial
+from forcetune.study.problems import summarize
 from forcetune.study.reading import read_yaml
 
 COMPARED_CONTROLS = ("random", "random_uniform", "random_erk")
+COMPARED_FIELDS = ("method", "density", "seed")
+COMPARED_SEEDS = 5  # of a comparison for which no seeds are requested
+# The keys of `search:` that a comparison may have: those with one allowed value, and those with any value.
+GRID_SEARCH_VALUES = {"sampler": "grid", "stopping": "none"}
+GRID_SEARCH_KEYS = ("seed", "budget", "max_failures", "start")
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "†n: n seeds collapsed; ‡n: n seeds failed; both count at chance accuracy."
 
 
-def grid_study(
-    name: str,
-    methods: Sequence[str],
-    densities: Sequence[float],
-    seeds: int,
-    fields: Mapping[str, Any],
-    resources: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the study file that runs methods and the random controls at every density with every seed.
+def make_grid(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the study file of a comparison, which runs methods and the random controls at every density and seed.
 
     Args:
-        name: The name of the study.
-        methods: Rows of METHODS.
-        densities: The fractions of weights that are kept.
-        seeds: The number of seeds, which begin at 0.
-        fields: The other fields of a trial.
-        resources: The section `resources`; may be empty.
+        written: The content of a study file, whose trials vary only in method, density and seed; without a seed, the
+            seeds are 0 to 4.
+
+    Returns:
+        The content of the study file `compare-NAME`, or what is written where that is such a grid already.
+
+    Raises:
+        InputError: The content is not valid, another field varies, or not every trial would be trained to its end.
     """
-    return {
-        "study": name,
+    study = Study.from_dict(written)
+    if problems := [*_find_misfits(study)]:
+        raise InputError(summarize(problems))
+    trial = written["trial"]
+    grid = {
+        **written,
         "trial": {
-            **fields,
-            "method": list(dict.fromkeys([*methods, *COMPARED_CONTROLS])),
-            "seed": list(range(seeds)),
-            "density": list(dict.fromkeys(densities)),  # last, so that its trials, which share pruning steps, are near
+            **{name: value for name, value in trial.items() if name not in COMPARED_FIELDS},
+            "method": list(dict.fromkeys([*study.space["method"].values, *COMPARED_CONTROLS])),
+            "seed": trial.get("seed", list(range(COMPARED_SEEDS))),
+            "density": trial["density"],  # last, so that its trials, which share pruning steps, are near
         },
-        "search": {"sampler": "grid"},
-        **({"resources": dict(resources)} if resources else {}),
+        "search": {**written.get("search", {}), "sampler": "grid"},
     }
+    return grid if grid == written else {**grid, "study": f"compare-{study.study}"}
+
+
+def _find_misfits(study: Study) -> Iterator[str]:
+    """Yield a problem for each part of a study that is more than a grid over methods, densities and seeds."""
+    for name, domain in study.space.items():
+        if name not in COMPARED_FIELDS and len(domain.values) > 1:
+            yield f"trial.{name}: varies ({domain}); a comparison varies only {', '.join(COMPARED_FIELDS)}"
+        elif isinstance(domain, Range):
+            yield f"trial.{name}: is a range ({domain}); list the values to compare, or set them with an option"
+    written = study.search.model_dump(exclude_unset=True).items()
+    misfits = [key for key, value in written if key not in GRID_SEARCH_KEYS and value != GRID_SEARCH_VALUES.get(key)]
+    if misfits:
+        allowed = [*(f"{key}: {value}" for key, value in GRID_SEARCH_VALUES.items()), *GRID_SEARCH_KEYS]
+        yield (
+            f"search: a comparison trains every combination to its end, without {', '.join(misfits)}; allowed: "
+            f"{', '.join(allowed)}"
+        )
+    if study.constraints:
+        yield "constraints: a comparison trains every network, without constraints; remove them"
 
 
 def write_study(path: Path, study: Mapping[str, Any]) -> Path:
-    """Write a study file and return its path; a file that exists may differ in the resources alone.
+    """Write a study file and return its path; a file that exists may differ only in what a study may change.
 
     Args:
         path: The path of the file.
@@ -65,8 +88,12 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     except InputError as error:
         raise InputError(f"--out: {path} cannot be overwritten: {error}") from error
     try:
-        if _without_resources(before) != _without_resources(study):
-            raise InputError(f"{path} already has another study; choose another name (--study) or folder (--out)")
+        if _drop_changeable(before) != _drop_changeable(study):
+            raise InputError(
+                f"{path} already has another study; choose another folder (--out), or another name (`study:` in FILE)"
+            )
+        if before == study and path.exists():
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
     except (OSError, yaml.YAMLError) as error:
@@ -74,9 +101,9 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     return path
 
 
-def _without_resources(study: Any) -> Any:
+def _drop_changeable(study: Any) -> Any:
     """Return the content of a study file that must stay the same under one name."""
-    return {**study, "resources": None} if isinstance(study, Mapping) else study
+    return {**study, "search": None, "resources": None, "code": None} if isinstance(study, Mapping) else study
 
 
 def compare(table: pd.DataFrame, trials: Iterable[Trial], chance: float) -> pd.DataFrame:
@@ -108,7 +135,7 @@ def compare(table: pd.DataFrame, trials: Iterable[Trial], chance: float) -> pd.D
         collapsed=("collapsed", "sum"),
         failed=("failed", "sum"),
     )
-    rows["half_width"] = stats.t.ppf((1 + CONFIDENCE) / 2, rows["seeds"] - 1) * rows["std"] / np.sqrt(rows["seeds"])
+    rows["half_width"] = student_half_width(rows["std"] / np.sqrt(rows["seeds"]), rows["seeds"] - 1)
     rows.insert(2, "sparsity", 1 - rows["density"])
     return rows
 
@@ -133,9 +160,9 @@ def make_caption(study: Study, seeds: int) -> str:
         study: The study of the comparison.
         seeds: The number of seeds.
     """
-    trial = study.trial
+    model, dataset = (study.space[name].values[0] for name in ("model", "dataset"))
     return (
-        f"Validation accuracy of {trial['model']} on {trial['dataset']} by sparsity, in percent: "
+        f"Validation accuracy of {model} on {dataset} by sparsity, in percent: "
         f"mean and 95 % interval over {seeds} seeds."
     )
 
@@ -148,7 +175,7 @@ def warn_of_few_seeds(seeds: int) -> str | None:
     """
     if not 1 < seeds <= FEW_SEEDS:
         return None
-    factor = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
+    factor = student_half_width(1 / np.sqrt(seeds), seeds - 1)
     return (
         f"An interval over {seeds} seeds is {factor:.1f} standard deviations to each side, too wide to compare "
         "methods; with five seeds it is 1.2, with ten 0.7."
@@ -190,6 +217,7 @@ def to_markdown(compared: pd.DataFrame, caption: str) -> str:
         compared: The comparison, as `compare` gives it.
         caption: The caption of the table.
     """
+    # DataFrame.to_markdown needs another package, tabulate, for these four lines
     header, rows = tabulate(compared)
     rule = ["---", *["---:"] * (len(header) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (header, rule, *([f"`{name}`", *texts] for name, *texts in rows))]
@@ -203,6 +231,7 @@ def to_latex(compared: pd.DataFrame, caption: str) -> str:
         compared: The comparison, as `compare` gives it.
         caption: The caption of the table.
     """
+    # Styler.to_latex leaves the caption as it is, and ±, † and ‡ as characters that not every LaTeX has
     header, rows = tabulate(compared)
     body = "\n".join(f"  {' & '.join(map(_escape, row))} \\\\" for row in rows)
     columns = "l" + "r" * (len(header) - 1)

@@ -80,6 +80,7 @@ def _load(name: str, kind: str, row_types: set[type]) -> Any:
     add_import_folder(Path.cwd())
     try:
         with contained(module_name):
+            # pkgutil.resolve_name raises AttributeError both for a broken module and for a missing function
             module = importlib.import_module(module_name)
     except ProcessEndError as error:
         raise InputError(f"{kind} {name!r}: {error}") from error

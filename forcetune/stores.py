@@ -100,6 +100,7 @@ def get_cost_file(study: str) -> Path:
 
 def hide_password(uri: str) -> str:
     """Return an address without its password, as it may be printed."""
+    # make_url(uri).render_as_string() shows `password=`, refuses text around an address, and changes its quoting
     return re.sub(r"(password=)[^&]*", r"\1***", re.sub(LOGIN_PATTERN, r"://\1:***@", uri))
 
 
@@ -123,11 +124,12 @@ def split_password(uri: str) -> tuple[str, str | None]:
     from sqlalchemy.engine import make_url
 
     url = make_url(uri)
-    if url.password is None:
+    password = url.query.get("password") if url.password is None else url.password
+    if password is None:
         return uri, None
-    fields = [url.host or "*", str(url.port or "*"), url.database or "*", url.username or "*", str(url.password)]
+    fields = [url.host or "*", str(url.port or "*"), url.database or "*", url.username or "*", str(password)]
     line = ":".join(field.replace("\\", r"\\").replace(":", r"\:") for field in fields)
-    return url._replace(password=None).render_as_string(), line
+    return url._replace(password=None).difference_update_query(["password"]).render_as_string(), line
 
 
 def make_schema(uri: str, name: str) -> str:

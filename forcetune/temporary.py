@@ -18,7 +18,7 @@ import psutil
 
 from forcetune.errors import InputError
 
-LOCK_FILE = "owner.lock"  # the owner holds its lock as long as it lives
+LOCK_FILE = "owner.lock"  # the owner holds its lock as long as it lives; filelock could not pass the lock on
 FOLDER_NAME = re.compile(r"forcetune-(ray|tune|job|companions|schema)-\w{8}")
 ABANDONED_AGE_S = 24 * 3600.0  # from which a folder without a lock, as earlier versions made it, may be removed
 # A socket's address has at most 107 bytes. The longest that Ray makes in its folder is

@@ -24,7 +24,7 @@ SEARCHED_TRIALS = [
 
 
 def end(driver, assignment, val_accuracy=0.5, test_accuracy=None, outcome="trained", seconds=36.0, reason="it broke"):
-    density = assignment.fields["density"]
+    density = assignment.trial.density
     metrics = {"val_accuracy": val_accuracy, "density": density, "sparsity": 1 - density, "prune_seconds": 0.0}
     metrics |= {"train_seconds": seconds, **({} if test_accuracy is None else {"test_accuracy": test_accuracy})}
     report = Report(metrics, Epoch(2, 1000, metrics), outcome=outcome, reason=reason if outcome == "failed" else None)
@@ -48,7 +48,7 @@ def search(make_study, trials=SEARCHED_TRIALS, name="s", trial=None, **top):
     driver.describe()
     accuracies = {(method, density): accuracy for method, density, accuracy in trials}
     while assignment := driver.issue():
-        end(driver, assignment, accuracies[assignment.fields["method"], assignment.fields["density"]])
+        end(driver, assignment, accuracies[assignment.trial.method, assignment.trial.density])
     driver.close()
     return study
 
@@ -82,13 +82,14 @@ class CompanionRunner:
                 driver.hand_back()
                 driver.close()
                 raise KeyboardInterrupt
-            self.run_fields.append(assignment.fields)
+            fields = assignment.trial.fields()
+            self.run_fields.append(fields)
             end(
                 driver,
                 assignment,
-                self.validation(assignment.fields),
-                self.accuracy(assignment.fields),
-                self.outcome(assignment.fields),
+                self.validation(fields),
+                self.accuracy(fields),
+                self.outcome(fields),
                 reason=self.reason,
             )
         driver.close()

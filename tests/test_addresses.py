@@ -18,6 +18,7 @@ from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri
         ("postgresql://:secret@host/db", True),
         ("postgresql://me@host/db?password=secret", True),
         ("https://me:secret@mlflow", True),
+        ("started with --database postgresql://me:secret@host/db in 1 s", True),
     ],
 )
 def test_an_address_with_a_password_is_recognized(uri, has_secret):
@@ -55,6 +56,10 @@ def test_a_password_is_moved_to_a_line_of_the_passfile():
     assert split_password("postgresql://me:a%3Ab@host:5433/db") == (
         "postgresql://me@host:5433/db",
         r"host:5433:db:me:a\:b",
+    )
+    assert split_password("postgresql://me@host/db?password=a%3Ab&sslmode=require") == (
+        "postgresql://me@host/db?sslmode=require",
+        r"host:*:db:me:a\:b",
     )
     assert split_password("postgresql://me@host/db") == ("postgresql://me@host/db", None)
     assert split_password("postgresql://me:x@host/db")[1] == "host:*:db:me:x"

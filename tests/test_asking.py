@@ -1,4 +1,4 @@
-"""The command `best`: questions to one study and to several, in a table, JSON or CSV, and its refusals."""
+"""The command `best`: questions to one study and to several, in a table, JSON or CSV, its refusals, and dense runs."""
 
 import csv
 import io
@@ -25,7 +25,11 @@ QUESTION_TRIALS = [
 
 
 def ask_best(*arguments, code=0):
-    result = CliRunner().invoke(main, ["best", *arguments])
+    return run_command("best", *arguments, code=code)
+
+
+def run_command(*arguments, code=0):
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == code, result.output
     return result.output
 
@@ -113,7 +117,7 @@ def test_studies_with_other_objectives_have_no_front_in_common(study, search_stu
 
 def test_dense_runs_are_run_when_requested(study, companion_runner, monkeypatch):
     output = ask_best("s", "--within", "2", code=2)
-    assert "`forcetune best s --within 2 --dense 3`" in output
+    assert "first run `forcetune baseline s --dense 3`" in output
     companion_runs, hours = baseline.plan_dense_runs("s", 2)
     assert [(run.trial.method, run.trial.density, run.trial.seed) for run in companion_runs.companions] == [
         ("random", 1.0, 1),
@@ -122,16 +126,26 @@ def test_dense_runs_are_run_when_requested(study, companion_runner, monkeypatch)
     assert hours == pytest.approx(72 / 3600)
     companion_runner.validation = lambda fields: 0.965 if fields["density"] == 1 else 0.1
     monkeypatch.setattr(baseline, "make_sender", lambda *_: companion_runner)
-    output = ask_best("s", "--within", "2", "--dense", "2")
-    assert output.startswith("2 dense runs of s, about 0.02 device hours\n")
-    assert "sparsest within 2 points of" in output
+    planned = "2 dense runs of s, about 0.02 device hours\n"
+    assert run_command("baseline", "s", "--dense", "2", "--dry-run").endswith(planned)
+    assert json.loads(run_command("baseline", "s", "--dense", "2", "--dry-run", "--json")) == {
+        "runs": 2,
+        "device_hours": pytest.approx(hours),
+    }
+    assert companion_runner.run_fields == []
+    accuracy_line = "dense: mlp 96.50% ± 0.00% (2 seeds)\n"
+    output = run_command("baseline", "s", "--dense", "2")
+    assert (output.startswith(planned), output.endswith(accuracy_line)) == (True, True), output
+    assert "sparsest within 2 points of" in ask_best("s", "--within", "2")
     assert read_densities("s", "--within", "2") == [0.1]
     assert read_densities("s", "--within", "7") == [0.05]
     assert read_densities("s", "--within", "1") == [0.3]
-    assert "dense: mlp 96.50% ± 0.00% (2 seeds)" in ask_best("s")
-    assert len(ask_best("s", "--dense", "2").splitlines()) == len(ask_best("s").splitlines()), (
-        "no dense run is left to run"
-    )
+    assert accuracy_line in ask_best("s")
+    assert run_command("baseline", "s", "--dense", "2").endswith("all runs are finished\n" + accuracy_line)
+    output = run_command("baseline", "s", "--dense", "2", "--json")
+    (row,) = json.loads(output[output.index("[") :])
+    assert (row["model"], row["mean"], row["seeds"]) == ("mlp", pytest.approx(0.965), 2)
+    assert len(companion_runner.run_fields) == 2
     assert tracking.load_reruns("s").empty, "dense runs are not re-runs"
 
 
@@ -146,6 +160,22 @@ def test_the_ledger_and_mlflow_agree_on_companions(study, companion_runner):
     companion_runner(baseline.plan_dense_runs("s", 1)[0])
     _, findings, _ = run.examine_study("s.companion")
     assert [finding.what for finding in findings] == ["has a run without masks.npz"], "the made-up run never had masks"
+
+
+def test_several_studies_without_dense_runs_are_named_with_their_commands(study, search_study):
+    search_study(QUESTION_TRIALS[:1], name="other")
+    output = ask_best("s", "other", "--within", "2", code=2)
+    assert "`forcetune baseline s --dense 3` and `forcetune baseline other --dense 3`" in output
+    assert output.count("\n") == 1
+
+
+def test_dense_runs_continue_after_an_interrupt(study, companion_runner, monkeypatch):
+    monkeypatch.setattr(baseline, "make_sender", lambda *_: companion_runner)
+    companion_runner.interrupt_after_runs = 1
+    assert "run the same command again to continue" in run_command("baseline", "s", "--dense", "2", code=130)
+    companion_runner.interrupt_after_runs = None
+    assert run_command("baseline", "s", "--dense", "2").startswith("1 dense run of s, ")
+    assert len(companion_runner.run_fields) == 2
 
 
 def test_each_network_has_dense_runs(search_study):
@@ -190,7 +220,6 @@ def test_too_few_trials_show_no_effect(study):
         (("s", "--knee", "--top", "3"), "--knee and --top exclude each other"),
         (("s", "--json", "--csv"), "--json and --csv exclude each other"),
         (("s", "--by", "method", "--effect", "lr"), "--by and --effect exclude each other"),
-        (("s", "--watch", "--dense", "3"), "--dense and --watch exclude each other"),
         (("s", "--within", "0", "--top", "1"), "--within and --top exclude each other"),
         (("s", "--where", "densit<3"), "did you mean 'density'"),
         (("s", "--by", "metho"), "did you mean 'method'"),

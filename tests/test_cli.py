@@ -398,9 +398,17 @@ def test_failed_trials_are_reported(tmp_path, environment):
     assert result.returncode == 1
 
 
+PRUNED_FIELDS = {
+    "balanced": {"samples_per_class": 99},
+    "from_file": {"layers_from": "gone.npz"},
+    "from_run": {"layers_from": "a" * 32},
+}
+COMPARED_STUDY = {"study": "mlp-synthetic", "trial": {"model": "mlp", "width": 12, "dataset": "synthetic", "epochs": 1}}
+
+
 @pytest.fixture(scope="module")
 def user_folder(tmp_path_factory):
-    """Return a folder with a network and a saliency that a user wrote."""
+    """Return a folder with a network and a saliency that a user wrote, and study files for `prune` and `compare`."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_pkg").mkdir()
     (folder / "my_pkg" / "nets.py").write_text(
@@ -412,6 +420,10 @@ def user_folder(tmp_path_factory):
     (folder / "my_pkg" / "scores.py").write_text(
         "def score(net):\n    return net.weights\n\ndef bad(net):\n    return net.nothing\n"
     )
+    for name, fields in PRUNED_FIELDS.items():
+        trial = {"model": "resnet8", "dataset": "synthetic", **fields}
+        write_study(folder, {"study": "pruned", "trial": trial}, f"{name}.yaml")
+    write_study(folder, COMPARED_STUDY, "compared.yaml")
     return folder
 
 
@@ -473,38 +485,38 @@ def test_prune_a_trial_of_a_search(small_search, environment):
     folder, _ = small_search
     front = json.loads(run_forcetune(folder, environment, "best", "small", "--json").stdout)
     chosen_row = front[0]
-    result = run_forcetune(folder, environment, "prune", "--trial", chosen_row["run_id"], "--out", "again.npz")
+    result = run_forcetune(folder, environment, "prune", chosen_row["run_id"], "--out", "again.npz")
     assert result.returncode == 0, result.stderr
     (artifacts,) = (folder / "mlruns").glob(f"*/{chosen_row['run_id']}/artifacts")
     kept = load_masks(artifacts / "masks.npz")
     second_masks = load_masks(folder / "again.npz")
     assert all((second_masks[name] == mask).all() for name, mask in kept.items()), "the mask of the trial"
+    chosen_trial = forcetune.load_trial(chosen_row["run_id"], f"sqlite:///{folder}/mlflow.db").trial
+    fields = {name: SMALL_STUDY["trial"][name] for name in ("dataset", "model", "width")}
+    copying_fields = {**fields, "method": "magnitude", "density": chosen_trial.density}
+    copying_study = {"study": "copying", "trial": {**copying_fields, "layers_from": chosen_row["run_id"]}}
     copied = run_forcetune(
-        folder, environment, "prune", "--trial", chosen_row["run_id"], "--method", "magnitude",
-        "--layers-from", chosen_row["run_id"], "--out", "copied.npz",
-    )  # fmt: skip
+        folder, environment, "prune", write_study(folder, copying_study, "copying.yaml"), "--out", "copied.npz"
+    )
     assert copied.returncode == 0, copied.stderr
     assert {n: int(m.sum()) for n, m in load_masks(folder / "copied.npz").items()} == {
         name: int(mask.sum()) for name, mask in kept.items()
     }
+    denser = run_forcetune(folder, environment, "prune", f"small/{chosen_row['name']}", "--density", "0.75")
+    assert denser.returncode == 0, denser.stderr
+    assert "624 of 832 weights: density 75.0000%" in denser.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prune", "--model", "resnet8"], "--dataset is missing; required: --dataset, --model, --method, --density"),
+        (["prune", "--model", "resnet8"], "--dataset is missing; required without FILE and RUN: --model,"),
         ([*PRUNE_ARGUMENTS, "snipp", "--density", "0.1"], "unknown method 'snipp' (did you mean 'snip'"),
         ([*PRUNE_ARGUMENTS, "snip", "--density", "0"], "trial.density: 0.0 should be greater than 0"),
         ([*PRUNE_ARGUMENTS, "snip", "--density", "0.000001"], "keeps none of the"),
-        (
-            [*PRUNE_ARGUMENTS, "grasp", "--density", "0.1", "--samples-per-class", "99"],
-            "99 samples of every class need 99",
-        ),
-        (
-            [*PRUNE_ARGUMENTS, "snip", "--density", "0.1", "--layers-from", "gone.npz"],
-            "gone.npz is not a readable mask file",
-        ),
-        ([*PRUNE_ARGUMENTS, "snip", "--density", "0.1", "--layers-from", "a" * 32], "masks.npz of the run " + "a" * 32),
+        (["prune", "balanced.yaml", "--method", "grasp", "--density", "0.1"], "99 samples of every class need 99"),
+        (["prune", "from_file.yaml", "--method", "snip", "--density", "0.1"], "gone.npz is not a readable mask file"),
+        (["prune", "from_run.yaml", "--method", "snip", "--density", "0.1"], "masks.npz of the run " + "a" * 32),
         ([*PRUNE_ARGUMENTS, "snip", "--density", "0.1", "--out", "gone/masks.npz"], "there is no folder"),
         (
             [*PRUNE_ARGUMENTS, "snip", "--density", "0.1", "--out", "/proc/masks"],
@@ -515,7 +527,7 @@ def test_prune_a_trial_of_a_search(small_search, environment):
             "my_pkg.scores:bad raised AttributeError: 'Network'",
         ),
         ([*PRUNE_ARGUMENTS, "my_pkg.scores:bad", "--density", "0.1"], "my_pkg/scores.py, line 5)"),
-        (["prune", "--trial", "b" * 32], "there is no run 'bbbb"),
+        (["prune", "b" * 32], "there is no run 'bbbb"),
     ],
 )
 def test_prune_refuses_bad_arguments(user_folder, environment, arguments, message):
@@ -525,7 +537,7 @@ def test_prune_refuses_bad_arguments(user_folder, environment, arguments, messag
     assert "Traceback" not in result.stderr
 
 
-COMPARE_ARGUMENTS = ["compare", "--model", "mlp", "--width", "12", "--dataset", "synthetic", "--epochs", "1"]
+COMPARE_ARGUMENTS = ["compare", "compared.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -578,14 +590,6 @@ def test_compare_refuses_bad_arguments(compared, environment, options, message):
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
     assert not (folder / "compare-mlp-synthetic.yaml").exists()
-
-
-def test_compare_needs_a_model(user_folder, environment):
-    result = run_forcetune(
-        user_folder, environment, "compare", "--dataset", "digits", "--methods", "snip", "--densities", "0.1"
-    )
-    assert result.returncode == 2
-    assert "--model is missing; required: --model, --dataset" in result.stderr
 
 
 CLUSTER_REFUSALS = [

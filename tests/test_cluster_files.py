@@ -75,8 +75,11 @@ def misspell_key(document, *keys):
 ALL_COMMANDS = [command for path in CLUSTER_FILES for command in find_commands(path.read_text())]
 
 
-@every_file
+@pytest.mark.parametrize(
+    "path", [path for path in CLUSTER_FILES if path.parent.name != "timers"], ids=lambda path: path.name
+)
 def test_a_header_says_how_far_the_file_was_run(path):
+    """Check all but the templates, whose header is that of the file which `forcetune schedule` makes."""
     header = re.match(r"(?:#.*\n)+", path.read_text())[0]
     assert 2 <= header.count("\n") <= 5
     assert re.search(r"[Nn]ot run", header)

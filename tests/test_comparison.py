@@ -1,22 +1,42 @@
-"""The comparison of methods: its study, its numbers worked out by hand, and the files that it writes."""
+"""The comparison of methods: its study, its numbers worked out by hand, its files, and its command."""
 
 import csv
 import math
+from collections import defaultdict
 
 import pandas as pd
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from forcetune import comparison
+from forcetune.cli import main, methods
 from forcetune.errors import InputError
+from forcetune.results import Results
 from forcetune.study import Study
+
+COMPARED_FILE = {
+    "study": "x",
+    "trial": {
+        "model": "mlp",
+        "dataset": "digits",
+        "epochs": 3,
+        "method": ["snip", "random"],
+        "density": [0.1, 0.001],
+        "seed": [0, 1],
+    },
+    "resources": {"cpus": 1},
+}
+
+
+def make_study(**fields):
+    """Make the study of a comparison, from COMPARED_FILE with these fields of a trial."""
+    return Study.from_dict(comparison.make_grid({**COMPARED_FILE, "trial": {**COMPARED_FILE["trial"], **fields}}))
 
 
 @pytest.fixture
 def study():
-    fields = comparison.grid_study(
-        "x", ["snip", "random"], [0.1, 0.001, 0.1], 2, {"model": "mlp", "dataset": "digits", "epochs": 3}, {"cpus": 1}
-    )
-    return Study.from_dict(fields)
+    return make_study()
 
 
 def make_table(study, results):
@@ -56,7 +76,58 @@ def test_the_grid_has_the_random_controls_and_every_seed(study):
     assert [*dict.fromkeys(study.trial["method"])] == ["snip", "random", "random_uniform", "random_erk"]
     assert {trial.seed for trial in trials} == {0, 1}
     assert {trial.epochs for trial in trials} == {3}
-    assert study.search.sampler == "grid"
+    assert (study.search.sampler, study.stopping, study.resources.cpus) == ("grid", "none", 1)
+
+
+def test_a_grid_without_seeds_has_five():
+    fields = {name: value for name, value in COMPARED_FILE["trial"].items() if name != "seed"}
+    assert comparison.make_grid({**COMPARED_FILE, "trial": fields})["trial"]["seed"] == [0, 1, 2, 3, 4]
+
+
+def test_the_grid_of_a_grid_is_the_same():
+    grid = comparison.make_grid(COMPARED_FILE)
+    assert grid["study"] == "compare-x"
+    assert comparison.make_grid(grid) == grid
+
+
+def test_a_method_may_have_settings_of_its_own():
+    study = make_study(method=["snip", "force"], iterations={"choices": [7], "when": {"method": "force"}})
+    assert {trial.iterations for trial in study.grid() if trial.method == "force"} == {7}
+    assert len(list(study.grid())) == 5 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({"lr": [0.1, 0.2]}, ["trial.lr: varies (one of 0.1, 0.2)", "method, density, seed"]),
+        ({"lr": {"low": 0.1, "high": 0.2}, "width": [8, 9]}, ["trial.lr: varies", "trial.width: varies"]),
+        ({"density": {"low": 0.1, "high": 0.2}}, ["trial.density: is a range (0.1 to 0.2)"]),
+        ({"method": "snop"}, ["trial.method: unknown method 'snop'"]),
+        ({"densty": 1}, ["trial.densty: unknown key"]),
+    ],
+)
+def test_a_study_that_varies_otherwise_is_refused(change, messages):
+    with pytest.raises(InputError) as error:
+        make_study(**change)
+    assert [message for message in messages if message not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"search": {"trials": 3}}, "without trials; allowed: sampler: grid, "),
+        ({"search": {"sampler": "tpe", "stopping": "pareto"}}, "without sampler, stopping; allowed: "),
+        ({"constraints": {"macs": 1000}}, "constraints: "),
+        ({"search": {"sampler": "grid", "stopping": "none", "max_failures": 3, "budget": {"hours": 1}}}, None),
+    ],
+)
+def test_a_study_whose_trials_may_end_early_is_refused(change, message):
+    if message is None:
+        assert comparison.make_grid({**COMPARED_FILE, **change})["search"] == change["search"]
+        return
+    with pytest.raises(InputError) as error:
+        comparison.make_grid({**COMPARED_FILE, **change})
+    assert message in str(error.value)
 
 
 def test_the_numbers_agree_with_those_worked_out_by_hand(study):
@@ -85,7 +156,7 @@ def test_intervals_over_few_seeds_are_doubted(seeds, factor):
 
 
 def test_one_seed_has_no_interval():
-    study = Study.from_dict(comparison.grid_study("x", [], [0.1], 1, {"model": "mlp", "dataset": "digits"}, {}))
+    study = make_study(method="random", density=0.1, seed=0)
     results = {(trial.method, 0.1): [0.5] for trial in study.grid()}
     compared = comparison.compare(make_table(study, results), study.grid(), chance=0.1)
     assert compared["half_width"].isna().all()
@@ -154,11 +225,13 @@ def test_export_writes_three_files(study, tmp_path):
 def test_a_study_file_is_never_overwritten_by_another_study(tmp_path):
     path = comparison.write_study(tmp_path / "new" / "x.yaml", {"study": "x"})
     assert comparison.write_study(path, {"study": "x"}) == path, "the same study is accepted again"
-    with pytest.raises(InputError, match=r"x.yaml .* another study; .*--study.*--out"):
+    with pytest.raises(InputError, match=r"x.yaml .* another study; .*--out.*`study:` in FILE"):
         comparison.write_study(path, {"study": "y"})
     assert path.read_text() == "study: x\n"
     comparison.write_study(path, {"study": "x", "resources": {"cpus": 2}})
     assert path.read_text() == "study: x\nresources:\n  cpus: 2\n", "resources may change"
+    comparison.write_study(path, {"study": "x", "search": {"max_failures": 3}})
+    assert path.read_text() == "study: x\nsearch:\n  max_failures: 3\n", "and so may the search"
     path.write_text("[not, a, study]")
     with pytest.raises(InputError, match="another study"):
         comparison.write_study(path, {"study": "x"})
@@ -171,3 +244,114 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--out: .* cannot be written"):
         comparison.write_study(tmp_path / "file" / "x.yaml", {"study": "x"})
+
+
+@pytest.fixture
+def searched_studies(monkeypatch, tmp_path):
+    """Replace the search by one in which all trials reach the accuracy 0.5; return the list of its studies."""
+    studies = []
+
+    def search(study, file, fresh, rerun_command):
+        studies.append(study)
+        accuracies = defaultdict(lambda: [0.5] * len(study.space["seed"].values))
+        return Results(make_table(study, accuracies), pd.DataFrame()), None
+
+    monkeypatch.setattr(methods, "run_search", search)
+    monkeypatch.chdir(tmp_path)
+    return studies
+
+
+def run_compare(*arguments, code=0):
+    result = CliRunner().invoke(main, ["compare", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+NETWORK_OPTIONS = ("--model", "mlp", "--dataset", "digits")
+COMPARE_OPTIONS = (*NETWORK_OPTIONS, "--methods", "snip,force,snip", "--densities", "0.1,0.05,0.1")
+
+
+def test_options_alone_are_a_comparison(searched_studies, tmp_path):
+    output = run_compare(*COMPARE_OPTIONS, "--seeds", "2", "--out", "tables")
+    assert "Validation accuracy of mlp on digits by sparsity, in percent: mean and 95 % interval over 2 seeds" in output
+    endings = (".yaml", ".csv", ".md", ".tex")
+    paths = [f"tables/compare-mlp-digits{ending}" for ending in endings]
+    assert f"written: {', '.join(paths)}" in output
+    assert all((tmp_path / path).is_file() for path in paths)
+    written = yaml.safe_load((tmp_path / paths[0]).read_text())
+    assert written == {
+        "study": "compare-mlp-digits",
+        "trial": {
+            "model": "mlp",
+            "dataset": "digits",
+            "method": ["snip", "force", "random", "random_uniform", "random_erk"],
+            "seed": [0, 1],
+            "density": [0.1, 0.05],
+        },
+        "search": {"sampler": "grid"},
+    }, "the same study as in versions that compared no file, so that their comparisons continue"
+    run_compare(paths[0])
+    assert searched_studies[1].identity == searched_studies[0].identity, "the file that was written can be compared"
+
+
+def test_a_file_is_compared_with_its_settings(searched_studies, tmp_path):
+    text = yaml.safe_dump(COMPARED_FILE)
+    (tmp_path / "x.yaml").write_text(text)
+    assert "written: compare-x.yaml, compare-x.csv, compare-x.md, compare-x.tex\n" in run_compare("x.yaml")
+    assert (tmp_path / "x.yaml").read_text() == text
+    (study,) = searched_studies
+    assert study.identity == make_study().identity
+    assert {trial.epochs for trial in study.grid()} == {3}
+
+
+def test_a_file_that_is_a_comparison_stays_as_it_is(searched_studies, tmp_path):
+    text = "# mine\n" + yaml.safe_dump({**comparison.make_grid(COMPARED_FILE), "study": "x"})
+    (tmp_path / "x.yaml").write_text(text)
+    assert "written: x.yaml, x.csv, x.md, x.tex\n" in run_compare("x.yaml")
+    assert (tmp_path / "x.yaml").read_text() == text
+    output = run_compare("x.yaml", "--seeds", "1", code=2)
+    assert "x.yaml already has another study" in output
+
+
+def test_options_replace_what_the_file_has(searched_studies, tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(COMPARED_FILE))
+    run_compare("x.yaml", "--methods", "force", "--densities", "0.2", "--seeds", "3", "--model", "convnet")
+    (study,) = searched_studies
+    trials = list(study.grid())
+    assert {trial.method for trial in trials} == {"force", *comparison.COMPARED_CONTROLS}
+    assert {(trial.density, trial.model, trial.epochs) for trial in trials} == {(0.2, "convnet", 3)}
+    assert {trial.seed for trial in trials} == {0, 1, 2}
+
+
+def test_options_set_what_the_file_lacks(searched_studies, tmp_path):
+    (tmp_path / "x.yaml").write_text("study: x\ntrial: {model: mlp, dataset: digits, width: 12}\n")
+    run_compare("x.yaml", "--methods", "snip", "--densities", "0.1")
+    (study,) = searched_studies
+    assert {(trial.width, trial.density) for trial in study.grid()} == {(12, 0.1)}
+    assert {trial.seed for trial in study.grid()} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (COMPARE_OPTIONS[2:], "--model is missing; required without FILE: --model, --dataset, --methods, --densities"),
+        (NETWORK_OPTIONS, "--methods is missing; "),
+        (("gone.yaml",), "gone.yaml: the file cannot be read"),
+        (("varied.yaml",), "varied.yaml: trial.lr: varies"),
+        (("varied.yaml", "--methods", ","), "--methods ,: allowed: names"),
+        (("varied.yaml", "--densities", "x"), "--densities x: allowed: numbers"),
+        (
+            (*COMPARE_OPTIONS, "--out", "varied.yaml/tables"),
+            "--out: varied.yaml/tables/compare-mlp-digits.yaml cannot be written",
+        ),
+    ],
+)
+def test_compare_refuses_in_one_line(searched_studies, tmp_path, arguments, message):
+    (tmp_path / "varied.yaml").write_text(
+        yaml.safe_dump({**COMPARED_FILE, "trial": {**COMPARED_FILE["trial"], "lr": [0.1, 0.2]}})
+    )
+    output = run_compare(*arguments, code=2)
+    assert message in output
+    assert output.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["varied.yaml"]
+    assert searched_studies == []

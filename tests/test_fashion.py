@@ -33,7 +33,7 @@ def count_emptied_layers(method, density, schedule="exponential"):
     dataset = data.load("fashion_mnist")
     training, _ = dataset.split(0)
     model = models.build("resnet14", dataset.input_shape, dataset.classes)
-    masks = pruning.find_masks(model, dataset.batches(training, 128, seed=0), method, density, 20, schedule)
+    masks = pruning.find_masks(model, dataset.batches(training, 128, seed=0), method, density, schedule=schedule)
     return sum(not mask.any() for mask in masks.values())
 
 

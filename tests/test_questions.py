@@ -148,7 +148,7 @@ def test_the_sparsest_within_a_margin_of_dense_is_returned():
 
 
 def test_a_question_about_dense_without_dense_runs_is_refused():
-    with pytest.raises(InputError, match=r"no dense run .* `forcetune best STUDY --dense 3`"):
+    with pytest.raises(InputError, match=r"no dense run .* `forcetune baseline STUDY --dense 3`"):
         analysis.near_dense(FRONT_TABLE.assign(study="s", model="cnn"), pd.DataFrame(), 1)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from shared_constants import REPOSITORY
 
+from forcetune import comparison
 from forcetune.cli import main
 from forcetune.data import DATASETS
 from forcetune.models import MODELS
@@ -132,6 +133,16 @@ def test_the_study_file_is_the_one_that_is_shipped():
     )
     assert written == yaml.safe_load((REPOSITORY / "search_spaces" / "digits.yaml").read_text())
     assert Study.from_dict(written).study == "digits"
+
+
+def test_the_files_for_prune_and_compare_are_valid():
+    shuffled, wide = (
+        next(yaml.safe_load(block) for block in find_blocks("yaml") if block.startswith(f"study: {name}\n"))
+        for name in ("shuffled", "wide")
+    )
+    assert Study.from_dict(comparison.make_grid(wide)).trials == 5 * 3 * 5, "two methods and three controls"
+    fields = {**shuffled["trial"], "method": "snip", "density": 0.1}
+    assert Study.from_dict({**shuffled, "trial": fields}).make_trial({}).shuffle
 
 
 def test_the_library_example_runs():

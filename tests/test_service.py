@@ -41,7 +41,7 @@ def test_down_ends_the_processes_and_removes_the_secrets(tmp_path, sleeper):
     service_folder = write_record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time()]})
     assert service.find(tmp_path).token == str(service_folder / "token")
     assert service.down(tmp_path) == ["ray"]
-    assert not psutil.pid_exists(sleeper.pid)
+    assert sleeper.poll() is not None
     assert not service_folder.exists()
     assert not (tmp_path / "temporary").exists()
     assert service.down(tmp_path) == []
@@ -123,7 +123,7 @@ def test_a_database_that_cannot_be_used_is_refused_and_nothing_is_left(tmp_path,
 def test_a_port_beyond_loopback_is_noticed(tmp_path, sleeper, monkeypatch, address, is_exposed):
     listening = SimpleNamespace(status=psutil.CONN_LISTEN, laddr=SimpleNamespace(ip=address, port=8265))
     connected = SimpleNamespace(status=psutil.CONN_ESTABLISHED, laddr=SimpleNamespace(ip="192.0.2.1", port=40000))
-    monkeypatch.setattr(service, "_connections", lambda process: [listening, connected])
+    monkeypatch.setattr(service, "list_connections", lambda process: [listening, connected])
     write_record(tmp_path, {"ray": [sleeper.pid, psutil.Process(sleeper.pid).create_time()]})
     ports = service.find(tmp_path).exposed_ports()
     assert [(ip, port) for _, ip, port in ports] == ([(address, 8265)] if is_exposed else [])

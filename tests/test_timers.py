@@ -5,14 +5,16 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import kubernetes_validate
 import pytest
 import yaml
-from shared_constants import PRINTING_SCRIPT
+from shared_constants import PRINTING_SCRIPT, REPOSITORY
 
 from forcetune import timers
 from forcetune.errors import InputError
@@ -312,6 +314,13 @@ def test_the_units_of_systemd_have_this_form(tmp_path, monkeypatch):
     assert [line for line in timer if not line.startswith("Description")] == [
         *("[Unit]", "[Timer]", "OnCalendar=*-*-* 02:05:00", "Persistent=true", "[Install]", "WantedBy=timers.target")
     ]
+
+
+def test_an_installed_package_has_the_templates():
+    package_data = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert package_data["forcetune.timers"] == ["templates/*"]
+    packaged = {file.name: file.read_bytes() for file in files("forcetune.timers").joinpath("templates").iterdir()}
+    assert packaged == {path.name: path.read_bytes() for path in (REPOSITORY / "cluster" / "timers").iterdir()}
 
 
 def test_systemd_starts_no_program_with_quotes_in_its_path(tmp_path, monkeypatch):

@@ -146,14 +146,13 @@ def test_the_study_file_keeps_the_order_of_its_objectives(search_study):
 def test_optuna_dashboard_shows_the_same_note(search_study):
     import optuna
 
-    from forcetune.ledger.ledger import Ledger
+    from forcetune.ledger.ledger import Ledger, read_system_attrs
     from forcetune.stores import optuna_uri
 
     study = search_study(TRACKED_TRIALS)
 
     def read_notes():
-        optuna_study = optuna.load_study(study_name="s", storage=optuna_uri())
-        attrs = optuna_study._storage.get_study_system_attrs(optuna_study._study_id)
+        attrs = read_system_attrs(optuna.load_study(study_name="s", storage=optuna_uri()))
         return {name: value for name, value in attrs.items() if name.startswith("dashboard:note")}
 
     assert read_notes()["dashboard:note_ver"] == 1

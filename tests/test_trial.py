@@ -56,6 +56,15 @@ def test_each_epoch_has_all_metrics():
     assert static_metrics.items() <= epochs[1].items()
 
 
+@pytest.mark.parametrize("density", [0.2, 0.002])
+def test_static_metrics_stay_apart_from_those_of_an_epoch(density):
+    trial_run = trial.TrialRun(trial.prepare(make_trial(density=density, epochs=2)))
+    epochs = list(trial_run)
+    assert not {name for metrics in epochs for name in metrics} & trial_run.prepared.metrics.keys()
+    for metrics, epoch in zip(trial.run(make_trial(density=density, epochs=2)), epochs, strict=True):
+        assert metrics.keys() == {*trial_run.prepared.metrics, *epoch}, "a call of `run` has both"
+
+
 @pytest.mark.parametrize("method", ["random", "force", "synflow"])
 def test_equal_trials_have_equal_metrics(method):
     first, same, other = (drop_run_dependent(run_trial(method=method, seed=seed)) for seed in (1, 1, 2))

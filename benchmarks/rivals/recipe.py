@@ -84,7 +84,7 @@ def run_on_forcetune(task: str, config: dict[str, Any], seed: int) -> Iterator[t
     model = models.build(fields["model"], dataset.input_shape, dataset.classes, fields.get("width"), seed)
     saliency_batches = dataset.batches(training, fields["batch_size"], seed + 1)
     iterations = config.get("iterations", 1)
-    masks = find_masks(model, saliency_batches, config["method"], config["density"], iterations, seed=seed)
+    masks = find_masks(model, saliency_batches, config["method"], config["density"], iterations=iterations, seed=seed)
     density = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
     epochs = Training(
         model,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from forcetune.analysis.flips import sign_flip_p, smallest_p
 
@@ -202,13 +203,24 @@ def student_interval(sample: np.ndarray) -> tuple[float, float, float]:
         The mean, and the lower and upper end of the interval. The ends are NaN below two values, the mean is NaN
         without any.
     """
-    from scipy import stats
-
     if len(sample) < 2:
         return float(sample.mean()) if len(sample) else np.nan, np.nan, np.nan
     mean, error = float(sample.mean()), sample.std(ddof=1) / np.sqrt(len(sample))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * error)
+    half = float(student_half_width(error, len(sample) - 1))
     return mean, mean - half, mean + half
+
+
+def student_half_width(error: ArrayLike, freedom: ArrayLike) -> np.ndarray:
+    """Return half the width of Student's 95 % interval of a mean; NaN without a degree of freedom.
+
+    Args:
+        error: The standard error of the mean.
+        freedom: The degrees of freedom of that error, of a shape that fits.
+    """
+    from scipy import stats  # slow to load, and most commands compute no interval
+
+    # scipy's intervals that take the error or the sample are NaN where all values are equal
+    return np.asarray(stats.t.interval(CONFIDENCE, freedom)[1] * np.asarray(error))
 
 
 def _find_needed_pairs(sample: np.ndarray, margin: float, level: float) -> int | None:

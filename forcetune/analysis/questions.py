@@ -142,8 +142,8 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     summary = summarize_dense(dense, "val_accuracy")
     if not len(summary):
         raise InputError(
-            "no dense run has a val_accuracy to compare with; `forcetune best STUDY --dense 3` runs the networks of a "
-            "study without pruning"
+            "no dense run has a val_accuracy to compare with; `forcetune baseline STUDY --dense 3` trains the networks "
+            "of a study without pruning"
         )
     if accuracy not in table:
         return table.iloc[:0]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from forcetune.analysis.fronts import LOGARITHMIC_OBJECTIVES, non_dominated, scale_objectives
-from forcetune.analysis.paired import CONFIDENCE
+from forcetune.analysis.paired import student_half_width
 
 NOISE_BANDWIDTH_DECADES = 0.25  # of density, within which points share most of their noise
 MIN_NOISE_WEIGHT = 1e-3  # of distant points, so that the noise is known everywhere once it is known anywhere
@@ -59,7 +59,7 @@ def estimate_from_seeds(
     mean = mean.round(12)  # the mean of equal densities is that density, and ties with it stay ties
     deviation, freedom = _estimate_noise(np.log10(densities), runs)
     error = deviation / np.sqrt(np.maximum(seeds, 1))[:, None]
-    half = _student_quantile(freedom)[:, None] * error
+    half = student_half_width(error, freedom[:, None])
     low, high = (_unscale(mean + sign * half, logarithmic) for sign in (-1, 1))
     senses = list(directions.values())
     return SeedEstimates(
@@ -118,13 +118,6 @@ def _estimate_noise(log_density: np.ndarray, runs: Sequence[np.ndarray]) -> tupl
     )
     deviation = np.sqrt(weights @ squares / (weights @ freedom)[:, None])
     return deviation, (weights @ freedom) ** 2 / (weights**2 @ freedom)  # Satterthwaite's
-
-
-def _student_quantile(freedom: np.ndarray) -> np.ndarray:
-    """Return the quantile that bounds the interval."""
-    from scipy import stats  # imported only where a trial was run again: a query without is quicker
-
-    return np.asarray(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def _front_probability(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray, senses: list[str]) -> np.ndarray:

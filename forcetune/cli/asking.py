@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.group import INTERRUPTED, address_option, main, priority_option
+from forcetune.cli.group import INTERRUPTED, main
+from forcetune.cli.options import require_at_most_one
 from forcetune.cli.running import describe_failures, describe_outcomes
 from forcetune.errors import InputError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.results import Results
-    from forcetune.study import Priority
 
 WATCH_INTERVAL_S = 2.0  # between two reads of a study that is watched
 
@@ -120,17 +120,12 @@ class Question:
 )
 @click.option("--top", type=click.IntRange(1), help="this many of the most accurate trials, instead of the front")
 @click.option(
-    "--dense", type=click.IntRange(1), metavar="SEEDS", help="first run the dense networks with this many seeds"
-)
-@click.option(
     "--effect", multiple=True, metavar="FIELD", help="how the values of this field differ in accuracy at equal density"
 )
 @click.option("--importance", is_flag=True, help="how important each field is for each objective")
 @click.option("--json", "as_json", is_flag=True, help="print JSON: one array of objects, the front sorted by sparsity")
 @click.option("--csv", "as_csv", is_flag=True, help="print CSV")
 @click.option("--watch", is_flag=True, help="follow a running search until it ends")
-@address_option
-@priority_option
 def best(
     studies: tuple[str, ...],
     min_sparsity: float | None,
@@ -141,14 +136,11 @@ def best(
     knee: bool,
     within: float | None,
     top: int | None,
-    dense: int | None,
     effect: tuple[str, ...],
     importance: bool,
     as_json: bool,
     as_csv: bool,
     watch: bool,
-    address: str | None,
-    priority: Priority,
 ) -> None:
     """Answer questions about finished trials: which configuration is best, why, and at what cost.
 
@@ -158,9 +150,8 @@ def best(
 
     explanation_options: dict[str, object] = {"--effect": effect, "--importance": importance}
     for selection_options in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
-        _require_at_most_one({**selection_options, **explanation_options})
-    _require_at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
-    _require_at_most_one({"--dense": dense, "--watch": watch})
+        require_at_most_one({**selection_options, **explanation_options})
+    require_at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
     option_conditions = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
     conditions = [*(f"{name}{value}" for name, value in option_conditions.items() if value is not None), *where]
     question = Question(conditions, by, knee, within, top)
@@ -168,8 +159,6 @@ def best(
         _watch(studies, question)
         return
     study_results = _require_finished(results.read(*studies))
-    if dense and _run_dense(studies, dense, address, priority, quiet=as_json or as_csv):
-        study_results = results.read(*studies)
     if effect or importance:
         _explain(study_results.trials, conditions, effect, as_json, as_csv)
     elif as_json or as_csv:
@@ -268,35 +257,15 @@ def _explain(
     _print_data(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
 
 
-def _run_dense(studies: Sequence[str], seeds: int, address: str | None, priority: Priority, quiet: bool) -> bool:
-    """Run the dense runs that are missing, and return whether there were any."""
-    from forcetune import baseline, show
-
-    has_run = False
-    for study in studies:
-        companion_runs, hours = baseline.plan_dense_runs(study, seeds)
-        if not companion_runs.companions:
-            continue
-        click.echo(f"{len(companion_runs.companions)} dense runs of {study}, about {hours:.2g} device hours", err=quiet)
-        try:
-            end_reason = baseline.make_sender(show.console(error=quiet), priority, address)(companion_runs)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; run the same command again to continue", err=True)
-            sys.exit(INTERRUPTED)
-        has_run = True
-        if end_reason:
-            click.echo(end_reason, err=quiet)
-    return has_run
-
-
 def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:
     """Return the dense runs. Raises InputError where there are none."""
     runs = study_results.dense
     if runs.empty:
-        names = " ".join(study_results.trials.attrs["studies"])
+        names = study_results.trials.attrs["studies"]
+        commands = " and ".join(f"`forcetune baseline {name} --dense 3`" for name in names)
         raise InputError(
-            f"{names} has no dense runs; `forcetune best {names} --within {points:g} --dense 3` runs them first, "
-            "with three seeds"
+            f"--within {points:g}: there are no dense runs of {', '.join(names)} to compare with; first run "
+            f"{commands}, which trains each network with three seeds"
         )
     return runs
 
@@ -307,14 +276,6 @@ def _require_finished(study_results: Results) -> Results:
     if not len(table) or not table["outcome"].notna().any():
         raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {describe_outcomes(table)}")
     return study_results
-
-
-def _require_at_most_one(options: Mapping[str, object]) -> None:
-    """Raise InputError where more than one of these options has a value."""
-    # 0 is a value, though Python counts it as false
-    set_options = [name for name, value in options.items() if value not in (None, ()) and value is not False]
-    if len(set_options) > 1:
-        raise InputError(f"{' and '.join(set_options)} exclude each other; allowed: one of {', '.join(options)}")
 
 
 def _watch(studies: Sequence[str], question: Question) -> None:

@@ -108,12 +108,12 @@ def option_arguments(context: click.Context, leave_out: Collection[str]) -> list
 
 
 @contextmanager
-def naming_file(file: str) -> Iterator[None]:
-    """Put the name of the study file in front of the message of an InputError."""
+def naming_file(file: str | None) -> Iterator[None]:
+    """Put the name of the study file, unless it is None, in front of the message of an InputError."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {error}" if file else str(error)) from None
 
 
 def until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:

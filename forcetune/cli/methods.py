@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from forcetune.cli.fields import Compare, Prune, drop_unset, number_or_word, parse_numbers, require_options, split_words
-from forcetune.cli.group import main
+from forcetune.cli.group import main, naming_file
+from forcetune.cli.options import drop_unset, parse_numbers, parse_words, require_all
 from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    from forcetune.study import Trial
+    from forcetune.study import Study, Trial
+
+RUN_PATTERN = re.compile(r"[0-9a-f]{32}|[\w.-]+/[\w.-]+")  # the id of a run, or a study and the name of a trial
+
+_model_option = click.option("--model", help="a row of MODELS, torchvision:name, or package.module:function")
+_dataset_option = click.option("--dataset", help="a row of DATASETS, or package.module:function")
 
 
-@main.command(cls=Prune)
-@click.option("--trial", "run", help="id of a trial's run, as `best` prints it; other options change its fields")
+@main.command()
+@click.argument("source", required=False, metavar="[FILE|RUN]")
+@_model_option
+@_dataset_option
+@click.option("--method", help="a row of METHODS, or package.module:function")
+@click.option("--density", type=float, help="fraction of prunable weights kept")
+@click.option("--iterations", type=int, help="pruning steps of an iterative method")
+@click.option("--schedule", help="density after each step of an iterative method: a row of SCHEDULES")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, such as masks.npz")
-def prune(run: str | None, out: Path | None, **field_options: Any) -> None:
-    """Prune one network without a search, and print the density of each layer."""
+def prune(source: str | None, out: Path | None, **options: Any) -> None:
+    """Prune one network without a search, and print the density of each layer.
+
+    The network, the data and the method are those of the study in FILE, or of a trial that was run: RUN is the id of
+    its run, or STUDY/TRIAL, such as digits/trial-0036. The options replace fields of FILE or RUN, and set the fields
+    that FILE samples. Without FILE and RUN, the options --model, --dataset, --method and --density are enough.
+    """
     from forcetune import pruning, show, tracking, trial
 
     if out and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
-    requested_trial = _make_trial({**(tracking.load_trial_fields(run) if run else {}), **drop_unset(field_options)})
+    requested_trial = _make_trial(_load_fields(source, options))
     with _locating_user_errors(requested_trial), contained():
         trial.check(requested_trial)
         prepared = trial.prepare(requested_trial, fetch_masks=tracking.fetch_masks)
@@ -39,72 +56,142 @@ def prune(run: str | None, out: Path | None, **field_options: Any) -> None:
         click.echo(f"{out}: {sum(int(mask.sum()) for mask in prepared.masks.values())} weights kept")
 
 
-@main.command(cls=Compare)
-@click.option("--methods", required=True, help="methods, separated by commas; the random controls are always added")
-@click.option("--densities", required=True, help="fractions of weights kept, separated by commas")
+@main.command()
+@click.argument("file", required=False)
+@click.option("--methods", help="methods, separated by commas; the random controls are always added")
+@click.option("--densities", help="fractions of weights kept, separated by commas")
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="trials for each method and density, with seeds 0, 1, ...",
+    help="trials for each method and density, with seeds 0, 1, ... (default: the seeds of FILE, or 5)",
 )
-@click.option("--study", "name", help="name of the study (default: compare-MODEL-DATASET)")
+@_model_option
+@_dataset_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default=".", help="folder of the files (default: the current one)"
 )
-@click.option("--cpus", type=float, help="cores per trial (default: 1)")
-@click.option("--gpus", metavar="NUMBER|auto", type=number_or_word, help="GPUs per trial (default: 0)")
-@click.option("--concurrent", type=int, help="number of trials that run at once (default: as many as fit)")
 @click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
 def compare(
-    methods: str,
-    densities: str,
-    seeds: int,
-    name: str | None,
+    file: str | None,
+    methods: str | None,
+    densities: str | None,
+    seeds: int | None,
+    model: str | None,
+    dataset: str | None,
     out: Path,
-    cpus: float | None,
-    gpus: float | str | None,
-    concurrent: int | None,
     fresh: bool,
-    **field_options: Any,
 ) -> None:
     """Compare methods with the random controls over sparsity: write the grid study, run it, and print the table.
 
-    With the same options, a second call continues where the first one stopped. The command writes NAME.yaml, NAME.csv,
-    NAME.md and NAME.tex.
+    In FILE, a study file, `trial:` has lists of methods, densities and seeds, and one value of every other field. The
+    options replace what FILE has. Without FILE, --model, --dataset, --methods and --densities are enough.
+
+    The command writes NAME.yaml, NAME.csv, NAME.md and NAME.tex; NAME is compare- with the study's name in FILE, or
+    compare-MODEL-DATASET. The same command again, or `compare NAME.yaml`, continues where the first one stopped.
     """
     from forcetune import comparison, run, show
     from forcetune.study import Study
+    from forcetune.study.reading import read_yaml
 
-    fields = drop_unset(field_options)
-    require_options(fields, "model", "dataset")
-    if not split_words(methods):
-        raise InputError(f"--methods {methods}: allowed: names separated by commas, such as snip,force")
-    name = name or "compare-{model}-{dataset}".format(**fields).replace(":", "-")
-    resources = drop_unset({"cpus": cpus, "gpus": gpus, "concurrent": concurrent})
-    study_file = comparison.grid_study(
-        name, split_words(methods), parse_numbers("--densities", densities), seeds, fields, resources
-    )
-    study = Study.from_dict(study_file)
-    descriptions = run.check_study(study)
-    file = comparison.write_study(out / f"{name}.yaml", study_file)
-    study_results, end_reason = run_search(study, str(file), fresh, rerun_command="the same command")
+    if file is None:
+        required_options = {"--model": model, "--dataset": dataset, "--methods": methods, "--densities": densities}
+        require_all(required_options, alternative="FILE")
+    kept_fractions = parse_numbers("--densities", densities)
+    fields = {
+        "model": model,
+        "dataset": dataset,
+        "method": parse_words("--methods", methods),
+        "density": None if kept_fractions is None else list(dict.fromkeys(kept_fractions)),
+        "seed": None if seeds is None else list(range(seeds)),
+    }
+    written = read_yaml(file) if file else {"study": f"{model}-{dataset}".replace(":", "-"), "trial": {}}
+    with naming_file(file):
+        study_file = comparison.make_grid(_put_fields(written, drop_unset(fields)))
+        study = Study.from_dict(study_file)
+        descriptions = run.check_study(study)
+    path = comparison.write_study(out / f"{study.study}.yaml", study_file)
+    study_results, end_reason = run_search(study, str(path), fresh, rerun_command="the same command")
     table = comparison.compare(study_results.trials, study.grid(), chance=1 / descriptions[0]["classes"])
-    caption = comparison.make_caption(study, seeds)
+    seed_count = len(study.space["seed"].values)
+    caption = comparison.make_caption(study, seed_count)
     click.echo(caption)
     show.comparison(*comparison.tabulate(table))
     click.echo(comparison.LEGEND)
-    if caveat := comparison.warn_of_few_seeds(seeds):
+    if caveat := comparison.warn_of_few_seeds(seed_count):
         click.echo(caveat)
-    click.echo("written: " + ", ".join(map(str, [file, *comparison.export(table, caption, out / name)])))
+    click.echo("written: " + ", ".join(map(str, [path, *comparison.export(table, caption, out / study.study)])))
     report_end(study, study_results.trials, end_reason)
 
 
+def _load_fields(source: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the trial to prune, from a study file, a run or no source, and from the options."""
+    from forcetune import tracking
+    from forcetune.study import Study
+    from forcetune.study.reading import read_yaml
+
+    fields = drop_unset(options)
+    if source is None:
+        required = ("model", "dataset", "method", "density")
+        require_all({f"--{name}": options[name] for name in required}, alternative="FILE and RUN")
+        return fields
+    if Path(source).exists() or source.endswith((".yaml", ".yml")):
+        written = read_yaml(source)
+        with naming_file(source):
+            # only missing fields are set here: a value in place of a domain may contradict a `when:`
+            study = Study.from_dict(_put_fields(written, fields, overwrite=False))
+            return _fix_fields(study, fields, settable=list(options))
+    if not RUN_PATTERN.fullmatch(source):
+        raise InputError(
+            f"{source}: there is no such file; allowed: a study file, the id of a run, or STUDY/TRIAL, such as "
+            "digits/trial-0036; `forcetune best STUDY` prints both"
+        )
+    return {**tracking.load_trial_fields(tracking.find_run(source)), **fields}
+
+
+def _put_fields(written: Any, fields: Mapping[str, Any], overwrite: bool = True) -> Any:
+    """Return the content of a study file with these fields of a trial, or unchanged where it has no mapping `trial`."""
+    trial = written.get("trial") if isinstance(written, Mapping) else None
+    if not isinstance(trial, Mapping):
+        return written
+    return {**written, "trial": {**trial, **fields} if overwrite else {**fields, **trial}}
+
+
+def _fix_fields(study: Study, values: Mapping[str, Any], settable: list[str]) -> dict[str, Any]:
+    """Return these values and the fixed values of a study's other fields, as far as a trial with them has the fields.
+
+    Sampled fields are left out where no mask depends on them, and refused otherwise.
+
+    Args:
+        study: The study.
+        values: The values that replace those of the study, by field.
+        settable: The fields that an option can set.
+    """
+    from forcetune.study import MASK_NEUTRAL_FIELDS
+    from forcetune.study.problems import summarize
+
+    fields = dict(values)
+    sampled: set[str] = set()
+    problems = []
+    for name, domain in study.space.items():  # parents of a `when:` come before their children
+        sampled_parents = study.parents(name) & sampled
+        if name in values or not (sampled_parents or study.is_active(name, fields)):
+            continue
+        if len(domain.values) == 1 and not sampled_parents:
+            fields[name] = domain.values[0]
+            continue
+        sampled.add(name)
+        if name not in MASK_NEUTRAL_FIELDS and sampled_parents <= MASK_NEUTRAL_FIELDS:
+            remedy = f"set it with --{name}" if name in settable else "write one value into the file"
+            problems.append(f"trial.{name}: is sampled ({domain}), but a network needs a single value; {remedy}")
+    if problems:
+        raise InputError(summarize(problems))
+    return fields
+
+
 def _make_trial(fields: dict[str, Any]) -> Trial:
+    """Return the trial with these fields. Raises InputError where a field is not valid."""
     from forcetune.study import Study
 
-    require_options(fields, "dataset", "model", "method", "density")
     return Study.from_dict({"study": "prune", "trial": fields}).make_trial({})
 
 

@@ -1,17 +1,19 @@
-"""The commands that compare a front with random pruning: once, every night, and at a set time."""
+"""The commands that compare a front with random pruning or dense networks: once, every night, and at a set time."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.fields import parse_numbers
 from forcetune.cli.group import ALARM, INTERRUPTED, address_option, json_option, main, priority_option
+from forcetune.cli.options import parse_numbers, require_at_most_one
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
-    default=0.5,
-    show_default=True,
-    help="points of test accuracy within which two networks count as equally good",
+    help="points of test accuracy within which two networks count as equally good (default: 0.5)",
 )
 @click.option("--pool", is_flag=True, help="also judge the champions of one method and band together")
+@click.option(
+    "--dense",
+    type=click.IntRange(1),
+    metavar="SEEDS",
+    help="instead of comparing, train each network of STUDY without pruning, with this many fresh seeds",
+)
 @click.option("--dry-run", is_flag=True, help="only print what would run, and its cost")
 @address_option
 @priority_option
@@ -41,8 +47,9 @@ def baseline(
     top: int | None,
     bands: str | None,
     seeds: int | None,
-    margin: float,
+    margin: float | None,
     pool: bool,
+    dense: int | None,
     dry_run: bool,
     address: str | None,
     priority: Priority,
@@ -55,13 +62,22 @@ def baseline(
     result is undecided.
 
     Without --top, --bands and --seeds it compares as many champions, in as many pairs, as one hour on a device allows.
+
+    With --dense the command starts no comparison: it trains the networks of STUDY without pruning, with the settings of
+    their most accurate trials, and prints their validation accuracy. `forcetune best STUDY --within` compares trials
+    with these runs.
     """
     from forcetune import baseline as baseline_package
     from forcetune import show
 
-    champion_study, seeds = baseline_package.check(
-        study, top, parse_numbers("--bands", bands) if bands else None, seeds
-    )
+    if dense:
+        comparison_options = {"--top": top, "--bands": bands, "--seeds": seeds, "--margin": margin, "--pool": pool}
+        for option, value in comparison_options.items():
+            require_at_most_one({"--dense": dense, option: value})
+        _run_dense(study, dense, dry_run, address, priority, as_json)
+        return
+    margin = margin or baseline_package.DEFAULT_MARGIN_POINTS
+    champion_study, seeds = baseline_package.check(study, top, parse_numbers("--bands", bands or None), seeds)
     plan = baseline_package.plan(champion_study, seeds)
     print_line = click.echo if not as_json else lambda line: click.echo(line, err=True)
     if dry_run and as_json:
@@ -71,16 +87,13 @@ def baseline(
         print_line(line)
     if dry_run:
         return
-    try:
+    with _explaining_interrupt():
         console = show.console(error=as_json)
         end_reason = (
             baseline_package.run(champion_study, baseline_package.make_sender(console, priority, address), seeds)
             if plan.missing
             else None
         )
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; run the same command again to continue", err=True)
-        sys.exit(INTERRUPTED)
     verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
         click.echo(json.dumps([show.drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
@@ -88,6 +101,32 @@ def baseline(
         show.verdicts(verdicts, margin)
     if end_reason:
         print_line(end_reason)
+
+
+def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, priority: Priority, as_json: bool) -> None:
+    """Run the dense runs that a study lacks, and print the accuracy of its dense networks."""
+    from forcetune import analysis, baseline, results, show
+
+    companion_runs, hours = baseline.plan_dense_runs(study, seeds)
+    count = len(companion_runs.companions)
+    if dry_run and as_json:
+        click.echo(json.dumps({"runs": count, "device_hours": hours}, indent=1))
+        return
+    plural = "s" if count > 1 else ""
+    cost = f"{count} dense run{plural} of {study}, about {hours:.2g} device hours" if count else "all runs are finished"
+    click.echo(cost, err=as_json)
+    if dry_run:
+        return
+    with _explaining_interrupt():
+        sender = baseline.make_sender(show.console(error=as_json), priority, address)
+        end_reason = sender(companion_runs) if count else None
+    accuracies = analysis.summarize_dense(results.dense(study), "val_accuracy")
+    if as_json:
+        click.echo(json.dumps([show.drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
+    else:
+        click.echo(show.dense(accuracies) if len(accuracies) else f"no dense run of {study} has a validation accuracy")
+    if end_reason:
+        click.echo(end_reason, err=as_json)
 
 
 @main.command()
@@ -111,11 +150,8 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
         shares = nights.plan(name)
         click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else show.shares(shares)
         return
-    try:
+    with _explaining_interrupt():
         night_findings = nights.run(name, baseline.make_sender(console, "low", address))
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; run the same command again to continue", err=True)
-        sys.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps([findings.plain() for findings in night_findings], indent=1))
     for findings in night_findings if not as_json else ():
@@ -124,6 +160,16 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
         click.echo(f"page: {path}", err=as_json)
     if any(findings.alarms for findings in night_findings):
         sys.exit(ALARM)
+
+
+@contextmanager
+def _explaining_interrupt() -> Iterator[None]:
+    """Print after Ctrl-C how the command continues, and exit with the code of an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; run the same command again to continue", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _parse_night(text: str | None) -> str:

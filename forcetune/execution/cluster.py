@@ -32,6 +32,7 @@ from forcetune.temporary import make_folder
 ResultT = TypeVar("ResultT")
 ArgumentT = TypeVar("ArgumentT")
 
+ASSIGNMENT_KEY = "assignment"  # of a worker's assignment in Tune's config
 REPORT_KEY = "report"  # of a worker's report in Tune's result
 PROBE_NOTICE_S = 60.0  # after which a user who waits for the probe is told so
 DATA_READ_PATIENCE_S = 300.0  # for a node to read the study's data
@@ -144,7 +145,7 @@ class Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self._reports is None:
             hide_gpus()
-            self._reports = execute(Assignment(**self.config))
+            self._reports = execute(self.config[ASSIGNMENT_KEY])
         report = next(self._reports)
         return {REPORT_KEY: report, "done": report.outcome is not None}
 
@@ -268,7 +269,7 @@ def _fit(
 ) -> None:
     with make_folder("tune") as folder:
         tune.Tuner(
-            tune.with_resources(worker, lambda config: _make_request(resources, config["memory_factor"])),
+            tune.with_resources(worker, lambda config: _make_request(resources, config[ASSIGNMENT_KEY].memory_factor)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=DriverScheduler(searcher),
@@ -317,7 +318,7 @@ class DriverSearcher(Searcher):
         self._assignments[trial_id] = assignment
         if assignment.memory_factor > 1:
             self._unplaced.add(trial_id)
-        return dict(vars(assignment))
+        return {ASSIGNMENT_KEY: assignment}
 
     def mark_placed(self, trial_id: str) -> None:
         """Note that a trial has its actor."""

@@ -22,7 +22,6 @@ from forcetune.containment import ProcessEndError, contained
 from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 from forcetune.ledger.messages import Assignment, Cause, LostError, Report, TrialStarted
 from forcetune.names import add_import_folder
-from forcetune.study import Trial
 from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
@@ -47,12 +46,11 @@ def execute(assignment: Assignment) -> Iterator[Report]:
         SupersededError: The trial was given to another worker.
     """
     set_up_process(assignment.folder, assignment.threads)
-    configuration = Trial(**assignment.fields)
-    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, configuration.key)
+    checkpoints = Checkpoints(assignment.checkpoints, assignment.attempt, assignment.trial.key)
     checkpoints.claim()
     metrics: dict[str, float] = {}
     try:
-        reports = _run(assignment, configuration, checkpoints)
+        reports = _run(assignment, checkpoints)
         while report := _next_report(reports):
             metrics = report.metrics or metrics
             yield report
@@ -72,38 +70,32 @@ def _next_report(reports: Iterator[Report]) -> Report | None:
     return next(reports, None)
 
 
-def _run(assignment: Assignment, configuration: Trial, checkpoints: Checkpoints) -> Iterator[Report]:
+def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
     saved = checkpoints.newest()
     if saved:
-        trial_run = trial.resume(configuration, saved["trial"], assignment.task)
+        trial_run = trial.resume(assignment.trial, saved["trial"], assignment.task)
     else:
         fetch = partial(fetch_masks, uri=assignment.mlflow_uri)
-        trial_run = trial.TrialRun(trial.prepare(configuration, assignment.task, fetch))
+        trial_run = trial.TrialRun(trial.prepare(assignment.trial, assignment.task, fetch))
     prepared = trial_run.prepared
     curve = [Epoch(*values) for values in saved["curve"]] if saved else []
     yield Report(trial_started=_describe_start(prepared, curve))
-    if saved and curve[-1].step == configuration.epochs:  # the driver did not receive the last report
+    if saved and curve[-1].step == assignment.trial.epochs:  # the driver did not receive the last report
         yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
     for metrics in trial_run:
         step = int(metrics["epoch"])
-        is_last = step in (0, configuration.epochs)
-        curve.append(Epoch(step, int(time.time() * 1000), _select_epoch_metrics(metrics, prepared.metrics, is_last)))
+        is_last = step in (0, assignment.trial.epochs)
+        curve.append(Epoch(step, int(time.time() * 1000), _select_logged_metrics(metrics, is_last)))
         if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
         outcome, reason = (prepared.untrained_outcome or ("trained", None)) if is_last else (None, None)
-        yield Report(metrics, curve[-1], outcome=outcome, reason=reason)
+        yield Report({**prepared.metrics, **metrics}, curve[-1], outcome=outcome, reason=reason)
 
 
-def _select_epoch_metrics(
-    metrics: dict[str, float], static_metrics: dict[str, float], is_last: bool
-) -> dict[str, float]:
-    """Return what an epoch adds to the static metrics; the training time in all stands at the last epoch alone."""
-    left_out = {"epoch", *([] if is_last else ["train_seconds"])}
-    return {
-        name: value
-        for name, value in metrics.items()
-        if name not in left_out and (name not in static_metrics or value != static_metrics[name])
-    }
+def _select_logged_metrics(metrics: dict[str, float], is_last: bool) -> dict[str, float]:
+    """Return the metrics of an epoch that are logged; the training time is logged at the last epoch alone."""
+    left_out = {"epoch"} if is_last else {"epoch", "train_seconds"}
+    return {name: value for name, value in metrics.items() if name not in left_out}
 
 
 def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The lock that gives a study one driver; the operating system or the database releases it when its holder dies."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,13 +16,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from forcetune.errors import HeldError, InputError
+from forcetune.locks import lock_file
 from forcetune.stores import hide_password, innermost_message, is_postgresql, sqlite_path
 
 # Locked while a store's tables are made, since two studies may start at once on an empty store.
 SCHEMA_LOCK_NAME = "forcetune schemas"
 LOCK_POLL_S = 0.2  # between two attempts to take a lock
-# For a lock file and its folder, which another process may remove at any time.
-RECREATE_TRIES, RECREATE_PAUSE_S = 200, 0.001
 
 
 def driver_lock(name: str, uri: str, wait: bool = False) -> "DriverLock":
@@ -99,39 +97,13 @@ class _FileLock(DriverLock):
     _descriptor: int | None = None
 
     def _acquire(self) -> bool:
-        while True:
-            descriptor = self._open()
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(descriptor).st_ino == os.stat(self._path).st_ino:
-                    break
-            except FileNotFoundError:
-                pass
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            os.close(descriptor)  # its holder has just removed it, so that a lock on it excludes nobody
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_identify_process()).encode())
-        self._descriptor = descriptor
+        # Only the folder of the lock is made: a missing folder of the database is an error of the user.
+        self._descriptor = lock_file(self._path, False, lambda: self._path.parent.mkdir(exist_ok=True))
+        if self._descriptor is None:
+            return False
+        os.truncate(self._descriptor, 0)
+        os.write(self._descriptor, json.dumps(_identify_process()).encode())
         return True
-
-    def _open(self) -> int:
-        """Make the lock file and its folder where they do not exist, and return the file's descriptor.
-
-        A holder that ends removes both, perhaps between two steps of this method: they are made again then.
-
-        Raises:
-            OSError: They cannot be made.
-        """
-        for _ in range(RECREATE_TRIES):
-            try:
-                self._path.parent.mkdir(exist_ok=True)
-                return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            except (FileExistsError, FileNotFoundError):
-                time.sleep(RECREATE_PAUSE_S)
-        self._path.parent.mkdir(exist_ok=True)
-        return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def _release(self) -> None:
         if self._descriptor is not None:

@@ -71,7 +71,7 @@ class Assignment:
 
     Attributes:
         number: The trial's number in the ledger.
-        fields: The fields of the trial.
+        trial: The configuration.
         task: The study's task.
         attempt: The number of the attempt.
         mlflow_uri: The address of MLflow, which is only read, where `layers_from` names a run.
@@ -82,7 +82,7 @@ class Assignment:
     """
 
     number: int
-    fields: dict[str, Any]
+    trial: Trial
     task: Task
     attempt: int
     mlflow_uri: str

@@ -10,11 +10,18 @@ from forcetune.tracking import Epoch, Tracker
 
 @dataclass(frozen=True)
 class RunContent:
-    """The content that the ledger has for the run of a trial that has ended."""
+    """The content that the ledger has for the run of a trial that has ended.
+
+    Attributes:
+        number: The trial's number.
+        key: The key of the trial.
+        params: The params of the run: the fields of the trial, as the ledger has them.
+        outcome: The outcome of the trial.
+    """
 
     number: int
     key: str
-    fields: Mapping[str, Any]
+    params: Mapping[str, Any]
     outcome: TrialOutcome
 
 
@@ -45,7 +52,7 @@ def write_anew(tracker: Tracker, parent: str, content: RunContent, old: Sequence
     reason = {"forcetune.reason": outcome.reason} if outcome.reason else {}
     run = tracker.open_trial(parent, content.number, content.key, tags, started)
     epochs = [Epoch(0, started, dict(outcome.record["facts"])), *curve]
-    tracker.log(run, epochs, content.fields, {"forcetune.outcome": outcome.outcome, **reason})
+    tracker.log(run, epochs, content.params, {"forcetune.outcome": outcome.outcome, **reason})
     if dataset := outcome.record.get("dataset"):
         tracker.log_dataset(run, dataset)
     for old_run in old:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from threading import Event
@@ -18,9 +14,9 @@ from typing import IO
 import psutil
 
 from forcetune.errors import StoppedError
+from forcetune.local.processes import end_trees, http_status, is_running
 from forcetune.stores import hide_password
 
-DASHBOARD_ANSWER_LIMIT_S = 5.0  # that a process may take to answer one request
 DASHBOARD_END_LIMIT_S = 8.0  # that processes may take to end by themselves
 LOG_TAIL_LINES, LOG_TAIL_BYTES = 15, 100_000
 
@@ -32,16 +28,12 @@ WATCHER_SCRIPT = 'while read -r group; do all="$all -$group"; done; [ -z "$all" 
 @dataclass(frozen=True)
 class _Child:
     name: str
-    process: Popen[bytes]
+    process: psutil.Popen
     url: str
     log: IO[bytes]  # has no name: it vanishes with the last process that has it open
 
-    def has_ended(self) -> bool:
-        # `poll` would free the id, and the signals to its group might then reach another group that has taken the id
-        return psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE
-
     def failure_reason(self, status: int | None) -> str | None:
-        if self.has_ended():
+        if not is_running(self.process):
             return "has ended"
         return f"answers with status {status}" if status else None
 
@@ -63,14 +55,8 @@ class Children:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            for child in self._children:
-                with suppress(OSError):  # the group has ended
-                    os.killpg(child.process.pid, signal_number)
-            deadline = time.monotonic() + DASHBOARD_END_LIMIT_S
-            while time.monotonic() < deadline and not all(child.has_ended() for child in self._children):
-                time.sleep(0.05)
-        self._watcher.communicate()
+        end_trees([child.process for child in self._children], DASHBOARD_END_LIMIT_S)
+        self._watcher.communicate()  # it kills what is left of the groups, whose ids stay taken until `wait`
         for child in self._children:
             child.process.wait()
             child.log.close()
@@ -85,7 +71,9 @@ class Children:
             url: The address that answers once it has started.
         """
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        process = Popen(command, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True)
+        process = psutil.Popen(
+            command, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True
+        )
         self._children.append(_Child(name, process, url, log))
         assert self._watcher.stdin is not None
         self._watcher.stdin.write(f"{process.pid}\n".encode())
@@ -103,7 +91,7 @@ class Children:
         deadline = time.monotonic() + start_limit_s
         for child in self._children:
             while not stop.is_set():
-                status = _http_status(child.url)
+                status = http_status(child.url)
                 if status and status < 500:
                     break
                 reason = child.failure_reason(status)
@@ -112,14 +100,3 @@ class Children:
                 if reason:
                     raise StoppedError(f"{child.name} {reason}; the end of its log:\n{child.read_tail()}")
                 stop.wait(0.2)
-
-
-def _http_status(url: str) -> int | None:
-    """Return the HTTP status that an address answers with; None where nothing answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=DASHBOARD_ANSWER_LIMIT_S) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
-        return None

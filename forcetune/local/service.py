@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -12,18 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from forcetune.errors import InputError, StoppedError
+from forcetune.local.processes import end_trees, find_process, http_status, list_connections, list_trees
+from forcetune.locks import lock_file
 from forcetune.stores import absolute_uri, hide_password, is_postgresql, make_schema, split_password, sqlite_path
 from forcetune.temporary import is_too_long, make_ray_folder
 
@@ -31,7 +29,6 @@ SERVICE_FOLDER = Path(".forcetune") / "service"  # below the folder in which the
 LOOPBACK = "127.0.0.1"
 SERVICE_START_LIMIT_S = 120.0  # that each process of a service may take to answer
 SERVICE_END_LIMIT_S = 40.0  # that processes may take to end by themselves: Ray drains for 30
-START_TOLERANCE_S = 60.0  # by which the start of a process may seem to move where the clock is set
 JOB_CODE_KEPT_S = 7 * 24 * 3600  # for which Ray keeps the code of a job, so that the job can be resumed
 
 
@@ -71,15 +68,15 @@ class Service:
 
     def running_processes(self) -> dict[str, psutil.Process]:
         """Return the processes of the service that still run, by name."""
-        processes = {name: _find_process(*recorded) for name, recorded in self.processes.items()}
+        processes = {name: find_process(*recorded) for name, recorded in self.processes.items()}
         return {name: process for name, process in processes.items() if process}
 
     def exposed_ports(self) -> list[tuple[str, str, int]]:
         """Return the ports that listen beyond loopback, none as a rule: process name, address and port of each."""
         return sorted(
             (process.name(), connection.laddr.ip, connection.laddr.port)
-            for process in process_trees(self.running_processes().values())
-            for connection in _connections(process)
+            for process in list_trees(self.running_processes().values())
+            for connection in list_connections(process)
             if connection.status == psutil.CONN_LISTEN
             and not ip_address(connection.laddr.ip.removeprefix("::ffff:")).is_loopback
         )
@@ -215,7 +212,7 @@ class _ServiceStart:
 
     def _run(self, name: str, command: list[str], *inherited: int) -> None:
         with open(self._service_folder / f"{name}.log", "wb") as log:
-            process = subprocess.Popen(
+            process = psutil.Popen(
                 command,
                 cwd=self._folder,
                 env=self._environment(),
@@ -225,7 +222,7 @@ class _ServiceStart:
                 start_new_session=True,
                 pass_fds=inherited,
             )
-        self._processes[name] = process.pid, psutil.Process(process.pid).create_time()
+        self._processes[name] = process.pid, process.create_time()
         self._record()
 
     def _environment(self) -> dict[str, str]:
@@ -250,8 +247,8 @@ class _ServiceStart:
 
     def _wait(self, name: str, url: str, token: str | None = None) -> None:
         deadline = time.monotonic() + self._start_limit_s
-        while not _is_answering(url, token):
-            process = _find_process(*self._processes[name])
+        while http_status(url, token) != 200:
+            process = find_process(*self._processes[name])
             if process is None or time.monotonic() > deadline:
                 problem = (
                     "has ended"
@@ -285,30 +282,17 @@ class _ServiceStart:
 @contextmanager
 def _service_lock(service_folder: Path) -> Iterator[None]:
     """Hold the lock of a folder's service, so that one start or end runs at a time."""
-    while (lock := _acquire_lock(service_folder)) is None:
-        time.sleep(0.01)
+
+    def make_folder() -> None:
+        service_folder.mkdir(parents=True, exist_ok=True)
+        service_folder.chmod(0o700)
+
+    lock = lock_file(service_folder / "lock", True, make_folder, 0o600)
+    assert lock is not None
     try:
         yield
     finally:
         os.close(lock)
-
-
-def _acquire_lock(service_folder: Path) -> int | None:
-    """Return the descriptor of the folder's lock, held by this process; None where `down` removes it meanwhile."""
-    try:
-        service_folder.mkdir(parents=True, exist_ok=True)
-        service_folder.chmod(0o700)
-        lock = os.open(service_folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except (FileExistsError, FileNotFoundError):
-        return None
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        if os.fstat(lock).st_ino == os.stat(service_folder / "lock").st_ino:
-            return lock
-    except FileNotFoundError:
-        pass
-    os.close(lock)
-    return None
 
 
 def _read_service(service_folder: Path) -> Service | None:
@@ -322,49 +306,12 @@ def _end_service(service_folder: Path) -> list[str]:
     """End what is left of a service with all its descendants, and remove its secrets."""
     recorded = _read_service(service_folder)
     alive = recorded.running_processes() if recorded else {}
-    descendants = process_trees(alive.values())
-    for process in alive.values():
-        process.terminate()
-    psutil.wait_procs(alive.values(), timeout=SERVICE_END_LIMIT_S)
-    for process in descendants:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(descendants, timeout=SERVICE_END_LIMIT_S)
+    end_trees(alive.values(), SERVICE_END_LIMIT_S)
     if recorded:
         shutil.rmtree(recorded.temporary, ignore_errors=True)
     for name in ("service.json", "token", "pgpass"):
         (service_folder / name).unlink(missing_ok=True)
     return list(alive)
-
-
-def process_trees(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return processes with all their descendants."""
-    members: list[psutil.Process] = []
-    for process in processes:
-        try:
-            members += [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-    return members
-
-
-def _find_process(process_id: int, started: float) -> psutil.Process | None:
-    """Return the process with this id, or None where it is not the one that was started at that time."""
-    try:
-        process = psutil.Process(process_id)
-        is_same = abs(process.create_time() - started) < START_TOLERANCE_S and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if is_same else None
-
-
-def _connections(process: psutil.Process) -> list[Any]:
-    try:
-        return list(process.net_connections(kind="inet"))
-    except psutil.Error:  # the process has just ended
-        return []
 
 
 def _make_schemas(database: str, passfile: Path) -> tuple[str, str]:
@@ -396,15 +343,6 @@ def free_port(preferred: int) -> int:
                 continue
             return int(listener.getsockname()[1])
     raise StoppedError("no port is free")
-
-
-def _is_answering(url: str, token: str | None) -> bool:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 def _tail(log: Path, lines: int = 15) -> str:

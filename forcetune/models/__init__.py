@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forcetune.errors import InputError
+from forcetune.models.preserving import preserve_model
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
 from forcetune.models.small import convnet, lenet5, mlp
 from forcetune.models.vgg import vgg_bn, vgg_small
@@ -135,28 +136,21 @@ def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int)
     Raises:
         InputError: The network fails in train mode, or returns more than logits there.
     """
-    modes = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad(), torch.random.fork_rng([]):
+        with torch.no_grad(), preserve_model(model):
             outputs = functional_call(model.train(), buffers, (torch.zeros(2, *input_shape),))
         _check_logits(outputs, "train", classes)
     except Exception as error:  # the user's network may raise anything
         raise InputError(f"the model cannot be trained on samples of shape {tuple(input_shape)}: {error}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
     """Check one pass in eval mode, which writes nothing to batch norm's statistics."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"its builder returned {type(model).__name__}, not a torch.nn.Module")
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
+    with torch.no_grad(), preserve_model(model):
         outputs = model.eval()(torch.zeros(2, *input_shape))
-    for module, training in modes:
-        module.training = training
     _check_logits(outputs, "eval", classes)
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from forcetune.pruning.network import preserve_mode_and_rng
+from forcetune.models.preserving import preserve_model
 
 ProjectionObserver = Callable[[Tensor, int], None]  # of a projection's weight and the vectors that it multiplies
 
@@ -41,7 +41,7 @@ def additive_pass(
     """
     state = {n: _neutral(n, p) for n, p in model.named_parameters() if n not in weights}
     buffers = {n: b.clone().double() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
-    with preserve_mode_and_rng(model), _AdditiveMode(mixing, observe_projection):
+    with preserve_model(model), _AdditiveMode(mixing, observe_projection):
         model.eval()
         outputs: Tensor = functional_call(model, {**state, **buffers, **weights}, (inputs,))
         return outputs

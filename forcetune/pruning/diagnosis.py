@@ -1,6 +1,7 @@
 """The static metrics of a mask: its effect on a network, computed before any training."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,19 @@ class WeightUsage:
         return sum(self.positions[name] * count for name, count in weights.items())
 
 
+def count_positions(layer: nn.Module, output_shape: Sequence[int]) -> int:
+    """Return how often a Conv2d or Linear multiplies each of its weights: once at each position of its outputs.
+
+    Args:
+        layer: The layer.
+        output_shape: The shape of its outputs; channels are the second dimension of a Conv2d, and the last of a Linear.
+
+    Returns:
+        The number of positions, over all samples of the batch.
+    """
+    return math.prod(output_shape) // output_shape[1 if isinstance(layer, nn.Conv2d) else -1]
+
+
 def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]) -> tuple[Masks, WeightUsage]:
     """Return the masks without the weights on no path from input to output, and the use of the weights by a sample.
 
@@ -102,9 +116,8 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
     names = {id(weight): name for name, weight in weights.items()}
     usage = WeightUsage(dict.fromkeys(masks, 0), dict.fromkeys(masks, 1))
 
-    def count_positions(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-        channel_axis = 1 if isinstance(module, nn.Conv2d) else -1
-        usage.positions[name] += outputs.numel() // outputs.shape[channel_axis]
+    def count_use(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+        usage.positions[name] += count_positions(module, outputs.shape)
         usage.groups[name] = getattr(module, "groups", 1)
 
     def count_projection(weight: Tensor, vectors: int) -> None:
@@ -123,7 +136,7 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
             return list(torch.autograd.grad(outputs, leaves, materialize_grads=True))
 
     ones = torch.ones((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
-    with forward_hooks(model, masks, count_positions):
+    with forward_hooks(model, masks, count_use):
         flows = flow(ones, count_projection)
     if _has_added_constants(model, masks):
         flows = [total - constant for total, constant in zip(flows, flow(torch.zeros_like(ones), None), strict=True)]

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
+from forcetune.models.preserving import preserve_model
 from forcetune.names import resolve
+from forcetune.pruning.cache import PruningCache
 from forcetune.pruning.layers import (
     Rule,
     allocate,
@@ -24,7 +26,7 @@ from forcetune.pruning.layers import (
     uniform_plus,
 )
 from forcetune.pruning.masks import Masks, keep_largest, layer_densities
-from forcetune.pruning.network import Batch, Loss, Network, Weights, preserve_mode_and_rng
+from forcetune.pruning.network import Batch, Loss, Network, Weights
 from forcetune.pruning.saliency import (
     connection_sensitivity,
     fisher,
@@ -38,7 +40,6 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
-from forcetune.pruning.trail import PruningCache
 from forcetune.pruning.walks import biased_walks
 
 
@@ -141,21 +142,22 @@ def method_row(name: str) -> Method:
     return row if isinstance(row, Method) else Method(row)
 
 
+class PruningArguments(TypedDict, total=False):
+    """The arguments that `find_masks` and `mask_steps` take by keyword; `find_masks` describes them."""
+
+    iterations: int
+    schedule: str
+    batches_per_step: int
+    loss: str | Loss
+    seed: int
+    invert: bool
+    layer_masks: Masks | None
+    options: Mapping[str, float] | None
+    cache: PruningCache | None
+
+
 def find_masks(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    method: str,
-    density: float,
-    iterations: int = 20,
-    schedule: str = "exponential",
-    batches_per_step: int = 1,
-    loss: str | Loss = "cross_entropy",
-    seed: int = 0,
-    *,
-    invert: bool = False,
-    layer_masks: Masks | None = None,
-    options: Mapping[str, float] | None = None,
-    trail: PruningCache | None = None,
+    model: nn.Module, batches: Iterable[Batch], method: str, density: float, **arguments: Unpack[PruningArguments]
 ) -> Masks:
     """Prune a network at its initial weights.
 
@@ -168,21 +170,23 @@ def find_masks(
             from the first batch.
         method: A row of METHODS or `package.module:object`.
         density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain.
-        iterations: The number of pruning steps, at least 1; a one-shot method takes one step, a pooled one with the
-            batches of all of them.
-        schedule: The density after each step, a row of SCHEDULES or `package.module:function`; one-shot methods ignore
-            it.
-        batches_per_step: The number of batches that a step takes, at least 1.
-        loss: `cross_entropy`, `nll_logits`, `package.module:function`, or a function of (logits, targets) that returns
-            the batch mean.
-        seed: The seed of the random methods, hutchinson, ntk_sap and phew; the other methods draw nothing.
-        invert: Whether to keep the lowest scores.
-        layer_masks: Masks of the same network; each layer keeps its density in them, scaled to `density` over all
-            layers.
-        options: Numbers that the method's score takes, in place of those of its METHODS row.
-        trail: A cache of the steps of earlier calls. They must have the same weights, batches, method and other
-            arguments, except density, schedule and an iterative method's iterations. Steps in the cache are not
-            computed again.
+        **arguments: Any of these, by keyword:
+
+            - `iterations`: The number of pruning steps, at least 1 (20); a one-shot method takes one step, a pooled one
+              with the batches of all of them.
+            - `schedule`: The density after each step, a row of SCHEDULES or `package.module:function` (`exponential`);
+              one-shot methods ignore it.
+            - `batches_per_step`: The number of batches that a step takes, at least 1 (1).
+            - `loss`: `cross_entropy`, `nll_logits`, `package.module:function`, or a function of (logits, targets) that
+              returns the batch mean (`cross_entropy`).
+            - `seed`: The seed of the random methods, hutchinson, ntk_sap and phew (0); the other methods draw nothing.
+            - `invert`: Whether to keep the lowest scores (False).
+            - `layer_masks`: Masks of the same network (None); each layer keeps its density in them, scaled to `density`
+              over all layers.
+            - `options`: Numbers that the method's score takes, in place of those of its METHODS row (None).
+            - `cache`: A cache of the steps of earlier calls (None). They must have the same weights, batches, method
+              and other arguments, except density, schedule and an iterative method's iterations. Steps in the cache are
+              not computed again.
 
     Returns:
         Parameter name to bool tensor of the parameter's shape, in module order; True keeps the weight.
@@ -191,22 +195,7 @@ def find_masks(
         InputError: An argument is out of range, the model has no prunable layer, the density keeps no weight, data are
             missing, or scores are not finite. InputError is a ValueError.
     """
-    steps = mask_steps(
-        model,
-        batches,
-        method,
-        density,
-        iterations,
-        schedule,
-        batches_per_step,
-        loss,
-        seed,
-        invert=invert,
-        layer_masks=layer_masks,
-        options=options,
-        trail=trail,
-    )
-    return deque(steps, maxlen=1).pop()
+    return deque(mask_steps(model, batches, method, density, **arguments), maxlen=1).pop()
 
 
 def mask_steps(
@@ -214,16 +203,16 @@ def mask_steps(
     batches: Iterable[Batch],
     method: str,
     density: float,
+    *,
     iterations: int = 20,
     schedule: str = "exponential",
     batches_per_step: int = 1,
     loss: str | Loss = "cross_entropy",
     seed: int = 0,
-    *,
     invert: bool = False,
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
-    trail: PruningCache | None = None,
+    cache: PruningCache | None = None,
 ) -> Iterator[Masks]:
     """Yield the masks after each pruning step.
 
@@ -254,19 +243,19 @@ def mask_steps(
         return _keep(scores, net, rule, row.resurrect)
 
     # torch's fast attention kernels have no second derivative, and on a GPU they add up in any order
-    with preserve_mode_and_rng(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with preserve_model(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         feed = _BatchFeed(batches)
         if not row.data:
             net.input_shape = feed.input_shape()
         for t, net.count in enumerate(counts, 1):
             model.train(row.mode == "train")
             net.batches = feed.take(batch_count, method) if row.data else ()
-            if trail is None:
+            if cache is None:
                 net.masks = keep(score())
             elif t == 1:
-                net.masks = keep(trail.scores(net, score))
+                net.masks = keep(cache.scores(net, score))
             else:
-                net.masks = trail.masks(counts[:t], net, lambda: keep(score()))
+                net.masks = cache.masks(counts[:t], net, lambda: keep(score()))
             yield net.masks
 
 

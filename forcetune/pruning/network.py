@@ -1,7 +1,6 @@
 """The network that a saliency sees: a model, never written to, as a function of its prunable weights."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +166,7 @@ class Network:
             weights: Parameter name to tensor of the parameter's shape.
             inputs: The batches of inputs.
         """
+        # torch.optim.swa_utils.update_bn does this with the weights and the buffers of the model itself
         norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         for name, buffer in self._buffers.items():
@@ -214,16 +214,3 @@ def mean(terms: Iterable[Weights]) -> Weights:
             total = {name: value.clone() for name, value in total.items()}
         total = {name: total[name].add_(value) for name, value in term.items()} if total else term
     return total if count == 1 else {name: value / count for name, value in total.items()}
-
-
-@contextmanager
-def preserve_mode_and_rng(model: nn.Module) -> Iterator[None]:
-    """Restore each module's mode and torch's random state, which dropout draws from, at the end of the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training

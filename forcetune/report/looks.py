@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from forcetune.report.numbers import is_random_label
@@ -199,4 +200,4 @@ def _make_title(text: str, x: float, y: float) -> dict[str, Any]:
 
 def escape_markup(text: str) -> str:
     """Escape the tags that Plotly reads in text."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escape(text, quote=False)

@@ -194,7 +194,7 @@ class Driver:
         self.progress.start_trial(number, running.proposal.trial)
         return Assignment(
             number=number,
-            fields=running.proposal.trial.fields(),
+            trial=running.proposal.trial,
             task=self._study.task,
             attempt=running.attempts.attempt,
             mlflow_uri=self._mlflow_uri,

@@ -10,7 +10,14 @@ import optuna
 from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
-from forcetune.ledger.ledger import delete_study, folder_of, has_study, open_storage, rename_study
+from forcetune.ledger.ledger import (
+    delete_study,
+    folder_of,
+    has_study,
+    open_storage,
+    read_system_attrs,
+    rename_study,
+)
 from forcetune.names import COMPANION
 from forcetune.search import deletion
 from forcetune.stores import get_cost_file, hide_password, is_postgresql, mlflow_uri, optuna_uri, sqlite_path
@@ -120,7 +127,7 @@ def _read_content(name: str, uri: str) -> str:
     """Return all that the store has of a study as text, except the store that the study was in before."""
     study = optuna.load_study(study_name=name, storage=open_storage(uri))
     attrs = {key: value for key, value in study.user_attrs.items() if key != MOVED_FROM_TAG}
-    records = study._storage.get_study_system_attrs(study._study_id)
+    records = read_system_attrs(study)
     trials = [
         [trial.number, trial.state.name, trial.params, trial.values, trial.user_attrs, trial.system_attrs]
         for trial in study.get_trials(deepcopy=False)

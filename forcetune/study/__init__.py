@@ -7,11 +7,12 @@ from forcetune.study.schema import make_schema
 from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
 from forcetune.study.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load_study
 from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
-from forcetune.study.trial import CONTROLS, Trial, method_label
+from forcetune.study.trial import CONTROLS, MASK_NEUTRAL_FIELDS, Trial, method_label
 
 __all__ = [
     "AUTO",
     "CONTROLS",
+    "MASK_NEUTRAL_FIELDS",
     "METRICS",
     "SCHEMA_FILE",
     "SPARSITY_BAND_EDGES",

@@ -19,6 +19,11 @@ METHOD_COLUMNS = {
 METHOD_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
 CONDITIONAL_FIELDS = {*METHOD_COLUMNS, *METHOD_OPTIONS}
+# The fields of what follows after pruning: no mask depends on them.
+MASK_NEUTRAL_FIELDS = {
+    *("screen", "epochs", "batch_size", "lr", "lr_schedule"),
+    *("optimizer", "momentum", "weight_decay", "clip_norm", "precision"),
+}
 
 
 class Trial(BaseModel):

@@ -1,41 +1,8 @@
 """Nights by systemd: a service that runs a night, and the timer that starts the service."""
 
-from string import Template
-
 from forcetune.errors import InputError
 from forcetune.timers.night import Night
-
-SERVICE = Template("""\
-# Started by $name.timer. Copy both to ~/.config/systemd/user, then
-#   systemctl --user daemon-reload && systemctl --user enable --now $name.timer
-#   loginctl enable-linger   # so that it also runs while you are not logged in
-# Or copy them to /etc/systemd/system, with a line User=YOU below [Service], and leave --user out.
-[Unit]
-Description=$description
-# Every exit code except 0 makes the unit fail, 3 (an alarm) too: OnFailure=UNIT here starts a unit that reports it.
-
-[Service]
-# systemd does not start a unit that still runs
-Type=oneshot
-WorkingDirectory=$folder
-${environment}ExecStart=:$command
-StandardOutput=append:$log
-# a stop asks only forcetune itself to end; it then releases its running trials
-KillMode=mixed
-""")
-TIMER = Template("""\
-[Unit]
-Description=$description, every night
-
-[Timer]
-# by the clock of the machine
-OnCalendar=*-*-* $at:00
-# a night that was missed because the machine was off starts when it is on again
-Persistent=true
-
-[Install]
-WantedBy=timers.target
-""")
+from forcetune.timers.template import fill_template
 
 
 def systemd(night: Night) -> dict[str, str]:
@@ -63,7 +30,7 @@ def systemd(night: Night) -> dict[str, str]:
         "log": _escape(str(night.log)),
         "at": night.at,
     }
-    return {f"{night.name}.service": SERVICE.substitute(texts), f"{night.name}.timer": TIMER.substitute(texts)}
+    return {f"{night.name}.{kind}": fill_template(f"nightly.{kind}", texts) for kind in ("service", "timer")}
 
 
 def _escape(text: str) -> str:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
 from forcetune.errors import InputError
 from forcetune.stores import hide_password, mlflow_uri, sqlite_path
+from forcetune.tracking import sqlite
 from forcetune.tracking.client import check_answers, make_client
-from forcetune.tracking.runs import decode_metric
 
-Point = tuple[str, int, int, float]  # run, step, time in ms since 1970, value
-RUNS_PER_QUERY = 500  # SQLite limits the parameters of a query
 CURVE_CONNECTIONS = 8  # at a time, to an MLflow server
 
 
@@ -46,31 +42,20 @@ def load_curves(runs: Sequence[str], metric: str, uri: str | None = None) -> pd.
     return table.sort_values(["run_id", "step"], kind="stable", ignore_index=True).astype({"run_id": str})
 
 
-def _read_file(path: Path, runs: Sequence[str], metric: str) -> Iterator[Point]:
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            for start in range(0, len(runs), RUNS_PER_QUERY):
-                block = runs[start : start + RUNS_PER_QUERY]
-                placeholders = ",".join("?" * len(block))
-                query = (
-                    "select run_uuid, step, timestamp, value, is_nan from metrics "
-                    f"where key = ? and run_uuid in ({placeholders})"
-                )
-                for run, step, time, value, is_nan in connection.execute(query, (metric, *block)):
-                    yield run, step, time, decode_metric(value, is_nan)
-    except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
+def _read_file(path: Path, runs: Sequence[str], metric: str) -> Iterator[sqlite.Point]:
+    with sqlite.open_tables(path) as connection:
+        yield from sqlite.select_points(connection, runs, metric)
 
 
-def _ask_client(uri: str, runs: Sequence[str], metric: str) -> Iterator[Point]:
+def _ask_client(uri: str, runs: Sequence[str], metric: str) -> Iterator[sqlite.Point]:
     from mlflow.exceptions import MlflowException
 
     check_answers(uri)
     client = make_client(uri)
 
-    def ask(run: str) -> list[Point]:
+    def ask(run: str) -> list[sqlite.Point]:
         history = client.get_metric_history(run, metric)
-        return [(run, entry.step, entry.timestamp, decode_metric(entry.value)) for entry in history]
+        return [(run, entry.step, entry.timestamp, sqlite.decode_metric(entry.value)) for entry in history]
 
     try:
         with ThreadPoolExecutor(CURVE_CONNECTIONS) as pool:

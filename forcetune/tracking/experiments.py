@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from forcetune.errors import InputError
 from forcetune.stores import hide_password, sqlite_path
+from forcetune.tracking import sqlite
 from forcetune.tracking.client import check_answers, make_client
 
 VIEW_KEY = "forcetune"  # the key under which MLflow's UI keeps our view of an experiment
@@ -144,19 +143,8 @@ def _make_curves(metric: str) -> dict[str, Any]:
 
 
 def _read_file(path: Path) -> list[Experiment]:
-    """Read the experiments straight from MLflow's tables: importing MLflow takes longer than a page may."""
-    query = (
-        "select e.name, e.experiment_id, "
-        "exists(select 1 from experiment_tags t where t.experiment_id = e.experiment_id and t.key = ?), "
-        "(select r.run_uuid from runs r join tags t using (run_uuid) "
-        "where r.experiment_id = e.experiment_id and r.lifecycle_stage = 'active' and t.key = ? limit 1) "
-        "from experiments e where e.lifecycle_stage = 'active' order by e.creation_time"
-    )
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute(query, (VIEW_TAG, REPORT_TAG)).fetchall()
-    except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
+    with sqlite.open_tables(path) as connection:
+        rows = sqlite.select_experiments(connection, VIEW_TAG, REPORT_TAG)
     return [Experiment(name, str(number), bool(has_view), run or "") for name, number, has_view, run in rows]
 
 

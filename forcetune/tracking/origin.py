@@ -21,6 +21,7 @@ def collect_origin_tags(source_type: str = "LOCAL") -> dict[str, str]:
     Args:
         source_type: LOCAL, or JOB for a study that runs as a job on a cluster.
     """
+    # MLflow's resolve_tags takes the commit of the folder of the program, not of the study
     tags = {"mlflow.source.name": "forcetune", "mlflow.source.type": source_type}
     if user := _get_user():
         tags["mlflow.user"] = user

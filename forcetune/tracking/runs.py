@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-import sqlite3
-import sys
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError
 from forcetune.names import suggestion
 from forcetune.stores import hide_password, sqlite_path
+from forcetune.tracking import sqlite
 from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, make_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-RUN_COLUMNS = ("name", "status", "started", "ended")  # columns of MLflow's table of runs, in forcetune's words
 
 
 class UnknownError(InputError):
@@ -78,40 +73,17 @@ def count_runs(study: str, uri: str) -> int:
 
 
 def _read_file(study: str, path: Path) -> list[dict[str, Any]]:
-    """Read the runs straight from MLflow's SQLite tables: importing MLflow alone takes longer than a query may."""
     if not path.is_file():
         raise InputError(f"there is no MLflow store at {path}; run a search in this folder, or set MLFLOW_TRACKING_URI")
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            stages = list(connection.execute("select name, experiment_id, lifecycle_stage from experiments"))
-            ids = {name: number for name, number, stage in stages if stage != DELETED_STAGE}
-            if study not in ids:
-                if any(name == study for name, _, _ in stages):
-                    raise UnknownError(explain_deleted(study))
-                owner = connection.execute(
-                    "select e.name from runs r join experiments e using (experiment_id) where r.run_uuid = ?", (study,)
-                ).fetchone()
-                raise _run_error(study, owner[0]) if owner else _unknown_error(study, ids)
-            experiment = (ids[study],)
-            active = "from runs r where r.experiment_id = ? and r.lifecycle_stage = 'active'"
-            runs = {
-                run: {**dict(zip(RUN_COLUMNS, row, strict=True)), "id": run, "params": {}, "metrics": {}, "tags": {}}
-                for run, *row in connection.execute(
-                    f"select run_uuid, name, status, start_time, end_time {active} order by start_time", experiment
-                )
-            }
-            condition = f"where run_uuid in (select run_uuid {active})"
-            for kind in ("params", "tags"):
-                for run, key, value in connection.execute(
-                    f"select run_uuid, key, value from {kind} {condition}", experiment
-                ):
-                    runs[run][kind][key] = value
-            query = f"select run_uuid, key, value, is_nan from latest_metrics {condition}"
-            for run, key, value, is_nan in connection.execute(query, experiment):
-                runs[run]["metrics"][key] = decode_metric(value, is_nan)
-    except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be read as an MLflow store: {error}") from error
-    return list(runs.values())
+    with sqlite.open_tables(path) as connection:
+        stages = sqlite.select_stages(connection)
+        ids = {name: number for name, number, stage in stages if stage != DELETED_STAGE}
+        if study in ids:
+            return sqlite.select_runs(connection, ids[study])
+        if any(name == study for name, _, _ in stages):
+            raise UnknownError(explain_deleted(study))
+        owner = sqlite.select_owner(connection, study)
+        raise _run_error(study, owner) if owner else _unknown_error(study, ids)
 
 
 def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
@@ -143,7 +115,7 @@ def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
             "started": run.info.start_time,
             "ended": run.info.end_time,
             "params": run.data.params,
-            "metrics": {name: decode_metric(value) for name, value in run.data.metrics.items()},
+            "metrics": {name: sqlite.decode_metric(value) for name, value in run.data.metrics.items()},
             "tags": run.data.tags,
         }
         for run in reversed(runs)
@@ -167,13 +139,6 @@ def _run_error(run: str, experiment: str) -> UnknownError:
 def _unknown_error(study: str, experiments: Iterable[str]) -> UnknownError:
     names = ", ".join(sorted(set(experiments) - {"Default"})) or "none yet"
     return UnknownError(f"this MLflow store has no study {study!r}{suggestion(study, experiments)}; it has: {names}")
-
-
-def decode_metric(value: float, is_nan: bool = False) -> float:
-    """Return the number that was logged: MLflow keeps NaN as 0 with a mark, and infinity as the largest number."""
-    if is_nan:
-        return math.nan
-    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
 def format_params(fields: Mapping[str, Any]) -> dict[str, str]:

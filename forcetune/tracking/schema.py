@@ -11,6 +11,7 @@ from pathlib import Path
 from forcetune.errors import InputError
 from forcetune.stores import absolute_uri, enable_write_ahead_log
 from forcetune.temporary import make_folder
+from forcetune.tracking.sqlite import count_runs
 
 OTHER_WRITER_TIMEOUT_S = 60.0  # another process may be putting its tables in the file
 
@@ -72,7 +73,7 @@ def make_store_error(path: Path, error: Exception) -> InputError:
         path: The SQLite file.
         error: The exception that MLflow, or a library below it, has raised.
     """
-    runs = _count_runs(path)
+    runs = count_runs(path)
     cause = str(error).strip().partition("\n")[0]
     if runs is None:
         return InputError(f"the MLflow store {path} cannot be used: {cause}")
@@ -112,15 +113,3 @@ def _statements(template: Path) -> Iterator[str]:
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("select 1 from sqlite_master limit 1").fetchone() is not None
-
-
-def _count_runs(path: Path) -> int | None:
-    """Return the number of runs in the file; None where it is no database of MLflow's."""
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-            if not tables & {"alembic_version", "experiments"}:
-                return None
-            return int(connection.execute("select count(*) from runs").fetchone()[0]) if "runs" in tables else 0
-    except sqlite3.Error:
-        return None

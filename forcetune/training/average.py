@@ -32,6 +32,7 @@ class Average:
     def update(self) -> None:
         """Take the weights into the average, after a step of the optimizer."""
         self._steps += 1
+        # AveragedModel of torch.optim.swa_utils has a fixed decay, copies the whole module, and swaps no weights back
         decay = min(1 - 1 / self._window, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._average, self._tensors, 1 - decay)
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forcetune.models.preserving import preserve_model
 from forcetune.training.part import CompactedNetwork
-from forcetune.training.step import Recipe, Step, preserve_state
+from forcetune.training.step import Recipe, Step
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class CapturedStep(Step):
         inputs, targets = inputs.clone(), targets.clone()
         optimizer_state = copy.deepcopy(self.optimizer.state_dict())
         try:
-            with preserve_state(self.network):
+            with preserve_model(self.network, weights=True):
                 loss, replay = capture(lambda: self._run(inputs, targets))
         except torch.OutOfMemoryError:
             raise  # another attempt with more memory can succeed

@@ -20,6 +20,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
+from forcetune.pruning.diagnosis import count_positions
+
 log = logging.getLogger(__name__)
 
 COMPARED_SAMPLES = 8  # on which a network and its compaction are compared
@@ -272,9 +274,10 @@ class _TracedNetwork:
         """Return the multiply-adds of one sample in the layers as they are now."""
         total = 0
         for name, node in self.module_nodes.items():
-            if isinstance(self.modules[name], nn.Conv2d | nn.Linear):
-                positions = torch.Size((_get_shape(node) or ())[2:]).numel()
-                total += positions * self.modules[name].weight.numel()
+            layer, shape = self.modules[name], _get_shape(node)
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                positions = count_positions(layer, shape) // COMPARED_SAMPLES if shape else 1
+                total += positions * layer.weight.numel()
         return total
 
     @property

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from forcetune.models.preserving import preserve_model
+
 
 def lay_out(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Put the weights of convolutions in the memory order channels last, unless the network cannot run with them.
@@ -34,7 +36,7 @@ def _is_runnable(network: nn.Module, sample: Tensor) -> bool:
     """Return whether a network runs on the sample; its buffers and torch's random state stay as they are."""
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
-        with torch.no_grad(), torch.random.fork_rng({sample.device} if sample.is_cuda else ()):
+        with torch.no_grad(), preserve_model(network):
             functional_call(network, buffers, (sample,))
     except Exception:  # the user's code, which may do anything
         return False

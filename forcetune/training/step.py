@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 
+from forcetune.models.preserving import preserve_model
 from forcetune.training.masked import Masked
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Step:
         torch._dynamo.reset()  # the networks of earlier trainings count towards the limit on compiled networks
         compiled = torch.compile(self.network, dynamic=False)
         try:
-            with preserve_state(self.network), self.autocast():
+            with preserve_model(self.network, weights=True), self.autocast():
                 self._recipe.loss(compiled(inputs), targets).backward()
             self._forward = compiled
         except torch.OutOfMemoryError:
@@ -163,16 +164,3 @@ class Step:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
-
-
-@contextmanager
-def preserve_state(network: nn.Module) -> Iterator[None]:
-    """Restore the weights and buffers of a network, and torch's random state, at the end of the context."""
-    tensors = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
-    originals = [tensor.clone() for tensor in tensors]
-    with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
-        try:
-            yield
-        finally:
-            for tensor, original in zip(tensors, originals, strict=True):
-                tensor.copy_(original)

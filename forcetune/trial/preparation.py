@@ -160,15 +160,15 @@ def _find_masks(
         batches,
         trial.method,
         trial.density,
-        trial.iterations,
-        trial.schedule,
-        trial.batches_per_step,
-        trial.saliency_loss,
-        derive_seed(trial, "mask"),
+        iterations=trial.iterations,
+        schedule=trial.schedule,
+        batches_per_step=trial.batches_per_step,
+        loss=trial.saliency_loss,
+        seed=derive_seed(trial, "mask"),
         invert=trial.invert,
         layer_masks=pruning.load_masks(fetch_masks(trial.layers_from)) if trial.layers_from else None,
         options=trial.options,
-        trail=pruning_cache,
+        cache=pruning_cache,
     )
     return pruning.shuffled(masks, derive_seed(trial, "shuffle")) if trial.shuffle else masks
 

@@ -7,14 +7,11 @@ import torch
 from torch import nn
 
 from forcetune import pruning
-from forcetune.study import Trial
+from forcetune.study import MASK_NEUTRAL_FIELDS, Trial
 
 PRUNING_CACHE_BYTES = 2**28  # of all caches together
 # The fields that do not change the scores of a pruning step, given the masks that the step begins with.
-SCORE_NEUTRAL_FIELDS = {
-    "density", "schedule", "shuffle", "reinit", "small_dense", "screen", "epochs", "batch_size", "lr", "lr_schedule",
-    "optimizer", "momentum", "weight_decay", "clip_norm", "precision",
-}  # fmt: skip
+SCORE_NEUTRAL_FIELDS = {*MASK_NEUTRAL_FIELDS, "density", "schedule", "shuffle", "reinit", "small_dense"}
 
 _pruning_caches: OrderedDict[str, pruning.PruningCache] = OrderedDict()
 

@@ -29,7 +29,9 @@ def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
         InputError: The fields do not fit together.
         training.Diverged: The training loss is not finite.
     """
-    yield from TrialRun(prepare(trial, task))
+    trial_run = TrialRun(prepare(trial, task))
+    for metrics in trial_run:
+        yield {**trial_run.prepared.metrics, **metrics}
 
 
 def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "TrialRun":
@@ -57,9 +59,10 @@ def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "Tr
 class TrialRun:
     """A prepared trial in training.
 
-    Iterating trains the network and yields one dict of metrics for each epoch that is left. A trial that is not trained
-    yields one dict, of epoch 0, with the metrics of a random guess: the accuracy 1 / classes and the loss log(classes).
-    Metrics of the user's own are then those of the untrained network.
+    Iterating trains the network and yields one dict for each epoch that is left, with the metrics of that epoch alone;
+    the static metrics stay on the prepared trial. A trial that is not trained yields one dict, of epoch 0, with the
+    metrics of a random guess: the accuracy 1 / classes and the loss log(classes). Metrics of the user's own are then
+    those of the untrained network.
 
     Args:
         prepared: The trial before training.
@@ -76,16 +79,16 @@ class TrialRun:
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         if self.prepared.untrained_outcome:
-            yield {**self.prepared.metrics, **self._guess_metrics()}
+            yield self._guess_metrics()
             return
         earlier_seconds, started = self._seconds, time.perf_counter()
         for metrics in self._training:
             started += metrics.get("compile_seconds", 0.0)
             self._seconds = earlier_seconds + time.perf_counter() - started
-            all_metrics = {**self.prepared.metrics, **metrics, "train_seconds": self._seconds}
+            epoch_metrics = {**metrics, "train_seconds": self._seconds}
             if self.prepared.task.tested and metrics["epoch"] == self.prepared.trial.epochs:
-                all_metrics["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
-            yield all_metrics
+                epoch_metrics["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
+            yield epoch_metrics
 
     @property
     def is_resumable(self) -> bool:

@@ -123,9 +123,10 @@ def test_in_a_worker_the_trial_fails_with_the_name_of_the_function(write_module,
     folder = write_module(ending)
     for number, function in enumerate(("score", "train", "Forward.forward")):
         study = Study.from_dict(describe_study(function))
-        fields = Trial(**study.trial).fields()
         checkpoints = str(folder / f"{number:04d}")
-        assignment = Assignment(number, fields, study.task, 1, "sqlite:///none.db", str(folder), checkpoints, 1)
+        assignment = Assignment(
+            number, Trial(**study.trial), study.task, 1, "sqlite:///none.db", str(folder), checkpoints, 1
+        )
         last = list(execute(assignment))[-1]
         assert last.outcome == "failed"
         assert last.reason.startswith("my_end:end (my_end.py, line 10) ")

@@ -1,6 +1,7 @@
 """One attempt at a trial: its reports, its files on disk, and its errors, which do not end the worker."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ def make_assignment(tmp_path, monkeypatch):
     (tmp_path / "s").mkdir()
 
     def make(attempt=1, number=0, **changed):
-        fields = Trial(**{**SNIP_TRIAL_FIELDS, **changed}).fields()
+        configuration = Trial(**{**SNIP_TRIAL_FIELDS, **changed})
         checkpoints = str(tmp_path / "s" / f"{number:04d}")
-        return Assignment(number, fields, Task(), attempt, "sqlite:///none.db", str(tmp_path), checkpoints, 1)
+        return Assignment(number, configuration, Task(), attempt, "sqlite:///none.db", str(tmp_path), checkpoints, 1)
 
     return make
 
@@ -118,6 +119,25 @@ def test_a_full_disk_costs_only_the_checkpoint(make_assignment, monkeypatch):
 
     monkeypatch.setattr(torch, "save", save)
     assert [report.outcome for report in execute(make_assignment())][-1] == "trained"
+
+
+USER_LOOP_CODE = """
+def train(model, masks, training, validation, fields):
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    for accuracy, share in ((0.4, 1.0), (0.5, 0.5), (0.6, 1.0)):
+        yield {"val_accuracy": accuracy, "density": kept * share / sum(mask.numel() for mask in masks.values())}
+"""
+
+
+def test_an_epoch_has_all_that_a_training_loop_of_the_user_yields(make_assignment, tmp_path):
+    (tmp_path / "my_loop.py").write_text(USER_LOOP_CODE)
+    start, *epochs = execute(replace(make_assignment(), task=Task(train="my_loop:train")))
+    density = start.trial_started.static_metrics["density"]
+    assert [report.epoch.metrics["density"] for report in epochs] == [density, density / 2, density], (
+        "also where the value is that of the static metric"
+    )
+    assert [report.metrics["density"] for report in epochs] == [density, density / 2, density]
+    assert {"macs", "val_accuracy", "train_seconds"} <= epochs[-1].metrics.keys()
 
 
 def test_a_collapsed_trial_is_not_trained(make_assignment):

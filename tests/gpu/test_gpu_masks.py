@@ -55,7 +55,7 @@ def record(monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(methods, "_keep", recording)
-            find_masks(network().to(device), batches(device), method, 0.1, 5, seed=3)
+            find_masks(network().to(device), batches(device), method, 0.1, iterations=5, seed=3)
         return steps
 
     return find
@@ -79,7 +79,7 @@ def test_the_model_stays_as_it_was(device):
     model = network().to(device)
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     states_before = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
-    find_masks(model, batches(device), "force", 0.1, 3)
+    find_masks(model, batches(device), "force", 0.1, iterations=3)
     states_after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == "cuda" else ())
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(states_before, states_after, strict=True))

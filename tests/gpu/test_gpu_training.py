@@ -42,8 +42,8 @@ def resnet(seed=0):
 def make(device, model=None, density=0.3, method="random", mask_seed=0, samples=300, batch_size=64, **options):
     """Return a network on the device and its training; 270 images: four batches of 64 and one of 14."""
     model = (resnet() if model is None else model).to(device)
-    masks = find_masks(model, [(torch.zeros(1, *TEXTURES_SHAPE), torch.zeros(1, dtype=torch.long))], method, density, 5,
-                       seed=mask_seed)  # fmt: skip
+    saliency_batch = torch.zeros(1, *TEXTURES_SHAPE), torch.zeros(1, dtype=torch.long)
+    masks = find_masks(model, [saliency_batch], method, density, iterations=5, seed=mask_seed)
     dataset = TEXTURES.to(device)
     images, held_out = dataset.split(0, samples)
     batches = dataset.batches(images, batch_size, seed=1), dataset.batches(held_out, 128)

@@ -84,7 +84,10 @@ def test_counts_follow_the_schedule(method, schedule):
     model, density, iterations = make(mlp), 0.1, 5
     n = count_weights(prunable(model))
     share = {"exponential": lambda t: density ** (t / 5), "linear": lambda t: 1 - 0.9 * t / 5}[schedule]
-    steps = [count_kept(masks) for masks in mask_steps(model, [batch()], method, density, iterations, schedule)]
+    steps = [
+        count_kept(masks)
+        for masks in mask_steps(model, [batch()], method, density, iterations=iterations, schedule=schedule)
+    ]
     assert steps == [int(n * share(t)) for t in range(1, 5)] + [int(n * density)]
 
 
@@ -546,7 +549,9 @@ steps = some.integers(1, 7)
 @given(widths, densities, steps, some.sampled_from([*METHODS]), some.sampled_from([*SCHEDULES]), some.booleans())
 def test_any_density_network_and_schedule_keeps_the_exact_count(widths, density, iterations, method, schedule, invert):
     model = network(widths)
-    step_masks = list(mask_steps(model, [batch()], method, density, iterations, schedule, invert=invert))
+    step_masks = list(
+        mask_steps(model, [batch()], method, density, iterations=iterations, schedule=schedule, invert=invert)
+    )
     n = count_weights(step_masks[-1])
     assert count_kept(step_masks[-1]) == int(n * density)
     if METHODS[method].iterative:
@@ -582,9 +587,9 @@ def test_an_exponential_run_holds_the_shorter_ones(widths, density, data, method
     iterations = data.draw(some.integers(2, 6))
     t = data.draw(some.integers(1, iterations - 1))
     model, batches = network(widths).double(), [(x.double(), y) for x, y in map(batch, range(3))]
-    long = list(mask_steps(model, batches, method, density, iterations))[:t]
+    long = list(mask_steps(model, batches, method, density, iterations=iterations))[:t]
     assume(int(count_weights(long[0]) * exponential(density, t, iterations)) > 0)
-    short = list(mask_steps(model, batches, method, exponential(density, t, iterations), t))
+    short = list(mask_steps(model, batches, method, exponential(density, t, iterations), iterations=t))
     if [count_kept(masks) for masks in long] == [count_kept(masks) for masks in short]:
         assert all(equal(long_masks, short_masks) for long_masks, short_masks in zip(long, short, strict=True))
     else:

@@ -23,7 +23,7 @@ from forcetune.tracking import FRONT_TAG, Epoch, load_reruns, load_table
 
 
 def end(driver, assignment, accuracy, outcome="trained"):
-    metrics = {"val_accuracy": accuracy, "density": assignment.fields["density"]}
+    metrics = {"val_accuracy": accuracy, "density": assignment.trial.density}
     report = Report(metrics, Epoch(2, 1000, {"val_accuracy": accuracy}), outcome=outcome, reason=None)
     driver.end(assignment.number, assignment.attempt, report)
 
@@ -43,7 +43,7 @@ def search_densities(folder, make_study):
         proposals = [Proposal(Trial(**fixed_fields, density=density)) for density in points]
         driver = open_driver(study, lambda: None, QUIET_CONSOLE, propose=lambda history: FixedProposals(proposals))
         while assignment := driver.issue():
-            density = assignment.fields["density"]
+            density = assignment.trial.density
             end(driver, assignment, points[density], (outcomes or {}).get(density, "trained"))
         driver.close()
         return study
@@ -56,7 +56,7 @@ def drive_with(compute_accuracy, issued):
 
     def drive(driver):
         while assignment := driver.issue():
-            issued.append((assignment.fields["density"], assignment.fields["seed"]))
+            issued.append((assignment.trial.density, assignment.trial.seed))
             end(driver, assignment, compute_accuracy(*issued[-1]))
         driver.close()
 
@@ -131,7 +131,7 @@ def test_an_interrupted_round_goes_on(search_densities):
 
     def drive_and_interrupt(driver):
         first = driver.issue()
-        end(driver, first, ACCURACY_BY_DENSITY[first.fields["density"]])
+        end(driver, first, ACCURACY_BY_DENSITY[first.trial.density])
         driver.issue()
         driver.hand_back()
         driver.close()

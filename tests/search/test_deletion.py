@@ -20,7 +20,7 @@ def leave_one_unfinished(study):
     """Train one trial, leave a second one unfinished, and return the folder of the second."""
     driver = open_driver(study, lambda: None, Console(quiet=True))
     assignment = driver.issue()
-    metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"]}
+    metrics = {"val_accuracy": 0.5, "density": assignment.trial.density}
     driver.end(assignment.number, assignment.attempt, Report(metrics, outcome="trained"))
     unfinished_folder = driver._trial_folder(driver.issue().number)
     driver.close(2.0)

@@ -25,7 +25,7 @@ from forcetune.tracking import FRONT_TAG, Epoch
 def train(driver, outcome="trained"):
     """Run the next trial to its end with the reports of a worker."""
     assignment = driver.issue()
-    trial_started = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", b"masks", [], [])
     driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
     first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))

@@ -34,7 +34,7 @@ def make_driver(study):
 
 
 def end(driver, assignment, outcome="trained", reason=None, **changed):
-    metrics = {"val_accuracy": 0.5, "density": assignment.fields["density"], **changed}
+    metrics = {"val_accuracy": 0.5, "density": assignment.trial.density, **changed}
     epoch = Epoch(2, 1000, {"val_accuracy": metrics["val_accuracy"]})
     driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason=reason))
 
@@ -66,7 +66,7 @@ def test_outcomes_in_both_stores(folder, make_study):
 
     trials = {trial.number: trial for trial in optuna_trials()}
     assert [trials[n].state.name for n in range(4)] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
-    assert trials[0].values == [0.5, trained.fields["density"]]
+    assert trials[0].values == [0.5, trained.trial.density]
     assert trials[1].constraints == {"off_front": 1.0}
     study = optuna.load_study(study_name="s", storage=optuna_uri())
     assert [trial.number for trial in study.best_trials] == [0]
@@ -88,11 +88,9 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
 
 
 def report_epoch(driver, assignment, step, accuracy, **more_metrics):
-    trial_started = (
-        TrialStarted({"density": assignment.fields["density"]}, "cpu", b"masks", [], []) if step == 1 else None
-    )
+    trial_started = TrialStarted({"density": assignment.trial.density}, "cpu", b"masks", [], []) if step == 1 else None
     epoch = Epoch(step, step * 1000, {"val_accuracy": accuracy, **more_metrics})
-    metrics = {"density": assignment.fields["density"], "train_seconds": 1.5, **epoch.metrics}
+    metrics = {"density": assignment.trial.density, "train_seconds": 1.5, **epoch.metrics}
     return driver.report(assignment.number, assignment.attempt, Report(metrics, epoch, trial_started))
 
 
@@ -115,7 +113,7 @@ def test_a_trial_is_stopped_at_its_rung_and_is_off_the_front(folder, make_study,
         driver.close(0.0)
         driver = make_driver(study)
     poor = driver.issue()
-    while poor.fields["density"] < 0.09:  # a denser trial is dominated by most of the crowd
+    while poor.trial.density < 0.09:  # a denser trial is dominated by most of the crowd
         end(driver, poor)
         poor = driver.issue()
     assert not report_epoch(driver, poor, 1, 0.1)
@@ -126,7 +124,7 @@ def test_a_trial_is_stopped_at_its_rung_and_is_off_the_front(folder, make_study,
 
     trial = optuna_trials()[poor.number]
     assert trial.state.name == "COMPLETE"
-    assert trial.values == [0.1, poor.fields["density"]]
+    assert trial.values == [0.1, poor.trial.density]
     assert trial.constraints == {"off_front": 1.0}
     row = load_table("s").set_index("name").loc[f"trial-{poor.number:04d}"]
     assert (row["outcome"], row["status"], row["val_accuracy"]) == ("stopped", "FINISHED", 0.1)
@@ -237,7 +235,7 @@ def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
     first = make_driver(study).issue()
     driver = make_driver(study)
     second = driver.issue()
-    assert (second.number, second.fields) == (first.number, first.fields)
+    assert (second.number, second.trial) == (first.number, first.trial)
     assert (first.attempt, second.attempt) == (1, 2)
     end(driver, second)
     drain(driver)
@@ -255,7 +253,7 @@ def test_a_worker_that_was_given_up_is_ignored(folder, make_study):
     assert driver.running == 1
     end(driver, second)
     driver.close()
-    assert optuna_trials()[0].values == [0.5, second.fields["density"]]
+    assert optuna_trials()[0].values == [0.5, second.trial.density]
 
 
 def test_a_trial_out_of_memory_gets_more_memory_while_a_node_has_it(folder, make_study):
@@ -375,7 +373,7 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     study = make_study(search={"trials": 1})
     driver = make_driver(study)
     assignment = driver.issue()
-    trial_started = TrialStarted({"density": assignment.fields["density"], "macs": 7.0}, "cpu", b"masks", [], [])
+    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", b"masks", [], [])
     driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
     driver.close(10.0)
     driver = make_driver(study)
@@ -565,7 +563,7 @@ def test_a_trial_that_is_handed_back_for_another_study_uses_no_retry(folder, mak
     driver.hand_back_one(first.number, first.attempt)
     assert (driver.wanted, driver.running) == (1, 0)
     second = driver.issue()
-    assert (second.number, second.attempt, second.fields) == (first.number, 2, first.fields)
+    assert (second.number, second.attempt, second.trial) == (first.number, 2, first.trial)
     driver.hand_back_one(first.number, first.attempt)  # a late report of the first attempt
     assert driver.running == 1
     end(driver, second)

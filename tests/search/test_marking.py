@@ -1,6 +1,7 @@
 """The front as tags of runs: MLflow finds by them what `best` prints, also after the front has moved."""
 
 import re
+from dataclasses import replace
 
 import optuna
 from made import end
@@ -57,8 +58,8 @@ def test_tags_follow_the_front_as_it_moves(folder, make_study):
     assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == {"trial-0000"}
     driver = make_driver(make_study({"density": {"low": 0.05, "high": 0.5}}, search={"trials": 3}))
     better = driver.issue()
-    better.fields["density"] = first.fields["density"] / 2  # the density that the worker measures counts
-    end(driver, better, 0.9)
+    sparser = better.trial.model_copy(update={"density": first.trial.density / 2})
+    end(driver, replace(better, trial=sparser), 0.9)  # the density that the worker measures counts
     end(driver, driver.issue(), 0.1, outcome="collapsed")
     driver.close()
     assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == load_front_names() == {"trial-0001"}

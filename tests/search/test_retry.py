@@ -28,16 +28,14 @@ def now_ms():
 def train(driver, assignment, epochs, accuracy):
     """Report epochs whose accuracy grows to `accuracy`."""
     for step in range(1, epochs + 1):
-        trial_started = TrialStarted(
-            {"density": assignment.fields["density"], "macs": accuracy}, "cpu", b"masks", [], []
-        )
+        trial_started = TrialStarted({"density": assignment.trial.density, "macs": accuracy}, "cpu", b"masks", [], [])
         epoch = Epoch(step, now_ms(), {"val_accuracy": accuracy * step / epochs})
         report = Report({"train_seconds": 1.0, **epoch.metrics}, epoch, trial_started if step == 1 else None)
         assert not driver.report(assignment.number, assignment.attempt, report)
 
 
 def end(driver, assignment, outcome, accuracy=0.0, reason=None):
-    metrics = {"val_accuracy": accuracy, "density": assignment.fields["density"]}
+    metrics = {"val_accuracy": accuracy, "density": assignment.trial.density}
     driver.end(assignment.number, assignment.attempt, Report(metrics, outcome=outcome, reason=reason))
 
 
@@ -70,7 +68,7 @@ def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
     retry = driver.issue()
     assert driver.issue() is None, "the failed trial and its retry count once"
     assert (retry.number, retry.attempt) == (2, 1)
-    assert retry.fields == load_optuna_trials()[1].user_attrs["fields"]
+    assert retry.trial.fields() == load_optuna_trials()[1].user_attrs["fields"]
     train(driver, retry, 2, 0.8)
     end(driver, retry, "trained", 0.8)
     driver.close()

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from forcetune.models import MODELS, build
-from forcetune.pruning import find_masks, prunable
-from forcetune.training import Masked, Training, compact
+from forcetune.pruning import dense_macs, find_masks, prunable
+from forcetune.training import Masked, Training, compact, find_compaction
 
 IMAGE_SIDES = dict.fromkeys(("lenet5", "vgg16_bn", "vgg19_bn"), 16)  # pixels; one is left of them at the end
 TORCHVISION_NETWORKS = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"]
@@ -43,7 +43,7 @@ def test_every_network_computes_the_same_with_fewer_weights(name):
     model = build(name, shape, 10, None if ":" in name or name == "lenet5" else 8)
     parameter_count = count_parameters(model)
     sample = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
-    masks = find_masks(model, [sample], "synflow", 0.1 if name == "mlp" else 0.02, 10)
+    masks = find_masks(model, [sample], "synflow", 0.1 if name == "mlp" else 0.02, iterations=10)
     dense, compacted, small = compute_outputs(model, masks, shape)
     assert torch.allclose(dense, compacted, rtol=1e-9, atol=1e-12)
     assert dense.abs().sum() > 0
@@ -159,7 +159,7 @@ def make_training(name, input_shape, shape, **options):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     sample = torch.zeros(1, *shape, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
-    masks = find_masks(model, [sample], *PRUNINGS_BY_NETWORK.get(name, ("synflow", 0.02)), 10)
+    masks = find_masks(model, [sample], *PRUNINGS_BY_NETWORK.get(name, ("synflow", 0.02)), iterations=10)
     settings = {"epochs": 4, "lr": 0.05, "weight_decay": 1e-3, "clip_norm": 1.0, "input_shape": input_shape, **options}
     return model, masks, Training(model, masks, FixedBatches(shape), FixedBatches(shape, 1), **settings)
 
@@ -211,6 +211,28 @@ def test_a_state_holds_the_whole_network(before, after, optimizer):
         assert all(
             resumed_metrics[metric] == pytest.approx(value, rel=1e-9) for metric, value in unbroken_metrics.items()
         )
+
+
+class Tokens(nn.Module):
+    """A network whose last layer is applied at each position of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, bias=False), nn.Conv2d(6, 4, 3, bias=False)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        positions = self.second(functional.relu(self.first(x))).flatten(2).transpose(1, 2)
+        return self.last(positions).mean(1)
+
+
+@pytest.mark.parametrize("name", ["tokens", "vgg_small", "resnet8"])
+def test_multiply_adds_are_counted_as_those_of_the_static_metrics(name):
+    torch.manual_seed(0)
+    model, shape = Tokens() if name == "tokens" else build(name, (1, 8, 8), 3, 6), (1, 8, 8)
+    compaction = find_compaction(model, empty_channels(model), shape)
+    dense, small = (sum(dense_macs(network, shape).values()) for network in (model, compaction.network))
+    assert compaction.macs_fraction == small / dense < 1
 
 
 def test_a_network_that_hardly_gets_smaller_is_trained_whole():

@@ -301,7 +301,7 @@ def prune_network(name, method, density, shape):
     torch.manual_seed(0)
     model = build(name, shape, 10, None if ":" in name else 16)
     sample = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
-    masks = find_masks(model, [sample], method, density, 20)
+    masks = find_masks(model, [sample], method, density)
     Masked(model, masks)
     samples = torch.randn((8, *shape), generator=torch.Generator().manual_seed(0))
     return model, masks, find_compaction(model, masks, shape), samples

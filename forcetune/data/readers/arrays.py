@@ -103,6 +103,7 @@ def _existing_file(path: Path) -> Path | None:
 
 def _read_cifar(path: Path, labels: bytes, classes: int) -> Images:
     """Read a pickled dict: `data`, uint8 (N, 3072), each row red, green, then blue; and a list of labels."""
+    # torchvision.datasets.CIFAR10 does what a pickle asks for, and reads no files but the original ones
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="bytes").load()
@@ -114,7 +115,7 @@ def _read_cifar(path: Path, labels: bytes, classes: int) -> Images:
 
 def _read_mat(path: Path) -> Images:
     """Read X, uint8 (32, 32, 3, N), and y, (N, 1), in which 10 is the digit 0."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat  # as torchvision.datasets.SVHN does, which reads no files but the original ones
 
     try:
         content = loadmat(path, variable_names=["X", "y"])

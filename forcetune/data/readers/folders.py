@@ -139,6 +139,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 def _images_in(folder: Path, subfolder: str) -> list[str]:
     """Return the paths, from `folder`, of the image files in its `subfolder`."""
+    # torchvision's make_dataset reads hidden files too, and holds a million paths as strings
     names = os.listdir(folder / subfolder) if (folder / subfolder).is_dir() else []
     images = sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
     if not images:

@@ -79,6 +79,7 @@ def _read_images(folder: Path, prefix: str) -> Images:
 
 def _read_idx(folder: Path, stem: str, axes: int) -> Tensor:
     """Read an idx file of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as a big-endian int."""
+    # torchvision's read_sn3_pascalvincent_tensor reads no .gz, and does not say which file it cannot read
     path = _idx_file(folder, stem)
     if path is None:
         raise InputError(f"data set folder {folder}: {stem}[.gz] is missing")

@@ -34,7 +34,7 @@ class Counting(nn.Sequential):
 def find_with_cache(model, method, setting, cache):
     density, iterations = setting
     torch.manual_seed(7)
-    return find_masks(model, BATCHES, method, density, iterations, trail=cache)
+    return find_masks(model, BATCHES, method, density, iterations=iterations, cache=cache)
 
 
 def equal(masks, other_masks):
@@ -78,5 +78,5 @@ def test_cached_steps_cost_no_passes(method, passes):
 def test_schedules_share_their_equal_steps():
     model, cache = Counting(), PruningCache()
     for schedule in ("exponential", "linear", "linear"):
-        find_masks(model, BATCHES, "force", 0.1, 3, schedule, trail=cache)
+        find_masks(model, BATCHES, "force", 0.1, iterations=3, schedule=schedule, cache=cache)
     assert cache.reused_steps == 0 + 1 + 3

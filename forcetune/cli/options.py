@@ -1,0 +1,61 @@
+"""The values of options: lists are read, and options that are missing or exclude each other are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from forcetune.errors import InputError
+
+
+def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that have a value."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def require_all(options: Mapping[str, object], alternative: str) -> None:
+    """Raise InputError where an option has no value.
+
+    Args:
+        options: The values of the options, by option.
+        alternative: The argument that may replace the options, as the message names it.
+    """
+    missing = [name for name, value in options.items() if value is None]
+    if missing:
+        raise InputError(f"{missing[0]} is missing; required without {alternative}: {', '.join(options)}")
+
+
+def require_at_most_one(options: Mapping[str, object]) -> None:
+    """Raise InputError where more than one of these options has a value."""
+    # 0 is a value, though Python counts it as false
+    set_options = [name for name, value in options.items() if value not in (None, ()) and value is not False]
+    if len(set_options) > 1:
+        raise InputError(f"{' and '.join(set_options)} exclude each other; allowed: one of {', '.join(options)}")
+
+
+def parse_words(option: str, text: str | None) -> list[str] | None:
+    """Return the words of a text with commas between them, each once; None for an option without a value.
+
+    Raises:
+        InputError: The text has no word.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise InputError(f"{option} {text}: allowed: names separated by commas, such as snip,force")
+    return list(dict.fromkeys(words))
+
+
+def parse_numbers(option: str, text: str | None) -> list[float] | None:
+    """Return the numbers of a text with commas between them; None for an option without a value.
+
+    Raises:
+        InputError: A word of the text is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise InputError(f"{option} {text}: allowed: numbers separated by commas, such as 0.1,0.05") from None
