@@ -65,7 +65,8 @@ def baseline(
     if dry_run and as_json:
         click.echo(json.dumps(planned.plain(), indent=1))
         return
-    for line in show.plan_of_comparisons(planned, bench.left_out, room.RIVALS):
+    lines = show.plan_of_comparisons(planned, bench.left_out, room.RIVALS)
+    for line in lines if planned.runs or dry_run else planned.by_chance:
         out(line)
     if dry_run:
         return
