@@ -10,6 +10,7 @@ from forcetune.errors import InputError
 from forcetune.spec.problems import LARGEST, show_value, summarize
 
 FILE_BYTES = 2**20  # more is no file that a person writes, and takes long to read
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate, which no store and no terminal takes
 NODES = 100_000  # values in a file, each alias counted with all that it stands for
 
 
@@ -103,6 +104,8 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
         if not counts[id(node)]:
             raise _refusal(node, "an alias stands inside the value that it repeats")
         return counts[id(node)]
+    if isinstance(node, yaml.ScalarNode) and HALF_A_CHARACTER.search(node.value):
+        raise _refusal(node, "this has half of a character (\\ud800 to \\udfff), which cannot be written down again")
     counts[id(node)] = 0  # while its children are counted
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
     if isinstance(node, yaml.MappingNode):

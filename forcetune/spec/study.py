@@ -461,6 +461,8 @@ def _owner(place: list[str]) -> type[BaseModel]:
     """The section that an unknown key at this place stands in."""
     sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources, "code": Code}
     inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
+    if not place:  # a key that is no text
+        return Study
     if place[0] == "search" and len(place) > 1:
         return inner.get(place[1], Search)
     if place[0] == "objectives":
