@@ -168,7 +168,9 @@ class Nights:
         """The page in the current folder too, where it can be: the latest stands under one name."""
         path = Path.cwd() / f"{self._file.stem}.html"
         try:
-            path.write_text(text)
+            part = path.with_name(f"{path.name}~")
+            part.write_text(text)
+            part.replace(path)  # whoever opens the page meanwhile has a whole one
             self.pages.append(path)
         except OSError as error:
             self._console.print(f"{path}: {error.strerror}; the page is in MLflow", soft_wrap=True, highlight=False)
