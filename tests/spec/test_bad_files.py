@@ -89,7 +89,7 @@ MERGES = "l0: &l0 {a: 1}\n" + "".join(f"l{i}: &l{i} {{<<: [{', '.join([f'*l{i - 
         ("study: &a [*a]\n", "an alias stands inside the value that it repeats"),
         ("study: x\n" + "# a long comment\n" * 100_000, "larger than 1 MiB"),
         ("study: " + "[" * 5_000, "nested too deeply"),
-        ('study: "\\ud800"\ntrial: {}\n', "study: "),
+        ('study: "\\ud800"\ntrial: {}\n', "line 1, column 8.*half of a character"),
         ("\x1b[2J: 1\n", "not readable as YAML"),
         ('"\\e[2J": 1\n', r"\\x1b\[2J: unknown key"),
         ('"a\\nb": 1\n', r"a\\nb: unknown key"),
