@@ -16,10 +16,8 @@ from forcetune.baseline.twins import COMPARED, Comparison
 from forcetune.spec import Companion, Study
 
 POINTS = 100.0  # of accuracy
-DIVERGED = (
-    "Diverged: ",
-    "the objective ",
-)  # what the reasons begin with of trials whose loss or objective is no number
+# The reason of a failed trial begins with one of these where its loss or its objective is not a number.
+DIVERGED = ("Diverged: ", "the objective ")
 
 
 @dataclass(frozen=True)

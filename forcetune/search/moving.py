@@ -21,7 +21,8 @@ from forcetune.tracking import BEGUN, MOVED_FROM
 def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
     """Move a study and its companion to other stores, and delete them here once all of it is there.
 
-    After a kill the same command goes on. What one store has of it, it has whole: a part bears another name.
+    After a kill the same command keeps what was copied whole, and copies again, from its beginning, the part that was
+    not. Such a part has a name of its own in the target store until it is whole.
 
     Args:
         study: Its name.

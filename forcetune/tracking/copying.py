@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MOVED_FROM = (
-    "forcetune.moved_from"  # of an experiment: the store that it was in; of a run: its ids there, the last last
-)
+# The tag of an experiment names the store that it was in; the tag of a run holds its earlier ids, the latest last.
+MOVED_FROM = "forcetune.moved_from"
 PARENT = "mlflow.parentRunId"
 BEGUN = ".moving"  # behind the name of an experiment, or a study, of which a part is there
 PARAMS = 100  # in a request
