@@ -2,11 +2,17 @@
 
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 import pytest
 import torch
+
+with suppress(ImportError):  # a machine with a GPU need not have it
+    from hypothesis import settings
+
+    settings.register_profile("any machine", deadline=None)  # a busy one is slow, and no test is about time
+    settings.load_profile("any machine")
 
 
 def pytest_addoption(parser):

@@ -16,11 +16,8 @@ from forcetune.baseline.champions import format_band
 from forcetune.baseline.twins import COMPARISON_SEED_OFFSET, Comparison
 from forcetune.study import Companion, Study
 
-# The reason of a trial whose loss or objective is not finite begins with one of these.
-DIVERGENCE_PREFIXES = (
-    "Diverged: ",
-    "the objective ",
-)
+# The reason of a failed trial begins with one of these where its loss or its objective is not a number.
+DIVERGENCE_PREFIXES = ("Diverged: ", "the objective ")
 
 
 @dataclass(frozen=True)

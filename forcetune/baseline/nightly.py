@@ -247,7 +247,9 @@ class Nights:
         """Write the page into the current folder too, where that is possible; a later page replaces an earlier one."""
         path = Path.cwd() / f"{self._file.stem}.html"
         try:
-            path.write_text(html)
+            unfinished = path.with_name(f"{path.name}~")
+            unfinished.write_text(html)
+            unfinished.replace(path)  # so that a reader always opens a whole page
             self.pages.append(path)
         except OSError as error:
             self._console.print(f"{path}: {error.strerror}; the page is in MLflow", soft_wrap=True, highlight=False)

@@ -83,7 +83,8 @@ def baseline(
     if dry_run and as_json:
         click.echo(json.dumps(plan.plain(), indent=1))
         return
-    for line in show.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS):
+    lines = show.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS)
+    for line in lines if plan.runs or dry_run else plan.exclusion_reasons:
         print_line(line)
     if dry_run:
         return

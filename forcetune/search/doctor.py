@@ -187,9 +187,7 @@ class _Examination:
                 where, "has a run under another parent run", "set the study's parent run", lambda: discard(adopt())
             )
         elif trial.state == TrialState.COMPLETE and "masks.npz" not in self._tracker.list_files(runs[0]["id"]):
-            yield Finding(
-                where, "has a run without masks.npz", "none: `forcetune prune RUN` may find the same masks"
-            )
+            yield Finding(where, "has a run without masks.npz", "none: `forcetune prune RUN` may find the same masks")
         if (folder := self._trial_folder(trial)).exists():
             yield self._leftover(folder)
 

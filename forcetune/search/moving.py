@@ -27,8 +27,8 @@ from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX
 def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
     """Copy a study and its companion to other stores, and delete them here once the copies are complete.
 
-    After a kill the same command goes on. A copy gets the study's name only when it is complete and was compared with
-    the original; until then it has another name.
+    After a kill, the same command keeps what was copied completely, and copies an incomplete part again from its
+    beginning. Such a part has a name of its own in the target store until it is complete and was compared.
 
     Args:
         study: The name of the study.

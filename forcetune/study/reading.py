@@ -10,6 +10,7 @@ from forcetune.errors import InputError
 from forcetune.study.problems import LARGEST_INTEGER, show_value, summarize
 
 FILE_BYTES = 2**20  # a larger file is not written by a person, and takes long to read
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no store and no terminal accepts
 YAML_NODES = 100_000  # values in a file; an alias counts as all values that it repeats
 
 
@@ -103,6 +104,8 @@ def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
         if not counts[id(node)]:
             raise _refusal(node, "an alias refers to a value that contains the alias")
         return counts[id(node)]
+    if isinstance(node, yaml.ScalarNode) and LONE_SURROGATE.search(node.value):
+        raise _refusal(node, "this has half of a character (\\ud800 to \\udfff), which cannot be written again")
     counts[id(node)] = 0  # while its children are counted, so that an alias to itself is seen
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
     if isinstance(node, yaml.MappingNode):

@@ -568,6 +568,8 @@ def _find_section(keys: list[str]) -> type[BaseModel]:
     """Return the section of a value, from the keys of its position."""
     sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources, "code": Code}
     inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
+    if not keys:  # the key itself is not text
+        return Study
     if keys[0] == "search" and len(keys) > 1:
         return inner.get(keys[1], Search)
     if keys[0] == "objectives":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# Of an experiment: the store that it was in before; of a run: its ids in earlier stores, the latest last.
+# The tag of an experiment names the store that it was in; the tag of a run holds its earlier ids, the latest last.
 MOVED_FROM_TAG = "forcetune.moved_from"
 PARENT_TAG = "mlflow.parentRunId"
 MOVING_SUFFIX = ".moving"  # behind the name of an experiment, or a study, of which only a part is copied

@@ -90,7 +90,7 @@ MERGES_YAML = "l0: &l0 {a: 1}\n" + "".join(
         ("study: &a [*a]\n", "an alias refers to"),
         ("study: x\n" + "# a long comment\n" * 100_000, "larger than 1 MiB"),
         ("study: " + "[" * 5_000, "nested too deeply"),
-        ('study: "\\ud800"\ntrial: {}\n', "study: "),
+        ('study: "\\ud800"\ntrial: {}\n', "line 1, column 8.*half of a character"),
         ("\x1b[2J: 1\n", "cannot be read as YAML"),
         ('"\\e[2J": 1\n', r"\\x1b\[2J: unknown key"),
         ('"a\\nb": 1\n', r"a\\nb: unknown key"),

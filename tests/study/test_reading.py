@@ -28,6 +28,8 @@ def test_numbers_as_people_write_them(write_study_file):
         ("- a\n- b\n", "contains list"),
         ("study: [a\ntrial: b\n", "line 2, column 6"),
         ("study: a\nstudy: b\n", "line 2, column 1.*'study' .*twice"),
+        ('study: a\n"\\ud800": 1\n', "line 2, column 1.*half of a character"),
+        ('study: "a\\udfff"\n', "line 1, column 8.*half of a character"),
         ("study: !!python/object/apply:os.system ['true']\n", "line 1, column 8.*could not determine a constructor"),
         (b"study: \xff\xfe\n", "not UTF-8 text"),
         ("study: a\x00b\n", "cannot be read as YAML"),
