@@ -1,5 +1,6 @@
 """A trial from its fields to its metrics, and the key that names it."""
 
+import inspect
 import math
 
 import pytest
@@ -10,10 +11,10 @@ from forcetune import trial
 from forcetune.data import Dataset
 from forcetune.errors import InputError
 from forcetune.pruning import METHODS, layer_table, prunable, save_masks
-from forcetune.study import METRICS, Task, Trial, method_label
+from forcetune.study import METRICS, Effect, Task, Trial, method_label, select_fields
 from forcetune.study.trial import METHOD_OPTIONS
+from forcetune.training import Training
 from forcetune.trial import reuse
-from forcetune.trial.reuse import SCORE_NEUTRAL_FIELDS
 
 # These metrics depend on the speed of the machine and on the trials that ran before.
 RUN_DEPENDENT_METRICS = {"prune_seconds", "train_seconds", "steps_reused"}
@@ -653,8 +654,10 @@ def test_trials_that_score_otherwise_share_nothing(changes):
     assert run_trial(lr=0.01, density=0.1)[-1]["steps_reused"] == 1
 
 
-def test_score_neutral_fields_are_fields_of_a_trial():
-    assert set(Trial.model_fields) > SCORE_NEUTRAL_FIELDS
+def test_each_field_of_a_trial_is_marked_with_what_it_affects():
+    by_stage = [{*select_fields(effect)} for effect in (Effect.SCORES, Effect.MASK, Effect.TRAINING)]
+    assert sum(map(len, by_stage)) == len(set.union(*by_stage)) == len(Trial.model_fields)
+    assert {*select_fields(Effect.LOOP)} <= {*inspect.signature(Training).parameters}
 
 
 def test_the_pruning_cache_is_bounded(monkeypatch):

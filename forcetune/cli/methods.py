@@ -166,9 +166,10 @@ def _fix_fields(study: Study, values: Mapping[str, Any], settable: list[str]) ->
         values: The values that replace those of the study, by field.
         settable: The fields that an option can set.
     """
-    from forcetune.study import MASK_NEUTRAL_FIELDS
+    from forcetune.study import Effect, select_fields
     from forcetune.study.problems import summarize
 
+    training_fields = {*select_fields(Effect.TRAINING)}
     fields = dict(values)
     sampled: set[str] = set()
     problems = []
@@ -180,7 +181,7 @@ def _fix_fields(study: Study, values: Mapping[str, Any], settable: list[str]) ->
             fields[name] = domain.values[0]
             continue
         sampled.add(name)
-        if name not in MASK_NEUTRAL_FIELDS and sampled_parents <= MASK_NEUTRAL_FIELDS:
+        if name not in training_fields and sampled_parents <= training_fields:
             remedy = f"set it with --{name}" if name in settable else "write one value into the file"
             problems.append(f"trial.{name}: is sampled ({domain}), but a network needs a single value; {remedy}")
     if problems:

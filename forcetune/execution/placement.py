@@ -12,12 +12,9 @@ from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
 from forcetune.execution.worker import set_up_process
-from forcetune.study import AUTO, ResolvedResources, Resources, Study, Task, Trial
+from forcetune.study import AUTO, Effect, ResolvedResources, Resources, Study, Task, Trial, select_fields
 from forcetune.training.captured import KEPT_GRAPHS
 
-NETWORK_FIELDS = ["dataset", "data_root", "model", "width"]
-PRUNING_FIELDS = [*NETWORK_FIELDS, "method", "saliency_batch_size", "samples_per_class", "inner_steps"]
-TRAINING_FIELDS = [*NETWORK_FIELDS, "batch_size", "optimizer", "momentum", "weight_decay", "clip_norm", "precision"]
 TRAININGS_IN_MEMORY = KEPT_GRAPHS + 1  # at most in a worker: those whose graphs it keeps, and the current one
 SPARE_MEMORY_PERCENT = 10  # of a GPU's memory, since trials differ in more than the probe tries
 MAX_TRIALS_PER_GPU = 100  # with more, the shares do not differ enough in the four decimals that Ray keeps
@@ -70,7 +67,9 @@ def plan_probe(study: Study) -> Probe:
     Raises:
         InputError: A network does not fit its data.
     """
-    pruned, trained = _list_configurations(study, PRUNING_FIELDS), _list_configurations(study, TRAINING_FIELDS)
+    pruned, trained = (
+        _list_configurations(study, select_fields(effect)) for effect in (Effect.PRUNING_MEMORY, Effect.TRAINING_MEMORY)
+    )
     configurations = [*pruned, *trained]
     descriptions = dict(zip(configurations, trial.check_trials(configurations), strict=True))
 

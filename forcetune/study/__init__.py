@@ -2,17 +2,17 @@
 
 from forcetune.study.companion import Companion, CompanionRuns, load_companion_runs
 from forcetune.study.domains import Choice, Domain, Fixed, Range, is_in_domain
+from forcetune.study.effect import Effect
 from forcetune.study.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
 from forcetune.study.schema import make_schema
 from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
 from forcetune.study.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load_study
 from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
-from forcetune.study.trial import CONTROLS, MASK_NEUTRAL_FIELDS, Trial, method_label
+from forcetune.study.trial import CONTROLS, Trial, method_label, select_fields
 
 __all__ = [
     "AUTO",
     "CONTROLS",
-    "MASK_NEUTRAL_FIELDS",
     "METRICS",
     "SCHEMA_FILE",
     "SPARSITY_BAND_EDGES",
@@ -23,6 +23,7 @@ __all__ = [
     "Companion",
     "CompanionRuns",
     "Domain",
+    "Effect",
     "Fixed",
     "Nightly",
     "Priority",
@@ -44,4 +45,5 @@ __all__ = [
     "method_label",
     "read_search_space",
     "read_shipped_schema",
+    "select_fields",
 ]

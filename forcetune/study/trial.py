@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from forcetune.study.effect import Effect
 
 # The column of METHODS that says whether a method has a field. METHOD_OPTIONS are such fields too.
 METHOD_COLUMNS = {
@@ -19,75 +21,109 @@ METHOD_COLUMNS = {
 METHOD_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
 CONDITIONAL_FIELDS = {*METHOD_COLUMNS, *METHOD_OPTIONS}
-# The fields of what follows after pruning: no mask depends on them.
-MASK_NEUTRAL_FIELDS = {
-    *("screen", "epochs", "batch_size", "lr", "lr_schedule"),
-    *("optimizer", "momentum", "weight_decay", "clip_norm", "precision"),
-}
 
 
 class Trial(BaseModel):
-    """One configuration; a field's name is the YAML key, the Optuna parameter, the MLflow param and the column."""
+    """One configuration; a field's name is the YAML key, the Optuna parameter, the MLflow param and the column.
+
+    The mark of a field says what it affects; all that needs to know it asks `select_fields`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    dataset: str = Field(description="a row of DATASETS, or `package.module:function`")
-    data_root: str | None = Field(None, description="folder with the files of the data set, if it has files")
-    train_samples: int | None = Field(
+    dataset: Annotated[str, Effect.SCORES | Effect.MEMORY] = Field(
+        description="a row of DATASETS, or `package.module:function`"
+    )
+    data_root: Annotated[str | None, Effect.SCORES | Effect.MEMORY] = Field(
+        None, description="folder with the files of the data set, if it has files"
+    )
+    train_samples: Annotated[int | None, Effect.SCORES] = Field(
         None, ge=2, description="images drawn from the training set, for training and validation (all)"
     )
-    model: str = Field(description="a row of MODELS, `torchvision:name`, or `package.module:function`")
-    width: int | None = Field(None, ge=1, description="channels of the first stage (the model's default)")
-    method: str = Field(description="a row of METHODS, or `package.module:function`")
-    density: float = Field(gt=0, le=1, description="fraction of prunable weights kept")
-    iterations: int = Field(
+    model: Annotated[str, Effect.SCORES | Effect.MEMORY] = Field(
+        description="a row of MODELS, `torchvision:name`, or `package.module:function`"
+    )
+    width: Annotated[int | None, Effect.SCORES | Effect.MEMORY] = Field(
+        None, ge=1, description="channels of the first stage (the model's default)"
+    )
+    method: Annotated[str, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
+        description="a row of METHODS, or `package.module:function`"
+    )
+    density: Annotated[float, Effect.MASK] = Field(gt=0, le=1, description="fraction of prunable weights kept")
+    iterations: Annotated[int, Effect.SCORES] = Field(
         20, ge=1, description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once"
     )
-    schedule: str = Field(
+    schedule: Annotated[str, Effect.MASK] = Field(
         "exponential",
         description="density after each step of an iterative method: `exponential`, `linear`, `cubic` or `halving`",
     )
-    batches_per_step: int = Field(1, ge=1, description="saliency batches per pruning step, for methods that read data")
-    saliency_batch_size: int = Field(128, ge=1, description="images per saliency batch")
-    samples_per_class: int | None = Field(
+    batches_per_step: Annotated[int, Effect.SCORES] = Field(
+        1, ge=1, description="saliency batches per pruning step, for methods that read data"
+    )
+    saliency_batch_size: Annotated[int, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
+        128, ge=1, description="images per saliency batch"
+    )
+    samples_per_class: Annotated[int | None, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
         None,
         ge=0,
         description="images of each class per saliency batch, instead of `saliency_batch_size`; 0: images of any class "
         "(0; `grasp`: 10)",
     )
-    saliency_loss: str = Field(
+    saliency_loss: Annotated[str, Effect.SCORES] = Field(
         "cross_entropy",
         description="loss that only the saliency uses: `cross_entropy`, `nll_logits` or `package.module:function`",
     )
-    temperature: float | None = Field(None, gt=0, description="divisor of the logits in GraSP's loss (200)")
-    inner_steps: int | None = Field(None, ge=0, description="training steps that `prospr` looks ahead (3)")
-    inner_lr: float | None = Field(None, gt=0, description="learning rate of `inner_steps` (0.1)")
-    layers_from: str | None = Field(
+    temperature: Annotated[float | None, Effect.SCORES] = Field(
+        None, gt=0, description="divisor of the logits in GraSP's loss (200)"
+    )
+    inner_steps: Annotated[int | None, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
+        None, ge=0, description="training steps that `prospr` looks ahead (3)"
+    )
+    inner_lr: Annotated[float | None, Effect.SCORES] = Field(
+        None, gt=0, description="learning rate of `inner_steps` (0.1)"
+    )
+    layers_from: Annotated[str | None, Effect.SCORES] = Field(
         None, description="masks whose layer densities are copied: a masks.npz, or the id of a run that has one"
     )
-    invert: bool = Field(False, description="control: keep the weights with the lowest scores")
-    shuffle: bool = Field(False, description="control: permute the mask's bits inside each layer")
-    reinit: bool = Field(False, description="control: draw new weights after pruning")
-    small_dense: Literal["parameters", "macs"] | None = Field(
+    invert: Annotated[bool, Effect.SCORES] = Field(
+        False, description="control: keep the weights with the lowest scores"
+    )
+    shuffle: Annotated[bool, Effect.MASK] = Field(
+        False, description="control: permute the mask's bits inside each layer"
+    )
+    reinit: Annotated[bool, Effect.MASK] = Field(False, description="control: draw new weights after pruning")
+    small_dense: Annotated[Literal["parameters", "macs"] | None, Effect.MASK] = Field(
         None,
         description="control: instead of a mask, a width with as many `parameters`, or multiply-adds (`macs`), as the "
         "pruned network",
     )
-    screen: bool = Field(True, description="do not train a network without a path from input to output")
-    epochs: int = Field(20, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, description="images per training step")
-    lr: float = Field(0.1, gt=0, description="learning rate at the first step")
-    lr_schedule: Literal["cosine", "step", "constant"] = Field(
+    screen: Annotated[bool, Effect.TRAINING] = Field(
+        True, description="do not train a network without a path from input to output"
+    )
+    epochs: Annotated[int, Effect.LOOP] = Field(20, ge=1, description="passes over the training images")
+    batch_size: Annotated[int, Effect.TRAINING | Effect.TRAINING_MEMORY] = Field(
+        128, ge=2, description="images per training step"
+    )
+    lr: Annotated[float, Effect.LOOP] = Field(0.1, gt=0, description="learning rate at the first step")
+    lr_schedule: Annotated[Literal["cosine", "step", "constant"], Effect.LOOP] = Field(
         "cosine", description="schedule of the learning rate: `cosine`, `step` or `constant`"
     )
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimizer: `sgd` or `adamw`")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD, or the first beta of AdamW")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
-    clip_norm: float | None = Field(None, gt=0, description="bound on the gradient's 2-norm (none)")
-    precision: Literal["bf16", "float32"] | None = Field(
+    optimizer: Annotated[Literal["sgd", "adamw"], Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
+        "sgd", description="optimizer: `sgd` or `adamw`"
+    )
+    momentum: Annotated[float, Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
+        0.9, ge=0, lt=1, description="momentum of SGD, or the first beta of AdamW"
+    )
+    weight_decay: Annotated[float, Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
+        5e-4, ge=0, description="weight decay of the optimizer"
+    )
+    clip_norm: Annotated[float | None, Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
+        None, gt=0, description="bound on the gradient's 2-norm (none)"
+    )
+    precision: Annotated[Literal["bf16", "float32"] | None, Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
         None, description="training precision: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
     )
-    seed: int = Field(
+    seed: Annotated[int, Effect.SCORES] = Field(
         0, ge=0, description="seed of the split, the initial weights, the data order and the saliency data"
     )
 
@@ -118,9 +154,23 @@ class Trial(BaseModel):
         return {name: value for name, value in self.fields().items() if name in METHOD_OPTIONS}
 
     @property
+    def loop_arguments(self) -> dict[str, Any]:
+        """The arguments that the trial has for `training.Training`; they have the names of the fields."""
+        return {name: getattr(self, name) for name in select_fields(Effect.LOOP)}
+
+    @property
     def saliency_samples_per_class(self) -> int:
         """The number of images of each class in a saliency batch; 0 where the batch is drawn from all images."""
         return _find_samples_per_class(self.method, self.samples_per_class)
+
+
+def select_fields(effect: Effect) -> list[str]:
+    """Return the names of the fields that are marked with an effect, in the order of `Trial`."""
+    return [
+        name
+        for name, info in Trial.model_fields.items()
+        if any(isinstance(mark, Effect) and effect in mark for mark in info.metadata)
+    ]
 
 
 def _is_missing(value: Any) -> bool:

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from forcetune import pruning
-from forcetune.study import MASK_NEUTRAL_FIELDS, Trial
+from forcetune.study import Effect, Trial, select_fields
 
 PRUNING_CACHE_BYTES = 2**28  # of all caches together
-# The fields that do not change the scores of a pruning step, given the masks that the step begins with.
-SCORE_NEUTRAL_FIELDS = {*MASK_NEUTRAL_FIELDS, "density", "schedule", "shuffle", "reinit", "small_dense"}
 
 _pruning_caches: OrderedDict[str, pruning.PruningCache] = OrderedDict()
 
@@ -42,8 +40,10 @@ def clear_pruning_caches() -> None:
 
 def _hash_setting(trial: Trial, model: nn.Module) -> str:
     """Hash the fields that change the scores, and the weights, which a model of the user's own may draw anew."""
-    neutral_fields = SCORE_NEUTRAL_FIELDS | ({"iterations"} if pruning.METHODS[trial.method].iterative else set())
-    fields = {name: value for name, value in trial.fields().items() if name not in neutral_fields}
+    score_fields = {*select_fields(Effect.SCORES)}
+    if pruning.METHODS[trial.method].iterative:
+        score_fields -= {"iterations"}  # it sets the masks that the steps begin with
+    fields = {name: value for name, value in trial.fields().items() if name in score_fields}
     setting_hash = hashlib.sha256(repr(sorted(fields.items())).encode())
     for tensor in model.state_dict().values():
         setting_hash.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
