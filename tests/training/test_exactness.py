@@ -184,6 +184,25 @@ def train(model, masks, steps=TRAINING_STEPS):
         return losses, model.eval()(torch.randn((16, *DRAWN_SHAPE), generator=generator, dtype=torch.float64))
 
 
+def amplifies_rounding(model, masks):
+    """Return whether weights that differ by a rounding error train differently.
+
+    They do where the training diverges, or where a value of exactly 0 stands in front of a kink. Such a training cannot
+    show whether two networks compute the same.
+    """
+    perturbed = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(5)
+    for weight in perturbed.parameters():
+        weight.data *= 1 + 1e-15 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    losses, outputs = train(copy.deepcopy(model), masks)
+    perturbed_losses, perturbed_outputs = train(perturbed, masks)
+    spread = (outputs - outputs.mean(0)).abs().max()
+    return not (
+        perturbed_losses == pytest.approx(losses, rel=1e-9, abs=1e-11)
+        and (outputs - perturbed_outputs).abs().max() <= 1e-8 * spread + 1e-11 * outputs.abs().max()
+    )
+
+
 def check(model, masks):
     """Assert that the masked and the compacted network train alike; return the number of dimensions that were cut."""
     compaction = find_compaction(model, masks, DRAWN_SHAPE)
@@ -203,11 +222,12 @@ def counts():
     assert counts["cut"] >= counts["networks"] // 4 > 0, f"the networks hardly have a channel to cut: {counts}"
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=PLAN, seed=st.integers(0, 10**6))
 def test_random_networks_with_random_masks(counts, plan, seed):
     model, masks = make(plan, seed)
     try:
+        assume(not amplifies_rounding(model, masks))
         cut = check(model, masks)
     except CompactionError as obstacle:
         assume("is dead" not in str(obstacle))
