@@ -645,7 +645,9 @@ def test_trials_of_a_grid_share_pruning_steps(monkeypatch):
     second = run_trial(**fields, density=0.04)
     assert drop_run_dependent(second) == unshared
     assert (first[-1]["steps_reused"], second[-1]["steps_reused"]) == (0, 1)
-    assert first[-1]["prune_seconds"] < 1000 <= second[-1]["prune_seconds"], "reused steps count in the cost of the mask"
+    assert first[-1]["prune_seconds"] < 1000 <= second[-1]["prune_seconds"], (
+        "reused steps count in the cost of the mask"
+    )
 
 
 @pytest.mark.parametrize(

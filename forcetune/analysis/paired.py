@@ -183,7 +183,8 @@ def _adjust(p: np.ndarray) -> np.ndarray:
     """Return p values adjusted by Holm's method, over those that are not NaN."""
     from statsmodels.stats.multitest import multipletests
 
-    adjusted, is_tested = np.minimum(p, 1), ~np.isnan(p)
+    adjusted: np.ndarray = np.minimum(p, 1)
+    is_tested = ~np.isnan(p)
     if is_tested.sum() > 1:  # one p needs no adjustment, and the call is slow
         gc.freeze()  # statsmodels collects garbage in each call, which beside torch takes a third of a second
         try:

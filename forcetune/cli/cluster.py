@@ -21,7 +21,8 @@ from forcetune.cli.group import (
 )
 
 if TYPE_CHECKING:
-    from forcetune.jobs import Job, Package
+    from forcetune.jobs import Job
+    from forcetune.jobs.package import Package
     from forcetune.study import Priority
 
 

@@ -17,6 +17,7 @@ class InitCommand(click.Command):
     """A click command whose help lists the shipped search spaces."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names of the shipped study files below the options."""
         from forcetune.study import list_search_spaces
 
         with formatter.section("Names"):

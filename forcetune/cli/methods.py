@@ -89,7 +89,8 @@ def compare(
     The command writes NAME.yaml, NAME.csv, NAME.md and NAME.tex; NAME is compare- with the study's name in FILE, or
     compare-MODEL-DATASET. The same command again, or `compare NAME.yaml`, continues where the first one stopped.
     """
-    from forcetune import comparison, run, show
+    from forcetune import comparison, show
+    from forcetune.execution.checking import check_study
     from forcetune.study import Study
     from forcetune.study.reading import read_yaml
 
@@ -108,7 +109,7 @@ def compare(
     with naming_file(file):
         study_file = comparison.make_grid(_put_fields(written, drop_unset(fields)))
         study = Study.from_dict(study_file)
-        descriptions = run.check_study(study)
+        descriptions = check_study(study)
     path = comparison.write_study(out / f"{study.study}.yaml", study_file)
     study_results, end_reason = run_search(study, str(path), fresh, rerun_command="the same command")
     table = comparison.compare(study_results.trials, study.grid(), chance=1 / descriptions[0]["classes"])

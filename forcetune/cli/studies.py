@@ -83,11 +83,12 @@ def _check(
         )
     else:
         from forcetune import run, show
+        from forcetune.execution.checking import check_study
         from forcetune.study import load_study
 
         study = load_study(what)
         with naming_file(what):
-            descriptions = run.check_study(study)
+            descriptions = check_study(study)
             show.study(study, descriptions)
             show.cost(run.predict_cost(study))
 

@@ -66,7 +66,7 @@ def load(name: str, root: str | None = None) -> AnyDataset:
     Raises:
         InputError: The name is unknown, the files are missing, or the data set is not as `Dataset` or `Streamed` says.
     """
-    loader = resolve(name, DATASETS, "data set")
+    loader: Callable[[str | None], AnyDataset] = resolve(name, DATASETS, "data set")
     if name in DATASETS:
         return loader(root)
     try:

@@ -136,13 +136,16 @@ class Worker(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        """Prepare an actor without a trial, as Tune calls it once."""
         self._reports: Iterator[Report] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the actor for another trial; Tune calls it where actors are reused."""
         self._reports = None
         return True
 
     def step(self) -> dict[str, Any]:
+        """Return the next report of the trial, as a result of Tune."""
         if self._reports is None:
             hide_gpus()
             self._reports = execute(self.config[ASSIGNMENT_KEY])
@@ -307,6 +310,7 @@ class DriverSearcher(Searcher):
         self.ended_trials = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the config of the next trial; None for no trial now, FINISHED for no further trial."""
         if self.error:
             return str(Searcher.FINISHED)
         self._share.set_wanted(self._driver.wanted)
@@ -354,6 +358,7 @@ class DriverSearcher(Searcher):
         """Do nothing: the scheduler, which Tune calls first, has passed the result on."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the driver the last report of a trial that has ended."""
         assignment = self._assignments[trial_id]
         # without an outcome the driver has stopped the trial, or the watch reports why it was lost
         if result and not error and result[REPORT_KEY].outcome:
@@ -439,10 +444,12 @@ class Watch(tune.Callback):
         self._last_within_share = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note when a trial started, and on which actor."""
         self._searcher.mark_placed(trial.trial_id)
         self._started[trial.trial_id] = time.monotonic(), trial.temporary_state.ray_actor
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Hand trials back where the share became smaller, and end those that take too long."""
         self._make_room()
         if self._max_seconds is None:
             return
@@ -478,10 +485,12 @@ class Watch(tune.Callback):
                 continue
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Forget a trial that has ended."""
         self._started.pop(trial.trial_id, None)
         self._yielding.discard(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report why a trial was lost, unless it was to be handed back."""
         _, actor = self._started.pop(trial.trial_id, (0.0, None))
         if trial.trial_id in self._yielding:
             self._yielding.discard(trial.trial_id)

@@ -33,15 +33,19 @@ class RayMeter(Meter):
         self._hypervolume = make(Gauge, "hypervolume", "hypervolume of the front")
 
     def count_trial(self, outcome: str) -> None:
+        """Count a trial that has ended, under its outcome."""
         self._trials.inc(1, {"outcome": outcome})
 
     def observe_ask(self, seconds: float) -> None:
+        """Record the duration of a proposal."""
         self._asks.observe(seconds)
 
     def observe_log(self, seconds: float) -> None:
+        """Record the duration of a request to MLflow."""
         self._logs.observe(seconds)
 
     def observe_progress(self, backlog: int, hypervolume: float | None) -> None:
+        """Record how many trials MLflow lacks, and the hypervolume of the front."""
         self._backlog.set(backlog)
         if hypervolume is not None:
             self._hypervolume.set(hypervolume)

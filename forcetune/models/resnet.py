@@ -20,6 +20,7 @@ class Block(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the activations of the next block."""
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
 
@@ -41,6 +42,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the activations of the next block."""
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         out = functional.relu(self.bn2(self.conv2(out)), inplace=True)
         return functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x), inplace=True)

@@ -90,7 +90,8 @@ class Network:
             The outputs of the model.
         """
         device = next(iter(weights.values())).device
-        return functional_call(self.model, {**weights, **self._buffers}, (inputs.to(device),))
+        outputs: Tensor = functional_call(self.model, {**weights, **self._buffers}, (inputs.to(device),))
+        return outputs
 
     def batch_loss(self, weights: Weights, batch: Batch, temperature: float = 1) -> Tensor:
         """Return the loss of a batch with these prunable weights.

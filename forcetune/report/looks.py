@@ -59,12 +59,15 @@ class Style:
         self._indices = {label: index for index, label in enumerate(self.labels)}
 
     def colour(self, label: str) -> str:
+        """Return the colour of a method."""
         return self._colours.get(label, RANDOM_COLOUR)
 
     def symbol(self, label: str) -> str:
+        """Return the symbol of a method's points."""
         return METHOD_SYMBOLS[self._indices[label] % len(METHOD_SYMBOLS)]
 
     def dash(self, label: str) -> str:
+        """Return the dash of a method's lines."""
         return METHOD_DASHES[self._indices[label] % len(METHOD_DASHES)]
 
     def marker(self, label: str, size: float = 9, hollow: bool = False) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _read_sampled_params(study: Study, fields: Mapping[str, Any]) -> SampledPara
 def _find_proposed_density(domain: Domain, density: float) -> float:
     """Return the proposed density for a measured one, which is a little less: masks keep a whole number of weights."""
     if isinstance(domain, Range):
-        return min(max(density, domain.low), domain.high)
+        return float(min(max(density, domain.low), domain.high))
     values: list[float] = list(domain.values) if isinstance(domain, Choice) else [density]
     return min(values, key=lambda value: abs(value - density))
 

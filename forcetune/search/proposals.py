@@ -60,10 +60,11 @@ class FixedProposals:
         self._remaining = iter(proposals)
 
     def ask(self) -> Proposal | None:
+        """Return the next listed proposal; None after the last one."""
         return next(self._remaining, None)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        pass
+        """Take no notice: the list is fixed."""
 
 
 class GridProposals:
@@ -82,6 +83,7 @@ class GridProposals:
         return next(positions, len(self._study.start))
 
     def ask(self) -> Proposal | None:
+        """Return the next combination; None after the last one."""
         trial = next(self._remaining, None)
         if trial is None:
             return None
@@ -90,7 +92,7 @@ class GridProposals:
         return Proposal(trial, params, {name: distribution(self._study.space[name]) for name in params})
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        pass
+        """Take no notice: the grid is fixed."""
 
 
 class SampledProposals:
@@ -123,6 +125,7 @@ class SampledProposals:
         self._max_told_count = TPE_WINDOW_TRIALS
 
     def ask(self) -> Proposal | None:
+        """Return the next proposal: first those of `search.start`, then those of the sampler."""
         if self._told_count > self._max_told_count and isinstance(self._sampler, TPESampler):
             self._cut_to_window()
             self._max_told_count = self._told_count + TPE_WINDOW_SLACK_TRIALS
@@ -144,6 +147,7 @@ class SampledProposals:
         return Proposal(self._study.make_trial(sampled), sampled, dict(optuna_trial.distributions), start, optuna_trial)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
+        """Tell the sampler how a proposal ended."""
         optuna_trial = proposal.optuna_trial
         self._told_count += 1
         if optuna_trial is None or optuna_trial.study is not self._memory_study:

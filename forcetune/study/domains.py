@@ -159,7 +159,7 @@ def is_in_domain(value: Any, domain: Domain) -> bool:
         return value in domain.values
     if value is None or not domain.low <= value <= domain.high:
         return False
-    steps = (value - domain.low) / domain.step if domain.step else 0
+    steps: float = (value - domain.low) / domain.step if domain.step else 0
     return abs(steps - round(steps)) < 1e-9
 
 

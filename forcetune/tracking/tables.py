@@ -272,7 +272,7 @@ def _make_row(run: dict[str, Any]) -> dict[str, Any]:
 
 def _sum_device_seconds(run: dict[str, Any]) -> float:
     devices = float(run["tags"].get("forcetune.devices", 1))
-    return devices * sum(run["metrics"].get(name, 0.0) for name in ("prune_seconds", "train_seconds"))
+    return devices * sum(float(run["metrics"].get(name, 0.0)) for name in ("prune_seconds", "train_seconds"))
 
 
 def _find_integer_params(trials: list[dict[str, Any]]) -> set[str]:

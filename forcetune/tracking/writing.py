@@ -117,7 +117,7 @@ class Tracker:
             tags: Other tags, for a run that is created.
         """
         parent_tags = {"forcetune.kind": "search", "forcetune.objectives": json.dumps(dict(objectives))}
-        run = create_once(
+        run: str = create_once(
             lambda: _get_first_id(self._find("search")),
             lambda: self._create(self.study, {**tags, **parent_tags}).info.run_id,
         )
@@ -425,10 +425,11 @@ class Tracker:
             name: The name of the run.
             tags: Other tags, for a run that is created.
         """
-        return create_once(
+        run: str = create_once(
             lambda: _get_first_id(self._find(kind, f"tags.`mlflow.runName` = '{name}'")),
             lambda: self._create(name, {"forcetune.kind": kind, **tags}).info.run_id,
         )
+        return run
 
     def rename(self, name: str) -> None:
         """Rename the experiment; `load_table` then finds it under the new name."""

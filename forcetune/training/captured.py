@@ -64,6 +64,7 @@ class CapturedStep(Step):
         self._shape = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> Tensor:
+        """Do a step, by its graph where the batch has the usual shape; return the loss, as `Step` does."""
         self._set_up(inputs, targets)
         if inputs.shape != self._shape:
             return super().__call__(inputs, targets, lr)

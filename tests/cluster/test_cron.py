@@ -202,7 +202,7 @@ def test_systemd_would_find_a_misspelled_key(systemd_night, tmp_path, key):
 
 
 def test_systemd_reads_the_planned_night(systemd_night):
-    """systemd prints the units that it would run; it does so for an ordinary user only."""
+    """Let systemd print the units that it would run, which it does for an ordinary user only."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         write_units(systemd_night, Path(folder))

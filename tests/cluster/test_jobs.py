@@ -32,7 +32,6 @@ def mlflow_server(environment, postgresql, tmp_path_factory):
 @pytest.fixture
 def make_job_study(search, cluster, mlflow_server, postgresql):
     """Return a function that makes a study to submit to the cluster; all these studies share their stores."""
-
     studies = []
 
     def make(**changes):
