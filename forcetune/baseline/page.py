@@ -18,7 +18,7 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
-from forcetune.pages import render_document, render_table
+from forcetune.report.html import render_document, render_table
 
 # Colour-blind people can tell these colours of Okabe and Ito apart; the shapes differ too.
 VERDICT_COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}

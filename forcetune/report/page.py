@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from forcetune import __version__, pages
-from forcetune.report import figures, listing, words
+from forcetune import __version__
+from forcetune.report import figures, html, listing, words
 from forcetune.report.columns import encode_columns
 from forcetune.report.evidence import Evidence
 from forcetune.report.figures import TRIALS_SOURCE, Figure
@@ -70,7 +70,7 @@ def render_page(evidence: Evidence) -> str:
         f'<script type="application/json" id="data">{data}</script>',
         *(f'<script nonce="{nonce}">{script}</script>' for script in (get_plotlyjs(), _read_asset("page.js"))),
     ]
-    return pages.render_document(
+    return html.render_document(
         f"{evidence.study}: forcetune report", body_parts, _render_head(nonce), _read_asset("page.css")
     )
 
@@ -193,7 +193,7 @@ def _render_trials(trials: pd.DataFrame) -> str:
 
 def _render_front(trials: pd.DataFrame) -> str:
     header, rows, in_words = words.tabulate_front(trials)
-    table = _render_scrolling(pages.render_table(header, rows, in_words, FRONT_CAPTION), "front-points")
+    table = _render_scrolling(html.render_table(header, rows, in_words, FRONT_CAPTION), "front-points")
     return f'<div class="front"><h3 id="front-points">The front</h3>{table}</div>' if rows else ""
 
 
@@ -217,7 +217,7 @@ def _render_baseline(evidence: Evidence, drawn: Sequence[Figure]) -> str:
         return ""
     figure_html = "".join(_render_figure(figure) for figure in drawn if figure.id == "forest")
     table = _render_scrolling(
-        pages.render_table(*words.tabulate_verdicts(evidence.verdicts), VERDICTS_CAPTION), "verdicts"
+        html.render_table(*words.tabulate_verdicts(evidence.verdicts), VERDICTS_CAPTION), "verdicts"
     )
     verdicts_html = (
         f'<div><h3 id="verdicts">Verdicts</h3><p class="note">{escape(words.VERDICTS_NOTE)}</p>{table}</div>'

@@ -9,11 +9,11 @@ from html import escape
 import pandas as pd
 from plotly.graph_objects import Figure as PlotlyFigure  # type: ignore[import-untyped]
 
-from forcetune import analysis, pages
-from forcetune.report import numbers, words
+from forcetune import analysis
+from forcetune.report import html, numbers, words
 from forcetune.report.evidence import gather
 from forcetune.report.notebook import make_figures
-from forcetune.results import Results
+from forcetune.report.results import Results
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +64,7 @@ class StudyResults:
         if not len(self.front):
             return summary
         header, rows, word_columns = words.tabulate_front(numbers.prepare_trials(self.trials))
-        return summary + pages.render_table(header, rows, word_columns)
+        return summary + html.render_table(header, rows, word_columns)
 
     def _summarize(self) -> str:
         end = f"; {self.end_reason}" if self.end_reason else ""

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from forcetune.show.layout import console, drop_missing
+from forcetune.cli.terminal.layout import console, drop_missing
 from forcetune.times import precise_duration
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from forcetune.show.layout import console, header_table
+from forcetune.cli.terminal.layout import console, header_table
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job

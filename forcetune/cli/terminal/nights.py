@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from forcetune.show.layout import console, drop_missing, header_table
+from forcetune.cli.terminal.layout import console, drop_missing, header_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forcetune.show.layout import console, drop_missing, header_table
+from forcetune.cli.terminal.layout import console, drop_missing, header_table
 
 if TYPE_CHECKING:
     import pandas as pd

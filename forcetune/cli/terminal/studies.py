@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forcetune.show.layout import console, format_shape, header_table, plain_table
+from forcetune.cli.terminal.layout import console, format_shape, header_table, plain_table
 
 if TYPE_CHECKING:
     from forcetune.execution.cost import Cost

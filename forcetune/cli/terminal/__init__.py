@@ -1,0 +1,33 @@
+"""The output of the commands: tables and sentences on the terminal."""
+
+from forcetune.cli.terminal.effects import effects, importance
+from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front
+from forcetune.cli.terminal.layout import console, drop_missing
+from forcetune.cli.terminal.nights import describe_plan, night, schedule, shares, verdicts
+from forcetune.cli.terminal.services import jobs, service
+from forcetune.cli.terminal.studies import comparison, cost, findings, masks, network, study
+
+__all__ = [
+    "comparison",
+    "console",
+    "controls",
+    "cost",
+    "costs",
+    "dense",
+    "describe_plan",
+    "drop_missing",
+    "effects",
+    "findings",
+    "follow",
+    "front",
+    "importance",
+    "jobs",
+    "masks",
+    "network",
+    "night",
+    "schedule",
+    "service",
+    "shares",
+    "study",
+    "verdicts",
+]
