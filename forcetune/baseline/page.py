@@ -18,14 +18,18 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
-from forcetune.report.html import render_document, render_table
+from forcetune.report.html import render_document
+from forcetune.report.tables import Table
+from forcetune.report.verdicts import VERDICT_LOOKS, tabulate_verdicts
 
-# Colour-blind people can tell these colours of Okabe and Ito apart; the shapes differ too.
-VERDICT_COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}
-VERDICT_MARKERS = {"beats": "^", "ties": "s", "loses": "v", "undecided": "o"}
 FIGURE_WIDTH_IN, ROW_HEIGHT_IN = 8.0, 1.6
 NEUTRAL_COLOUR = "#808080"  # visible on white and on black
 PLOTS_PER_ROW = 3
+SHOWN_VERDICT_COLUMNS = (
+    *("study", "champion", "method", "sparsity", "against"),
+    *("pairs", "difference", "p", "verdict", "since", "needed"),
+)
+HISTORY_COLUMNS = ("study", "champion", "against", "night", "pairs", "difference", "verdict")
 
 
 def render_page(findings: Findings, margin: float) -> str:
@@ -84,10 +88,11 @@ def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, mar
     axes.axhspan(-margin, margin, color=NEUTRAL_COLOUR, alpha=0.25, linewidth=0)
     axes.axhline(0, color=NEUTRAL_COLOUR, linewidth=0.8)
     for night, standing in zip(nights, history.to_dict("records"), strict=True):
-        colour, marker = VERDICT_COLOURS[standing["holds"]], VERDICT_MARKERS[standing["holds"]]
+        look = VERDICT_LOOKS[standing["holds"]]
+        colour = look.colour or NEUTRAL_COLOUR
         if not np.isnan(standing["low"]):
             axes.plot([night, night], [standing["low"], standing["high"]], color=colour, linewidth=1.5)
-        axes.plot([night], [standing["mean"]], marker, color=colour, markersize=5)
+        axes.plot([night], [standing["mean"]], look.marker, color=colour, markersize=5)
     axes.set_title(
         f"{row['method']} {row['sparsity']:.2%} − {row['against']}: {row['holds']}", fontsize=8, color=NEUTRAL_COLOUR
     )
@@ -157,46 +162,16 @@ def _render_alarms(alarms: Sequence[str]) -> str:
 def _render_verdicts(verdicts: pd.DataFrame) -> str:
     if verdicts.empty:
         return "<p>There is no comparison yet.</p>"
-    rows = [
-        [
-            *(row["study"], row["champion"], row["method"], f"{row['sparsity']:.2%}", row["against"]),
-            *(str(row["pairs"]), format_interval(row), _format_number(row["p"], ".2g"), row["holds"]),
-            *("-" if pd.isna(row["since"]) else row["since"] or "before", _format_number(row["needed"], ".0f")),
-        ]
-        for row in verdicts.to_dict("records")
-    ]
-    header = [
-        "study",
-        "champion",
-        "method",
-        "sparsity",
-        "against",
-        "pairs",
-        "difference",
-        "p",
-        "verdict",
-        "since",
-        "needed",
-    ]
-    return render_table(header, rows, word_columns={"study", "champion", "method", "against", "verdict", "since"})
+    return tabulate_verdicts(verdicts.to_dict("records"), SHOWN_VERDICT_COLUMNS).to_html()
 
 
 def _render_histories(findings: Findings) -> str:
     rows = [
-        [
-            row["study"],
-            row["champion"],
-            row["against"],
-            standing["night"] or "before",
-            str(standing["pairs"]),
-            format_interval(standing),
-            standing["holds"],
-        ]
+        {**row, **standing}
         for row in findings.verdicts.to_dict("records")
         for standing in findings.history[row["name"]].to_dict("records")
     ]
-    header = ["study", "champion", "against", "night", "pairs", "difference", "verdict"]
-    table_html = render_table(header, rows, word_columns={"study", "champion", "against", "night", "verdict"})
+    table_html = tabulate_verdicts(rows, HISTORY_COLUMNS).to_html()
     return f"<details><summary>The history as a table</summary>{table_html}</details>" if rows else ""
 
 
@@ -218,16 +193,9 @@ def _render_sentinels(watches: Sequence[Watch]) -> str:
     ]
     header = ["study", "arm", "earlier nights", "runs", "changed", "shift", "p", "alarm"]
     caption = "Test accuracy of the same runs by night"
-    return render_table(header, rows, word_columns={"study", "arm", "alarm"}) + _render_figure(
-        _plot_sentinels(watches), caption
+    return (
+        f"{Table(header, rows, {'study', 'arm', 'alarm'}).to_html()}{_render_figure(_plot_sentinels(watches), caption)}"
     )
-
-
-def format_interval(row: dict[Any, Any]) -> str:
-    """Format a mean difference and its interval, in points."""
-    if np.isnan(row["low"]):
-        return f"{row['mean']:+.2f}"
-    return f"{row['mean']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
 def _format_number(value: Any, format_spec: str) -> str:

@@ -224,7 +224,7 @@ def _summarize(table: pd.DataFrame, question: Question) -> str:
 
 
 def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
-    from forcetune.cli import terminal
+    from forcetune.report.tables import drop_missing
     from forcetune.times import iso
 
     table = table.copy()
@@ -233,7 +233,7 @@ def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
     if as_csv:
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        click.echo(json.dumps([terminal.drop_missing(row) for row in table.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in table.to_dict("records")], indent=1))
 
 
 def _explain(

@@ -118,13 +118,13 @@ def compare(
     chance = 1 / descriptions[0]["classes"]
     compared = analysis.compare(study_results.trials, list_configurations(study), chance)
     seed_count = len(study.space["seed"].values)
-    caption = comparison.make_caption(study, seed_count)
-    click.echo(caption)
-    terminal.comparison(*comparison.tabulate(compared))
-    click.echo(comparison.LEGEND)
+    table = comparison.tabulate(compared, comparison.make_caption(study, seed_count))
+    click.echo(table.caption)
+    terminal.console().print(table.to_terminal())
+    click.echo(table.legend)
     if caveat := comparison.warn_of_few_seeds(seed_count):
         click.echo(caveat)
-    click.echo("written: " + ", ".join(map(str, [path, *comparison.export(compared, caption, out / study.study)])))
+    click.echo("written: " + ", ".join(map(str, [path, *comparison.export(compared, table, out / study.study)])))
     report_end(study, study_results.trials, end_reason)
 
 

@@ -69,6 +69,7 @@ def baseline(
     """
     from forcetune import baseline as baseline_package
     from forcetune.cli import terminal
+    from forcetune.report.tables import drop_missing
 
     if dense:
         comparison_options = {"--top": top, "--bands": bands, "--seeds": seeds, "--margin": margin, "--pool": pool}
@@ -97,7 +98,7 @@ def baseline(
         )
     verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
-        click.echo(json.dumps([terminal.drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
     else:
         terminal.verdicts(verdicts, margin)
     if end_reason:
@@ -109,6 +110,7 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
     from forcetune import analysis, baseline
     from forcetune.cli import terminal
     from forcetune.report import results
+    from forcetune.report.tables import drop_missing
 
     companion_runs, hours = baseline.plan_dense_runs(study, seeds)
     count = len(companion_runs.companions)
@@ -125,7 +127,7 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
         end_reason = sender(companion_runs) if count else None
     accuracies = analysis.summarize_dense(results.dense(study), "val_accuracy")
     if as_json:
-        click.echo(json.dumps([terminal.drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
     else:
         click.echo(
             terminal.dense(accuracies) if len(accuracies) else f"no dense run of {study} has a validation accuracy"

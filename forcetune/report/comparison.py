@@ -7,23 +7,26 @@ import numpy as np
 import pandas as pd
 
 from forcetune.analysis.paired import student_half_width
+from forcetune.report.tables import Table
 from forcetune.study import Study
 
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "†n: n seeds collapsed; ‡n: n seeds failed; both count at chance accuracy."
 
 
-def tabulate(compared: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table that people read: a row a method, a column a sparsity, in percent.
+def tabulate(compared: pd.DataFrame, caption: str = "") -> Table:
+    """Return the table that people read: a row for each method, a column for each sparsity, in percent.
 
     Args:
-        compared: The comparison, as `compare` gives it.
+        compared: The comparison, as `analysis.compare` returns it.
+        caption: The caption of the table.
     """
     densities = sorted(compared["density"].unique(), reverse=True)
     cells = {(row.method, row.density): _format_cell(row) for row in compared.itertuples()}
     header = ["method", *(f"{1 - density:.4%}".rstrip("0%").rstrip(".") + " %" for density in densities)]
     methods = compared["method"].drop_duplicates()
-    return header, [[method, *(cells.get((method, density), "") for density in densities)] for method in methods]
+    rows = [[method, *(cells.get((method, density), "") for density in densities)] for method in methods]
+    return Table(header, rows, {"method"}, caption, LEGEND, code_columns={"method"})
 
 
 def make_caption(study: Study, seeds: int) -> str:
@@ -55,22 +58,18 @@ def warn_of_few_seeds(seeds: int) -> str | None:
     )
 
 
-def export(compared: pd.DataFrame, caption: str, stem: Path) -> list[Path]:
+def export(compared: pd.DataFrame, table: Table, stem: Path) -> list[Path]:
     """Write the comparison as .csv (all numbers), .md and .tex (as printed).
 
     Args:
-        compared: The comparison, as `compare` gives it.
-        caption: The caption of the table.
+        compared: The comparison, as `analysis.compare` returns it.
+        table: The table of the comparison, as `tabulate` returns it.
         stem: The path of the files without their extensions.
 
     Returns:
         The paths of the files.
     """
-    texts = {
-        ".csv": compared.to_csv(index=False),
-        ".md": to_markdown(compared, caption),
-        ".tex": to_latex(compared, caption),
-    }
+    texts = {".csv": compared.to_csv(index=False), ".md": table.to_markdown(), ".tex": table.to_latex()}
     paths = [stem.with_name(stem.name + extension) for extension in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text)
@@ -81,42 +80,3 @@ def _format_cell(row: Any) -> str:
     interval = "" if np.isnan(row.half_width) else f" ± {row.half_width * 100:.1f}"
     marks = (f"†{row.collapsed}" if row.collapsed else "") + (f"‡{row.failed}" if row.failed else "")
     return f"{row.mean * 100:.1f}{interval}{' ' if marks else ''}{marks}"
-
-
-def to_markdown(compared: pd.DataFrame, caption: str) -> str:
-    """Return the table in Markdown, below its caption and above the legend of its marks.
-
-    Args:
-        compared: The comparison, as `compare` gives it.
-        caption: The caption of the table.
-    """
-    # DataFrame.to_markdown needs another package, tabulate, for these four lines
-    header, rows = tabulate(compared)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, rule, *([f"`{name}`", *texts] for name, *texts in rows))]
-    return f"{caption}\n\n" + "\n".join(lines) + f"\n\n{LEGEND}\n"
-
-
-def to_latex(compared: pd.DataFrame, caption: str) -> str:
-    """Return the table in LaTeX, with the rules of booktabs.
-
-    Args:
-        compared: The comparison, as `compare` gives it.
-        caption: The caption of the table.
-    """
-    # Styler.to_latex leaves the caption as it is, and ±, † and ‡ as characters that not every LaTeX has
-    header, rows = tabulate(compared)
-    body = "\n".join(f"  {' & '.join(map(_escape, row))} \\\\" for row in rows)
-    columns = "l" + "r" * (len(header) - 1)
-    return (
-        "\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{_escape(caption)} {_escape(LEGEND)}}}\n"
-        f"  \\begin{{tabular}}{{{columns}}}\n  \\toprule\n"
-        f"  {' & '.join(map(_escape, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n"
-        "  \\end{tabular}\n\\end{table}\n"
-    )
-
-
-def _escape(text: str) -> str:
-    signs = {"_": r"\_", "%": r"\%", "&": r"\&", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"}
-    return "".join(signs.get(sign, sign) for sign in text)

@@ -1,7 +1,14 @@
-"""Pages that open without a network: their frame, style and tables."""
+"""Pages that open without a network: their frame and style, and templates of HTML that are filled with escaped text."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Sequence
-from html import escape
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -28,26 +35,29 @@ def render_document(title: str, body_parts: Sequence[str], head: str = "", style
     return f'<!doctype html>\n<html lang="en"><head>{head_html}</head><body>\n{body}\n</body></html>\n'
 
 
-def render_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], word_columns: set[str], caption: str = ""
-) -> str:
-    """Render a table as HTML.
+def render_template(name: str, **values: Any) -> Markup:
+    """Return a template, filled.
 
     Args:
-        header: The names of the columns, as text.
-        rows: The cells of each row, as text.
-        word_columns: The names of the columns that hold words; the others hold numbers, which stand on the right.
-        caption: The caption, as text.
+        name: The name of a file in forcetune/report/templates.
+        values: The values of the template's variables. Text is escaped; `Markup` is HTML and stays as it is.
     """
-    classes = [' class="words"' if name in word_columns else "" for name in header]
-    head = "".join(
-        f'<th scope="col"{css_class}>{escape(name)}</th>' for name, css_class in zip(header, classes, strict=True)
+    return Markup(_open_templates().get_template(name).render(values))
+
+
+@cache
+def _open_templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("forcetune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    lines = [
-        "<tr>"
-        + "".join(f"<td{css_class}>{escape(cell)}</td>" for cell, css_class in zip(row, classes, strict=True))
-        + "</tr>"
-        for row in rows
-    ]
-    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{caption_html}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    environment.filters["code"] = mark_code
+    return environment
+
+
+def mark_code(text: str) -> Markup:
+    """Return text as HTML, in which what stands between backticks is code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

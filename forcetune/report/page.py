@@ -21,6 +21,7 @@ from forcetune.report.columns import encode_columns
 from forcetune.report.evidence import Evidence
 from forcetune.report.figures import TRIALS_SOURCE, Figure
 from forcetune.report.looks import Style
+from forcetune.report.verdicts import tabulate_verdicts
 
 SECTION_TITLES = {
     "trials": "Trials and their front",
@@ -37,6 +38,9 @@ FILTER_SYNTAX = (
 TABLE_SUMMARY = "The numbers as a table"
 FRONT_CAPTION = "Trials on the front, by rising sparsity"
 VERDICTS_CAPTION = "Each champion against each of its twins"
+SHOWN_VERDICT_COLUMNS = (
+    *("champion", "method", "short sparsity", "against", "pairs", "difference", "p", "verdict", "needed"),
+)
 
 
 def render_page(evidence: Evidence) -> str:
@@ -192,9 +196,9 @@ def _render_trials(trials: pd.DataFrame) -> str:
 
 
 def _render_front(trials: pd.DataFrame) -> str:
-    header, rows, in_words = words.tabulate_front(trials)
-    table = _render_scrolling(html.render_table(header, rows, in_words, FRONT_CAPTION), "front-points")
-    return f'<div class="front"><h3 id="front-points">The front</h3>{table}</div>' if rows else ""
+    table = words.tabulate_front(trials, FRONT_CAPTION)
+    table_html = _render_scrolling(table.to_html(), "front-points")
+    return f'<div class="front"><h3 id="front-points">The front</h3>{table_html}</div>' if table.rows else ""
 
 
 def _render_pairs(drawn: Sequence[Figure], names: Sequence[str]) -> str:
@@ -216,9 +220,8 @@ def _render_baseline(evidence: Evidence, drawn: Sequence[Figure]) -> str:
     if not evidence.verdicts:
         return ""
     figure_html = "".join(_render_figure(figure) for figure in drawn if figure.id == "forest")
-    table = _render_scrolling(
-        html.render_table(*words.tabulate_verdicts(evidence.verdicts), VERDICTS_CAPTION), "verdicts"
-    )
+    verdicts_table = tabulate_verdicts(evidence.verdicts, SHOWN_VERDICT_COLUMNS, VERDICTS_CAPTION)
+    table = _render_scrolling(verdicts_table.to_html(), "verdicts")
     verdicts_html = (
         f'<div><h3 id="verdicts">Verdicts</h3><p class="note">{escape(words.VERDICTS_NOTE)}</p>{table}</div>'
     )

@@ -28,16 +28,16 @@ def test_one_seed_has_no_interval():
     results = {(trial.method, 0.1): [0.5] for trial in study.grid()}
     compared = compare(study, make_table(study, results))
     assert compared["half_width"].isna().all()
-    assert comparison.tabulate(compared)[1] == [[method, "50.0"] for method in COMPARED_CONTROLS]
+    assert comparison.tabulate(compared).rows == [[method, "50.0"] for method in COMPARED_CONTROLS]
 
 
 def test_methods_are_rows_and_sparsities_are_columns(study):
     compared = compare(study, make_table(study, TRIAL_RESULTS))
-    header, rows = comparison.tabulate(compared)
-    assert header == ["method", "90 %", "99.9 %"]
-    assert rows[0] == ["snip", "85.0 ± 63.5", "20.0 ± 127.1 †1"]
-    assert rows[1] == ["random", "50.0 ± 0.0", "10.0 ± 0.0 †1‡1"]
-    assert rows[2][2] == "10.0 ± 0.0 ‡2"
+    table = comparison.tabulate(compared)
+    assert table.header == ["method", "90 %", "99.9 %"]
+    assert table.rows[0] == ["snip", "85.0 ± 63.5", "20.0 ± 127.1 †1"]
+    assert table.rows[1] == ["random", "50.0 ± 0.0", "10.0 ± 0.0 †1‡1"]
+    assert table.rows[2][2] == "10.0 ± 0.0 ‡2"
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_sparsity_is_shown_without_needless_digits(density, shown):
     compared = pd.DataFrame(
         [{"method": "snip", "density": density, "mean": 0.5, "half_width": math.nan, "collapsed": 0, "failed": 0}]
     )
-    assert comparison.tabulate(compared)[0][1] == shown
+    assert comparison.tabulate(compared).header[1] == shown
 
 
 def test_markdown_has_a_row_a_method(study):
     compared = compare(study, make_table(study, TRIAL_RESULTS))
-    lines = comparison.to_markdown(compared, "What it shows.").splitlines()
+    lines = comparison.tabulate(compared, "What it shows.").to_markdown().splitlines()
     assert lines[0] == "What it shows."
     assert lines[2] == "| method | 90 % | 99.9 % |"
     assert lines[4] == "| `snip` | 85.0 ± 63.5 | 20.0 ± 127.1 †1 |"
@@ -61,7 +61,7 @@ def test_markdown_has_a_row_a_method(study):
 
 def test_latex_escapes_what_latex_reads(study):
     compared = compare(study, make_table(study, TRIAL_RESULTS))
-    text = comparison.to_latex(compared, "On my_data at 95 %.")
+    text = comparison.tabulate(compared, "On my_data at 95 %.").to_latex()
     assert r"\caption{On my\_data at 95 \%. $\dagger$n: " in text
     assert r"  random\_erk & 70.0 $\pm$ 0.0 & 20.0 $\pm$ 0.0 \\" in text
     assert text.count(r"\\") == 5, "the header and four methods"
@@ -70,7 +70,7 @@ def test_latex_escapes_what_latex_reads(study):
 
 def test_export_writes_three_files(study, tmp_path):
     compared = compare(study, make_table(study, TRIAL_RESULTS))
-    paths = comparison.export(compared, "What it shows.", tmp_path / "compare-a.b")
+    paths = comparison.export(compared, comparison.tabulate(compared, "What it shows."), tmp_path / "compare-a.b")
     assert [path.name for path in paths] == ["compare-a.b.csv", "compare-a.b.md", "compare-a.b.tex"]
     rows = list(csv.DictReader(paths[0].read_text().splitlines()))
     assert rows[0]["method"] == "snip"

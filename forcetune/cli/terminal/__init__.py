@@ -2,20 +2,18 @@
 
 from forcetune.cli.terminal.effects import effects, importance
 from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front
-from forcetune.cli.terminal.layout import console, drop_missing
+from forcetune.cli.terminal.layout import console
 from forcetune.cli.terminal.nights import describe_plan, night, schedule, shares, verdicts
 from forcetune.cli.terminal.services import jobs, service
-from forcetune.cli.terminal.studies import comparison, cost, findings, masks, network, study
+from forcetune.cli.terminal.studies import cost, findings, masks, network, study
 
 __all__ = [
-    "comparison",
     "console",
     "controls",
     "cost",
     "costs",
     "dense",
     "describe_plan",
-    "drop_missing",
     "effects",
     "findings",
     "follow",
