@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
-from forcetune.report.html import render_document
+from forcetune.report.html import render_template
 from forcetune.report.tables import Table
 from forcetune.report.verdicts import VERDICT_LOOKS, tabulate_verdicts
 
 FIGURE_WIDTH_IN, ROW_HEIGHT_IN = 8.0, 1.6
 NEUTRAL_COLOUR = "#808080"  # visible on white and on black
 PLOTS_PER_ROW = 3
-SHOWN_VERDICT_COLUMNS = (
+NIGHT_PAGE_COLUMNS = (
     *("study", "champion", "method", "sparsity", "against"),
     *("pairs", "difference", "p", "verdict", "since", "needed"),
 )
@@ -39,32 +38,19 @@ def render_page(findings: Findings, margin: float) -> str:
         findings: The findings of the night.
         margin: The difference, in points of accuracy, below which two networks are as good as each other.
     """
-    body_parts = [
-        f"<h1>forcetune, night of {escape(findings.night)}</h1>",
-        _render_alarms(findings.alarms),
-        "<h2>Champions against random pruning</h2>",
-        _render_verdicts(findings.verdicts),
-        f"<p>{escape(describe_columns(margin))}</p>",
-        _render_twins(),
-        _render_figure(plot_history(findings, margin), "Differences by night; the table below has the same numbers"),
-        _render_histories(findings),
-        "<h2>Sentinels</h2>",
-        _render_sentinels(findings.watches),
-        *[f"<p>{escape(note)}</p>" for note in findings.notes],
-        f"<p>forcetune {__version__}, run {escape(findings.run_id)}</p>",
-    ]
-    return render_document(f"forcetune {findings.night}", body_parts)
-
-
-def describe_columns(margin: float) -> str:
-    """Describe the columns of the table of verdicts."""
-    return (
-        "Difference: champion minus twin in points of test accuracy over all nights, with Student's 95 % interval. "
-        f"Ties: the mean lies within {margin:g} points of 0. p: of the test that decided the verdict (of no "
-        "difference; for ties, of a difference beyond the margin); for undecided comparisons, of no difference over "
-        "all pairs so far; corrected for looking every night and for all comparisons. Needed: the number of pairs that "
-        "would probably decide the comparison."
+    page = render_template(
+        "night.html",
+        findings=findings,
+        margin=f"{margin:g}",
+        verdicts=tabulate_verdicts(findings.verdicts.to_dict("records"), NIGHT_PAGE_COLUMNS),
+        rivals=RIVAL_DESCRIPTIONS,
+        history=_tabulate_history(findings),
+        history_svg=plot_history(findings, margin),
+        sentinels=_tabulate_sentinels(findings.watches),
+        sentinels_svg=_plot_sentinels(findings.watches),
+        version=__version__,
     )
+    return str(page)
 
 
 def plot_history(findings: Findings, margin: float) -> str:
@@ -103,6 +89,9 @@ def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, mar
 
 
 def _plot_sentinels(watches: Sequence[Watch]) -> str:
+    """Plot the accuracy of the sentinels by night, a panel an arm, as SVG; empty where no sentinel has run."""
+    if not watches:
+        return ""
     figure = Figure(figsize=(FIGURE_WIDTH_IN, 2.4), layout="constrained")
     grid = figure.subplots(1, len(watches), squeeze=False)
     for watch, axes in zip(watches, grid.flat, strict=True):
@@ -133,51 +122,17 @@ def _to_svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _render_twins() -> str:
-    """Render the list of rivals and their meaning."""
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(description)}</dd>" for name, description in RIVAL_DESCRIPTIONS.items()
-    )
-    return f"<details><summary>The twins</summary><dl>{items}</dl></details>"
-
-
-def _render_figure(svg: str, caption: str) -> str:
-    return (
-        f'<figure role="img" aria-label="{escape(caption)}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
-        if svg
-        else ""
-    )
-
-
-def _render_alarms(alarms: Sequence[str]) -> str:
-    if not alarms:
-        return "<p>No alarm.</p>"
-    return (
-        '<div class="alarm" role="alert"><h2>Alarm</h2><ul>'
-        + "".join(f"<li>{escape(alarm)}</li>" for alarm in alarms)
-        + "</ul></div>"
-    )
-
-
-def _render_verdicts(verdicts: pd.DataFrame) -> str:
-    if verdicts.empty:
-        return "<p>There is no comparison yet.</p>"
-    return tabulate_verdicts(verdicts.to_dict("records"), SHOWN_VERDICT_COLUMNS).to_html()
-
-
-def _render_histories(findings: Findings) -> str:
+def _tabulate_history(findings: Findings) -> Table:
+    """Return a table with a row for each comparison and night."""
     rows = [
         {**row, **standing}
         for row in findings.verdicts.to_dict("records")
         for standing in findings.history[row["name"]].to_dict("records")
     ]
-    table_html = tabulate_verdicts(rows, HISTORY_COLUMNS).to_html()
-    return f"<details><summary>The history as a table</summary>{table_html}</details>" if rows else ""
+    return tabulate_verdicts(rows, HISTORY_COLUMNS)
 
 
-def _render_sentinels(watches: Sequence[Watch]) -> str:
-    if not watches:
-        return "<p>No sentinel has run.</p>"
+def _tabulate_sentinels(watches: Sequence[Watch]) -> Table:
     rows = [
         [
             watch.study,
@@ -192,10 +147,7 @@ def _render_sentinels(watches: Sequence[Watch]) -> str:
         for watch in watches
     ]
     header = ["study", "arm", "earlier nights", "runs", "changed", "shift", "p", "alarm"]
-    caption = "Test accuracy of the same runs by night"
-    return (
-        f"{Table(header, rows, {'study', 'arm', 'alarm'}).to_html()}{_render_figure(_plot_sentinels(watches), caption)}"
-    )
+    return Table(header, rows, {"study", "arm", "alarm"})
 
 
 def _format_number(value: Any, format_spec: str) -> str:

@@ -17,11 +17,6 @@ from forcetune.times import duration
 
 OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
 NEAR_DENSE_POINTS = 1.0
-VERDICTS_NOTE = (
-    "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
-    "95 % interval. Ties: the mean lies within the margin. p: of the test of no difference, by all sign flips of the "
-    "pairs, corrected for all comparisons. Needed: the number of pairs that would probably decide the comparison."
-)
 
 
 def write_lead(evidence: Evidence) -> list[str]:
