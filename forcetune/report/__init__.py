@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARTIFACT", "StudyResults", "write"]
 
-_MODULES = {
+_REPORT_MODULES = {
     "ARTIFACT": "forcetune.report.writing",
     "StudyResults": "forcetune.report.study_results",
     "write": "forcetune.report.writing",
@@ -21,6 +21,6 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+    if name in _REPORT_MODULES:
+        return getattr(import_module(_REPORT_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
