@@ -22,7 +22,8 @@ from typing import Any
 from mlflow import MlflowClient
 from stored import MADE_UP_STUDY, make_store
 
-from forcetune import analysis, results
+from forcetune import analysis
+from forcetune.report import results
 from forcetune.search.importance import importance
 from forcetune.stores import mlflow_uri
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from forcetune import jobs
     from forcetune.pruning import find_masks, load_masks
-    from forcetune.results import load_results, load_trial
+    from forcetune.report.results import load_results, load_trial
     from forcetune.run import run_study
     from forcetune.study import Study, load_study
 
@@ -18,9 +18,9 @@ _MODULES = {
     "Study": "forcetune.study",
     "find_masks": "forcetune.pruning",
     "load_masks": "forcetune.pruning",
-    "load_results": "forcetune.results",
+    "load_results": "forcetune.report.results",
     "load_study": "forcetune.study",
-    "load_trial": "forcetune.results",
+    "load_trial": "forcetune.report.results",
     "run_study": "forcetune.run",
 }
 

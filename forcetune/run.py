@@ -59,8 +59,7 @@ def run_study(
     """
     checked_study = _validate(study)
     end_reason = search_study(checked_study, console or Console(), fresh, priority, retry_failed)
-    from forcetune import results
-    from forcetune.report import StudyResults
+    from forcetune.report import StudyResults, results
 
     return StudyResults(checked_study.study, results.read(checked_study.study), end_reason)
 

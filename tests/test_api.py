@@ -14,8 +14,9 @@ from rich.console import Console
 from shared_constants import REPOSITORY
 
 import forcetune
-from forcetune import Study, analysis, load_results, load_study, results, run, run_study
+from forcetune import Study, analysis, load_results, load_study, run, run_study
 from forcetune.errors import InputError
+from forcetune.report import results
 
 PUBLIC_NAMES = ["Study", "find_masks", "jobs", "load_masks", "load_results", "load_study", "load_trial", "run_study"]
 HEAVY_PACKAGES = ("torch", "ray", "mlflow", "optuna", "pydantic", "pandas", "plotly")
@@ -57,6 +58,12 @@ def test_no_public_name_but_jobs_is_the_name_of_a_module():
 
 def test_importing_forcetune_loads_no_heavy_package():
     code = f"import sys, forcetune; dir(forcetune); print(*{{*{HEAVY_PACKAGES}}} & {{*sys.modules}})"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == []
+
+
+def test_loading_results_draws_no_figure():
+    code = "import sys, forcetune; forcetune.load_results; print(*{'plotly', 'mlflow', 'torch'} & {*sys.modules})"
     completed = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert completed.stdout.split() == []
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from forcetune import baseline, results, tracking
+from forcetune import baseline, tracking
 from forcetune.cli import asking, main
+from forcetune.report import results
 from forcetune.stores import mlflow_uri
 
 QUESTION_TRIALS = [

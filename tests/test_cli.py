@@ -17,9 +17,9 @@ from shared_constants import FORCETUNE_COMMAND
 
 import forcetune
 from forcetune import trial
-from forcetune.comparison import LEGEND
 from forcetune.errors import InputError
 from forcetune.pruning import load_masks
+from forcetune.report.comparison import LEGEND
 from forcetune.study import Trial
 from forcetune.tracking import load_table
 

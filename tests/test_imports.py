@@ -11,17 +11,13 @@ PACKAGE = REPOSITORY / "forcetune"
 
 # The rooms that each room may import. It may also import the rooms that these may import.
 ALLOWED_ROOMS = {
-    "baseline": ["jobs", "run", "results", "tracking", "analysis", "study", "pages"],
+    "baseline": ["jobs", "run", "report", "tracking", "analysis", "study"],
     "jobs": ["run", "tracking", "local", "study"],
     "local": ["tracking", "stores", "temporary", "locks"],
-    "report": ["results", "tracking", "analysis", "pages", "times", "study"],
-    "results": ["tracking", "analysis", "study"],
-    "pages": [],
+    "report": ["tracking", "analysis", "times", "study"],
     "times": [],
-    "comparison": ["analysis", "study"],
     "timers": ["stores"],
-    "show": ["times", "baseline", "jobs", "local", "execution", "search", "trial", "analysis", "stores", "study"],
-    "run": ["execution", "search", "ledger", "tracking", "results", "report", "study"],
+    "run": ["execution", "search", "ledger", "tracking", "report", "study"],
     "execution": ["search", "ledger", "trial", "study", "times", "temporary"],
     "search": ["ledger", "tracking", "analysis", "study", "training", "times"],
     "ledger": ["tracking", "study", "locks"],
@@ -50,16 +46,18 @@ VENDOR_ROOMS = {
     "optuna": ["search", "ledger"],
     "ray": ["execution", "jobs"],
     "pydantic": ["study"],
-    "pandas": ["tracking", "analysis", "search", "results", "comparison", "report", "baseline", "cli", "show"],
+    "pandas": ["tracking", "analysis", "search", "report", "baseline", "cli"],
     "moocore": ["analysis"],
     "scipy": ["analysis", "data"],
     "statsmodels": ["analysis"],
     "matplotlib": ["baseline"],
-    "rich": ["show", "run", "execution", "search", "baseline", "cli"],
+    "rich": ["report", "run", "execution", "search", "baseline", "cli"],
     "click": ["cli"],
-    "yaml": ["study", "comparison", "tracking"],
+    "yaml": ["study", "tracking"],
     "sqlalchemy": ["stores", "ledger"],
     "plotly": ["report"],
+    "jinja2": ["report"],
+    "markupsafe": ["report"],
     "psutil": ["local", "temporary"],
     "torch": [*FOUNDATION_ROOMS, "trial", "execution", "ledger"],
     "torchvision": ["models", "data"],
@@ -174,7 +172,16 @@ print(sum(int(mask.sum()) for mask in masks.values()))
     assert run_python(code) == ["83"]
 
 
-@pytest.mark.parametrize("module", ["cli", "jobs", "local.ui", "tracking", "analysis", "results", "study"])
+def test_importing_the_report_loads_no_heavy_package():
+    code = """
+import sys
+import forcetune.report
+print(*{"torch", "ray", "mlflow", "optuna", "pandas", "plotly"} & {*sys.modules})
+"""
+    assert run_python(code) == []
+
+
+@pytest.mark.parametrize("module", ["cli", "jobs", "local.ui", "tracking", "analysis", "report.results", "study"])
 def test_heavy_imports_are_lazy(module):
     code = f"""
 import sys

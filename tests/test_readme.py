@@ -10,12 +10,12 @@ import pytest
 import yaml
 from shared_constants import REPOSITORY
 
-from forcetune import comparison
 from forcetune.cli import main
 from forcetune.data import DATASETS
 from forcetune.models import MODELS
 from forcetune.pruning import METHODS
 from forcetune.study import METRICS, Nightly, Resources, Search, Study, Trial
+from forcetune.study.comparison import make_grid
 from forcetune.study.reading import read_yaml
 from forcetune.trial import run
 
@@ -140,7 +140,7 @@ def test_the_files_for_prune_and_compare_are_valid():
         next(yaml.safe_load(block) for block in find_blocks("yaml") if block.startswith(f"study: {name}\n"))
         for name in ("shuffled", "wide")
     )
-    assert Study.from_dict(comparison.make_grid(wide)).trials == 5 * 3 * 5, "two methods and three controls"
+    assert Study.from_dict(make_grid(wide)).trials == 5 * 3 * 5, "two methods and three controls"
     fields = {**shuffled["trial"], "method": "snip", "density": 0.1}
     assert Study.from_dict({**shuffled, "trial": fields}).make_trial({}).shuffle
 

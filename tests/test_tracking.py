@@ -9,7 +9,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from forcetune import analysis, results, tracking
+from forcetune import analysis, tracking
+from forcetune.report import results
 from forcetune.stores import mlflow_uri
 
 TRACKED_TRIALS = [("snip", 0.3, 0.97), ("force", 0.1, 0.95), ("random", 0.05, 0.4)]

@@ -21,7 +21,9 @@ def main(command):
             """Return what the command prints, and end this program where the command fails."""
             ended = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
             if ended.returncode:
-                sys.exit(f"forcetune {' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+                sys.exit(
+                    f"forcetune {' '.join(arguments)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+                )
             return ended.stdout
 
         run("init", "digits")

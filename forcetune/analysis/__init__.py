@@ -1,5 +1,6 @@
 """Questions to a study's table."""
 
+from forcetune.analysis.comparison import compare
 from forcetune.analysis.controls import COST_NAMES, RANDOM_METHODS, best_controls, find_beating_controls, is_control
 from forcetune.analysis.effects import accuracy_at_equal_density, effects, objective_losses
 from forcetune.analysis.fronts import (
@@ -51,6 +52,7 @@ __all__ = [
     "best",
     "best_controls",
     "choose_quality",
+    "compare",
     "detect_drift",
     "detectable_effect",
     "dominates",

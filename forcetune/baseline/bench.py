@@ -8,7 +8,7 @@ from itertools import islice
 
 import pandas as pd
 
-from forcetune import results, tracking
+from forcetune import tracking
 from forcetune.baseline.champions import Champion, make_champions, select_champions
 from forcetune.baseline.evidence import EndedCompanions, Pair
 from forcetune.baseline.twins import (
@@ -21,6 +21,7 @@ from forcetune.baseline.twins import (
     make_tuned_comparison,
     plan_tuning,
 )
+from forcetune.report import results
 from forcetune.study import SPARSITY_BAND_EDGES, Companion, Study, Trial
 
 

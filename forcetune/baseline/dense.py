@@ -3,7 +3,7 @@
 from forcetune import analysis, tracking
 from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.twins import replace_fields
-from forcetune.results import DENSE_ARM
+from forcetune.report.results import DENSE_ARM
 from forcetune.study import Companion, CompanionRuns, Trial
 
 UNPRUNED_FIELDS = {"method": "random", "density": 1.0, "small_dense": None, "layers_from": None}

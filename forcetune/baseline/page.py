@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,18 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
-from forcetune.pages import render_document, render_table
+from forcetune.report.html import render_template
+from forcetune.report.tables import Table
+from forcetune.report.verdicts import VERDICT_LOOKS, tabulate_verdicts
 
-# Colour-blind people can tell these colours of Okabe and Ito apart; the shapes differ too.
-VERDICT_COLOURS = {"beats": "#009e73", "ties": "#56b4e9", "loses": "#d55e00", "undecided": "#888888"}
-VERDICT_MARKERS = {"beats": "^", "ties": "s", "loses": "v", "undecided": "o"}
 FIGURE_WIDTH_IN, ROW_HEIGHT_IN = 8.0, 1.6
 NEUTRAL_COLOUR = "#808080"  # visible on white and on black
 PLOTS_PER_ROW = 3
+NIGHT_PAGE_COLUMNS = (
+    *("study", "champion", "method", "sparsity", "against"),
+    *("pairs", "difference", "p", "verdict", "since", "needed"),
+)
+HISTORY_COLUMNS = ("study", "champion", "against", "night", "pairs", "difference", "verdict")
 
 
 def render_page(findings: Findings, margin: float) -> str:
@@ -35,32 +38,19 @@ def render_page(findings: Findings, margin: float) -> str:
         findings: The findings of the night.
         margin: The difference, in points of accuracy, below which two networks are as good as each other.
     """
-    body_parts = [
-        f"<h1>forcetune, night of {escape(findings.night)}</h1>",
-        _render_alarms(findings.alarms),
-        "<h2>Champions against random pruning</h2>",
-        _render_verdicts(findings.verdicts),
-        f"<p>{escape(describe_columns(margin))}</p>",
-        _render_twins(),
-        _render_figure(plot_history(findings, margin), "Differences by night; the table below has the same numbers"),
-        _render_histories(findings),
-        "<h2>Sentinels</h2>",
-        _render_sentinels(findings.watches),
-        *[f"<p>{escape(note)}</p>" for note in findings.notes],
-        f"<p>forcetune {__version__}, run {escape(findings.run_id)}</p>",
-    ]
-    return render_document(f"forcetune {findings.night}", body_parts)
-
-
-def describe_columns(margin: float) -> str:
-    """Describe the columns of the table of verdicts."""
-    return (
-        "Difference: champion minus twin in points of test accuracy over all nights, with Student's 95 % interval. "
-        f"Ties: the mean lies within {margin:g} points of 0. p: of the test that decided the verdict (of no "
-        "difference; for ties, of a difference beyond the margin); for undecided comparisons, of no difference over "
-        "all pairs so far; corrected for looking every night and for all comparisons. Needed: the number of pairs that "
-        "would probably decide the comparison."
+    page = render_template(
+        "night.html",
+        findings=findings,
+        margin=f"{margin:g}",
+        verdicts=tabulate_verdicts(findings.verdicts.to_dict("records"), NIGHT_PAGE_COLUMNS),
+        rivals=RIVAL_DESCRIPTIONS,
+        history=_tabulate_history(findings),
+        history_svg=plot_history(findings, margin),
+        sentinels=_tabulate_sentinels(findings.watches),
+        sentinels_svg=_plot_sentinels(findings.watches),
+        version=__version__,
     )
+    return str(page)
 
 
 def plot_history(findings: Findings, margin: float) -> str:
@@ -84,10 +74,11 @@ def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, mar
     axes.axhspan(-margin, margin, color=NEUTRAL_COLOUR, alpha=0.25, linewidth=0)
     axes.axhline(0, color=NEUTRAL_COLOUR, linewidth=0.8)
     for night, standing in zip(nights, history.to_dict("records"), strict=True):
-        colour, marker = VERDICT_COLOURS[standing["holds"]], VERDICT_MARKERS[standing["holds"]]
+        look = VERDICT_LOOKS[standing["holds"]]
+        colour = look.colour or NEUTRAL_COLOUR
         if not np.isnan(standing["low"]):
             axes.plot([night, night], [standing["low"], standing["high"]], color=colour, linewidth=1.5)
-        axes.plot([night], [standing["mean"]], marker, color=colour, markersize=5)
+        axes.plot([night], [standing["mean"]], look.marker, color=colour, markersize=5)
     axes.set_title(
         f"{row['method']} {row['sparsity']:.2%} − {row['against']}: {row['holds']}", fontsize=8, color=NEUTRAL_COLOUR
     )
@@ -98,6 +89,9 @@ def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, mar
 
 
 def _plot_sentinels(watches: Sequence[Watch]) -> str:
+    """Plot the accuracy of the sentinels by night, a panel an arm, as SVG; empty where no sentinel has run."""
+    if not watches:
+        return ""
     figure = Figure(figsize=(FIGURE_WIDTH_IN, 2.4), layout="constrained")
     grid = figure.subplots(1, len(watches), squeeze=False)
     for watch, axes in zip(watches, grid.flat, strict=True):
@@ -128,81 +122,17 @@ def _to_svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _render_twins() -> str:
-    """Render the list of rivals and their meaning."""
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(description)}</dd>" for name, description in RIVAL_DESCRIPTIONS.items()
-    )
-    return f"<details><summary>The twins</summary><dl>{items}</dl></details>"
-
-
-def _render_figure(svg: str, caption: str) -> str:
-    return (
-        f'<figure role="img" aria-label="{escape(caption)}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
-        if svg
-        else ""
-    )
-
-
-def _render_alarms(alarms: Sequence[str]) -> str:
-    if not alarms:
-        return "<p>No alarm.</p>"
-    return (
-        '<div class="alarm" role="alert"><h2>Alarm</h2><ul>'
-        + "".join(f"<li>{escape(alarm)}</li>" for alarm in alarms)
-        + "</ul></div>"
-    )
-
-
-def _render_verdicts(verdicts: pd.DataFrame) -> str:
-    if verdicts.empty:
-        return "<p>There is no comparison yet.</p>"
+def _tabulate_history(findings: Findings) -> Table:
+    """Return a table with a row for each comparison and night."""
     rows = [
-        [
-            *(row["study"], row["champion"], row["method"], f"{row['sparsity']:.2%}", row["against"]),
-            *(str(row["pairs"]), format_interval(row), _format_number(row["p"], ".2g"), row["holds"]),
-            *("-" if pd.isna(row["since"]) else row["since"] or "before", _format_number(row["needed"], ".0f")),
-        ]
-        for row in verdicts.to_dict("records")
-    ]
-    header = [
-        "study",
-        "champion",
-        "method",
-        "sparsity",
-        "against",
-        "pairs",
-        "difference",
-        "p",
-        "verdict",
-        "since",
-        "needed",
-    ]
-    return render_table(header, rows, word_columns={"study", "champion", "method", "against", "verdict", "since"})
-
-
-def _render_histories(findings: Findings) -> str:
-    rows = [
-        [
-            row["study"],
-            row["champion"],
-            row["against"],
-            standing["night"] or "before",
-            str(standing["pairs"]),
-            format_interval(standing),
-            standing["holds"],
-        ]
+        {**row, **standing}
         for row in findings.verdicts.to_dict("records")
         for standing in findings.history[row["name"]].to_dict("records")
     ]
-    header = ["study", "champion", "against", "night", "pairs", "difference", "verdict"]
-    table_html = render_table(header, rows, word_columns={"study", "champion", "against", "night", "verdict"})
-    return f"<details><summary>The history as a table</summary>{table_html}</details>" if rows else ""
+    return tabulate_verdicts(rows, HISTORY_COLUMNS)
 
 
-def _render_sentinels(watches: Sequence[Watch]) -> str:
-    if not watches:
-        return "<p>No sentinel has run.</p>"
+def _tabulate_sentinels(watches: Sequence[Watch]) -> Table:
     rows = [
         [
             watch.study,
@@ -217,17 +147,7 @@ def _render_sentinels(watches: Sequence[Watch]) -> str:
         for watch in watches
     ]
     header = ["study", "arm", "earlier nights", "runs", "changed", "shift", "p", "alarm"]
-    caption = "Test accuracy of the same runs by night"
-    return render_table(header, rows, word_columns={"study", "arm", "alarm"}) + _render_figure(
-        _plot_sentinels(watches), caption
-    )
-
-
-def format_interval(row: dict[Any, Any]) -> str:
-    """Format a mean difference and its interval, in points."""
-    if np.isnan(row["low"]):
-        return f"{row['mean']:+.2f}"
-    return f"{row['mean']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return Table(header, rows, {"study", "arm", "alarm"})
 
 
 def _format_number(value: Any, format_spec: str) -> str:

@@ -20,7 +20,7 @@ from forcetune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from forcetune.results import Results
+    from forcetune.report.results import Results
 
 WATCH_INTERVAL_S = 2.0  # between two reads of a study that is watched
 
@@ -146,7 +146,7 @@ def best(
 
     It reads only MLflow. Without options it prints the front of STUDY; for several studies, their common front.
     """
-    from forcetune import results
+    from forcetune.report import results
 
     explanation_options: dict[str, object] = {"--effect": effect, "--importance": importance}
     for selection_options in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
@@ -187,20 +187,21 @@ def print_front(study_results: Results) -> None:
 
 
 def _print_answer(study_results: Results, question: Question) -> None:
-    from forcetune import analysis, show
+    from forcetune import analysis
+    from forcetune.cli import terminal
 
     table, selected = study_results.trials, question.select(study_results)
     if selected.empty:
         click.echo(f"{_describe_no_match(question)}; {describe_outcomes(table)}")
         return
-    show.front(selected, question.named_fields)
+    terminal.front(selected, question.named_fields)
     click.echo(_summarize(table, question))
     if question.is_whole_front:
-        show.controls(table, selected)
+        terminal.controls(table, selected)
     dense_accuracy = analysis.summarize_dense(study_results.dense, "val_accuracy")
     if question.within is None and len(dense_accuracy):
-        click.echo(show.dense(dense_accuracy))
-    click.echo(show.costs(selected, table))
+        click.echo(terminal.dense(dense_accuracy))
+    click.echo(terminal.costs(selected, table))
 
 
 def _describe_no_match(question: Question) -> str:
@@ -223,7 +224,7 @@ def _summarize(table: pd.DataFrame, question: Question) -> str:
 
 
 def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
-    from forcetune import show
+    from forcetune.report.tables import drop_missing
     from forcetune.times import iso
 
     table = table.copy()
@@ -232,7 +233,7 @@ def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
     if as_csv:
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        click.echo(json.dumps([show.drop_missing(row) for row in table.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in table.to_dict("records")], indent=1))
 
 
 def _explain(
@@ -241,20 +242,21 @@ def _explain(
     """Print the effects of some fields, or the importance of all fields."""
     import pandas as pd
 
-    from forcetune import analysis, show
+    from forcetune import analysis
+    from forcetune.cli import terminal
 
     candidates = analysis.where(table, conditions)
     candidates.attrs = table.attrs
     if fields:
         effects = pd.concat([analysis.effects(candidates, field) for field in fields], ignore_index=True)
-        _print_data(effects, as_csv) if as_json or as_csv else show.effects(effects)
+        _print_data(effects, as_csv) if as_json or as_csv else terminal.effects(effects)
         return
     from forcetune.search.importance import importance
 
     if len(table.attrs["studies"]) > 1:
         raise InputError("--importance takes one study: several studies have different search spaces")
     shares = importance(candidates)
-    _print_data(shares.reset_index(), as_csv) if as_json or as_csv else show.importance(shares)
+    _print_data(shares.reset_index(), as_csv) if as_json or as_csv else terminal.importance(shares)
 
 
 def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:
@@ -280,10 +282,11 @@ def _require_finished(study_results: Results) -> Results:
 
 def _watch(studies: Sequence[str], question: Question) -> None:
     """Show the answer as it changes, until no search of these studies runs any more."""
-    from forcetune import results, show
+    from forcetune.cli import terminal
+    from forcetune.report import results
 
     try:
-        show.follow(_changes(studies, question), question.named_fields)
+        terminal.follow(_changes(studies, question), question.named_fields)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     _print_answer(_require_finished(results.read(*studies)), question)
@@ -291,7 +294,7 @@ def _watch(studies: Sequence[str], question: Question) -> None:
 
 def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[pd.DataFrame, str]]:
     """Yield the answer and a summary of it now, and again whenever a trial has started or ended."""
-    from forcetune import results
+    from forcetune.report import results
 
     previous_counts = None
     while True:

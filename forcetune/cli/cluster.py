@@ -41,7 +41,7 @@ def up(database: str | None, cpus: float | None, gpus: float | None, start_limit
 
     A service that already runs in the current folder is not changed.
     """
-    from forcetune import show
+    from forcetune.cli import terminal
     from forcetune.local import service
 
     local_service, is_new = service.up(database, cpus, gpus, start_limit_s=start_limit)
@@ -53,7 +53,7 @@ def up(database: str | None, cpus: float | None, gpus: float | None, start_limit
             )
         )
     else:
-        show.service(local_service, is_new)
+        terminal.service(local_service, is_new)
 
 
 @main.command()
@@ -122,13 +122,14 @@ def submit(
 @json_option
 def jobs_command(address: str | None, as_json: bool) -> None:
     """List the studies that run, or ran, as jobs on a Ray cluster."""
-    from forcetune import jobs, show
+    from forcetune import jobs
+    from forcetune.cli import terminal
 
     cluster_jobs = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps([_job_record(job) for job in cluster_jobs], indent=1))
     else:
-        show.jobs(cluster_jobs)
+        terminal.jobs(cluster_jobs)
 
 
 @main.command()
@@ -198,10 +199,11 @@ def supervise(
 @priority_option
 def accompany(file: str, priority: Priority) -> None:
     """Run the companions that FILE lists."""
-    from forcetune import run, show
+    from forcetune import run
+    from forcetune.cli import terminal
     from forcetune.study import load_companion_runs
 
-    if end_reason := run.run_companions(load_companion_runs(file), show.console(), priority):
+    if end_reason := run.run_companions(load_companion_runs(file), terminal.console(), priority):
         click.echo(end_reason)
 
 

@@ -42,7 +42,8 @@ def prune(source: str | None, out: Path | None, **options: Any) -> None:
     its run, or STUDY/TRIAL, such as digits/trial-0036. The options replace fields of FILE or RUN, and set the fields
     that FILE samples. Without FILE and RUN, the options --model, --dataset, --method and --density are enough.
     """
-    from forcetune import pruning, show, tracking, trial
+    from forcetune import pruning, tracking, trial
+    from forcetune.cli import terminal
 
     if out and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
@@ -50,7 +51,7 @@ def prune(source: str | None, out: Path | None, **options: Any) -> None:
     with _locating_user_errors(requested_trial), contained():
         trial.check(requested_trial)
         prepared = trial.prepare(requested_trial, fetch_masks=tracking.fetch_masks)
-    show.masks(prepared, pruning.layer_table(prepared.masks))
+    terminal.masks(prepared, pruning.layer_table(prepared.masks))
     if out:
         pruning.save_masks(out, prepared.masks)
         click.echo(f"{out}: {sum(int(mask.sum()) for mask in prepared.masks.values())} weights kept")
@@ -89,9 +90,12 @@ def compare(
     The command writes NAME.yaml, NAME.csv, NAME.md and NAME.tex; NAME is compare- with the study's name in FILE, or
     compare-MODEL-DATASET. The same command again, or `compare NAME.yaml`, continues where the first one stopped.
     """
-    from forcetune import comparison, show
+    from forcetune import analysis
+    from forcetune.cli import terminal
     from forcetune.execution.checking import check_study
+    from forcetune.report import comparison
     from forcetune.study import Study
+    from forcetune.study.comparison import list_configurations, make_grid, write_study
     from forcetune.study.reading import read_yaml
 
     if file is None:
@@ -107,20 +111,21 @@ def compare(
     }
     written = read_yaml(file) if file else {"study": f"{model}-{dataset}".replace(":", "-"), "trial": {}}
     with naming_file(file):
-        study_file = comparison.make_grid(_put_fields(written, drop_unset(fields)))
+        study_file = make_grid(_put_fields(written, drop_unset(fields)))
         study = Study.from_dict(study_file)
         descriptions = check_study(study)
-    path = comparison.write_study(out / f"{study.study}.yaml", study_file)
+    path = write_study(out / f"{study.study}.yaml", study_file)
     study_results, end_reason = run_search(study, str(path), fresh, rerun_command="the same command")
-    table = comparison.compare(study_results.trials, study.grid(), chance=1 / descriptions[0]["classes"])
+    chance = 1 / descriptions[0]["classes"]
+    compared = analysis.compare(study_results.trials, list_configurations(study), chance)
     seed_count = len(study.space["seed"].values)
-    caption = comparison.make_caption(study, seed_count)
-    click.echo(caption)
-    show.comparison(*comparison.tabulate(table))
-    click.echo(comparison.LEGEND)
+    table = comparison.tabulate(compared, comparison.make_caption(study, seed_count))
+    click.echo(table.caption)
+    terminal.console().print(table.to_terminal())
+    click.echo(table.legend)
     if caveat := comparison.warn_of_few_seeds(seed_count):
         click.echo(caveat)
-    click.echo("written: " + ", ".join(map(str, [path, *comparison.export(table, caption, out / study.study)])))
+    click.echo("written: " + ", ".join(map(str, [path, *comparison.export(compared, table, out / study.study)])))
     report_end(study, study_results.trials, end_reason)
 
 

@@ -68,7 +68,8 @@ def baseline(
     with these runs.
     """
     from forcetune import baseline as baseline_package
-    from forcetune import show
+    from forcetune.cli import terminal
+    from forcetune.report.tables import drop_missing
 
     if dense:
         comparison_options = {"--top": top, "--bands": bands, "--seeds": seeds, "--margin": margin, "--pool": pool}
@@ -83,13 +84,13 @@ def baseline(
     if dry_run and as_json:
         click.echo(json.dumps(plan.plain(), indent=1))
         return
-    lines = show.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS)
+    lines = terminal.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS)
     for line in lines if plan.runs or dry_run else plan.exclusion_reasons:
         print_line(line)
     if dry_run:
         return
     with _explaining_interrupt():
-        console = show.console(error=as_json)
+        console = terminal.console(error=as_json)
         end_reason = (
             baseline_package.run(champion_study, baseline_package.make_sender(console, priority, address), seeds)
             if plan.missing
@@ -97,16 +98,19 @@ def baseline(
         )
     verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
-        click.echo(json.dumps([show.drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
     else:
-        show.verdicts(verdicts, margin)
+        terminal.verdicts(verdicts, margin)
     if end_reason:
         print_line(end_reason)
 
 
 def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, priority: Priority, as_json: bool) -> None:
     """Run the dense runs that a study lacks, and print the accuracy of its dense networks."""
-    from forcetune import analysis, baseline, results, show
+    from forcetune import analysis, baseline
+    from forcetune.cli import terminal
+    from forcetune.report import results
+    from forcetune.report.tables import drop_missing
 
     companion_runs, hours = baseline.plan_dense_runs(study, seeds)
     count = len(companion_runs.companions)
@@ -119,13 +123,15 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
     if dry_run:
         return
     with _explaining_interrupt():
-        sender = baseline.make_sender(show.console(error=as_json), priority, address)
+        sender = baseline.make_sender(terminal.console(error=as_json), priority, address)
         end_reason = sender(companion_runs) if count else None
     accuracies = analysis.summarize_dense(results.dense(study), "val_accuracy")
     if as_json:
-        click.echo(json.dumps([show.drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
+        click.echo(json.dumps([drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
     else:
-        click.echo(show.dense(accuracies) if len(accuracies) else f"no dense run of {study} has a validation accuracy")
+        click.echo(
+            terminal.dense(accuracies) if len(accuracies) else f"no dense run of {study} has a validation accuracy"
+        )
     if end_reason:
         click.echo(end_reason, err=as_json)
 
@@ -143,20 +149,21 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
     to those of other users. It writes a page into the current folder, and a run into the experiment forcetune-nightly.
     Exit code 3 is an alarm: a verdict changed, or repeated runs no longer give the same results.
     """
-    from forcetune import baseline, show
+    from forcetune import baseline
+    from forcetune.cli import terminal
 
     name = _parse_night(night)
-    nights = baseline.Nights(file, console := show.console(error=as_json))
+    nights = baseline.Nights(file, console := terminal.console(error=as_json))
     if dry_run:
         shares = nights.plan(name)
-        click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else show.shares(shares)
+        click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else terminal.shares(shares)
         return
     with _explaining_interrupt():
         night_findings = nights.run(name, baseline.make_sender(console, "low", address))
     if as_json:
         click.echo(json.dumps([findings.plain() for findings in night_findings], indent=1))
     for findings in night_findings if not as_json else ():
-        show.night(findings, nights.settings.margin)
+        terminal.night(findings, nights.settings.margin)
     for path in nights.pages:
         click.echo(f"page: {path}", err=as_json)
     if any(findings.alarms for findings in night_findings):
@@ -258,8 +265,9 @@ def kubernetes(file: Path, at: str, image: str) -> None:
 @json_option
 def status(as_json: bool) -> None:
     """Show which nights the crontab starts, the last night of each file, and the current verdicts."""
-    from forcetune import baseline, show
+    from forcetune import baseline
     from forcetune import timers as schedule_package
+    from forcetune.cli import terminal
 
     last_nights = baseline.load_last_nights()
     try:
@@ -270,7 +278,7 @@ def status(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"next": next_nights, "last": last_nights}, indent=1))
     else:
-        show.schedule(next_nights, last_nights)
+        terminal.schedule(next_nights, last_nights)
 
 
 def _plan_night(file: Path, at: str, log: Path | None = None) -> Night:

@@ -12,7 +12,7 @@ from forcetune.cli.group import FAILED, INTERRUPTED, naming_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from forcetune.results import Results
+    from forcetune.report.results import Results
     from forcetune.study import Priority, Study
 
 
@@ -29,11 +29,13 @@ def run_search(
         priority: Among the studies of a cluster.
         retry_failed: Whether to run failed trials again.
     """
-    from forcetune import results, run, show
+    from forcetune import run
+    from forcetune.cli import terminal
+    from forcetune.report import results
 
     try:
         with naming_file(file):
-            end_reason = run.search_study(study, show.console(), fresh, priority, retry_failed)
+            end_reason = run.search_study(study, terminal.console(), fresh, priority, retry_failed)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
         sys.exit(INTERRUPTED)

@@ -82,15 +82,16 @@ def _check(
             "torchvision:name, package.module:function"
         )
     else:
-        from forcetune import run, show
+        from forcetune import run
+        from forcetune.cli import terminal
         from forcetune.execution.checking import check_study
         from forcetune.study import load_study
 
         study = load_study(what)
         with naming_file(what):
             descriptions = check_study(study)
-            show.study(study, descriptions)
-            show.cost(run.predict_cost(study))
+            terminal.study(study, descriptions)
+            terminal.cost(run.predict_cost(study))
 
 
 @main.command("search")
@@ -114,12 +115,13 @@ def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priorit
 @click.option("--repair", is_flag=True, help="repair what disagrees; where data differ, the ledger counts as right")
 def doctor(study: str, repair: bool) -> None:
     """Compare the data of STUDY in Optuna, MLflow and the checkpoints; exit with 1 if they disagree."""
-    from forcetune import run, show
+    from forcetune import run
+    from forcetune.cli import terminal
 
     repaired, remaining, holder = run.examine_study(study, repair)
     if holder:
         click.echo(f"{holder}; running trials are not examined")
-    show.findings(repaired, remaining)
+    terminal.findings(repaired, remaining)
     if remaining:
         sys.exit(FAILED)
 
@@ -174,9 +176,10 @@ def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
 
 
 def _check_model(name: str, sample_sizes: tuple[tuple[int, ...], int], width: int | None) -> None:
-    from forcetune import models, pruning, show
+    from forcetune import models, pruning
+    from forcetune.cli import terminal
 
-    show.network(name, *sample_sizes, pruning.inspect(models.build(name, *sample_sizes, width), *sample_sizes))
+    terminal.network(name, *sample_sizes, pruning.inspect(models.build(name, *sample_sizes, width), *sample_sizes))
 
 
 def _sample_sizes(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from forcetune import results, tracking
+from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
-from forcetune.report import numbers
+from forcetune.report import numbers, results
 
 LAYERS_FILE = "layers.json"
 VERDICTS_FILE = "verdicts.json"

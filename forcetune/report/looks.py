@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 from forcetune.report.numbers import is_random_label
+from forcetune.report.tables import format_percent
 
 # Colour-blind people can tell these colours of Okabe and Ito apart; black is left out. The numbers of colours and of
 # shapes, 7 and 11, have no common divisor, so that 77 methods differ in one or the other.
@@ -83,14 +84,6 @@ class Style:
             {"color": colour, "width": 1.2} if hollow else {"color": "var(--edge)", "width": 0.8 if size > 5 else 0.3}
         )
         return {"color": colour, "symbol": self.symbol(label) + "-open" * hollow, "size": size, "line": edge}
-
-
-def format_percent(share: float) -> str:
-    """Format a share in percent, with enough digits to distinguish a sparsity from 1."""
-    if not 0.9 < share < 1:
-        return f"{share * 100:.4g}%"
-    digits = max(2, -math.floor(math.log10(1 - share)) - 1)
-    return f"{share * 100:.{digits}f}".rstrip("0").rstrip(".") + "%"
 
 
 def make_sparsity_axis(densities: Sequence[float], coarse: bool = False, **options: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from html import escape
 import pandas as pd
 from plotly.graph_objects import Figure as PlotlyFigure  # type: ignore[import-untyped]
 
-from forcetune import analysis, pages
+from forcetune import analysis
 from forcetune.report import numbers, words
 from forcetune.report.evidence import gather
 from forcetune.report.notebook import make_figures
-from forcetune.results import Results
+from forcetune.report.results import Results
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,8 +63,7 @@ class StudyResults:
         summary = f"<p>{escape(self._summarize())}</p>"
         if not len(self.front):
             return summary
-        header, rows, word_columns = words.tabulate_front(numbers.prepare_trials(self.trials))
-        return summary + pages.render_table(header, rows, word_columns)
+        return f"{summary}{words.tabulate_front(numbers.prepare_trials(self.trials)).to_html()}"
 
     def _summarize(self) -> str:
         end = f"; {self.end_reason}" if self.end_reason else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -12,16 +12,11 @@ from forcetune import analysis
 from forcetune.report import listing, numbers, paper
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.evidence import Evidence
-from forcetune.report.looks import format_percent
+from forcetune.report.tables import Table, format_percent
 from forcetune.times import duration
 
 OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
 NEAR_DENSE_POINTS = 1.0
-VERDICTS_NOTE = (
-    "Difference: champion minus twin in points of test accuracy, mean over pairs that share a seed, with Student's "
-    "95 % interval. Ties: the mean lies within the margin. p: of the test of no difference, by all sign flips of the "
-    "pairs, corrected for all comparisons. Needed: the number of pairs that would probably decide the comparison."
-)
 
 
 def write_lead(evidence: Evidence) -> list[str]:
@@ -149,8 +144,8 @@ def write_notes(trials: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def tabulate_front(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], set[str]]:
-    """Return the front as a plain table: the header, the rows, and the columns that hold words."""
+def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
+    """Return the front as a plain table."""
     front = trials[trials["on_front"]]
     quality = format_heading(trials.attrs["quality"])
     extra_columns = [
@@ -173,7 +168,7 @@ def tabulate_front(trials: pd.DataFrame) -> tuple[list[str], list[list[str]], se
         ]
         for row in front.to_dict("records")
     ]
-    return header, rows, {"trial", "method", "schedule", "beaten by", "run id"}
+    return Table(header, rows, {"trial", "method", "schedule", "beaten by", "run id"}, caption)
 
 
 def describe_beating_control(row: Mapping[Any, Any]) -> str:
@@ -187,37 +182,6 @@ def _format_cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
-
-
-def tabulate_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], set[str]]:
-    """Return the verdicts as a plain table: the header, the rows, and the columns that hold words."""
-    header = ["champion", "method", "sparsity", "against", "pairs", "difference", "p", "verdict", "needed"]
-    rows = [
-        [
-            str(row["champion"]),
-            str(row["method"]),
-            format_percent(round(row["sparsity"], 5)) if row.get("sparsity") is not None else str(row.get("band", "-")),
-            str(row["against"]),
-            str(row["pairs"]),
-            _format_difference(row),
-            _format_number(row.get("p_difference"), ".2g"),
-            str(row["verdict"]),
-            _format_number(row.get("needed"), ".0f"),
-        ]
-        for row in verdicts
-    ]
-    return header, rows, {"champion", "method", "against", "verdict"}
-
-
-def _format_difference(row: Mapping[str, Any]) -> str:
-    if row.get("mean") is None:
-        return "-"
-    interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row.get("low") is not None else ""
-    return f"{row['mean']:+.2f}{interval}"
-
-
-def _format_number(value: Any, format_spec: str) -> str:
-    return "-" if value is None else format(value, format_spec)
 
 
 def describe_left_out(evidence: Evidence, drawn: set[str]) -> list[str]:

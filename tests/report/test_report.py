@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from shared_constants import DEFAULT_OBJECTIVES
 
-from forcetune import report, results
+from forcetune import report
 from forcetune.errors import InputError
-from forcetune.report import evidence, numbers
+from forcetune.report import evidence, numbers, results
 from forcetune.report.columns import encode_columns
-from forcetune.report.looks import format_percent
 from forcetune.report.page import render_page
+from forcetune.report.tables import format_percent
 from forcetune.tracking import Epoch, Tracker
 
 MALICIOUS_NAME = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>&amp;"

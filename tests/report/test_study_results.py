@@ -11,7 +11,7 @@ from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.report import StudyResults, evidence, numbers
 from forcetune.report.notebook import format_value, make_figures
-from forcetune.results import Results
+from forcetune.report.results import Results
 
 MARKUP = "<script>alert(1)</script>"
 

@@ -7,12 +7,13 @@ import pytest
 from made import QUIET_CONSOLE
 from mlflow import MlflowClient
 
-from forcetune import analysis, results, run
+from forcetune import analysis, run
 from forcetune.errors import HeldError, InputError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import Ledger, load_trials, pending_archive
 from forcetune.ledger.messages import Proposal, Report
 from forcetune.names import COMPANION
+from forcetune.report import results
 from forcetune.search.archive import archive
 from forcetune.search.companions import FIRST_FRESH_SEEDS, propose_reruns, rerun
 from forcetune.search.driver import open_driver

@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from shared_constants import REPOSITORY
 from test_driver import make_driver
 
-from forcetune import analysis, results
+from forcetune import analysis
 from forcetune.ledger.ledger import load_trials
+from forcetune.report import results
 from forcetune.run import examine_study
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import FRONT_TAG, KNEE_TAG

@@ -5,12 +5,13 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 import forcetune
-from forcetune import results, run, tracking
+from forcetune import run, tracking
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import has_study, load_trials
 from forcetune.names import COMPANION
+from forcetune.report import results
 from forcetune.run import examine_study
 from forcetune.search import moving
 from forcetune.stores import mlflow_uri, optuna_uri

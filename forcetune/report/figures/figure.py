@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from forcetune.report.columns import format_heading, is_share
-from forcetune.report.looks import Style, escape_markup, format_percent
+from forcetune.report.looks import Style, escape_markup
+from forcetune.report.tables import format_percent
 
 TRIALS_SOURCE = "trials"  # the id of the table of all trials among the sources of page.js
 

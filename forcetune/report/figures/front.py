@@ -25,11 +25,11 @@ from forcetune.report.looks import (
     METHOD_DASHES,
     Style,
     escape_markup,
-    format_percent,
     make_axis,
     make_layout,
     make_sparsity_axis,
 )
+from forcetune.report.tables import format_percent
 
 MANY_POINTS = 1000  # beyond which points are smaller
 FIRST_LABEL_RANK = 1001  # in the legend, where a trace without a rank has 1000

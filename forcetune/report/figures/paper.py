@@ -26,12 +26,12 @@ from forcetune.report.looks import (
     METHOD_SYMBOLS,
     Style,
     escape_markup,
-    format_percent,
     make_axis,
     make_layout,
     make_panels,
     make_sparsity_axis,
 )
+from forcetune.report.tables import format_percent
 
 PANELS_PER_ROW = 3
 MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side

@@ -9,14 +9,10 @@ import numpy as np
 import pandas as pd
 
 from forcetune.report.figures.figure import Figure, make_error_bars, make_meta
-from forcetune.report.looks import DIM, GRID, RANDOM_COLOUR, escape_markup, format_percent, make_axis, make_layout
+from forcetune.report.looks import DIM, GRID, RANDOM_COLOUR, escape_markup, make_axis, make_layout
+from forcetune.report.tables import format_percent
+from forcetune.report.verdicts import VERDICT_LOOKS
 
-VERDICT_LOOKS = {  # the same looks as on the page of a night
-    "beats": ("#009e73", "triangle-up"),
-    "ties": ("#56b4e9", "square"),
-    "loses": ("#d55e00", "triangle-down"),
-    "undecided": (RANDOM_COLOUR, "circle"),
-}
 FOREST_COLUMNS = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict"]
 
 
@@ -68,14 +64,15 @@ def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> 
 
 
 def _make_verdict_trace(frame: pd.DataFrame, verdict: str) -> dict[str, Any]:
-    colour, symbol = VERDICT_LOOKS[verdict]
+    look = VERDICT_LOOKS[verdict]
+    colour = look.colour or RANDOM_COLOUR
     rows = frame.index[frame["verdict"] == verdict]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": verdict,
         "showlegend": True,
-        "marker": {"color": colour, "symbol": symbol, "size": 10, "line": {"color": "var(--edge)", "width": 0.8}},
+        "marker": {"color": colour, "symbol": look.symbol, "size": 10, "line": {"color": "var(--edge)", "width": 0.8}},
         "error_x": make_error_bars(colour, 1.6),
         "meta": make_meta("forest", rows, "mean", "place", low="low", high="high", hover="shown"),
     }

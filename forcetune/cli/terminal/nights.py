@@ -6,14 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from forcetune.show.layout import console, drop_missing, header_table
+from forcetune.cli.terminal.layout import console
+from forcetune.report.tables import Table
+from forcetune.report.verdicts import tabulate_verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from forcetune.baseline import Findings, Plan, Share
+
+COMPARISON_COLUMNS = (
+    *("champion", "method", "sparsity", "accuracy", "against", "twin accuracy"),
+    *("pairs", "difference", "p", "least p", "verdict", "needed"),
+)
+NIGHT_COLUMNS = (
+    *("study", "champion", "method", "sparsity", "against"),
+    *("pairs", "difference", "p", "verdict", "since"),
+)
 
 
 def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]:
@@ -69,7 +78,7 @@ def verdicts(comparisons: pd.DataFrame, margin: float) -> None:
         rows = comparisons[comparisons["kind"] == kind]
         if len(rows):
             out.print(f"\n{kind}: {title}", highlight=False)
-            out.print(_verdict_table(rows))
+            out.print(tabulate_verdicts(rows.to_dict("records"), COMPARISON_COLUMNS).to_terminal())
     out.print(
         "\ndifference: champion minus twin in points of test accuracy, mean over pairs, one seed for each pair, with "
         f"Student's 95 % interval. ties: the mean lies within {margin:g} points, by two one-sided tests. p: of "
@@ -92,10 +101,8 @@ def shares(study_shares: list[Share]) -> None:
         study_shares: What it would run for each study.
     """
     out = console()
-    table = header_table("study", "runs", "device hours", left=1)
-    for share in study_shares:
-        table.add_row(share.study, str(len(share.companions)), f"{share.device_hours:.2g}")
-    out.print(table)
+    rows = [[share.study, str(len(share.companions)), f"{share.device_hours:.2g}"] for share in study_shares]
+    out.print(Table(["study", "runs", "device hours"], rows, {"study"}).to_terminal())
     for note in (note for share in study_shares for note in share.notes):
         out.print(note, soft_wrap=True, highlight=False)
 
@@ -110,7 +117,7 @@ def night(findings: Findings, margin: float) -> None:
     out = console()
     out.print(f"night of {findings.night}", highlight=False)
     if len(findings.verdicts):
-        out.print(_standing_table(findings.verdicts.to_dict("records")))
+        out.print(tabulate_verdicts(findings.verdicts.to_dict("records"), NIGHT_COLUMNS).to_terminal())
         out.print(
             "difference: points of test accuracy over all nights, with Student's 95 % interval. p: of the test that "
             "decided the verdict, or of no difference over the pairs so far; corrected for looking every night and for "
@@ -149,47 +156,6 @@ def schedule(next_nights: dict[str, str], last_nights: dict[str, dict[str, Any]]
         for alarm in record["alarms"]:
             out.print(f"ALARM: {alarm}", soft_wrap=True, highlight=False)
         if record["verdicts"]:
-            out.print(_standing_table(record["verdicts"]))
+            out.print(tabulate_verdicts(record["verdicts"], NIGHT_COLUMNS).to_terminal())
     if not last_nights:
         out.print("MLflow has no night yet")
-
-
-def _standing_table(rows: list[dict[Any, Any]]) -> Table:
-    header = "study", "champion", "method", "sparsity", "against", "pairs", "difference", "p", "verdict", "since"
-    table = header_table(*header, left=3)
-    for column in table.columns:
-        if column.header in ("against", "verdict", "since"):
-            column.justify = "left"
-    for row in map(drop_missing, rows):
-        interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""
-        table.add_row(
-            *(
-                row["study"],
-                row["champion"],
-                row["method"],
-                f"{row['sparsity']:.2%}",
-                row["against"],
-                str(row["pairs"]),
-            ),
-            *(f"{row['mean']:+.2f}{interval}", f"{row['p']:.2g}", row["holds"], row.get("since") or "-"),
-        )
-    return table
-
-
-def _verdict_table(rows: pd.DataFrame) -> Table:
-    header = "champion", "method", "sparsity", "accuracy", "against", "accuracy", "pairs", "difference", "p", "least p"
-    table = header_table(*header, "verdict", "needed", left=2)
-    for name in ("against", "verdict"):
-        next(column for column in table.columns if column.header == name).justify = "left"
-    for row in map(drop_missing, rows.to_dict("records")):
-        sparsity = f"{row['sparsity']:.2%}" if "sparsity" in row else row["band"]
-        accuracies = [f"{row[name]:.2%}" if name in row else "-" for name in ("accuracy", "twin_accuracy")]
-        interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""
-        difference = f"{row['mean']:+.2f}{interval}" if "mean" in row else "-"
-        needed = str(int(row["needed"])) if "needed" in row else "-"
-        p = f"{row['p_difference']:.2g}" if "p_difference" in row else "-"
-        table.add_row(
-            *(row["champion"], row["method"], sparsity, accuracies[0], row["against"], accuracies[1]),
-            *(str(row["pairs"]), difference, p, f"{row['least_p']:.2g}", row["verdict"], needed),
-        )
-    return table

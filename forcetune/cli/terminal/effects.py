@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forcetune.show.layout import console, drop_missing, header_table
+from forcetune.cli.terminal.layout import console
+from forcetune.report.tables import Table, drop_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +22,13 @@ def effects(differences: pd.DataFrame) -> None:
         out.print("there are too few trials to compare their accuracy at equal density")
         return
     header = "field", "better", "worse", "by points", "95 % interval", "p", "trials", "pairs", "paired by"
-    table = header_table(*header, left=3)
-    table.columns[-1].justify = "left"
+    rows = []
     for row in map(drop_missing, differences.to_dict("records")):
         interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else "-"
         p = f"{row['p']:.2g}" if "p" in row else "-"
         numbers = f"{row['difference']:+.2f}", interval, p, str(row["trials"]), str(row["pairs"] or "-")
-        table.add_row(row["field"], row["better"], row["worse"], *numbers, row["paired"])
-    out.print(table)
+        rows.append([row["field"], row["better"], row["worse"], *numbers, row["paired"]])
+    out.print(Table(header, rows, {"field", "better", "worse", "paired by"}).to_terminal())
     out.print(
         "by points: difference in points of validation accuracy at equal density, without early-stopped trials. paired "
         "by: `all else equal` pairs trials that share every other field and the seed, as in a grid; `like density` "
@@ -47,11 +47,9 @@ def importance(shares: pd.DataFrame) -> None:
     Args:
         shares: One row for each field and one column for each target, as `search.importance` returns them; from 0 to 1.
     """
-    table = header_table("field", *shares.columns, left=1)
-    for name, row in shares.iterrows():
-        table.add_row(str(name), *(f"{share:.1%}" for share in row))
+    rows = [[str(name), *(f"{share:.1%}" for share in row)] for name, row in shares.iterrows()]
     out = console()
-    out.print(table)
+    out.print(Table(["field", *shares.columns], rows, {"field"}).to_terminal())
     out.print(
         "shares of 100 %: how much the distribution of a field among the best tenth of the trials differs from that "
         "among all trials (PED-ANOVA); they do not say which values are better, `--effect FIELD` does",

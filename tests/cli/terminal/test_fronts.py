@@ -8,7 +8,7 @@ from rich.console import Console
 from shared_constants import DEFAULT_OBJECTIVES
 
 from forcetune import analysis
-from forcetune.show.fronts import points
+from forcetune.cli.terminal.fronts import points
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from forcetune.show.layout import console, header_table
+from forcetune.cli.terminal.layout import console
+from forcetune.report.tables import Table
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
@@ -51,16 +52,16 @@ def jobs(cluster_jobs: list[Job]) -> None:
     if not cluster_jobs:
         console().print("the cluster has no job of forcetune")
         return
-    table = header_table("job", "study", "state", "trials", "front", "hypervolume", "age", "owner", left=3)
-    table.columns[-1].justify = "left"
+    header = ["job", "study", "state", "trials", "front", "hypervolume", "age", "owner"]
+    rows = []
     for job in cluster_jobs:
         trials = f"{'-' if job.done is None else job.done} of {'?' if job.trials is None else job.trials}"
         front = "-" if job.front is None else f"{job.front} points"
         volume = "-" if job.hypervolume is None else f"{job.hypervolume:.3f}"
         age = "-" if job.started is None else duration(time.time() - job.started)
         state = f"{job.state}, low priority" if job.priority == "low" else job.state
-        table.add_row(job.id, job.study, state, trials, front, volume, age, job.owner)
-    console().print(table)
+        rows.append([job.id, job.study, state, trials, front, volume, age, job.owner])
+    console().print(Table(header, rows, {"job", "study", "state", "owner"}).to_terminal())
     for job in cluster_jobs:
         if job.reason:
             console().print(f"{job.id}: {job.reason}", soft_wrap=True, highlight=False)

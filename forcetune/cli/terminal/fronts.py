@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
-from forcetune.show.layout import console, drop_missing
+from forcetune.cli.terminal.layout import console
+from forcetune.report.tables import Table, drop_missing
 from forcetune.times import precise_duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
-# columns of text, aligned to the left
-TEXT_COLUMNS = ("study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial")
+TEXT_COLUMNS = {"study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial", "run id"}
 FIXED_FIELDS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
 ABSENT = "-"  # a field that a trial does not have
 FILE_LINE_CHARACTERS = 400
@@ -50,13 +49,7 @@ def points(selected: pd.DataFrame, extra: Sequence[str] = (), width: int | None 
     for name in [name for name in varied if set(cells[name]) <= {ABSENT}]:
         del cells[name]
     left_out = [name for name in _find_overflow(cells, varied, width) if cells.pop(name)]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in cells:
-        is_id = name == "run id"  # a narrow terminal shortens it before any other column
-        is_text = is_id or name in TEXT_COLUMNS
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_id, overflow="ellipsis")
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*row)
+    table = Table([*cells], [*zip(*cells.values(), strict=True)], TEXT_COLUMNS).to_terminal({"run id"})
     omission = f"- fields that vary and need a wider terminal ({len(left_out)}): {', '.join(left_out)}"
     return Group(table, *describe_certainty(selected), *([omission] if left_out else []))
 

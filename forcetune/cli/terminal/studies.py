@@ -1,10 +1,11 @@
-"""A study before it runs, a network, a mask, a comparison of methods, and the findings of `doctor`."""
+"""A study before it runs, a network, a mask, and the findings of `doctor`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forcetune.show.layout import console, format_shape, header_table, plain_table
+from forcetune.cli.terminal.layout import console, format_shape, plain_table
+from forcetune.report.tables import Table
 
 if TYPE_CHECKING:
     from forcetune.execution.cost import Cost
@@ -97,12 +98,14 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, inspection: I
         classes: Number of classes.
         inspection: The prunable layers, the other parameters and the obstacles.
     """
-    table = header_table("prunable layer", "shape", "weights", "share", "multiply-adds", left=2)
-    for layer, shape, weights, macs in inspection.layers:
-        table.add_row(layer, format_shape(shape), f"{weights:,}", f"{weights / inspection.weights:.1%}", f"{macs:,}")
-    table.add_row(
-        f"{len(inspection.layers)} layers", "", f"{inspection.weights:,}", "", f"{inspection.macs:,}", style="bold"
-    )
+    rows = [
+        [layer, format_shape(shape), f"{weights:,}", f"{weights / inspection.weights:.1%}", f"{macs:,}"]
+        for layer, shape, weights, macs in inspection.layers
+    ]
+    total = [f"{len(inspection.layers)} layers", "", f"{inspection.weights:,}", "", f"{inspection.macs:,}"]
+    header = ["prunable layer", "shape", "weights", "share", "multiply-adds"]
+    table = Table(header, [*rows, total], {"prunable layer", "shape"}).to_terminal()
+    table.rows[-1].style = "bold"
     out = console()
     out.print(f"{name} for samples of {format_shape(input_shape)} in {classes} classes", highlight=False)
     out.print(table)
@@ -122,18 +125,20 @@ def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
         layers: One record for each layer, as `pruning.layer_table` returns them.
     """
     densest = max(layer["density"] for layer in layers)
-    table = header_table("layer", "shape", "kept", "of", "density", "relative to the densest layer", left=2)
-    table.columns[-1].justify = "left"
+    header = ["layer", "shape", "kept", "of", "density", "relative to the densest layer"]
+    rows = []
     for layer in layers:
         filled = layer["density"] / densest * BAR_CHARACTERS
         bar = "█" * int(filled) + ("▌" if filled % 1 >= 0.5 else "")
-        table.add_row(
-            layer["layer"].removesuffix(".weight"),
-            format_shape(layer["shape"]),
-            f"{layer['kept']:,}",
-            f"{layer['weights']:,}",
-            f"{layer['density']:.3%}",
-            bar or ("▏" if layer["kept"] else "empty"),
+        rows.append(
+            [
+                layer["layer"].removesuffix(".weight"),
+                format_shape(layer["shape"]),
+                f"{layer['kept']:,}",
+                f"{layer['weights']:,}",
+                f"{layer['density']:.3%}",
+                bar or ("▏" if layer["kept"] else "empty"),
+            ]
         )
     metrics = prepared.metrics
     kept, total = (sum(layer[name] for layer in layers) for name in ("kept", "weights"))
@@ -149,21 +154,8 @@ def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
     if prepared.collapse_reason:
         totals.add_row("collapsed", prepared.collapse_reason)
     out = console()
-    out.print(table)
+    out.print(Table(header, rows, {"layer", "shape", "relative to the densest layer"}).to_terminal())
     out.print(totals)
-
-
-def comparison(header: list[str], rows: list[list[str]]) -> None:
-    """Print methods side by side over sparsity.
-
-    Args:
-        header: The column names.
-        rows: The cells of each row, as text.
-    """
-    table = header_table(*header, left=1)
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
 
 
 def findings(repaired: list[Finding], remaining: list[Finding]) -> None:
@@ -179,7 +171,6 @@ def findings(repaired: list[Finding], remaining: list[Finding]) -> None:
     if not remaining:
         out.print("Optuna, MLflow and the checkpoints agree")
         return
-    table = header_table("where", "what disagrees", "--repair would", left=3)
-    for finding in remaining:
-        table.add_row(finding.where, finding.what, finding.remedy)
-    out.print(table)
+    header = ["where", "what disagrees", "--repair would"]
+    rows = [[finding.where, finding.what, finding.remedy] for finding in remaining]
+    out.print(Table(header, rows, text_columns=header).to_terminal())

@@ -1,0 +1,31 @@
+"""The output of the commands: tables and sentences on the terminal."""
+
+from forcetune.cli.terminal.effects import effects, importance
+from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front
+from forcetune.cli.terminal.layout import console
+from forcetune.cli.terminal.nights import describe_plan, night, schedule, shares, verdicts
+from forcetune.cli.terminal.services import jobs, service
+from forcetune.cli.terminal.studies import cost, findings, masks, network, study
+
+__all__ = [
+    "console",
+    "controls",
+    "cost",
+    "costs",
+    "dense",
+    "describe_plan",
+    "effects",
+    "findings",
+    "follow",
+    "front",
+    "importance",
+    "jobs",
+    "masks",
+    "network",
+    "night",
+    "schedule",
+    "service",
+    "shares",
+    "study",
+    "verdicts",
+]
