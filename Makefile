@@ -3,14 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 200
 SEED ?= 0
+# a file of tests stays on one worker, whose tests share what they set up; a worker takes 1.5 GiB
+PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: search test test-long test-bare gpu chaos lint lock clean
+.PHONY: search test test-fast test-long test-bare gpu chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
 
 test: .venv/installed
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest $(PARALLEL) -m "not long and not gpu"
+
+test-fast: .venv/installed   # a minute, while you write: no stores, processes or Ray
+	$(BIN)/pytest $(PARALLEL) -m "not heavy and not long and not gpu"
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
