@@ -3,14 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 200
 SEED ?= 0
+# a file of tests stays on one worker, whose tests share what they set up; a worker takes 1.5 GiB
+PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: search test test-long test-bare gpu chaos lint lock clean
+.PHONY: search test test-fast test-long test-bare test-wheel gpu chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
 
 test: .venv/installed
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest $(PARALLEL) -m "not long and not gpu"
+
+test-fast: .venv/installed   # a minute, while you write: no stores, processes or Ray
+	$(BIN)/pytest $(PARALLEL) -m "not heavy and not long and not gpu"
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
@@ -18,6 +23,18 @@ test-long: .venv/installed   # minutes on real data: see the marker in pyproject
 test-bare: .venv-bare/installed   # the rooms that need torch alone, with the oldest torch and nothing else
 	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
 		tests/datasets/test_data.py tests/datasets/test_streamed.py
+
+test-wheel: .venv/installed   # a wheel in an empty environment ends in a front: with the locked and the oldest versions
+	rm -rf build dist
+	$(BIN)/uv build --quiet --wheel
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-wheel
+	$(BIN)/uv pip install --quiet --python .venv-wheel/bin/python --constraint requirements.lock dist/*.whl
+	$(PYTHON) tests/try_installed.py .venv-wheel/bin/forcetune
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-oldest
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file .venv-oldest/requirements.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --requirements .venv-oldest/requirements.txt
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --no-deps dist/*.whl
+	$(PYTHON) tests/try_installed.py .venv-oldest/bin/forcetune
 
 gpu:   # tests, figures and a study on a GPU, in six minutes; no .venv: PYTHON has torch, and all else can be imported
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(ARGS)
@@ -35,7 +52,7 @@ lock:   # the versions that were tested together
 		--custom-compile-command "make lock" --upgrade -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .venv-bare
+	rm -rf .venv .venv-bare .venv-wheel .venv-oldest build dist
 
 # uv takes torch and torchvision from one build; plain pip may pair two that do not fit
 .venv/installed: pyproject.toml requirements.lock

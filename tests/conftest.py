@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from contextlib import closing, suppress
 from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,8 +16,20 @@ with suppress(ImportError):  # a machine with a GPU need not have it
     settings.load_profile("any machine")
 
 
+HEAVY_MODULES = {"subprocess", "multiprocessing", "commands", "ray"}
+
+
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("cuda", "cpu"), help="where tests/gpu run (cuda where torch sees a GPU)")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use a store, a process or Ray, by their fixtures and by what their file imports."""
+    for item in items:
+        names = {value.__name__ for value in vars(item.module).values() if isinstance(value, ModuleType)}
+        imports = {getattr(value, "__module__", None) for value in vars(item.module).values()}
+        if "empty_mlflow" in item.fixturenames or HEAVY_MODULES & (names | imports):
+            item.add_marker("heavy")
 
 
 @pytest.fixture(autouse=True, scope="session")

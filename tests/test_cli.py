@@ -1,27 +1,21 @@
-"""The commands as a user runs them, each in a separate process."""
+"""The commands as a user runs them: their messages, tables, files and exit codes."""
 
 import json
-import os
-import signal
+import shutil
 import sqlite3
 import subprocess
-import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import date
-from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from shared_constants import FORCETUNE_COMMAND
+from commands import read_states, run_command, write_study
 
 import forcetune
-from forcetune import trial
-from forcetune.errors import InputError
+from forcetune.execution import connection
 from forcetune.pruning import load_masks
 from forcetune.report.comparison import LEGEND
-from forcetune.study import Trial
-from forcetune.tracking import load_table
 
 SMALL_STUDY = {
     "study": "small",
@@ -41,107 +35,45 @@ SMALL_STUDY = {
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Return environment variables with an empty home, so that Ray and MLflow do not read the user's settings."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "FORCETUNE_"))
-    }
-    root = str(Path(__file__).parents[1])
-    return {**inherited, "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": root}
+def searched_template(tmp_path_factory, empty_mlflow):
+    """Search the small study once, and return its folder, which no test changes."""
+    folder = tmp_path_factory.mktemp("searched")
+    shutil.copy(empty_mlflow, folder / "mlflow.db")
+    result = run_command(folder, "search", write_study(folder, SMALL_STUDY))
+    assert result.exit_code == 0, result.stderr
+    return folder
 
 
-def write_study(folder, study, name="study.yaml"):
-    (folder / name).write_text(yaml.safe_dump(study))
-    return name
-
-
-def run_forcetune(folder, environment, *arguments):
-    return subprocess.run(
-        [*FORCETUNE_COMMAND, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def read_states(folder, study="small"):
-    """Return the states of the trials in Optuna and the statuses of their runs in MLflow, read from the stores."""
-    trials = optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/optuna.db").trials
-    runs = query(folder, "select name, status from runs where name like 'trial-%'")
-    return [trial.state.name for trial in trials], [status for _, status in sorted(runs)]
-
-
-def query(folder, sql):
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        return connection.execute(sql).fetchall()
+@pytest.fixture
+def searched(searched_template, tmp_path):
+    """Return a copy of the folder of the small study, for a test that changes it."""
+    # A process that closes a SQLite file releases its own locks on it, and other processes may then damage the file.
+    # So another process copies it.
+    subprocess.run(["cp", "-r", searched_template, tmp_path / "copy"], check=True)
+    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")
-def small_search(tmp_path_factory, environment):
-    """Search the small study, and return its folder and the result of the command."""
-    folder = tmp_path_factory.mktemp("searched")
-    result = run_forcetune(folder, environment, "search", write_study(folder, SMALL_STUDY))
-    assert result.returncode == 0, result.stderr
-    return folder, result
+def ray_of_this_module():
+    with connection.connect_ray():
+        yield
 
 
-def test_search_prints_progress_and_the_front(small_search):
-    _, result = small_search
-    lines = result.stdout.splitlines()
-    progress = [line for line in lines if " of 8 done" in line]
-    assert len(progress) == 8
-    assert "running, front" in progress[3]
-    assert "left |" in progress[3]
-    header = next(line for line in lines if line.startswith("sparsity"))
-    assert header.split()[:3] == ["sparsity", "accuracy", "method"]
-    assert header.split()[-5:] == ["device", "time", "trial", "run", "id"]
-    assert "lr" in header.split(), "a varied field has a column"
-    front_index = next(index for index, line in enumerate(lines) if line.startswith("front of 8 trials:"))
-    assert lines[front_index + 1].startswith(("controls: ", "no control was searched"))
-    assert lines[front_index + 2].startswith("device time: ")
-    assert all(line.startswith("pruning steps reused from another density: ") for line in lines[front_index + 3 :])
-    assert result.stderr == ""
+@pytest.fixture
+def started_ray(ray_of_this_module, monkeypatch):
+    """Let the searches of a test use one Ray, which takes seconds to start."""
+    monkeypatch.setattr(connection, "connect_ray", nullcontext)
 
 
-def test_search_leaves_one_run_a_trial(small_search):
-    folder, _ = small_search
-    states, statuses = read_states(folder)
-    assert states == ["COMPLETE"] * 8
-    assert statuses == ["FINISHED"] * 8
-    files = {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
-    assert files == {"study.yaml", "mlflow.db", "mlruns", "optuna.db"}
+@pytest.fixture
+def empty_folder(tmp_path, empty_mlflow):
+    """Return a folder with an MLflow store in it, which a search would take seconds to make."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    return tmp_path
 
 
-def test_every_method_was_tried(small_search):
-    folder, _ = small_search
-    trials = optuna.load_study(study_name="small", storage=f"sqlite:///{folder}/optuna.db").trials
-    assert {trial.params["method"] for trial in trials} == set(SMALL_STUDY["trial"]["method"])
-
-
-def test_a_run_is_trained_again_to_the_same_numbers(small_search):
-    folder, _ = small_search
-    store = f"sqlite:///{folder}/mlflow.db"
-    trials = load_table("small", store)
-    row = trials[trials["outcome"] == "trained"].iloc[0]
-    loaded = forcetune.load_trial(f"small/{row['name']}", store)
-    assert (loaded.run_id, loaded.threads) == (row["run_id"], 1)
-    assert loaded == forcetune.load_trial(row["run_id"], store)
-    fields = {name: row[name] for name in Trial.model_fields if name in row}
-    assert loaded.trial == Trial(**{**fields, "density": loaded.trial.density}), (
-        "the density in a row is the measured density"
-    )
-    *_, metrics = trial.run(loaded.trial)
-    assert [metrics[name] for name in ("val_accuracy", "val_loss")] == [row["val_accuracy"], row["val_loss"]]
-    with pytest.raises(InputError, match=r"the study 'small' has no run 'trial-9999' \(did you mean"):
-        forcetune.load_trial("small/trial-9999", store)
-
-
-def test_best_prints_json(small_search, environment):
-    folder, _ = small_search
-    front = json.loads(run_forcetune(folder, environment, "best", "small", "--json").stdout)
+def test_best_prints_json(searched_template):
+    front = json.loads(run_command(searched_template, "best", "small", "--json").stdout)
     assert [row["sparsity"] for row in front] == sorted(row["sparsity"] for row in front)
     accuracies = [row["val_accuracy"] for row in front]
     assert accuracies == sorted(accuracies, reverse=True)
@@ -151,147 +83,97 @@ def test_best_prints_json(small_search, environment):
         assert row["run_id"]
 
 
-def test_best_filters(small_search, environment):
-    folder, _ = small_search
-    sparse_rows = json.loads(
-        run_forcetune(folder, environment, "best", "small", "--json", "--min-sparsity", "0.9").stdout
-    )
+def test_best_filters(searched_template):
+    sparse_rows = json.loads(run_command(searched_template, "best", "small", "--json", "--min-sparsity", "0.9").stdout)
     assert sparse_rows
     assert all(row["sparsity"] >= 0.9 for row in sparse_rows)
-    force_rows = json.loads(run_forcetune(folder, environment, "best", "small", "--json", "--method", "force").stdout)
+    force_rows = json.loads(run_command(searched_template, "best", "small", "--json", "--method", "force").stdout)
     assert {row["method"] for row in force_rows} == {"force"}
-    empty_result = run_forcetune(
-        folder, environment, "best", "small", "--min-accuracy", "1", "--min-sparsity", "0.9999"
-    )
-    assert (empty_result.returncode, empty_result.stdout.split(";")[0]) == (
+    empty_result = run_command(searched_template, "best", "small", "--min-accuracy", "1", "--min-sparsity", "0.9999")
+    assert (empty_result.exit_code, empty_result.stdout.split(";")[0]) == (
         0,
         "no trained trial meets these conditions",
     )
 
 
-def test_best_refuses_unknown_studies_and_missing_stores(small_search, environment, tmp_path):
-    folder, _ = small_search
-    unknown = run_forcetune(folder, environment, "best", "smal")
-    assert unknown.returncode == 2
+def test_best_refuses_unknown_studies_and_missing_stores(searched_template, tmp_path):
+    unknown = run_command(searched_template, "best", "smal")
+    assert unknown.exit_code == 2
     assert "no study 'smal'" in unknown.stderr
     assert "did you mean 'small'" in unknown.stderr
-    without_store = run_forcetune(tmp_path, environment, "best", "small")
-    assert (without_store.returncode, "there is no MLflow store" in without_store.stderr) == (2, True)
+    without_store = run_command(tmp_path, "best", "small")
+    assert (without_store.exit_code, "there is no MLflow store" in without_store.stderr) == (2, True)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_command_goes_on(small_search, environment):
-    folder, _ = small_search
-    write_study(folder, {**SMALL_STUDY, "search": {"trials": 10}})
-    continued = run_forcetune(folder, environment, "search", "study.yaml")
-    assert continued.returncode == 0, continued.stderr
-    assert read_states(folder) == (["COMPLETE"] * 10, ["FINISHED"] * 10)
+def test_the_same_command_goes_on(searched):
+    write_study(searched, {**SMALL_STUDY, "search": {"trials": 10}})
+    continued = run_command(searched, "search", "study.yaml")
+    assert continued.exit_code == 0, continued.stderr
+    assert read_states(searched) == (["COMPLETE"] * 10, ["FINISHED"] * 10)
     changed_study = {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "epochs": 3}}
-    refused = run_forcetune(folder, environment, "search", write_study(folder, changed_study, "changed.yaml"))
-    assert refused.returncode == 2
+    refused = run_command(searched, "search", write_study(searched, changed_study, "changed.yaml"))
+    assert refused.exit_code == 2
     assert "trial.epochs was 2, is now 3" in refused.stderr
 
 
-def test_doctor_finds_and_repairs_damage(small_search, environment):
-    folder, _ = small_search
-    clean_check = run_forcetune(folder, environment, "doctor", "small")
-    assert (clean_check.returncode, clean_check.stdout.strip()) == (0, "Optuna, MLflow and the checkpoints agree")
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+def test_doctor_finds_and_repairs_damage(searched):
+    clean_check = run_command(searched, "doctor", "small")
+    assert (clean_check.exit_code, clean_check.stdout.strip()) == (0, "Optuna, MLflow and the checkpoints agree")
+    with closing(sqlite3.connect(searched / "mlflow.db")) as connection, connection:
         connection.execute("update runs set status = 'RUNNING' where name = 'trial-0003'")
-    failed_check = run_forcetune(folder, environment, "doctor", "small")
-    assert failed_check.returncode == 1
+    failed_check = run_command(searched, "doctor", "small")
+    assert failed_check.exit_code == 1
     assert "trial 3  is COMPLETE in the ledger, but its run is RUNNING  write its run again" in failed_check.stdout
-    repair = run_forcetune(folder, environment, "doctor", "small", "--repair")
-    assert repair.returncode == 0, repair.stdout
+    repair = run_command(searched, "doctor", "small", "--repair")
+    assert repair.exit_code == 0, repair.stdout
     assert repair.stdout.startswith("repaired: trial 3 is COMPLETE")
-    unknown = run_forcetune(folder, environment, "doctor", "smal")
-    assert (unknown.returncode, "did you mean 'small'" in unknown.stderr) == (2, True)
+    unknown = run_command(searched, "doctor", "smal")
+    assert (unknown.exit_code, "did you mean 'small'" in unknown.stderr) == (2, True)
 
 
-def test_fresh_archives_the_earlier_study(small_search, environment, tmp_path):
-    folder = tmp_path / "copy"
-    # A process that closes a SQLite file releases its own locks on it, and other processes may then damage the file.
-    # So another process copies it.
-    subprocess.run(["cp", "-r", small_search[0], folder], check=True)
-    before = json.loads(run_forcetune(folder, environment, "best", "small", "--json").stdout)
+def test_fresh_archives_the_earlier_study(searched):
+    before = json.loads(run_command(searched, "best", "small", "--json").stdout)
     changed_study = {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "epochs": 1}, "search": {"trials": 2}}
-    fresh = run_forcetune(folder, environment, "search", write_study(folder, changed_study), "--fresh")
-    assert fresh.returncode == 0, fresh.stderr
+    fresh = run_command(searched, "search", write_study(searched, changed_study), "--fresh")
+    assert fresh.exit_code == 0, fresh.stderr
     archived = f"small.{date.today()}"
     assert archived in fresh.stdout.splitlines()[0]
-    assert read_states(folder)[0] == ["COMPLETE"] * 2
-    kept = json.loads(run_forcetune(folder, environment, "best", archived, "--json").stdout)
+    assert read_states(searched)[0] == ["COMPLETE"] * 2
+    kept = json.loads(run_command(searched, "best", archived, "--json").stdout)
     assert kept == [{**row, "study": archived} for row in before]
 
 
-def test_fresh_archives_nothing_where_it_is_refused(small_search, environment, tmp_path):
-    folder = tmp_path / "copy"
-    subprocess.run(["cp", "-r", small_search[0], folder], check=True)
-    before = run_forcetune(folder, environment, "best", "small", "--json").stdout
-    refused = run_forcetune(
-        folder, environment, "search", write_study(folder, {**SMALL_STUDY, "resources": {"cpus": 999}}), "--fresh"
+def test_fresh_archives_nothing_where_it_is_refused(searched, started_ray):
+    before = run_command(searched, "best", "small", "--json").stdout
+    refused = run_command(
+        searched, "search", write_study(searched, {**SMALL_STUDY, "resources": {"cpus": 999}}), "--fresh", with_ray=True
     )
-    assert (refused.returncode, refused.stderr.count("999 cpus")) == (2, 1), refused.stderr
+    assert (refused.exit_code, refused.stderr.count("999 cpus")) == (2, 1), refused.stderr
     assert refused.stdout == ""
-    assert run_forcetune(folder, environment, "best", "small", "--json").stdout == before
+    assert run_command(searched, "best", "small", "--json").stdout == before
 
 
-def test_a_search_begins_with_start_values_and_prior_trials(small_search, environment):
-    folder, _ = small_search
+def test_a_search_begins_with_start_values_and_prior_trials(searched):
     start = [{"method": "force", "iterations": 5, "density": 0.125}, {"method": "snip"}]
     search = {"trials": 3, "start": start, "warm_start": ["small"]}
-    study = write_study(folder, {**SMALL_STUDY, "study": "begun", "search": search}, "begun.yaml")
-    result = run_forcetune(folder, environment, "search", study)
-    assert result.returncode == 0, result.stderr
-    completed = len([state for state in read_states(folder)[0] if state == "COMPLETE"])
+    study = write_study(searched, {**SMALL_STUDY, "study": "begun", "search": search}, "begun.yaml")
+    result = run_command(searched, "search", study)
+    assert result.exit_code == 0, result.stderr
+    completed = len([state for state in read_states(searched)[0] if state == "COMPLETE"])
     assert f"{completed} of {completed} trials of small fit this study" in result.stdout
-    first, second, _ = optuna.load_study(study_name="begun", storage=f"sqlite:///{folder}/optuna.db").trials
+    first, second, _ = optuna.load_study(study_name="begun", storage=f"sqlite:///{searched}/optuna.db").trials
     assert {**start[0], "lr": first.params["lr"]} == first.params
     assert second.params["method"] == "snip"
     unknown = write_study(
-        folder, {**SMALL_STUDY, "study": "new", "search": {**search, "warm_start": ["smal"]}}, "new.yaml"
+        searched, {**SMALL_STUDY, "study": "new", "search": {**search, "warm_start": ["smal"]}}, "new.yaml"
     )
-    refused = run_forcetune(folder, environment, "search", unknown)
-    assert refused.returncode == 2
+    refused = run_command(searched, "search", unknown)
+    assert refused.exit_code == 2
     assert "search.warm_start.0" in refused.stderr
     assert "did you mean 'small'" in refused.stderr
-    assert read_states(folder, "small")[0], "the prior study keeps its trials"
-    assert "new" not in optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_search_is_taken_up(signal_number, tmp_path, environment):
-    slow_study = {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "epochs": 400}, "search": {"trials": 3}}
-    write_study(tmp_path, slow_study)
-    driver = subprocess.Popen(
-        [*FORCETUNE_COMMAND, "search", "study.yaml"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A shell starts background processes with SIGINT ignored, and these tests may be one of them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not _count_logged_epochs(tmp_path):
-        time.sleep(0.2)
-    driver.send_signal(signal_number)
-    _, stderr = driver.communicate(timeout=60)
-    assert stderr.decode().strip().startswith("interrupted; ")
-    assert "`forcetune search study.yaml`" in stderr.decode()
-    assert driver.returncode == 130
-    assert "RUNNING" in read_states(tmp_path)[0]
-    result = run_forcetune(tmp_path, environment, "search", "study.yaml")
-    assert result.returncode == 0, result.stderr
-    assert read_states(tmp_path) == (["COMPLETE"] * 3, ["FINISHED"] * 3)
-    repeated = "select run_uuid, key, step from metrics group by 1, 2, 3 having count(*) > 1"
-    assert query(tmp_path, repeated) == []
-
-
-def _count_logged_epochs(folder):
-    if not (folder / "optuna.db").exists():
-        return 0
-    return query(folder, "select count(*) from metrics where key = 'val_loss'")[0][0]
+    assert read_states(searched, "small")[0], "the prior study keeps its trials"
+    assert "new" not in optuna.get_all_study_names(f"sqlite:///{searched}/optuna.db")
 
 
 BAD_STUDIES = {
@@ -321,57 +203,58 @@ class flat(nn.Module):
 
 
 @pytest.mark.parametrize("case", BAD_STUDIES)
-def test_bad_input_starts_nothing(case, tmp_path, environment):
+def test_bad_input_starts_nothing(case, tmp_path, started_ray):
     changes, message = BAD_STUDIES[case]
     study = {**SMALL_STUDY, **changes, "trial": {**SMALL_STUDY["trial"], **changes.get("trial", {})}}
     (tmp_path / "tiny.py").write_text(TINY_MODELS_CODE)
     written_files = {"study.yaml", "tiny.py"}
     command = "search" if case.startswith("cores") else "check"
-    refused = run_forcetune(tmp_path, environment, command, write_study(tmp_path, study))
-    assert refused.returncode == 2
+    refused = run_command(tmp_path, command, write_study(tmp_path, study), with_ray=True)
+    assert refused.exit_code == 2
     assert message in refused.stderr
     assert refused.stderr.startswith("forcetune: study.yaml")
     assert len(refused.stderr.strip().splitlines()) == 1, "one paragraph, no traceback"
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == written_files
 
 
-def test_control_characters_are_escaped_in_messages(tmp_path, environment):
+def test_control_characters_are_escaped_in_messages(tmp_path):
     data_fields = {"dataset": "mnist", "data_root": "\x1b[2Jnowhere\0"}
-    refused = run_forcetune(
+    refused = run_command(
         tmp_path,
-        environment,
         "check",
         write_study(tmp_path, {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], **data_fields}}),
     )
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "\\x1b[2Jnowhere\\x00" in refused.stderr
     assert refused.stderr.strip().isprintable()
 
 
-def test_cores_beyond_any_machine_do_not_stop_check(tmp_path, environment):
+def test_cores_beyond_any_machine_do_not_stop_check(tmp_path):
     study = write_study(tmp_path, {**SMALL_STUDY, "resources": {"cpus": 1e300}})
-    assert run_forcetune(tmp_path, environment, "check", study).returncode == 0
+    assert run_command(tmp_path, "check", study).exit_code == 0
 
 
-def test_search_refuses_as_check_does(tmp_path, environment):
-    refused = run_forcetune(
-        tmp_path, environment, "search", write_study(tmp_path, {**SMALL_STUDY, "trial": {"densty": 1}})
+def test_search_refuses_as_check_does(tmp_path):
+    refused = run_command(tmp_path, "search", write_study(tmp_path, {**SMALL_STUDY, "trial": {"densty": 1}}))
+    assert (refused.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["study.yaml"])
+
+
+def test_an_address_for_jobs_is_refused(tmp_path):
+    refused = run_command(
+        tmp_path,
+        "search",
+        write_study(tmp_path, SMALL_STUDY),
+        variables={"RAY_ADDRESS": "http://127.0.0.1:8265"},
+        with_ray=True,
     )
-    assert (refused.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["study.yaml"])
-
-
-def test_an_address_for_jobs_is_refused(tmp_path, environment):
-    refused = run_forcetune(
-        tmp_path, {**environment, "RAY_ADDRESS": "http://127.0.0.1:8265"}, "search", write_study(tmp_path, SMALL_STUDY)
-    )
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "`forcetune submit`" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_check_prints_what_a_search_would_run(tmp_path, environment):
-    result = run_forcetune(tmp_path, environment, "check", write_study(tmp_path, SMALL_STUDY))
-    assert result.returncode == 0, result.stderr
+def test_check_prints_what_a_search_would_run(tmp_path):
+    result = run_command(tmp_path, "check", write_study(tmp_path, SMALL_STUDY))
+    assert result.exit_code == 0, result.stderr
     for phrase in ("8, proposed by tpe", "288 training and 32 validation", "832 prunable weights", "0.01 to 0.5, log"):
         assert phrase in " ".join(result.stdout.split())
     assert "about" in result.stdout.splitlines()[-1], "the expected cost comes last"
@@ -379,23 +262,21 @@ def test_check_prints_what_a_search_would_run(tmp_path, environment):
     assert files == {"study.yaml", "small.cost.json"}, "check opens no store"
 
 
-def test_failed_trials_are_reported(tmp_path, environment):
+def test_failed_trials_are_reported(empty_folder):
     failing_study = {
         **SMALL_STUDY,
         "trial": {**SMALL_STUDY["trial"], "density": 0.3, "method": "force", "lr": [0.1, 1e30]},
     }
     failing_study["trial"]["iterations"] = 1
-    result = run_forcetune(
-        tmp_path, environment, "search", write_study(tmp_path, {**failing_study, "search": {"sampler": "grid"}})
+    result = run_command(
+        empty_folder, "search", write_study(empty_folder, {**failing_study, "search": {"sampler": "grid"}})
     )
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert "1 failed: the reason is in" in result.stdout
     failing_study["trial"]["lr"] = 1e30
     failing_study["study"] = "all-failed"
-    result = run_forcetune(
-        tmp_path, environment, "search", write_study(tmp_path, {**failing_study, "search": {"trials": 1}})
-    )
-    assert result.returncode == 1
+    result = run_command(empty_folder, "search", write_study(empty_folder, {**failing_study, "search": {"trials": 1}}))
+    assert result.exit_code == 1
 
 
 PRUNED_FIELDS = {
@@ -427,9 +308,9 @@ def user_folder(tmp_path_factory):
     return folder
 
 
-def test_check_describes_a_network(user_folder, environment):
-    result = run_forcetune(user_folder, environment, "check", "my_pkg.nets:build", "--dataset", "digits")
-    assert result.returncode == 0, result.stderr
+def test_check_describes_a_network(user_folder):
+    result = run_command(user_folder, "check", "my_pkg.nets:build", "--dataset", "digits")
+    assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["1.weight", "9x64", "576", "86.5%", "576"] in lines
     assert ["2", "layers", "666", "666"] in lines
@@ -447,9 +328,9 @@ def test_check_describes_a_network(user_folder, environment):
         (["study.yaml", "--dataset", "digits"], "--dataset applies to a model, and 'study.yaml' is not"),
     ],
 )
-def test_check_refuses_bad_networks(user_folder, environment, arguments, message):
-    result = run_forcetune(user_folder, environment, "check", *arguments)
-    assert result.returncode == 2
+def test_check_refuses_bad_networks(user_folder, arguments, message):
+    result = run_command(user_folder, "check", *arguments)
+    assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -457,12 +338,12 @@ def test_check_refuses_bad_networks(user_folder, environment, arguments, message
 PRUNE_ARGUMENTS = ["prune", "--model", "resnet8", "--dataset", "synthetic", "--method"]
 
 
-def test_prune_writes_and_shows_masks(user_folder, environment):
-    result = run_forcetune(
-        user_folder, environment, *PRUNE_ARGUMENTS, "force", "--density", "0.02",
+def test_prune_writes_and_shows_masks(user_folder):
+    result = run_command(
+        user_folder, *PRUNE_ARGUMENTS, "force", "--density", "0.02",
         "--iterations", "4", "--out", "masks.npz",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     masks = load_masks(user_folder / "masks.npz")
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == int(total * 0.02)
@@ -474,36 +355,33 @@ def test_prune_writes_and_shows_masks(user_folder, environment):
     assert not (user_folder / "mlflow.db").exists()
 
 
-def test_prune_says_that_a_network_collapsed(user_folder, environment):
-    result = run_forcetune(user_folder, environment, *PRUNE_ARGUMENTS, "random", "--density", "0.0001")
-    assert result.returncode == 0, result.stderr
+def test_prune_says_that_a_network_collapsed(user_folder):
+    result = run_command(user_folder, *PRUNE_ARGUMENTS, "random", "--density", "0.0001")
+    assert result.exit_code == 0, result.stderr
     assert "no path of kept weights leads from input to output; layers without a weight: 0.weight" in result.stdout
     assert "empty" in result.stdout
 
 
-def test_prune_a_trial_of_a_search(small_search, environment):
-    folder, _ = small_search
-    front = json.loads(run_forcetune(folder, environment, "best", "small", "--json").stdout)
+def test_prune_a_trial_of_a_search(searched):
+    front = json.loads(run_command(searched, "best", "small", "--json").stdout)
     chosen_row = front[0]
-    result = run_forcetune(folder, environment, "prune", chosen_row["run_id"], "--out", "again.npz")
-    assert result.returncode == 0, result.stderr
-    (artifacts,) = (folder / "mlruns").glob(f"*/{chosen_row['run_id']}/artifacts")
+    result = run_command(searched, "prune", chosen_row["run_id"], "--out", "again.npz")
+    assert result.exit_code == 0, result.stderr
+    (artifacts,) = (searched / "mlruns").glob(f"*/{chosen_row['run_id']}/artifacts")
     kept = load_masks(artifacts / "masks.npz")
-    second_masks = load_masks(folder / "again.npz")
+    second_masks = load_masks(searched / "again.npz")
     assert all((second_masks[name] == mask).all() for name, mask in kept.items()), "the mask of the trial"
-    chosen_trial = forcetune.load_trial(chosen_row["run_id"], f"sqlite:///{folder}/mlflow.db").trial
+    chosen_trial = forcetune.load_trial(chosen_row["run_id"], f"sqlite:///{searched}/mlflow.db").trial
     fields = {name: SMALL_STUDY["trial"][name] for name in ("dataset", "model", "width")}
     copying_fields = {**fields, "method": "magnitude", "density": chosen_trial.density}
     copying_study = {"study": "copying", "trial": {**copying_fields, "layers_from": chosen_row["run_id"]}}
-    copied = run_forcetune(
-        folder, environment, "prune", write_study(folder, copying_study, "copying.yaml"), "--out", "copied.npz"
-    )
-    assert copied.returncode == 0, copied.stderr
-    assert {n: int(m.sum()) for n, m in load_masks(folder / "copied.npz").items()} == {
+    copied = run_command(searched, "prune", write_study(searched, copying_study, "copying.yaml"), "--out", "copied.npz")
+    assert copied.exit_code == 0, copied.stderr
+    assert {n: int(m.sum()) for n, m in load_masks(searched / "copied.npz").items()} == {
         name: int(mask.sum()) for name, mask in kept.items()
     }
-    denser = run_forcetune(folder, environment, "prune", f"small/{chosen_row['name']}", "--density", "0.75")
-    assert denser.returncode == 0, denser.stderr
+    denser = run_command(searched, "prune", f"small/{chosen_row['name']}", "--density", "0.75")
+    assert denser.exit_code == 0, denser.stderr
     assert "624 of 832 weights: density 75.0000%" in denser.stdout
 
 
@@ -530,9 +408,9 @@ def test_prune_a_trial_of_a_search(small_search, environment):
         (["prune", "b" * 32], "there is no run 'bbbb"),
     ],
 )
-def test_prune_refuses_bad_arguments(user_folder, environment, arguments, message):
-    result = run_forcetune(user_folder, environment, *arguments)
-    assert result.returncode == 2
+def test_prune_refuses_bad_arguments(user_folder, arguments, message):
+    result = run_command(user_folder, *arguments)
+    assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
 
@@ -541,10 +419,11 @@ COMPARE_ARGUMENTS = ["compare", "compared.yaml"]
 
 
 @pytest.fixture(scope="module")
-def compared(user_folder, environment):
+def compared(user_folder, empty_mlflow):
+    shutil.copy(empty_mlflow, user_folder / "mlflow.db")
     options = ["--methods", "snip,my_pkg.scores:score", "--densities", "0.3,0.0015", "--seeds", "2", "--out", "tables"]
-    result = run_forcetune(user_folder, environment, *COMPARE_ARGUMENTS, *options)
-    assert result.returncode == 0, result.stderr
+    result = run_command(user_folder, *COMPARE_ARGUMENTS, *options)
+    assert result.exit_code == 0, result.stderr
     return user_folder, options, result
 
 
@@ -563,10 +442,10 @@ def test_compare_prints_and_writes_a_table(compared):
     assert yaml.safe_load((folder / "tables" / "compare-mlp-synthetic.yaml").read_text())["trial"]["epochs"] == 1
 
 
-def test_compare_again_runs_nothing_anew(compared, environment):
+def test_compare_again_runs_nothing_anew(compared):
     folder, options, first = compared
-    repeated = run_forcetune(folder, environment, *COMPARE_ARGUMENTS, *options)
-    assert repeated.returncode == 0, repeated.stderr
+    repeated = run_command(folder, *COMPARE_ARGUMENTS, *options)
+    assert repeated.exit_code == 0, repeated.stderr
     assert repeated.stdout.splitlines()[-9:] == first.stdout.splitlines()[-9:]
     assert len(read_states(folder, "compare-mlp-synthetic")[0]) == 20
 
@@ -584,10 +463,10 @@ def test_compare_again_runs_nothing_anew(compared, environment):
         (["--methods", "snip", "--densities", "3"], "should be less than or equal to 1"),
     ],
 )
-def test_compare_refuses_bad_arguments(compared, environment, options, message):
+def test_compare_refuses_bad_arguments(compared, options, message):
     folder, *_ = compared
-    result = run_forcetune(folder, environment, *COMPARE_ARGUMENTS, *options)
-    assert result.returncode == 2
+    result = run_command(folder, *COMPARE_ARGUMENTS, *options)
+    assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert not (folder / "compare-mlp-synthetic.yaml").exists()
 
@@ -611,20 +490,20 @@ CLUSTER_REFUSALS = [
 
 
 @pytest.mark.parametrize(("command", "variables", "message"), CLUSTER_REFUSALS, ids=lambda value: str(value)[:40])
-def test_a_command_that_needs_a_cluster_names_what_is_missing(command, variables, message, tmp_path, environment):
+def test_a_command_that_needs_a_cluster_names_what_is_missing(command, variables, message, tmp_path):
     write_study(tmp_path, SMALL_STUDY, "small.yaml")
     write_study(tmp_path, {**SMALL_STUDY, "code": ["nets.py"]}, "code.yaml")
     write_study(tmp_path, {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "model": "mpl"}}, "wrong.yaml")
     files = sorted(tmp_path.iterdir())
-    refused = run_forcetune(tmp_path, {**environment, **variables}, *command)
-    assert refused.returncode == 2
+    refused = run_command(tmp_path, *command, variables=variables)
+    assert refused.exit_code == 2
     assert message in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert "mine" not in refused.stderr
     assert sorted(tmp_path.iterdir()) == files
 
 
-def test_down_ends_nothing_where_nothing_runs(tmp_path, environment):
-    result = run_forcetune(tmp_path, environment, "down", "--json")
-    assert (result.returncode, json.loads(result.stdout)) == (0, [])
+def test_down_ends_nothing_where_nothing_runs(tmp_path):
+    result = run_command(tmp_path, "down", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, [])
     assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from shared_constants import MARGIN_POINTS
 
-from forcetune.analysis import detect_drift, follow, judge, look_cost, paired
+from forcetune.analysis import detect_drift, flips, follow, judge, look_cost, paired
 
 NIGHT_DATES = [f"2026-01-{day:02d}" for day in range(1, 31)]
 
@@ -18,9 +18,16 @@ def get_limit(share, runs):
 
 
 @pytest.fixture
-def without_needed_pairs(monkeypatch):
-    """Leave out the needed pairs, which no verdict depends on, so that hundreds of runs take seconds."""
+def quick_verdicts(monkeypatch):
+    """Make verdicts quick, so that hundreds of runs take seconds.
+
+    The needed pairs are left out, since no verdict depends on them. The flips of more than eight pairs are counted, and
+    on a coarser grid: the p of thirty nights is then up to 1.14 times as large where it is below 0.2, and 79 of 80 runs
+    have the same verdicts each night. tests/test_paired.py tests the exact flips and the grid.
+    """
     monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
+    monkeypatch.setattr(flips, "EXHAUSTIVE_PAIRS", 8)
+    monkeypatch.setattr(flips, "GRID_STEPS", 2**13)
 
 
 def make_evidence(*nights):
@@ -121,34 +128,42 @@ def test_the_order_of_evidence_does_not_matter(pairs, random):
 # Many nights
 
 
-@pytest.mark.usefixtures("without_needed_pairs")
+@pytest.mark.usefixtures("quick_verdicts")
 def test_pure_noise_rarely_decides():
-    """Follow thirty nights of two pairs, each of which is a look."""
-    generator, runs = np.random.default_rng(0), 120
+    """Follow thirty nights of two pairs, each of which is a look.
+
+    The limit of 60 runs is 0.12. Measured in 120 runs: 0.03 decide, and 0.38 do where looks cost nothing; the standard
+    error of 60 runs is 0.02 and 0.06.
+    """
+    generator, runs = np.random.default_rng(0), 60
     histories = [follow(draw_evidence(generator, [0] * 30, 1.5), MARGIN_POINTS)["one"] for _ in range(runs)]
     assert np.mean(
         [any(standing.holds in ("beats", "loses") for standing in history) for history in histories]
     ) <= get_limit(0.05, runs)
 
 
-@pytest.mark.usefixtures("without_needed_pairs")
+@pytest.mark.usefixtures("quick_verdicts")
 def test_the_margin_is_not_taken_for_a_tie():
-    generator, runs = np.random.default_rng(1), 100
+    """Follow a mean at the margin.
+
+    Measured in 120 runs: 0.03 tie, and 0.48 do where looks cost nothing, with the standard errors above.
+    """
+    generator, runs = np.random.default_rng(1), 60
     histories = [follow(draw_evidence(generator, [MARGIN_POINTS] * 30, 0.8), MARGIN_POINTS)["one"] for _ in range(runs)]
     assert np.mean([any(standing.holds == "ties" for standing in history) for history in histories]) <= get_limit(
         0.05, runs
     )
 
 
-@pytest.mark.usefixtures("without_needed_pairs")
+@pytest.mark.usefixtures("quick_verdicts")
 def test_a_constant_effect_is_decided_and_rarely_flips():
-    generator, runs = np.random.default_rng(2), 60
+    generator, runs = np.random.default_rng(2), 40
     histories = [follow(draw_evidence(generator, [2.0] * 30, 1.5), MARGIN_POINTS)["one"] for _ in range(runs)]
     assert all(history[-1].holds == "beats" for history in histories)
     assert np.mean([any(standing.flipped for standing in history) for history in histories]) <= get_limit(0.05, runs)
 
 
-@pytest.mark.usefixtures("without_needed_pairs")
+@pytest.mark.usefixtures("quick_verdicts")
 def test_an_effect_that_reverses_flips_the_verdict():
     """Follow an effect that reverses.
 
