@@ -12,6 +12,7 @@ from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.execution import environment
 from forcetune.execution.checking import check_study
 from forcetune.execution.session import RaySession
+from forcetune.ledger.fail_points import refuse_outside_tests
 from forcetune.names import COMPANION
 from forcetune.stores import absolute_uri, optuna_uri
 from forcetune.study import CompanionRuns, Priority, Search, Study, Trial, load_study
@@ -96,6 +97,7 @@ def search_study(
         StoppedError: A store is gone, or too many trials fail.
         KeyboardInterrupt: The process received SIGINT or SIGTERM.
     """
+    refuse_outside_tests()
     environment.prepare()
     with RaySession(study, console, priority) as session:
         session.begin()
@@ -185,6 +187,7 @@ def run_companions(companion_runs: CompanionRuns, console: Console, priority: Pr
         StoppedError: A store is gone.
         KeyboardInterrupt: The process received SIGINT or SIGTERM.
     """
+    refuse_outside_tests()
     environment.prepare()
     from forcetune.ledger.driver_lock import driver_lock
     from forcetune.search.companions import run_listed_companions

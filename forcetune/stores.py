@@ -10,6 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from forcetune.errors import InputError
 
+_write_ahead_files: set[Path] = set()  # the SQLite files of this process's stores
+
 RESERVED_CHARACTERS = "?#%"  # have a meaning of their own in an address
 LOGIN_PATTERN = r"://([^:/@]*):[^@/]*@"  # user name and password in an address
 
@@ -166,21 +168,35 @@ def innermost_message(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def enable_write_ahead_log() -> None:
-    """Make SQLAlchemy's SQLite connections of this process write ahead, and sync at checkpoints only.
+def enable_write_ahead_log(uri: str) -> None:
+    """Make SQLAlchemy's connections to a SQLite file write ahead, and sync at checkpoints only.
 
     Optuna and MLflow both reach SQLite through SQLAlchemy. The setting is safe against a killed process; a power cut
-    may cost the last writes. It is for local disks only, since a write-ahead log needs shared memory.
+    may cost the last writes. It is for local disks only, since a write-ahead log needs shared memory. The process's
+    connections to other files stay as they are.
+
+    Args:
+        uri: The address of the store; nothing is done where it is not one of SQLite.
     """
+    path = sqlite_path(uri)
+    if path is None:
+        return
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
+    _write_ahead_files.add(path.resolve())
     if not event.contains(Engine, "connect", _write_ahead):
         event.listen(Engine, "connect", _write_ahead)
 
 
+def _find_file(connection: sqlite3.Connection) -> Path | None:
+    """Return the path of a connection's file; None for a database in memory."""
+    name = connection.execute("PRAGMA database_list").fetchone()[2]
+    return Path(name).resolve() if name else None
+
+
 def _write_ahead(connection: Any, record: Any) -> None:
-    if isinstance(connection, sqlite3.Connection):
+    if isinstance(connection, sqlite3.Connection) and _find_file(connection) in _write_ahead_files:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA busy_timeout=30000")

@@ -1,10 +1,19 @@
 """Addresses of the stores."""
 
 import pytest
+import sqlalchemy
 
 from forcetune.errors import InputError
 from forcetune.execution import environment
-from forcetune.stores import has_password, hide_password, mlflow_uri, optuna_uri, ray_address, split_password
+from forcetune.stores import (
+    enable_write_ahead_log,
+    has_password,
+    hide_password,
+    mlflow_uri,
+    optuna_uri,
+    ray_address,
+    split_password,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +81,14 @@ def test_a_local_ray_is_no_cluster(monkeypatch, address, expected):
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert ray_address() == expected
     assert environment.is_shared() == bool(expected)
+
+
+def test_only_the_files_of_stores_are_written_ahead(tmp_path):
+    enable_write_ahead_log(f"sqlite:///{tmp_path}/store.db")
+    modes = {}
+    for name in ("store", "other"):
+        engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/{name}.db")
+        with engine.connect() as connection:
+            modes[name] = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+        engine.dispose()
+    assert modes == {"store": "wal", "other": "delete"}

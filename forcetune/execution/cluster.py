@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -231,29 +232,46 @@ def run(
         worker: The class of the actors.
         reuse_actors: Whether an actor runs one trial after the other, as in Tune's TuneConfig.
     """
-    # By default Tune asks a searcher for one trial at a time: it would start the second actor only when the first one
-    # has a trial, and where that trial ends soon the first actor would take the second trial too.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_PENDING_TRIALS)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it complains that its files for each trial are missing
     driver.max_memory_factor = find_max_memory_factor(resources)
     driver.devices = resources.gpus or resources.cpus
-    sys.setswitchinterval(THREAD_SWITCH_S)
     driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
-    failures = 0
-    while not driver.is_finished:
-        _wait_for_slot(driver, share)
-        searcher = DriverSearcher(driver, share)
-        watch = Watch(searcher, resources.max_seconds)
-        try:
-            _fit(searcher, watch, resources, worker, reuse_actors)
-        except Exception:  # Tune fails where an idle actor is killed, and where Ray ends an actor for its memory
-            watch.report_out_of_memory()
-            failures = 0 if searcher.ended_trials else failures + 1
-            if failures == MAX_TUNE_FAILURES and searcher.error is None:
-                raise
-        if searcher.error:
-            raise searcher.error
-        driver.hand_back()
+    with _tune_settings():
+        failures = 0
+        while not driver.is_finished:
+            _wait_for_slot(driver, share)
+            searcher = DriverSearcher(driver, share)
+            watch = Watch(searcher, resources.max_seconds)
+            try:
+                _fit(searcher, watch, resources, worker, reuse_actors)
+            except Exception:  # Tune fails where an idle actor is killed, and where Ray ends an actor for its memory
+                watch.report_out_of_memory()
+                failures = 0 if searcher.ended_trials else failures + 1
+                if failures == MAX_TUNE_FAILURES and searcher.error is None:
+                    raise
+            if searcher.error:
+                raise searcher.error
+            driver.hand_back()
+
+
+@contextmanager
+def _tune_settings() -> Iterator[None]:
+    """Set what Tune and the threads of a search need in this process, and restore it at the end."""
+    logger, variable = logging.getLogger("ray.tune"), "TUNE_MAX_PENDING_TRIALS_PG"
+    before = logger.level, sys.getswitchinterval(), os.environ.get(variable)
+    logger.setLevel(logging.CRITICAL)  # it complains that its files for each trial are missing
+    sys.setswitchinterval(THREAD_SWITCH_S)
+    # By default Tune asks a searcher for one trial at a time: it would start the second actor only when the first one
+    # has a trial, and where that trial ends soon the first actor would take the second trial too.
+    os.environ[variable] = str(MAX_PENDING_TRIALS)
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        sys.setswitchinterval(before[1])
+        if before[2] is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before[2]
 
 
 def _wait_for_slot(driver: Driver, share: ExclusiveSlots) -> None:

@@ -62,9 +62,13 @@ def predict(study: Study) -> Cost:
     sample = list(islice(_draw_configurations(study), MAX_CONFIGURATIONS))
     work = _count_work(sample)
     extremes = [sample[int(np.argmin(work))], sample[int(np.argmax(work))]]
+    threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
-    _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
-    fastest, slowest = (_measure_seconds(extreme, study.task) for extreme in extremes)
+    try:
+        _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
+        fastest, slowest = (_measure_seconds(extreme, study.task) for extreme in extremes)
+    finally:
+        torch.set_num_threads(threads)
     durations = np.interp(work, [min(work), max(work)], [fastest, slowest])
     mean, at_once = float(durations.mean()), _count_concurrent_trials(resources)
     trained = study.trials * estimate_trained_share(study.stopping, study.trials)

@@ -5,6 +5,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from forcetune.errors import InputError
+
+FAULT_VARIABLE = "FORCETUNE_FAULT"
+
 # In the order in which a trial meets them. Each value names the process that writes, the store, and the content.
 WRITES = {
     "tables": "driver, MLflow: the tables and the experiment, if they are new",
@@ -47,6 +51,19 @@ def durable(write: str) -> Iterator[None]:
     reach(f"{write} after")
 
 
+def refuse_outside_tests() -> None:
+    """Refuse a search that would kill itself and is not run by a test of forcetune.
+
+    Raises:
+        InputError: FORCETUNE_FAULT is set, and pytest has not started this process.
+    """
+    if os.environ.get(FAULT_VARIABLE) and "PYTEST_CURRENT_TEST" not in os.environ:
+        raise InputError(
+            f"the environment variable {FAULT_VARIABLE} is set: with it forcetune's own tests make a process kill "
+            "itself; unset it"
+        )
+
+
 def reach(point: str) -> None:
     """Count that the process reached a point; kill it with SIGKILL if FORCETUNE_FAULT names this point and this count.
 
@@ -54,5 +71,5 @@ def reach(point: str) -> None:
         point: A key of WRITES, followed by ` before` or ` after`.
     """
     _passed[point] = _passed.get(point, 0) + 1
-    if os.environ.get("FORCETUNE_FAULT") == f"{point} {_passed[point]}":
+    if os.environ.get(FAULT_VARIABLE) == f"{point} {_passed[point]}":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -76,7 +76,7 @@ class Ledger:
     """
 
     def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None) -> None:
-        enable_write_ahead_log()
+        enable_write_ahead_log(uri)
         self._uri = uri
         self._check = check
         try:

@@ -96,8 +96,8 @@ def _migrate(path: Path, artifacts: str | None) -> None:
 
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    enable_write_ahead_log()
     uri = absolute_uri(f"sqlite:///{path}")
+    enable_write_ahead_log(uri)
     store = SqlAlchemyStore(uri, artifacts or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
     store.engine.dispose()  # its last connection writes everything to the one file
     SqlAlchemyStore._engine_map.pop(uri, None)

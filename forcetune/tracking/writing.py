@@ -92,7 +92,7 @@ class Tracker:
 
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        enable_write_ahead_log()
+        enable_write_ahead_log(uri)
         check_answers(uri)
         try:
             self.client = make_client(uri)

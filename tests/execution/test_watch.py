@@ -1,7 +1,9 @@
 """The cause of an ended attempt at a trial: a lost worker, a lost node, or too little memory."""
 
+import os
 import pickle
 import socket
+import sys
 import uuid
 from types import SimpleNamespace
 
@@ -80,3 +82,11 @@ def test_the_cause_that_a_worker_reports_is_kept(lose):
     for cause in ("memory", "lost"):
         error = LostError(cause, "why")
         assert lose(ray.exceptions.RayTaskError("step", "trace", error)) == [cause]
+
+
+def test_the_settings_of_a_search_end_with_it():
+    before = sys.getswitchinterval(), dict(os.environ)
+    with cluster._tune_settings():
+        assert sys.getswitchinterval() < before[0]
+        assert "TUNE_MAX_PENDING_TRIALS_PG" in os.environ
+    assert (sys.getswitchinterval(), dict(os.environ)) == before
