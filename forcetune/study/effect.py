@@ -1,10 +1,10 @@
-"""What a field of a trial affects: it is marked once, on the field, and every list of such fields is derived."""
+"""The effects of a trial's fields: each field is marked once, and every list of fields is derived from the marks."""
 
 from enum import Flag, auto
 
 
 class Effect(Flag):
-    """What a field of a trial affects.
+    """An effect of a field of a trial.
 
     Attributes:
         SCORES: The scores of the pruning steps, given the masks that each step begins with.
