@@ -118,6 +118,7 @@ def test_an_interrupted_search_is_taken_up(signal_number, tmp_path, environment,
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not _count_logged_epochs(tmp_path):
         time.sleep(0.2)
+    assert _count_logged_epochs(tmp_path), "the search has not begun to train"
     driver.send_signal(signal_number)
     _, stderr = driver.communicate(timeout=60)
     assert stderr.decode().strip().startswith("interrupted; ")

@@ -157,7 +157,7 @@ def check_no_secret(secrets, cluster, mlflow_server, environment):
     assert "forcetune.version" in query.stdout
     texts["MLflow"] = query.stdout
     logs = [path for path in Path(environment["HOME"]).rglob("*") if path.is_file() and path.suffix != ".sock"]
-    logs = [path for path in logs if path != Path(environment["RAY_AUTH_TOKEN_PATH"]) and path.stat().st_size < 2**26]
+    logs = [path for path in logs if path != Path(environment["RAY_AUTH_TOKEN_PATH"])]
     assert any(path.name.startswith("job-driver-one-1") for path in logs)
     texts |= {str(path): path.read_text(errors="replace") for path in logs}
     assert [source for source, text in texts.items() if any(secret in text for secret in secrets)] == []
@@ -183,7 +183,7 @@ def test_two_studies_share_and_one_of_low_priority_yields(make_job_study):
         len(study.read_notes("steps")) - count for study, count in zip((*studies, low), counts_before, strict=True)
     )
     assert low_steps == 0, "low priority gets nothing, because the others leave nothing"
-    assert min(left_steps, right_steps) >= 0.4 * (left_steps + right_steps)
+    assert min(left_steps, right_steps) >= 0.4 * (left_steps + right_steps) > 0
     assert "waiting: other studies" in run_command(low, "logs", "low-1")
     for study in studies:
         assert run_command(study, "stop", f"{study.study['study']}-1").endswith("stopped\n")
