@@ -66,10 +66,10 @@ def predict(study: Study) -> Cost:
     torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
     try:
         _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
-        fastest, slowest = (_measure_seconds(extreme, study.task) for extreme in extremes)
+        extreme_seconds = [_measure_seconds(extreme, study.task) for extreme in extremes]
     finally:
         torch.set_num_threads(threads)
-    durations = np.interp(work, [min(work), max(work)], [fastest, slowest])
+    durations = np.interp(work, [min(work), max(work)], extreme_seconds)
     mean, at_once = float(durations.mean()), _count_concurrent_trials(resources)
     trained = study.trials * estimate_trained_share(study.stopping, study.trials)
     seconds = mean * trained + TRIAL_OVERHEAD_S * study.trials
@@ -77,8 +77,8 @@ def predict(study: Study) -> Cost:
         torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine's cpu",
         study.trials,
         at_once,
-        fastest,
-        slowest,
+        min(extreme_seconds),  # a trial with fewer multiply-adds may take longer
+        max(extreme_seconds),
         mean,
         (RAY_START_S + seconds / at_once) / 3600,
         (resources.gpus or resources.cpus) * seconds / 3600,
