@@ -14,7 +14,7 @@ search: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest $(PARALLEL) -m "not long and not gpu"
 
-test-fast: .venv/installed   # a minute, while you write: no stores, processes or Ray
+test-fast: .venv/installed   # while you write: no stores, processes or Ray
 	$(BIN)/pytest $(PARALLEL) -m "not heavy and not long and not gpu"
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml

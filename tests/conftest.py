@@ -89,3 +89,15 @@ def companion_runner():
     import made
 
     return made.CompanionRunner()
+
+
+@pytest.fixture
+def table_runner(monkeypatch):
+    """Return a runner of companions whose runs are in no store, and from which baselines and nights read them."""
+    import made
+
+    from forcetune import tracking
+
+    runner = made.TableRunner()
+    monkeypatch.setattr(tracking, "load_companions", runner.load_companions)
+    return runner

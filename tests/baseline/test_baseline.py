@@ -18,18 +18,28 @@ def compute_accuracy(fields):
     return 0.6 + noise + 0.03 * has_gain
 
 
-@pytest.fixture
-def compare(search_study, companion_runner):
+def make_comparison(runner):
     """Return a function that compares with a number of seeds and returns the verdicts by champion and twin."""
-    search_study()
-    companion_runner.accuracy = compute_accuracy
+    runner.accuracy = compute_accuracy
 
-    def run(seeds=12, **options):
+    def run(seeds):
         champion_study = ChampionStudy("s", 1, BAND_EDGES)
-        assert baseline.run(champion_study, companion_runner, seeds) is None
-        return baseline.conclude(champion_study, seeds, **options)
+        assert baseline.run(champion_study, runner, seeds) is None
+        return baseline.conclude(champion_study, seeds)
 
     return run
+
+
+@pytest.fixture
+def compare(search_study, table_runner):
+    search_study()
+    return make_comparison(table_runner)
+
+
+@pytest.fixture
+def compare_in_stores(search_study, companion_runner):
+    search_study()
+    return make_comparison(companion_runner)
 
 
 def select_verdict(verdicts, method, against):
@@ -38,7 +48,7 @@ def select_verdict(verdicts, method, against):
 
 
 def test_a_champion_that_is_better_beats_its_twins_and_one_that_is_not_ties(compare):
-    verdicts = compare()
+    verdicts = compare(12)
     for against in ("random_uniform", "random_erk", "shuffled", "small_dense", "tuned_random"):
         assert select_verdict(verdicts, "snip", against)["verdict"] == "beats"
         assert select_verdict(verdicts, "force", against)["verdict"] == "ties"
@@ -48,12 +58,12 @@ def test_a_champion_that_is_better_beats_its_twins_and_one_that_is_not_ties(comp
     assert (row["pairs"], row["lost"]) == (12, 0)
 
 
-def test_nothing_is_run_twice_and_more_seeds_add_to_what_is_there(compare, companion_runner):
-    compare(4)
+def test_nothing_is_run_twice_and_more_seeds_add_to_what_is_there(compare_in_stores, companion_runner):
+    compare_in_stores(2)
     run_count = len(companion_runner.run_fields)
-    compare(4)
+    compare_in_stores(2)
     assert len(companion_runner.run_fields) == run_count
-    compare(5)
+    compare_in_stores(3)
     assert len(companion_runner.run_fields) == run_count + 2 * 6, (
         "a champion and its five twins, for each of two champions"
     )
@@ -62,10 +72,10 @@ def test_nothing_is_run_twice_and_more_seeds_add_to_what_is_there(compare, compa
     )
 
 
-def test_only_fresh_seeds_are_compared(compare, companion_runner):
+def test_only_fresh_seeds_are_compared(compare, table_runner):
     compare(3)
     champion_study = ChampionStudy("s", 1, BAND_EDGES)
-    seeds = {fields["seed"] for fields in companion_runner.run_fields}
+    seeds = {fields["seed"] for fields in table_runner.run_fields}
     assert seeds == {*(get_comparison_seed(champion_study.study, index) for index in range(3)), 0}, (
         "tuning runs have seed 0"
     )
@@ -73,37 +83,37 @@ def test_only_fresh_seeds_are_compared(compare, companion_runner):
     assert {pair.seed for pair in pairs} == seeds - {0}
 
 
-def test_an_interrupted_comparison_goes_on(compare, companion_runner):
+def test_an_interrupted_comparison_goes_on(compare_in_stores, companion_runner):
     companion_runner.interrupt_after_runs = 7
     with pytest.raises(KeyboardInterrupt):
-        compare(4)
+        compare_in_stores(2)
     companion_runner.interrupt_after_runs = None
-    verdicts = compare(4)
-    assert (verdicts["pairs"] == 4).all()
+    verdicts = compare_in_stores(2)
+    assert (verdicts["pairs"] == 2).all()
     assert len({tuple(sorted(map(str, fields.items()))) for fields in companion_runner.run_fields}) == len(
         companion_runner.run_fields
     )
 
 
-def test_a_seed_with_a_failed_run_is_no_pair(compare, companion_runner):
-    companion_runner.outcome = lambda fields: (
+def test_a_seed_with_a_failed_run_is_no_pair(compare, table_runner):
+    table_runner.outcome = lambda fields: (
         "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
     )
     row = select_verdict(compare(4), "snip", "random_erk")
     assert (row["pairs"], row["lost"]) == (2, 2)
 
 
-def test_a_training_that_diverges_counts_at_chance(compare, companion_runner):
-    companion_runner.outcome = lambda fields: (
+def test_a_training_that_diverges_counts_at_chance(compare, table_runner):
+    table_runner.outcome = lambda fields: (
         "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
     )
-    companion_runner.reason = "Diverged: the training loss became nan in epoch 1"
+    table_runner.reason = "Diverged: the training loss became nan in epoch 1"
     row = select_verdict(compare(4), "snip", "random_erk")
     assert (row["pairs"], row["lost"], row["diverged"]) == (4, 0, 2)
     assert row["twin_accuracy"] < 0.45, "half of the twins at 0.25"
 
 
-def test_without_options_it_is_sized_for_an_hour(search_study, companion_runner, monkeypatch):
+def test_without_options_it_is_sized_for_an_hour(search_study, table_runner, monkeypatch):
     search_study()
     champion_study, seeds = baseline.check("s", None, None, None)
     planned = baseline.plan(champion_study, seeds)
@@ -111,9 +121,9 @@ def test_without_options_it_is_sized_for_an_hour(search_study, companion_runner,
     assert (len(planned.champions), seeds, champion_study.left_out_count) == (1, 12, 2), (
         "36 s a run: 74 runs of one champion fit"
     )
-    early_end = baseline.run(champion_study, companion_runner, seeds)
+    early_end = baseline.run(champion_study, table_runner, seeds)
     assert early_end is None
-    assert planned.runs == len(companion_runner.run_fields)
+    assert planned.runs == len(table_runner.run_fields)
     second_study, second_seeds = baseline.check("s", None, None, None)
     assert ([champion.key for champion in second_study.champions], second_seeds) == (
         [champion.key for champion in champion_study.champions],
@@ -152,23 +162,23 @@ def test_given_sizes_are_kept(search_study):
     assert baseline.check("s", None, None, 7)[1] == 7
 
 
-def test_the_plan_has_the_detectable_difference_of_its_pairs(compare, companion_runner):
+def test_the_plan_has_the_detectable_difference_of_its_pairs(compare, table_runner):
     champion_study = ChampionStudy("s", 1, BAND_EDGES)
     effect, points = baseline.plan(champion_study, 12).detectable_difference
     assert points is None
     assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.05 / 10"
     assert baseline.plan(champion_study, 8).detectable_difference[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
-    companion_runner.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
-    baseline.run(champion_study, companion_runner, 4)
+    table_runner.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
+    baseline.run(champion_study, table_runner, 4)
     effect, points = baseline.plan(ChampionStudy("s", 1, BAND_EDGES), 12).detectable_difference
     assert points / effect == pytest.approx(0.52, abs=0.05), "one of five comparisons has a deviation of 1.15 points"
 
 
-def test_champions_of_a_method_and_band_are_judged_together(search_study, companion_runner):
+def test_champions_of_a_method_and_band_are_judged_together(search_study, table_runner):
     search_study([("snip", 0.3, 0.9), ("snip", 0.28, 0.8), ("random", 0.25, 0.6), ("random", 0.2, 0.5)])
-    companion_runner.accuracy = compute_accuracy
+    table_runner.accuracy = compute_accuracy
     champion_study = ChampionStudy("s", 2, (0.7, 0.9))
-    baseline.run(champion_study, companion_runner, 6)
+    baseline.run(champion_study, table_runner, 6)
     verdicts = baseline.conclude(champion_study, 6, pool=True)
     (row,) = verdicts[verdicts["champion"].str.contains("2 champions") & (verdicts["against"] == "shuffled")].to_dict(
         "records"
@@ -177,8 +187,8 @@ def test_champions_of_a_method_and_band_are_judged_together(search_study, compan
     assert row["mean"] == pytest.approx(3.0)
 
 
-def test_comparisons_are_apart_from_the_study_and_kept(compare):
-    compare(2)
+def test_comparisons_are_apart_from_the_study_and_kept(compare_in_stores):
+    compare_in_stores(2)
     assert len(tracking.load_table("s")) == 8, "no companion counts as a trial of the study"
     reruns = tracking.load_reruns("s")
     assert len(reruns) == 0, "no companion is a re-run by which a champion is chosen"

@@ -18,19 +18,34 @@ SMALL_NIGHTLY_YAML = "studies: [s]\nbands: [0.7, 0.9, 1]\nseeds: 3\nsentinels: 2
 
 
 @pytest.fixture
-def night(folder, search_study, companion_runner, monkeypatch):
-    """Return a function that runs the night of a day of November 2026 and returns its findings."""
+def make_nights(folder, search_study, monkeypatch):
+    """Return a function that makes a function, which runs the night of a day of November 2026."""
     search_study()
     monkeypatch.setattr(nightly, "render_page", lambda findings, margin: f"{findings.night}")  # because drawing is slow
     (folder / "nightly.yaml").write_text(SMALL_NIGHTLY_YAML)
 
-    def run(day, text=None):
-        if text:
-            (folder / "nightly.yaml").write_text(text)
-        *_, findings = Nights(folder / "nightly.yaml", QUIET_CONSOLE).run(f"2026-11-{day:02}", companion_runner)
-        return findings
+    def make(runner):
+        def run(day, text=None):
+            if text:
+                (folder / "nightly.yaml").write_text(text)
+            *_, findings = Nights(folder / "nightly.yaml", QUIET_CONSOLE).run(f"2026-11-{day:02}", runner)
+            return findings
 
-    return run
+        return run
+
+    return make
+
+
+@pytest.fixture
+def night(make_nights, companion_runner):
+    """Return a function that runs a night and returns its findings."""
+    return make_nights(companion_runner)
+
+
+@pytest.fixture
+def table_night(make_nights, table_runner):
+    """Return a function that runs a night whose companions are in no store, and returns its findings."""
+    return make_nights(table_runner)
 
 
 def make_accuracy(gain):
@@ -52,11 +67,11 @@ def make_key(fields):
     return tuple(sorted(map(str, fields.items())))
 
 
-def test_evidence_grows_until_it_decides(night, companion_runner):
-    companion_runner.accuracy = make_accuracy(5)
+def test_evidence_grows_until_it_decides(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(5)
     pairs, held_verdicts = [], []
     for day in range(1, 6):
-        row = select_verdict(night(day), "snip", "random_erk")
+        row = select_verdict(table_night(day), "snip", "random_erk")
         pairs.append(row["pairs"])
         held_verdicts.append(row["holds"])
     assert pairs[:3] == [3, 6, 9]
@@ -131,35 +146,35 @@ def test_a_changed_sentinel_gives_alarm_and_says_what_changed(night, companion_r
     assert load_last_nights()["nightly"]["outcome"] == "alarm"
 
 
-def test_a_history_begins_anew_after_an_intended_change(night, companion_runner):
-    night(1)
-    night(2)
-    companion_runner.accuracy = lambda fields: 0.7
-    assert night(3).alarms
-    assert not night(4, SMALL_NIGHTLY_YAML + "since: 2026-11-03\n").alarms
+def test_a_history_begins_anew_after_an_intended_change(table_night, table_runner):
+    table_night(1)
+    table_night(2)
+    table_runner.accuracy = lambda fields: 0.7
+    assert table_night(3).alarms
+    assert not table_night(4, SMALL_NIGHTLY_YAML + "since: 2026-11-03\n").alarms
 
 
-def test_a_sentinel_that_fails_gives_alarm(night, companion_runner):
-    night(1)
-    companion_runner.outcome = lambda fields: "failed" if fields["method"] == "snip" else "trained"
-    assert any("sentinels, the arm champion: a run failed: it broke" in line for line in night(2).alarms)
+def test_a_sentinel_that_fails_gives_alarm(table_night, table_runner):
+    table_night(1)
+    table_runner.outcome = lambda fields: "failed" if fields["method"] == "snip" else "trained"
+    assert any("sentinels, the arm champion: a run failed: it broke" in line for line in table_night(2).alarms)
 
 
-def test_a_verdict_that_flips_gives_alarm(night, companion_runner):
-    companion_runner.accuracy = make_accuracy(5)
+def test_a_verdict_that_flips_gives_alarm(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(5)
     nightly_yaml = "studies: [s]\nbands: [0.7, 0.9]\nseeds: 5\nsentinels: 0\n"
-    assert not night(1, nightly_yaml).alarms
-    assert select_verdict(night(2), "snip", "random_erk")["holds"] == "beats"
-    companion_runner.accuracy = make_accuracy(-5)
-    nights = [night(day) for day in range(3, 13)]
+    assert not table_night(1, nightly_yaml).alarms
+    assert select_verdict(table_night(2), "snip", "random_erk")["holds"] == "beats"
+    table_runner.accuracy = make_accuracy(-5)
+    nights = [table_night(day) for day in range(3, 13)]
     flips = [line for findings in nights for line in findings.alarms if "the verdict was beats" in line]
     assert flips
     assert all("give loses" in line for line in flips)
 
 
-def test_four_quiet_nights(night, companion_runner):
-    companion_runner.accuracy = make_accuracy(1)
-    assert [night(day).alarms for day in range(1, 5)] == [[]] * 4
+def test_four_quiet_nights(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(1)
+    assert [table_night(day).alarms for day in range(1, 5)] == [[]] * 4
 
 
 def test_the_budget_holds_and_a_note_counts_the_runs(night, companion_runner):

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from commands import run_command, write_study
 
 from forcetune.containment import ProcessEndError, contained
 from forcetune.errors import InputError
@@ -154,11 +155,26 @@ def test_interrupts_and_errors_are_left_alone():
 
 
 @pytest.mark.parametrize(
+    ("function", "ending", "end"),
+    [
+        ("metric", "raise SystemExit(0)", "raised SystemExit(0)"),
+        ("build", "os._exit(0)", "called os._exit(0)"),
+        ("train", "sys.exit(3)", "raised SystemExit(3)"),
+    ],
+)
+def test_check_names_a_function_that_python_can_contain(write_module, function, ending, end):
+    folder = write_module(ending)
+    refused = run_command(folder, "check", write_study(folder, describe_study(function)))
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("forcetune: study.yaml: ")
+    assert f"my_end:end (my_end.py, line 10) {end}" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("function", "ending", "message"),
     [
-        ("metric", "raise SystemExit(0)", "my_end:end (my_end.py, line 10) raised SystemExit(0)"),
         ("build", "os._exit(0)", "my_end:end (my_end.py, line 10) called os._exit(0)"),
-        ("train", "sys.exit(3)", "my_end:end (my_end.py, line 10) raised SystemExit(3)"),
         ("loss", "ctypes.CDLL(None)._exit(0)", "ended the process with exit code 0"),
         ("score", "ctypes.string_at(0)", "my_end:end (my_end.py, line 10) ended the process with signal 11 (SIGSEGV)"),
         ("load", "time.sleep(600)", "my_end:end (my_end.py, line 10) has not ended within 12 s"),
@@ -166,8 +182,7 @@ def test_interrupts_and_errors_are_left_alone():
 )
 def test_check_names_the_function_and_exits_as_for_refused_input(write_module, function, ending, message):
     folder = write_module(ending)
-    text = repr(describe_study(function)).replace("'", '"')
-    (folder / "study.yaml").write_text(text)
+    write_study(folder, describe_study(function))
     started = time.monotonic()
     completed = subprocess.run(
         [*CHECK_COMMAND, "study.yaml", "--timeout", "12" if "sleep" in ending else "200"],
@@ -184,12 +199,9 @@ def test_check_names_the_function_and_exits_as_for_refused_input(write_module, f
 
 
 def test_check_of_a_network_names_the_function(write_module):
-    write_module("os._exit(0)")
-    completed = subprocess.run(
-        [*CHECK_COMMAND, "my_end:build"], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert completed.returncode == 2
-    assert "my_end:end (my_end.py, line 10) called os._exit(0)" in completed.stderr
+    refused = run_command(write_module("os._exit(0)"), "check", "my_end:build")
+    assert refused.exit_code == 2
+    assert "my_end:end (my_end.py, line 10) called os._exit(0)" in refused.stderr
 
 
 def test_nothing_of_a_check_that_is_killed_goes_on(write_module):

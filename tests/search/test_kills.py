@@ -224,9 +224,11 @@ def test_a_kill_at_every_write_of_a_run_that_retries(make_folder):
 
 def test_a_kill_while_a_study_is_archived(make_folder):
     writes = [f"{write} {moment} 1" for write in ("decide", "tell", *ARCHIVE_WRITES) for moment in ("before", "after")]
-    for point in ["", *writes]:
-        folder = make_folder()
-        assert run_child(folder, FIRST_KILL_POINT) == -signal.SIGKILL
+    killed_folder = make_folder()
+    assert run_child(killed_folder, FIRST_KILL_POINT) == -signal.SIGKILL
+    for number, point in enumerate(["", *writes]):
+        folder = killed_folder.with_name(f"{killed_folder.name}-{number}")
+        shutil.copytree(killed_folder, folder)  # no process has its stores open
         assert run_child(folder, point, fresh=True) == (-signal.SIGKILL if point else 0), point
         assert run_child(folder, fresh=point == "archive begun before 1") == 0, (
             f"{point}: an archive that was begun needs no option"
