@@ -69,8 +69,8 @@ def run_command(
 
 
 def _run_in_this_process(arguments: list[str], timeout_s: float) -> int:
-    command, *rest = arguments
-    main.main([command, "--result-fd", "-1", *rest], prog_name="forcetune")
+    command, *options = arguments
+    main.main([command, "--result-fd", "-1", *options], prog_name="forcetune")
 
 
 def _forget_modules(before: set[str], folder: Path) -> None:

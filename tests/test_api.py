@@ -20,7 +20,7 @@ from forcetune.report import results
 
 PUBLIC_NAMES = ["Study", "find_masks", "jobs", "load_masks", "load_results", "load_study", "load_trial", "run_study"]
 HEAVY_PACKAGES = ("torch", "ray", "mlflow", "optuna", "pydantic", "pandas", "plotly")
-SMALL_STUDY = {
+API_STUDY = {
     "study": "s",
     "trial": {
         "dataset": "synthetic",
@@ -34,8 +34,8 @@ SMALL_STUDY = {
     "resources": {"concurrent": 2},
 }
 BROKEN_STUDIES = [
-    {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "densty": 0.1, "epochs": 0}},
-    {**SMALL_STUDY, "search": {"trials": 0}, "resource": {}},
+    {**API_STUDY, "trial": {**API_STUDY["trial"], "densty": 0.1, "epochs": 0}},
+    {**API_STUDY, "search": {"trials": 0}, "resource": {}},
     {"study": "s"},
     [],
     None,
@@ -97,8 +97,8 @@ def no_results(monkeypatch):
 
 def test_a_study_is_a_dict_a_study_or_a_file(searches, no_results, tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(SMALL_STUDY, sort_keys=False))
-    for study in (SMALL_STUDY, Study.from_dict(SMALL_STUDY), path, str(path)):
+    path.write_text(yaml.safe_dump(API_STUDY, sort_keys=False))
+    for study in (API_STUDY, Study.from_dict(API_STUDY), path, str(path)):
         run_study(study)
     assert [arguments[0] for arguments in searches] == 4 * [load_study(path)]
 
@@ -123,13 +123,13 @@ def test_a_study_that_was_not_validated_whole_is_refused(searches):
 
 def test_the_options_have_names_and_reach_the_search(searches, no_results):
     console = Console(file=io.StringIO())
-    run_study(SMALL_STUDY, fresh=True, priority="low", retry_failed=True, console=console)
+    run_study(API_STUDY, fresh=True, priority="low", retry_failed=True, console=console)
     assert searches[0][1:] == (console, True, "low", True)
-    run_study(SMALL_STUDY)
+    run_study(API_STUDY)
     assert isinstance(searches[1][1], Console)
     assert searches[1][2:] == (False, "normal", False)
     with pytest.raises(TypeError):
-        run_study(SMALL_STUDY, True)
+        run_study(API_STUDY, True)
 
 
 def test_the_results_are_those_of_the_stores(search_study, searches):
@@ -168,7 +168,7 @@ print(*load_results("s", "other")["study"].value_counts())
 def test_whole_studies_run_from_a_script(tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "FORCETUNE_"))}
     completed = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(study=SMALL_STUDY)],
+        [sys.executable, "-c", SCRIPT.format(study=API_STUDY)],
         cwd=tmp_path,
         env={**kept, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

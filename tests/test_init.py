@@ -7,7 +7,7 @@ from importlib.resources import files
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from shared_constants import REPOSITORY
+from shared_constants import REPOSITORY, SEARCH_SPACES
 
 from forcetune.cli import main
 from forcetune.errors import InputError
@@ -15,7 +15,6 @@ from forcetune.study import SCHEMA_FILE, Search, Study, Trial, load_study, make_
 from forcetune.study.reading import read_yaml
 from forcetune.study.study import Resources
 
-SEARCH_SPACES = REPOSITORY / "search_spaces"
 STUDY_FILES = [*sorted(SEARCH_SPACES.glob("*.yaml")), REPOSITORY / "benchmarks" / "curves.yaml"]
 EDITOR_LINE = "# yaml-language-server: $schema="
 GOOD_TRIAL = {"dataset": "digits", "model": "mlp", "method": "snip", "density": 0.1}

@@ -17,7 +17,7 @@ from forcetune.study import Trial
 from forcetune.tracking import load_table
 
 OWN_METHOD = "my_scores:score"
-SMALL_STUDY = {
+PROCESS_STUDY = {
     "study": "small",
     "trial": {
         "dataset": "synthetic",
@@ -45,7 +45,7 @@ def small_search(tmp_path_factory, environment):
     """Search the small study, and return its folder and the result of the command."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "my_scores.py").write_text(SCORES_CODE)
-    result = run_process(folder, environment, "search", write_study(folder, SMALL_STUDY))
+    result = run_process(folder, environment, "search", write_study(folder, PROCESS_STUDY))
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -80,7 +80,7 @@ def test_search_leaves_one_run_a_trial(small_search):
 def test_every_method_was_tried(small_search):
     folder, _ = small_search
     trials = optuna.load_study(study_name="small", storage=f"sqlite:///{folder}/optuna.db").trials
-    assert {trial.params["method"] for trial in trials} == set(SMALL_STUDY["trial"]["method"])
+    assert {trial.params["method"] for trial in trials} == set(PROCESS_STUDY["trial"]["method"])
 
 
 def test_a_run_is_trained_again_to_the_same_numbers(small_search):
@@ -105,7 +105,9 @@ def test_a_run_is_trained_again_to_the_same_numbers(small_search):
 def test_an_interrupted_search_is_taken_up(signal_number, tmp_path, environment, empty_mlflow):
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     slow_fields = {"method": ["random", "snip", "force"], "epochs": 200}
-    write_study(tmp_path, {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], **slow_fields}, "search": {"trials": 3}})
+    write_study(
+        tmp_path, {**PROCESS_STUDY, "trial": {**PROCESS_STUDY["trial"], **slow_fields}, "search": {"trials": 3}}
+    )
     driver = subprocess.Popen(
         [*FORCETUNE_COMMAND, "search", "study.yaml"],
         cwd=tmp_path,

@@ -69,12 +69,12 @@ def make_store(folder, *experiments, viewed=(), reported=()):
 
 
 @contextmanager
-def server(answers):
-    """Answer every path of `answers` with its status and its content as JSON, other paths with 404."""
+def server(contents):
+    """Answer every path of `contents` with its status and its content as JSON, other paths with 404."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, body = answers.get(self.path, (404, {}))
+            status, body = contents.get(self.path, (404, {}))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())

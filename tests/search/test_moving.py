@@ -61,9 +61,9 @@ def test_everything_is_in_the_new_stores_and_nothing_in_the_old_ones(study, stor
     assert tracking.load_companions("s")["trial"].tolist() == companions["trial"].tolist()
     assert examine_study("s")[1] == [finding for finding in examine_study("s")[1] if "masks.npz" in finding.what]
     assert forcetune.load_trial("s/trial-0001").run_id == after["run_id"][1]
-    for part in ("a", "%", before["run_id"][1][:31]):
+    for short_id in ("a", "%", before["run_id"][1][:31]):
         with pytest.raises(InputError, match="there is no run"):
-            forcetune.load_trial(part)
+            forcetune.load_trial(short_id)
     assert forcetune.load_trial(before["run_id"][1]).trial == forcetune.load_trial(after["run_id"][1]).trial
 
 

@@ -1,14 +1,11 @@
 """YAML files: they hold plain data only, and errors name the position."""
 
-from pathlib import Path
-
 import pytest
+from shared_constants import SEARCH_SPACES
 
 from forcetune.errors import InputError
 from forcetune.study import load_study
 from forcetune.study.reading import read_yaml
-
-SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
 @pytest.mark.parametrize("path", sorted(SEARCH_SPACES.glob("*.yaml")), ids=lambda path: path.stem)
