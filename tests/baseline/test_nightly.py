@@ -146,12 +146,12 @@ def test_a_changed_sentinel_gives_alarm_and_says_what_changed(night, companion_r
     assert load_last_nights()["nightly"]["outcome"] == "alarm"
 
 
-def test_a_history_begins_anew_after_an_intended_change(table_night, table_runner):
-    table_night(1)
-    table_night(2)
-    table_runner.accuracy = lambda fields: 0.7
-    assert table_night(3).alarms
-    assert not table_night(4, SMALL_NIGHTLY_YAML + "since: 2026-11-03\n").alarms
+def test_a_history_begins_anew_after_an_intended_change(night, companion_runner):
+    night(1)
+    night(2)
+    companion_runner.accuracy = lambda fields: 0.7
+    assert night(3).alarms
+    assert not night(4, SMALL_NIGHTLY_YAML + "since: 2026-11-03\n").alarms
 
 
 def test_a_sentinel_that_fails_gives_alarm(table_night, table_runner):
