@@ -87,7 +87,11 @@ def _read_sampled_params(study: Study, fields: Mapping[str, Any]) -> SampledPara
         if "density" in fields
         else fields
     )
-    values = find_sampled_params(study, proposed)
+    values = {
+        name: value
+        for name, value in (find_sampled_params(study, proposed) or {}).items()
+        if len(study.space[name].values) > 1  # a field with one choice explains nothing
+    }
     if not values:
         return None
     return values, {name: distribution(study.space[name]) for name in values}
