@@ -1,4 +1,4 @@
-# Each target sets up .venv first; `make search` is the place to begin.
+# Each target but gpu and clean sets up .venv first; `make search` is the place to begin.
 PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 200
@@ -20,7 +20,7 @@ test-fast: .venv/installed   # while you write: no stores, processes or Ray
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
 	$(BIN)/pytest -m long
 
-test-bare: .venv-bare/installed   # the rooms that need torch alone, with the oldest torch and nothing else
+test-bare: .venv-bare/installed   # the packages that need neither Ray nor MLflow, with the oldest torch
 	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
 		tests/datasets/test_data.py tests/datasets/test_streamed.py
 

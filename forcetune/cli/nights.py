@@ -147,7 +147,8 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
 
     The command starts the runs that tonight, or an earlier night that died, still needs. On a cluster its trials yield
     to those of other users. It writes a page into the current folder, and a run into the experiment forcetune-nightly.
-    Exit code 3 is an alarm: a verdict changed, or repeated runs no longer give the same results.
+    Exit code 3 is an alarm: a verdict changed to or from `loses`, or a sentinel run failed, or no longer gives the
+    results of earlier nights.
     """
     from forcetune import baseline
     from forcetune.cli import terminal

@@ -129,7 +129,7 @@ def submit_companions(
     restarts: int = 3,
     say: Callable[[str], None] = lambda line: None,
 ) -> Job:
-    """Send the listed companions of a study to a cluster, where `search.run_companions` runs them.
+    """Send the listed companions of a study to a cluster, where `run.run_companions` runs them.
 
     Args:
         companion_runs: The study and its listed companions.

@@ -47,8 +47,8 @@ class StudyResults:
 
         Returns:
             The figures by name, those for which the study has data: `main` (every trial and the front, by sparsity),
-            `objectives`, `methods`, `iterations`, `layers`, `growth` (the hypervolume), `curves` (learning curves) and
-            `forest` (champions against random pruning).
+            `objectives`, `methods`, `iterations`, `layers` (then `layers1`, ... where the front has several networks),
+            `growth` (the hypervolume), `curves` (learning curves) and `forest` (champions against random pruning).
 
         Raises:
             InputError: No trial of the study has ended.

@@ -40,7 +40,7 @@ def tabulate_verdicts(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str],
     """Return a table of verdicts.
 
     Args:
-        rows: The comparisons, as records of `evidence.judge_comparisons`, or of the verdicts or the history of
+        rows: The comparisons, as records of `baseline.evidence.judge_comparisons`, or of the verdicts or the history of
             `baseline.Findings`.
         columns: The names of the columns, keys of VERDICT_COLUMNS.
         caption: The caption of the table.

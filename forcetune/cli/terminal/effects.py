@@ -45,7 +45,8 @@ def importance(shares: pd.DataFrame) -> None:
     """Print the importance of each field for each target, in percent.
 
     Args:
-        shares: One row for each field and one column for each target, as `search.importance` returns them; from 0 to 1.
+        shares: One row for each field and one column for each target, from 0 to 1, as `search.importance.importance`
+            returns them.
     """
     rows = [[str(name), *(f"{share:.1%}" for share in row)] for name, row in shares.iterrows()]
     out = console()

@@ -22,7 +22,7 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
 
     Args:
         study: The study.
-        descriptions: Its data sets and networks, as `search.check` returns them.
+        descriptions: Its data sets and networks, as `execution.checking.check_study` returns them.
     """
     from forcetune.stores import hide_password, mlflow_uri, optuna_uri
 
@@ -73,7 +73,7 @@ def cost(predicted: Cost) -> None:
     """Print what the search will cost.
 
     Args:
-        predicted: The prediction of `search.predict`.
+        predicted: The prediction of `run.predict_cost`.
     """
     from forcetune.times import duration
 
