@@ -75,6 +75,11 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
 
 
+def is_http(uri: str) -> bool:
+    """Return whether an address is one of an HTTP server."""
+    return uri.startswith(("http://", "https://"))
+
+
 def is_postgresql(uri: str) -> bool:
     """Return whether an address is one of PostgreSQL."""
     return uri.startswith(("postgresql://", "postgresql+"))

@@ -32,3 +32,9 @@ def test_failed_trials_are_counted_with_the_command_that_runs_them_again(make_st
     with pytest.raises(SystemExit) as exit_info:
         running.report_end(make_study(search={"trials": 1}), make_table("failed"), None)
     assert exit_info.value.code == 1
+
+
+def test_a_study_whose_runs_are_all_gone_is_no_failed_one(make_study, monkeypatch, capsys):
+    monkeypatch.setattr(run, "is_complete", lambda study: True)
+    running.report_end(make_study(search={"trials": 2}), make_table(), None)
+    assert capsys.readouterr().out.startswith("2 of 2 trials no longer have a run in MLflow")

@@ -37,6 +37,16 @@ def test_a_table_has_the_time_of_its_trials_and_the_cost_of_the_study(study):
     assert "val_accuracy" not in table.attrs["fields"]
 
 
+def test_a_study_whose_runs_are_deleted_has_an_empty_table(study):
+    client = MlflowClient(mlflow_uri())
+    for run in tracking.load_table("s")["run_id"]:
+        client.delete_run(run)
+    table = tracking.load_table("s")
+    assert table.empty
+    assert {"run_id", "outcome", "trial", "device_seconds"} <= {*table.columns}
+    assert analysis.best(results.load_results("s")).empty
+
+
 def test_device_seconds_count_the_share_of_a_device(study):
     client = MlflowClient(mlflow_uri())
     run = tracking.load_table("s")["run_id"][0]

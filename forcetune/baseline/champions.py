@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from forcetune import analysis, tracking
 from forcetune.analysis.questions import BOUND_TOLERANCE
 from forcetune.errors import InputError
+from forcetune.formats import format_sparsity
 from forcetune.pruning import method_row
 from forcetune.study import SPARSITY_BAND_EDGES, Trial, method_label
 
@@ -51,9 +52,10 @@ class Champion:
     def exclusion_reason(self) -> str | None:
         """The reason why the trial is compared with nothing; None where more than chance chose its weights."""
         if self.trial.small_dense:
-            return f"{self.name} at {self.sparsity:.2%} is a small dense network without pruning"
+            return f"{self.name} at {format_sparsity(self.sparsity)} is a small dense network without pruning"
         if self.trial.shuffle or method_row(self.trial.method).is_random:
-            return f"{self.name} at {self.sparsity:.2%} has a random mask ({self.label}): it has no random twin to beat"
+            sparsity = format_sparsity(self.sparsity)
+            return f"{self.name} at {sparsity} has a random mask ({self.label}): it has no random twin to beat"
         return None
 
 

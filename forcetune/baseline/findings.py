@@ -17,6 +17,7 @@ from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.evidence import Pair, describe_comparison
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import Comparison
+from forcetune.formats import format_sparsity
 
 AFTER_ALL_NIGHTS = "9"  # it sorts behind every date
 
@@ -168,9 +169,9 @@ def _decision_columns(standings: Sequence[Standing]) -> dict[str, Any]:
 def _describe_flip(comparison: Comparison, standings: Sequence[Standing]) -> str:
     champion, previous = comparison.champion, standings[-2]
     return (
-        f"{champion.study}: {champion.name} ({champion.label} at {champion.sparsity:.2%}) against {comparison.against}:"
-        f" the verdict was {previous.holds} since {previous.since or 'before the first night'}, and the pairs since"
-        f" then give {standings[-1].holds}"
+        f"{champion.study}: {champion.name} ({champion.label} at {format_sparsity(champion.sparsity)}) against "
+        f"{comparison.against}: the verdict was {previous.holds} since {previous.since or 'before the first night'}, "
+        f"and the pairs since then give {standings[-1].holds}"
     )
 
 

@@ -24,6 +24,7 @@ from forcetune.errors import HeldError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.stores import optuna_uri
 from forcetune.study import Companion, CompanionRuns, load_nightly
+from forcetune.temporary import write_whole
 
 NIGHTLY_EXPERIMENT = "forcetune-nightly"
 DECIDED_PAIRS_PER_NIGHT = 1  # new pairs show whether a decided comparison stays as it is
@@ -247,9 +248,7 @@ class Nights:
         """Write the page into the current folder too, where that is possible; a later page replaces an earlier one."""
         path = Path.cwd() / f"{self._file.stem}.html"
         try:
-            unfinished = path.with_name(f"{path.name}~")
-            unfinished.write_text(html)
-            unfinished.replace(path)  # so that a reader always opens a whole page
+            write_whole(path, html)
             self.pages.append(path)
         except OSError as error:
             self._console.print(f"{path}: {error.strerror}; the page is in MLflow", soft_wrap=True, highlight=False)

@@ -17,6 +17,7 @@ from forcetune import __version__
 from forcetune.baseline.findings import Findings
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
+from forcetune.formats import format_sparsity
 from forcetune.report.html import render_template
 from forcetune.report.tables import Table
 from forcetune.report.verdicts import VERDICT_LOOKS, tabulate_verdicts
@@ -80,7 +81,9 @@ def _plot_comparison(axes: Axes, row: dict[Any, Any], history: pd.DataFrame, mar
             axes.plot([night, night], [standing["low"], standing["high"]], color=colour, linewidth=1.5)
         axes.plot([night], [standing["mean"]], look.marker, color=colour, markersize=5)
     axes.set_title(
-        f"{row['method']} {row['sparsity']:.2%} − {row['against']}: {row['holds']}", fontsize=8, color=NEUTRAL_COLOUR
+        f"{row['method']} {format_sparsity(row['sparsity'])} − {row['against']}: {row['holds']}",
+        fontsize=8,
+        color=NEUTRAL_COLOUR,
     )
     shown = nights if len(nights) < 5 else nights[:: max(1, len(nights) // 4)]
     labels = [history["night"].iloc[i][5:] or "before" for i in shown]

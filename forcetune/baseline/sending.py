@@ -9,7 +9,7 @@ from rich.console import Console
 from forcetune import jobs, run
 from forcetune.errors import StoppedError
 from forcetune.names import COMPANION
-from forcetune.stores import ray_address
+from forcetune.stores import is_http, ray_address
 from forcetune.study import CompanionRuns, Priority
 
 Sender = Callable[[CompanionRuns], str | None]  # returns the reason where the runs end early, else None
@@ -27,7 +27,7 @@ def make_sender(console: Console, priority: Priority, address: str | None = None
         address: The address of the cluster's dashboard; None takes RAY_ADDRESS.
     """
     job_address = address or ray_address()
-    if job_address.startswith(("http://", "https://")):
+    if is_http(job_address):
         return lambda companion_runs: _run_as_job(companion_runs, job_address, priority, console)
     return lambda companion_runs: run.run_companions(companion_runs, console, priority)
 

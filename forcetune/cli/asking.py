@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import INTERRUPTED, main
-from forcetune.cli.options import require_at_most_one
+from forcetune.cli.options import print_json, require_at_most_one
 from forcetune.cli.running import describe_failures, describe_outcomes
 from forcetune.errors import InputError
 
@@ -224,8 +223,8 @@ def _summarize(table: pd.DataFrame, question: Question) -> str:
 
 
 def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
+    from forcetune.formats import iso
     from forcetune.report.tables import drop_missing
-    from forcetune.times import iso
 
     table = table.copy()
     for name in table.columns.intersection(["started", "ended"]):
@@ -233,7 +232,7 @@ def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
     if as_csv:
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        click.echo(json.dumps([drop_missing(row) for row in table.to_dict("records")], indent=1))
+        print_json([drop_missing(row) for row in table.to_dict("records")])
 
 
 def _explain(

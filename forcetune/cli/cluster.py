@@ -19,6 +19,7 @@ from forcetune.cli.group import (
     start_limit_option,
     until_interrupted,
 )
+from forcetune.cli.options import print_json
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
@@ -46,12 +47,7 @@ def up(database: str | None, cpus: float | None, gpus: float | None, start_limit
 
     local_service, is_new = service.up(database, cpus, gpus, start_limit_s=start_limit)
     if as_json:
-        click.echo(
-            json.dumps(
-                {**local_service.variables, "storage": local_service.storage, "metrics": local_service.metrics},
-                indent=1,
-            )
-        )
+        print_json({**local_service.variables, "storage": local_service.storage, "metrics": local_service.metrics})
     else:
         terminal.service(local_service, is_new)
 
@@ -127,7 +123,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
 
     cluster_jobs = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
     if as_json:
-        click.echo(json.dumps([_job_record(job) for job in cluster_jobs], indent=1))
+        print_json([_job_record(job) for job in cluster_jobs])
     else:
         terminal.jobs(cluster_jobs)
 
@@ -211,7 +207,7 @@ def _print_package(package: Package, as_json: bool) -> None:
     left_out = {str(path): secret for path, secret in package.left_out.items()}
     if as_json:
         files = [str(path) for path in package.files]
-        click.echo(json.dumps({"files": files, "left_out": left_out, "bytes": package.size}, indent=1))
+        print_json({"files": files, "left_out": left_out, "bytes": package.size})
         return
     for path in package.files:
         click.echo(path)
@@ -221,14 +217,14 @@ def _print_package(package: Package, as_json: bool) -> None:
 
 def _print_job(job: Job, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_job_record(job), indent=1))
+        print_json(_job_record(job))
     else:
         click.echo(job.id if job.state in ("pending", "running") else f"{job.id} {job.state}")
 
 
 def _job_record(job: Job) -> dict[str, Any]:
     """Return a job as JSON has it, with times in ISO 8601."""
-    from forcetune.times import iso
+    from forcetune.formats import iso
 
     moments = {name: getattr(job, name) for name in ("started", "ended")}
     return {**vars(job), **{name: None if moment is None else iso(moment) for name, moment in moments.items()}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import ALARM, INTERRUPTED, address_option, json_option, main, priority_option
-from forcetune.cli.options import parse_numbers, require_at_most_one
+from forcetune.cli.options import parse_numbers, print_json, require_at_most_one
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def baseline(
     plan = baseline_package.plan(champion_study, seeds)
     print_line = click.echo if not as_json else lambda line: click.echo(line, err=True)
     if dry_run and as_json:
-        click.echo(json.dumps(plan.plain(), indent=1))
+        print_json(plan.plain())
         return
     lines = terminal.describe_plan(plan, champion_study.left_out_count, baseline_package.RIVALS)
     for line in lines if plan.runs or dry_run else plan.exclusion_reasons:
@@ -98,7 +97,7 @@ def baseline(
         )
     verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
     if as_json:
-        click.echo(json.dumps([drop_missing(row) for row in verdicts.to_dict("records")], indent=1))
+        print_json([drop_missing(row) for row in verdicts.to_dict("records")])
     else:
         terminal.verdicts(verdicts, margin)
     if end_reason:
@@ -115,7 +114,7 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
     companion_runs, hours = baseline.plan_dense_runs(study, seeds)
     count = len(companion_runs.companions)
     if dry_run and as_json:
-        click.echo(json.dumps({"runs": count, "device_hours": hours}, indent=1))
+        print_json({"runs": count, "device_hours": hours})
         return
     plural = "s" if count > 1 else ""
     cost = f"{count} dense run{plural} of {study}, about {hours:.2g} device hours" if count else "all runs are finished"
@@ -127,7 +126,7 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
         end_reason = sender(companion_runs) if count else None
     accuracies = analysis.summarize_dense(results.dense(study), "val_accuracy")
     if as_json:
-        click.echo(json.dumps([drop_missing(row) for row in accuracies.to_dict("records")], indent=1))
+        print_json([drop_missing(row) for row in accuracies.to_dict("records")])
     else:
         click.echo(
             terminal.dense(accuracies) if len(accuracies) else f"no dense run of {study} has a validation accuracy"
@@ -157,12 +156,12 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
     nights = baseline.Nights(file, console := terminal.console(error=as_json))
     if dry_run:
         shares = nights.plan(name)
-        click.echo(json.dumps([share.plain() for share in shares], indent=1)) if as_json else terminal.shares(shares)
+        print_json([share.plain() for share in shares]) if as_json else terminal.shares(shares)
         return
     with _explaining_interrupt():
         night_findings = nights.run(name, baseline.make_sender(console, "low", address))
     if as_json:
-        click.echo(json.dumps([findings.plain() for findings in night_findings], indent=1))
+        print_json([findings.plain() for findings in night_findings])
     for findings in night_findings if not as_json else ():
         terminal.night(findings, nights.settings.margin)
     for path in nights.pages:
@@ -210,19 +209,19 @@ def schedule() -> None:
 @click.option("--remove", is_flag=True, help="remove the line for FILE from the crontab")
 def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> None:
     """Print the crontab line that starts a night of FILE, or install it."""
-    from forcetune import timers as schedule_package
+    from forcetune import timers
 
     if remove:
-        was_removed = schedule_package.uninstall(file)
+        was_removed = timers.uninstall(file)
         click.echo(f"{'removed from the crontab:' if was_removed else 'the crontab has no line for'} {file}")
         return
     night = _plan_night(file, at, log)
     if not install:
-        click.echo(schedule_package.cron(night))
+        click.echo(timers.cron(night))
         return
-    replaced_line = schedule_package.install(night)
+    replaced_line = timers.install(night)
     click.echo(f"installed{f', in place of: {replaced_line.strip()}' if replaced_line else ''}")
-    click.echo(f"next night: {schedule_package.next_night(at, datetime.now()):%Y-%m-%d %H:%M}, log: {night.log}")
+    click.echo(f"next night: {timers.next_night(at, datetime.now()):%Y-%m-%d %H:%M}, log: {night.log}")
 
 
 @schedule.command()
@@ -234,13 +233,16 @@ def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> 
 )
 def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
     """Write the service and the timer that start a night of FILE."""
-    from forcetune import timers as schedule_package
+    from forcetune import timers
 
-    units = schedule_package.systemd(_plan_night(file, at, log))
+    units = timers.systemd(_plan_night(file, at, log))
     for name, text in units.items():
         if out:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / name).write_text(text)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / name).write_text(text, "utf-8")
+            except OSError as error:
+                raise InputError(f"--out: {out / name} cannot be written: {error.strerror}") from error
             click.echo(out / name)
         else:
             click.echo(f"# {name}\n{text}")
@@ -257,42 +259,41 @@ def systemd(file: Path, at: str, log: Path | None, out: Path | None) -> None:
 @click.option("--image", required=True, help="image that contains forcetune, such as the one of cluster/Dockerfile")
 def kubernetes(file: Path, at: str, image: str) -> None:
     """Print the CronJob that starts a night of FILE, for `kubectl apply -f -`."""
-    from forcetune import timers as schedule_package
+    from forcetune import timers
 
-    click.echo(schedule_package.kubernetes(_plan_night(file, at), image), nl=False)
+    click.echo(timers.kubernetes(_plan_night(file, at), image), nl=False)
 
 
 @schedule.command()
 @json_option
 def status(as_json: bool) -> None:
     """Show which nights the crontab starts, the last night of each file, and the current verdicts."""
-    from forcetune import baseline
-    from forcetune import timers as schedule_package
+    from forcetune import baseline, timers
     from forcetune.cli import terminal
 
     last_nights = baseline.load_last_nights()
     try:
-        next_nights = {str(file): _next_start(at) for file, at in schedule_package.installed()}
+        next_nights = {str(file): _next_start(at) for file, at in timers.installed()}
     except InputError as error:
         next_nights = {}
         click.echo(str(error), err=True)
     if as_json:
-        click.echo(json.dumps({"next": next_nights, "last": last_nights}, indent=1))
+        print_json({"next": next_nights, "last": last_nights})
     else:
         terminal.schedule(next_nights, last_nights)
 
 
 def _plan_night(file: Path, at: str, log: Path | None = None) -> Night:
     """Plan a night of a file. Raises InputError where the file cannot be used."""
-    from forcetune import timers as schedule_package
+    from forcetune import timers
     from forcetune.study import load_nightly
 
     load_nightly(file)
-    return schedule_package.plan(file, at, log=log)
+    return timers.plan(file, at, log=log)
 
 
 def _next_start(at: str) -> str:
     """Return when the next night starts, or the five fields of a crontab line that somebody has changed."""
-    from forcetune import timers as schedule_package
+    from forcetune import timers
 
-    return f"{schedule_package.next_night(at, datetime.now()):%Y-%m-%d %H:%M}" if at[2:3] == ":" else at
+    return f"{timers.next_night(at, datetime.now()):%Y-%m-%d %H:%M}" if at[2:3] == ":" else at

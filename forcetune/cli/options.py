@@ -1,9 +1,13 @@
-"""The values of options: lists are read, and options that are missing or exclude each other are refused."""
+"""The values of options, which are read and checked, and the output of the option --json."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import click
 
 from forcetune.errors import InputError
 
@@ -59,3 +63,16 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         return [float(word) for word in text.split(",") if word.strip()]
     except ValueError:
         raise InputError(f"{option} {text}: allowed: numbers separated by commas, such as 0.1,0.05") from None
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON that every parser reads: a number that is not finite, which JSON does not have, is null."""
+    click.echo(json.dumps(_replace_infinite(data), indent=1, allow_nan=False))
+
+
+def _replace_infinite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _replace_infinite(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_replace_infinite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -53,7 +53,7 @@ def report_end(study: Study, table: pd.DataFrame, end_reason: str | None) -> Non
         click.echo(_explain_missing(study, len(table)))
     if notice := describe_failures(table):
         click.echo(notice)
-    if (table["outcome"] == "failed").all():
+    if len(table) and (table["outcome"] == "failed").all():
         sys.exit(FAILED)
 
 

@@ -27,7 +27,7 @@ from forcetune.execution.worker import execute, read_data
 from forcetune.ledger.messages import Assignment, Cause, LostError, Report
 from forcetune.search.driver import Driver
 from forcetune.search.meter import Meter
-from forcetune.study import AUTO, Priority, ResolvedResources, Study
+from forcetune.study import AUTO, Priority, ResolvedResources, Study, count_whole
 from forcetune.temporary import make_folder
 
 ResultT = TypeVar("ResultT")
@@ -101,8 +101,7 @@ def count_fitting(resources: ResolvedResources) -> int:
 
 
 def _count_fitting_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
-    by_gpus = int(node.get("GPU", 0) / resources.gpus + 1e-9) if resources.gpus else 10**6
-    return min(int(node.get("CPU", 0) / resources.cpus + 1e-9), by_gpus)
+    return resources.count_fitting(node.get("CPU", 0), node.get("GPU", 0))
 
 
 def count_slots(resources: ResolvedResources) -> int:
@@ -126,8 +125,8 @@ def find_max_memory_factor(resources: ResolvedResources) -> int:
     A trial that shares a GPU gets the whole GPU at most.
     """
     nodes = [node for node in _list_node_resources() if node.get("GPU", 0) >= resources.gpus]
-    by_cores = max((int(node.get("CPU", 0) / resources.cpus + 1e-9) for node in nodes), default=1)
-    return min(by_cores, int(1 / resources.gpus + 1e-9) or 1) if resources.gpus else by_cores
+    by_cores = max((count_whole(node.get("CPU", 0), resources.cpus) for node in nodes), default=1)
+    return min(by_cores, count_whole(1, resources.gpus) or 1) if resources.gpus else by_cores
 
 
 class Worker(tune.Trainable):
@@ -233,7 +232,7 @@ def run(
         reuse_actors: Whether an actor runs one trial after the other, as in Tune's TuneConfig.
     """
     driver.max_memory_factor = find_max_memory_factor(resources)
-    driver.devices = resources.gpus or resources.cpus
+    driver.devices = resources.devices
     driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
     with _tune_settings():
         failures = 0

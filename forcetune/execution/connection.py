@@ -13,7 +13,7 @@ import ray
 
 from forcetune.errors import InputError, StoppedError
 from forcetune.execution import environment
-from forcetune.stores import ray_address
+from forcetune.stores import is_http, ray_address
 
 START_TRIES = 3  # of a Ray of this process, before the search is given up
 HEARTBEAT_S = 2.0  # between two connections to Ray's head, and the longest that one may take
@@ -32,7 +32,7 @@ def connect_ray() -> Iterator[None]:
         StoppedError: The Ray of this process did not start.
     """
     address = ray_address()
-    if address.startswith(("http://", "https://")):
+    if is_http(address):
         raise InputError(
             f"RAY_ADDRESS is {address}, the address for jobs, which `forcetune submit` uses. To search from this "
             "process, unset it (a local Ray is started), or set it to the address of the cluster's head, HOST:PORT"

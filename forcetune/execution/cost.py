@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from forcetune import trial
 from forcetune.execution.placement import resolve_on_this_machine
+from forcetune.formats import duration
 from forcetune.search.stopping import estimate_trained_share
 from forcetune.stores import get_cost_file, ray_address
 from forcetune.study import ResolvedResources, Study, Task, Trial
-from forcetune.times import duration
+from forcetune.temporary import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def predict(study: Study) -> Cost:
     work = _count_work(sample)
     extremes = [sample[int(np.argmin(work))], sample[int(np.argmax(work))]]
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(min(resources.cpus, os.cpu_count() or 1))))
+    torch.set_num_threads(min(resources.threads, os.cpu_count() or 1))
     try:
         _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
         extreme_seconds = [_measure_seconds(extreme, study.task) for extreme in extremes]
@@ -81,7 +83,7 @@ def predict(study: Study) -> Cost:
         max(extreme_seconds),
         mean,
         (RAY_START_S + seconds / at_once) / 3600,
-        (resources.gpus or resources.cpus) * seconds / 3600,
+        resources.devices * seconds / 3600,
     )
     _keep(study, cost)
     return cost
@@ -91,7 +93,7 @@ def _keep(study: Study, cost: Cost) -> None:
     path = get_cost_file(study.study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(cost)))
+        write_whole(path, json.dumps(asdict(cost)))
     except OSError as error:
         log.warning(
             "the search cannot be compared with this prediction: %s cannot be written (%s)", path, error.strerror
@@ -106,12 +108,20 @@ def report(study: Study, hours: float, console: Console) -> None:
         hours: The measured duration of the search.
         console: Where the line is printed.
     """
-    path = get_cost_file(study.study)
-    if path.exists() and (cost := Cost(**json.loads(path.read_text()))).trials == study.trials:
+    cost = _read(get_cost_file(study.study))
+    if cost and cost.trials == study.trials:
         deviation = cost.hours / hours - 1
         took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
         message = f"the search took {took}; `forcetune check` predicted {predicted} ({deviation:+.0%})"
         console.print(message, soft_wrap=True, highlight=False)
+
+
+def _read(path: Path) -> Cost | None:
+    """Return a prediction that was kept; None where there is none, or one that another version wrote."""
+    try:
+        return Cost(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _draw_configurations(study: Study) -> Iterator[Trial]:
@@ -164,9 +174,7 @@ def _with_iterations(configuration: Trial, iterations: int) -> Trial:
 
 def _count_concurrent_trials(resources: ResolvedResources) -> int:
     """Return the number of trials that run at once: those that fit here, or on a cluster what `concurrent` says."""
-    fitting = int((os.cpu_count() or 1) / resources.cpus + 1e-9)
-    if resources.gpus:
-        fitting = min(fitting, int(torch.cuda.device_count() / resources.gpus + 1e-9))
+    fitting = resources.count_fitting(os.cpu_count() or 1, torch.cuda.device_count())
     if ray_address():
         fitting = resources.concurrent or fitting
     return max(1, min(fitting, resources.concurrent or fitting))

@@ -12,7 +12,7 @@ from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
 from forcetune.execution.worker import set_up_process
-from forcetune.study import AUTO, Effect, ResolvedResources, Resources, Study, Task, Trial, select_fields
+from forcetune.study import AUTO, Effect, ResolvedResources, Resources, Study, Task, Trial, count_whole, select_fields
 from forcetune.training.captured import KEPT_GRAPHS
 
 TRAININGS_IN_MEMORY = KEPT_GRAPHS + 1  # at most in a worker: those whose graphs it keeps, and the current one
@@ -91,7 +91,7 @@ def plan_probe(study: Study) -> Probe:
         trained=sorted(trained, key=compute_training_size)[-TRAININGS_IN_MEMORY:],
         task=replace(study.task, constraints={}),
         folder=str(Path.cwd()),
-        threads=max(1, int(study.resources.cpus)),
+        threads=study.resources.threads,
     )
 
 
@@ -146,7 +146,7 @@ def count_trials_per_gpu(memory: Memory, resources: Resources, nodes: Sequence[M
         nodes: The "CPU" and "GPU" of each node, as Ray counts them; at least one node has a GPU.
     """
     with_gpu = [(node.get("CPU", 0), node["GPU"]) for node in nodes if node.get("GPU")]
-    at_once = max(ceil(int(cpus / resources.cpus + 1e-9) / gpus) for cpus, gpus in with_gpu)
+    at_once = max(ceil(count_whole(cpus, resources.cpus) / gpus) for cpus, gpus in with_gpu)
     if resources.concurrent:
         at_once = min(at_once, ceil(resources.concurrent / sum(gpus for _, gpus in with_gpu)))
     return max(1, min(memory.max_trials, at_once, MAX_TRIALS_PER_GPU))

@@ -26,7 +26,6 @@ from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
 
-# Why an attempt ended before its trial did: its worker was lost, or the whole node; too little memory; too much time.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # the values in malloc.h
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError, StoppedError
 from forcetune.local import service
-from forcetune.stores import ray_address
+from forcetune.stores import is_http, ray_address
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -116,7 +116,7 @@ def _resolve_address(address: str | None) -> tuple[str, dict[str, str]]:
     if local_service is not None and (not chosen or chosen.rstrip("/") == local_service.ray):
         return local_service.ray, {"Authorization": f"Bearer {Path(local_service.token).read_text()}"}
     assert chosen
-    if not chosen.startswith(("http://", "https://")):
+    if not is_http(chosen):
         raise InputError(
             f"{chosen} is the address of a cluster's head; jobs need the address of its dashboard, http://HOST:8265"
         )

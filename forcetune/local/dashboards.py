@@ -13,7 +13,7 @@ from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.local import service
 from forcetune.local.service import Service
-from forcetune.stores import hide_password, mlflow_uri, optuna_uri, ray_address, sqlite_path, without_login
+from forcetune.stores import hide_password, is_http, mlflow_uri, optuna_uri, ray_address, sqlite_path, without_login
 
 MLFLOW, OPTUNA, RAY = "MLflow", "Optuna Dashboard", "Ray Dashboard"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}  # for addresses without a port
@@ -109,8 +109,3 @@ def _check_listens(uri: str, variable: str) -> None:
             socket.create_connection((url.hostname, port), timeout=DATABASE_TIMEOUT_S).close()
         except OSError as error:
             raise InputError(f"the database of {variable}, {hide_password(uri)}, does not answer: {error}") from None
-
-
-def is_http(address: str) -> bool:
-    """Return whether an address is that of a web server."""
-    return address.startswith(("http://", "https://"))

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from forcetune import tracking
 from forcetune.errors import InputError
-from forcetune.local.dashboards import Link, is_http
+from forcetune.local.dashboards import Link
 from forcetune.names import suggestion
-from forcetune.stores import hide_password, sqlite_path
+from forcetune.stores import hide_password, is_http, sqlite_path
 
 OPTUNA_DASHBOARD_TIMEOUT_S = 10  # that it may take to list its studies
 

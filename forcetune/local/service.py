@@ -23,7 +23,7 @@ from forcetune.errors import InputError, StoppedError
 from forcetune.local.processes import end_trees, find_process, http_status, list_connections, list_trees
 from forcetune.locks import lock_file
 from forcetune.stores import absolute_uri, hide_password, is_postgresql, make_schema, split_password, sqlite_path
-from forcetune.temporary import is_too_long, make_ray_folder
+from forcetune.temporary import is_too_long, make_ray_folder, write_whole
 
 SERVICE_FOLDER = Path(".forcetune") / "service"  # below the folder in which the service was started
 LOOPBACK = "127.0.0.1"
@@ -273,9 +273,7 @@ class _ServiceStart:
             temporary=str(self._temporary.path),
             processes=dict(self._processes),
         )
-        partial_file = self._service_folder / "service.json~"
-        partial_file.write_text(json.dumps(asdict(service), indent=1))
-        partial_file.replace(self._service_folder / "service.json")
+        write_whole(self._service_folder / "service.json", json.dumps(asdict(service), indent=1))
         return service
 
 
@@ -298,7 +296,7 @@ def _service_lock(service_folder: Path) -> Iterator[None]:
 def _read_service(service_folder: Path) -> Service | None:
     try:
         return Service(**json.loads((service_folder / "service.json").read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # no service, or one of another account
         return None
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from forcetune.analysis.paired import student_half_width
+from forcetune.errors import InputError
 from forcetune.report.tables import Table
 from forcetune.study import Study
 
@@ -68,11 +69,17 @@ def export(compared: pd.DataFrame, table: Table, stem: Path) -> list[Path]:
 
     Returns:
         The paths of the files.
+
+    Raises:
+        InputError: A file cannot be written.
     """
     texts = {".csv": compared.to_csv(index=False), ".md": table.to_markdown(), ".tex": table.to_latex()}
     paths = [stem.with_name(stem.name + extension) for extension in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text)
+        try:
+            path.write_text(text, "utf-8")
+        except OSError as error:
+            raise InputError(f"--out: {path} cannot be written: {error.strerror}; all trials are kept") from error
     return paths
 
 

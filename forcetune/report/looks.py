@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from forcetune.formats import format_percent
 from forcetune.report.numbers import is_random_label
-from forcetune.report.tables import format_percent
 
 # Colour-blind people can tell these colours of Okabe and Ito apart; black is left out. The numbers of colours and of
 # shapes, 7 and 11, have no common divisor, so that 77 methods differ in one or the other.

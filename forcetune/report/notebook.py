@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from plotly.graph_objects import Figure as PlotlyFigure  # type: ignore[import-untyped]
 
 from forcetune.report.columns import decode_values
@@ -174,13 +175,16 @@ def format_value(kind: str, value: Any) -> str:
     if kind == "share":
         return _format_share(value)
     if kind == "chance":
-        return f"{value:.0%}"
+        return f"{math.floor(value * 100 + 0.5)}%"  # Python would round a half to the even number
     if kind == "whole":
         return f"{value:,.0f}"
     if kind == "points":
         return f"{MINUS if value < 0 else '+'}{abs(value):.2f}"
     if kind == "number":
-        return f"{float(f'{value:.4g}'):.15g}"
+        rounded = float(f"{value:.4g}")
+        if 1e-6 <= abs(rounded) < 1e21:
+            return np.format_float_positional(rounded, trim="-")
+        return re.sub("e([+-])0", r"e\1", f"{rounded:.15g}")
     if kind == "flag":
         return "yes" if value else "no"
     return str(value)

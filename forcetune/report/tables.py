@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,11 +101,3 @@ def drop_missing(row: Mapping[Any, Any]) -> dict[str, Any]:
     import pandas as pd
 
     return {name: value for name, value in row.items() if not pd.isna(value)}
-
-
-def format_percent(share: float) -> str:
-    """Format a share in percent, with enough digits to distinguish a sparsity from 1."""
-    if not 0.9 < share < 1:
-        return f"{share * 100:.4g}%"
-    digits = max(2, -math.floor(math.log10(1 - share)) - 1)
-    return f"{share * 100:.{digits}f}".rstrip("0").rstrip(".") + "%"

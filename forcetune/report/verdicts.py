@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forcetune.report.tables import Table, drop_missing, format_percent
+from forcetune.formats import format_percent, format_sparsity
+from forcetune.report.tables import Table, drop_missing
 
 ABSENT_CELL = "-"
 BEFORE_FIRST_NIGHT = "before"  # in place of a date, for pairs that `forcetune baseline` ran before the first night
@@ -64,11 +65,11 @@ def _format_number(row: Mapping[str, Any], name: str, format_spec: str) -> str:
 
 def _format_sparsity(row: Mapping[str, Any]) -> str:
     """Return the sparsity of a champion, or the band of champions that are judged together."""
-    return f"{row['sparsity']:.2%}" if "sparsity" in row else str(row.get("band", ABSENT_CELL))
+    return format_sparsity(row["sparsity"]) if "sparsity" in row else str(row.get("band", ABSENT_CELL))
 
 
 def _format_short_sparsity(row: Mapping[str, Any]) -> str:
-    return format_percent(round(row["sparsity"], 5)) if "sparsity" in row else _format_sparsity(row)
+    return format_percent(row["sparsity"]) if "sparsity" in row else _format_sparsity(row)
 
 
 def _format_difference(row: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.formats import duration, format_percent
 from forcetune.report import listing, numbers, paper
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.evidence import Evidence
-from forcetune.report.tables import Table, format_percent
-from forcetune.times import duration
+from forcetune.report.tables import Table
 
 OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
 NEAR_DENSE_POINTS = 1.0
@@ -107,7 +107,7 @@ def _describe_model(row: Mapping[Any, Any]) -> str:
 
 def _describe_point(row: Mapping[Any, Any], trials: pd.DataFrame) -> str:
     """Describe a trial by its method, its sparsity and its objectives."""
-    summary = f"<strong>{escape(row['label'])} at {format_percent(round(row['sparsity'], 5))} sparsity</strong>"
+    summary = f"<strong>{escape(row['label'])} at {format_percent(row['sparsity'])} sparsity</strong>"
     value = _format_quality(row["reached"], row["low"], row["high"], trials)
     other_values = "".join(
         f", {escape(format_heading(name))} {row[name]:.4g}" for name in listing.list_other_objectives(trials)
@@ -160,7 +160,7 @@ def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
         [
             str(row["name"]),
             row["label"],
-            format_percent(round(row["sparsity"], 5)),
+            format_percent(row["sparsity"]),
             _format_quality(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
             *(_format_cell(row[name]) for name in extra_columns),
             *([describe_beating_control(row)] if has_beaten else []),

@@ -125,11 +125,6 @@ class Driver:
         self._remove_leftovers({f"{trial.number:04d}" for trial in trials if trial.state.is_finished()})
 
     @property
-    def _threads(self) -> int:
-        """The number of torch's threads in each trial; the last digits of its losses depend on it."""
-        return max(1, int(self._study.resources.cpus))
-
-    @property
     def name(self) -> str:
         """The name of the study."""
         return self._study.study
@@ -200,7 +195,7 @@ class Driver:
             mlflow_uri=self._mlflow_uri,
             folder=str(Path.cwd()),
             checkpoints=str(self._trial_folder(number)),
-            threads=self._threads,
+            threads=self._study.resources.threads,
             memory_factor=running.attempts.room,
         )
 
@@ -367,7 +362,7 @@ class Driver:
             tags = {
                 "forcetune.device": trial_started.device,
                 "forcetune.devices": f"{self.devices:g}",
-                "forcetune.threads": str(self._threads),
+                "forcetune.threads": str(self._study.resources.threads),
                 "forcetune.attempt": str(attempt),
             }
             self._outbox.add(number, trial_started.static_metrics, trial_started.curve, tags)

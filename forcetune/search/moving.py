@@ -20,7 +20,15 @@ from forcetune.ledger.ledger import (
 )
 from forcetune.names import COMPANION
 from forcetune.search import deletion
-from forcetune.stores import get_cost_file, hide_password, is_postgresql, mlflow_uri, optuna_uri, sqlite_path
+from forcetune.stores import (
+    get_cost_file,
+    hide_password,
+    is_postgresql,
+    mlflow_uri,
+    optuna_uri,
+    sqlite_path,
+    state_folder,
+)
 from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX
 
 
@@ -58,7 +66,8 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
             if ledger and has_study(name, optuna_uri()):
                 if folder_of(name, optuna_uri()) != folder_of(name, ledger):
                     shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
-                    get_cost_file(name).unlink(missing_ok=True)
+                if state_folder(optuna_uri()) != state_folder(ledger):
+                    get_cost_file(name).unlink(missing_ok=True)  # it tells of this machine; `check` writes a new one
                 delete_study(name, optuna_uri())
 
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from forcetune.analysis import non_dominated
+from forcetune.formats import duration, format_sparsity
 from forcetune.ledger.messages import TrialOutcome
 from forcetune.study import Study, Trial, method_label
-from forcetune.times import duration
 
 FRONT_ROWS = 12  # of the live block, which must fit on a screen
 REFRESH_INTERVAL_S = 0.5  # between two states of the live block
@@ -210,7 +210,7 @@ def describe(trial: Trial) -> str:
     fields = trial.fields()
     steps = f" T={fields['iterations']}" if "iterations" in fields else ""
     schedule = f" {fields['schedule']}" if "schedule" in fields else ""  # snip_mb has steps and no schedule
-    return f"{method_label(fields)}{steps}{schedule} at {1 - trial.density:.2%} sparsity"
+    return f"{method_label(fields)}{steps}{schedule} at {format_sparsity(1 - trial.density)} sparsity"
 
 
 def _result(study: Study, outcome: TrialOutcome) -> str:

@@ -6,7 +6,18 @@ from forcetune.study.effect import Effect
 from forcetune.study.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
 from forcetune.study.schema import make_schema
 from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
-from forcetune.study.study import AUTO, Budget, Code, Priority, ResolvedResources, Resources, Search, Study, load_study
+from forcetune.study.study import (
+    AUTO,
+    Budget,
+    Code,
+    Priority,
+    ResolvedResources,
+    Resources,
+    Search,
+    Study,
+    count_whole,
+    load_study,
+)
 from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
 from forcetune.study.trial import CONTROLS, Trial, method_label, select_fields
 
@@ -36,6 +47,7 @@ __all__ = [
     "Trial",
     "check_bands",
     "check_reported",
+    "count_whole",
     "is_in_domain",
     "list_search_spaces",
     "load_companion_runs",

@@ -103,7 +103,7 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
         if before == study and path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
+        path.write_text(yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True), "utf-8")
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"--out: {path} cannot be written: {error}") from error
     return path

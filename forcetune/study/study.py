@@ -151,11 +151,31 @@ class Resources(_Section):
         "does not count",
     )
 
+    @property
+    def threads(self) -> int:
+        """The number of torch's threads in each trial; the last digits of its losses depend on it."""
+        return max(1, int(self.cpus))
+
 
 class ResolvedResources(Resources):
     """The resources with the GPUs of a trial as a number, also where the study has `auto`."""
 
     gpus: float = 0
+
+    @property
+    def devices(self) -> float:
+        """The devices of a trial, whose time counts: its GPUs, or its cores where it has no GPU."""
+        return self.gpus or self.cpus
+
+    def count_fitting(self, cpus: float, gpus: float) -> int:
+        """Return the number of trials that fit on so many cores and GPUs at once."""
+        by_cpus = count_whole(cpus, self.cpus)
+        return min(by_cpus, count_whole(gpus, self.gpus)) if self.gpus else by_cpus
+
+
+def count_whole(available: float, share: float) -> int:
+    """Return how many whole shares there are: three of a third are in 1, in spite of rounding."""
+    return int(available / share + 1e-9)
 
 
 class Code(_Section):

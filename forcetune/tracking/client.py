@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forcetune.errors import InputError
-from forcetune.stores import hide_password, sqlite_path, without_login
+from forcetune.stores import hide_password, is_http, sqlite_path, without_login
 from forcetune.tracking.requests import add_retries
 from forcetune.tracking.schema import make_store_error, make_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
 
 DELETED_STAGE = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
 
@@ -43,7 +45,7 @@ def make_client(uri: str) -> MlflowClient:
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        return add_retries(client) if uri.startswith(("http://", "https://")) else client
+        return add_retries(client) if is_http(uri) else client
     return _make_file_client(uri, path)
 
 
@@ -71,7 +73,7 @@ def check_answers(uri: str) -> None:
     Raises:
         InputError: The server does not answer.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not is_http(uri):
         return
     for tries_left in reversed(range(MLFLOW_HEALTH_TRIES)):
         try:
@@ -165,3 +167,31 @@ def has_experiment(study: str, uri: str) -> bool:
         return make_client(uri).get_experiment_by_name(study) is not None
     except MlflowException as error:
         raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+
+
+def list_runs(client: MlflowClient, experiment_ids: Sequence[str], query: str = "") -> list[Run]:
+    """Return all runs of experiments that are not deleted, page by page, of which MLflow gives 1000 runs at most.
+
+    Args:
+        client: A client of the store.
+        experiment_ids: The ids of the experiments.
+        query: A filter of MLflow.
+    """
+    runs: list[Run] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(list(experiment_ids), query, max_results=1000, page_token=token)
+        runs += page
+        token = page.token or ""
+    return runs
+
+
+def list_all_experiments(client: MlflowClient) -> list[Experiment]:
+    """Return all experiments that are not deleted, the oldest first, page by page."""
+    experiments: list[Experiment] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_experiments(order_by=["creation_time ASC"], page_token=token)
+        experiments += page
+        token = page.token or ""
+    return experiments

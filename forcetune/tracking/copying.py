@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError, StoppedError
 from forcetune.stores import hide_password
-from forcetune.tracking.client import DELETED_STAGE, check_answers, delete_experiment, explain_deleted, make_client
+from forcetune.tracking.client import (
+    DELETED_STAGE,
+    check_answers,
+    delete_experiment,
+    explain_deleted,
+    list_runs,
+    make_client,
+)
 from forcetune.tracking.writing import METRICS_PER_REQUEST, STUDY_FILE
 
 if TYPE_CHECKING:
@@ -52,8 +59,8 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
         if experiment is None:
             return
         if existing is not None:
-            copies = _list_active_runs(target_client, existing.experiment_id)
-            originals = _list_active_runs(source_client, experiment.experiment_id)
+            copies = list_runs(target_client, [existing.experiment_id])
+            originals = list_runs(source_client, [experiment.experiment_id])
             is_copy = existing.tags.get(MOVED_FROM_TAG) == hide_password(source)
             if is_copy and not _find_difference(originals, source_client, copies, target_client):
                 return
@@ -68,7 +75,7 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
         experiment_id = target_client.create_experiment(
             name + MOVING_SUFFIX, tags={**tags, MOVED_FROM_TAG: hide_password(source)}
         )
-        runs = _list_active_runs(source_client, experiment.experiment_id)
+        runs = list_runs(source_client, [experiment.experiment_id])
         # The tag is set right after the study's file is logged.
         runs_with_file = [run for run in runs if "forcetune.references" in run.data.tags]
         if not all(source_client.list_artifacts(run.info.run_id) for run in runs_with_file):
@@ -83,7 +90,7 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
             new_ids[run.info.run_id] = _copy_run(run, source_client, target_client, experiment_id, new_ids)
             if count % 100 == 0:
                 say(f"{name}: {count} of {len(runs)} runs")
-        copies = _list_active_runs(target_client, experiment_id)
+        copies = list_runs(target_client, [experiment_id])
         if difference := _find_difference(runs, source_client, copies, target_client):
             raise StoppedError(
                 f"the copy of {name} in {hide_password(target)} differs from the original: {difference}. Both are "
@@ -142,17 +149,6 @@ def _copy_run(
     else:
         target_client.set_terminated(copy, run.info.status, run.info.end_time)
     return str(copy)
-
-
-def _list_active_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
-    """List all runs of an experiment that are not deleted, page by page."""
-    runs: list[Run] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
-        runs += page
-        token = page.token or ""
-    return runs
 
 
 def _find_difference(

@@ -103,7 +103,7 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
         if name not in {artifact.path for artifact in client.list_artifacts(run)}:
             return None
         with TemporaryDirectory() as folder:
-            return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+            return json.loads(Path(client.download_artifacts(run, name, folder)).read_text("utf-8"))
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(f"{name} of the run {run} cannot be read: {error}") from error
 

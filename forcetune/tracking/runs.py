@@ -11,7 +11,7 @@ from forcetune.errors import InputError
 from forcetune.names import suggestion
 from forcetune.stores import hide_password, sqlite_path
 from forcetune.tracking import sqlite
-from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, make_client
+from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, list_runs, make_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,12 +99,7 @@ def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
             raise _run_error(study, names.get(owner, owner)) if owner else _unknown_error(study, names.values())
         if experiment.lifecycle_stage == DELETED_STAGE:
             raise UnknownError(explain_deleted(study))
-        runs: list[Any] = []
-        token = None
-        while token != "":
-            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-            runs += page
-            token = page.token or ""
+        runs = list_runs(client, [experiment.experiment_id])
     except MlflowException as error:
         raise InputError(f"the MLflow store {hide_password(uri)} does not answer: {error.message}") from error
     return [

@@ -13,7 +13,7 @@ import yaml
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
 from forcetune.stores import hide_password, mlflow_uri
-from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.client import check_answers, list_all_experiments, list_runs, make_client
 from forcetune.tracking.copying import find_moved_run
 from forcetune.tracking.runs import UnknownError, load_runs, parse_param
 from forcetune.tracking.writing import STUDY_FILE
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FRONT_TAG, KNEE_TAG = "forcetune.front", "forcetune.knee"  # of the runs on a study's front, and of the run at its knee
+# The columns that a table of trials has without trials too.
+TABLE_COLUMNS = ("run_id", "name", "status", "started", "ended", "outcome", "reason", "trial", "device_seconds")
 COMPANION_TAGS = ("of", "arm", "night", "again")  # the purpose of a companion; columns of a companion's table
 
 
@@ -49,7 +51,7 @@ def load_table(study: str, uri: str | None = None) -> pd.DataFrame:
     runs = load_runs(study, uri or mlflow_uri())
     parent = _find_parent(study, runs)
     trials = [run for run in runs if run["tags"].get("forcetune.kind") == "trial"]
-    table = pd.DataFrame([_make_row(run) for run in trials])
+    table = pd.DataFrame([_make_row(run) for run in trials], columns=None if trials else [*TABLE_COLUMNS])
     # The copy puts the columns into few blocks of memory, where each would else have its own.
     table = table.astype(dict.fromkeys(_find_integer_params(trials), "Int64")).copy()
     table.attrs = {
@@ -136,7 +138,7 @@ def load_study_file(study: str, uri: str | None = None) -> dict[str, Any]:
     store = uri or mlflow_uri()
     parent = _find_parent(study, load_runs(study, store))
     try:
-        text = Path(make_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text()
+        text = Path(make_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text("utf-8")
     except Exception as error:  # an MlflowException, or what reading the artifact store raises
         raise InputError(
             f"{STUDY_FILE} of the run {parent['id']} in {hide_password(store)} cannot be read: {error}"
@@ -246,8 +248,8 @@ def load_progress(uri: str) -> dict[str, dict[str, float]]:
     check_answers(uri)
     client = make_client(uri)
     try:
-        names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-        parents = client.search_runs(list(names), "tags.`forcetune.kind` = 'search'", max_results=1000)
+        names = {experiment.experiment_id: experiment.name for experiment in list_all_experiments(client)}
+        parents = list_runs(client, list(names), "tags.`forcetune.kind` = 'search'")
     except MlflowException as error:
         raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
     return {names[run.info.experiment_id]: dict(run.data.metrics) for run in parents}

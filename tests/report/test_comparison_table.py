@@ -2,11 +2,13 @@
 
 import csv
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from comparisons import TRIAL_RESULTS, compare, make_study, make_table
 
+from forcetune.errors import InputError
 from forcetune.report import comparison
 from forcetune.study.comparison import COMPARED_CONTROLS
 
@@ -75,3 +77,9 @@ def test_export_writes_three_files(study, tmp_path):
     rows = list(csv.DictReader(paths[0].read_text().splitlines()))
     assert rows[0]["method"] == "snip"
     assert float(rows[0]["mean"]) == pytest.approx(0.85)
+
+
+def test_a_file_that_cannot_be_written_is_named(study):
+    compared = compare(study, make_table(study, TRIAL_RESULTS))
+    with pytest.raises(InputError, match=r"--out: /proc/none/compare.csv cannot be written: .*; all trials are kept"):
+        comparison.export(compared, comparison.tabulate(compared), Path("/proc/none/compare"))

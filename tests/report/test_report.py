@@ -14,7 +14,6 @@ from forcetune.errors import InputError
 from forcetune.report import evidence, numbers, results
 from forcetune.report.columns import encode_columns
 from forcetune.report.page import render_page
-from forcetune.report.tables import format_percent
 from forcetune.tracking import Epoch, Tracker
 
 MALICIOUS_NAME = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>&amp;"
@@ -203,10 +202,3 @@ def test_columns_are_written_compactly():
     assert (text_column["levels"], text_column["codes"]) == (["x", "y"], [0, 0, 1, 0, 0])
     assert number_column["values"] == [1, 0.123457, None, 2, 3]
     assert constant_column["constant"] == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.5, "50%"), (0.9544, "95.44%"), (0.999, "99.9%"), (0.99995, "99.995%"), (1.0, "100%")]
-)
-def test_sparsities_in_percent(value, text):
-    assert format_percent(value) == text

@@ -37,7 +37,7 @@ STANDING = {**COMPARISON, "p": 0.004, "holds": "beats", "since": "2026-11-04", "
 @pytest.mark.parametrize(
     ("name", "row", "text"),
     [
-        ("sparsity", COMPARISON, "100.00%"),
+        ("sparsity", COMPARISON, "99.999%"),
         ("short sparsity", COMPARISON, "99.999%"),
         ("sparsity", POOLED, "0.9 to 1"),
         ("short sparsity", POOLED, "0.9 to 1"),

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from forcetune.cli.terminal.layout import console
+from forcetune.formats import format_sparsity, precise_duration
 from forcetune.report.tables import Table, drop_missing
-from forcetune.times import precise_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def controls(table: pd.DataFrame, study_front: pd.DataFrame) -> None:
     )
     listing = ", ".join(
         f"{method_label(row)} {_format_mean(row, 'val_accuracy', lambda value: f'{value:.2%}')} "
-        f"at {row['sparsity']:.2%}"
+        f"at {format_sparsity(row['sparsity'])}"
         for row in map(drop_missing, control_front.to_dict("records"))
     )
     out.print(
@@ -192,7 +192,7 @@ def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable
     if len(attrs["studies"]) > 1:
         columns["study"] = lambda row: row["study"]
     columns |= {
-        "sparsity": lambda row: f"{row['sparsity']:.2%}",
+        "sparsity": lambda row: format_sparsity(row["sparsity"]),
         "accuracy": lambda row: _format_mean(row, "val_accuracy", lambda value: f"{value:.2%}"),
         "method": lambda row: method_label(row),
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from forcetune.cli.terminal.layout import console
+from forcetune.formats import format_sparsity
 from forcetune.report.tables import Table
 from forcetune.report.verdicts import tabulate_verdicts
 
@@ -36,7 +37,9 @@ def describe_plan(plan: Plan, left_out: int, rivals: Sequence[str]) -> list[str]
     lines = [*plan.exclusion_reasons]
     if not plan.champions:
         return [*lines, "there is nothing to compare"]
-    names = ", ".join(f"{champion.name} ({champion.label} at {champion.sparsity:.2%})" for champion in plan.champions)
+    names = ", ".join(
+        f"{champion.name} ({champion.label} at {format_sparsity(champion.sparsity)})" for champion in plan.champions
+    )
     lines.append(f"champions: {names}")
     if left_out:
         lines.append(

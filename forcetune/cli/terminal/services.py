@@ -47,7 +47,7 @@ def jobs(cluster_jobs: list[Job]) -> None:
     Args:
         cluster_jobs: The jobs of a cluster.
     """
-    from forcetune.times import duration
+    from forcetune.formats import duration
 
     if not cluster_jobs:
         console().print("the cluster has no job of forcetune")

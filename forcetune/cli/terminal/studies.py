@@ -75,7 +75,7 @@ def cost(predicted: Cost) -> None:
     Args:
         predicted: The prediction of `run.predict_cost`.
     """
-    from forcetune.times import duration
+    from forcetune.formats import duration
 
     out = console()
     trials = f"{predicted.trials} trials"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from forcetune.formats import format_percent
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.looks import Style, escape_markup
-from forcetune.report.tables import format_percent
 
 TRIALS_SOURCE = "trials"  # the id of the table of all trials among the sources of page.js
 
@@ -86,7 +86,7 @@ def _fade(colour: str) -> str:
 
 def format_quality(value: float, trials: pd.DataFrame) -> str:
     """Format a value of the study's quality."""
-    return format_percent(round(value, 4)) if is_share(trials.attrs["quality"]) else f"{value:.4g}"
+    return format_percent(value) if is_share(trials.attrs["quality"]) else f"{value:.4g}"
 
 
 def make_mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: Style, label: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.formats import format_percent
 from forcetune.report import numbers
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.figures.figure import (
@@ -29,7 +30,6 @@ from forcetune.report.looks import (
     make_layout,
     make_sparsity_axis,
 )
-from forcetune.report.tables import format_percent
 
 MANY_POINTS = 1000  # beyond which points are smaller
 FIRST_LABEL_RANK = 1001  # in the legend, where a trace without a rank has 1000
@@ -225,8 +225,7 @@ def _make_twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
         return []
     ordered = twins.sort_values("density", kind="stable")
     hover_texts = [
-        f"{row['arm']}: {row['mean']:.4g}, mean over {row['seeds']} seeds at "
-        f"{format_percent(round(1 - row['density'], 5))}"
+        f"{row['arm']}: {row['mean']:.4g}, mean over {row['seeds']} seeds at {format_percent(1 - row['density'])}"
         for row in ordered.to_dict("records")
     ]
     bar = make_error_bars(DIM) | {

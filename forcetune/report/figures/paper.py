@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forcetune.formats import format_percent
 from forcetune.report import paper
 from forcetune.report.columns import is_share
 from forcetune.report.figures.figure import (
@@ -31,7 +32,6 @@ from forcetune.report.looks import (
     make_panels,
     make_sparsity_axis,
 )
-from forcetune.report.tables import format_percent
 
 PANELS_PER_ROW = 3
 MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side
@@ -249,7 +249,7 @@ def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) 
         showgrid=False,
         tickangle=0,
         tickvals=points["name"].tolist()[::stride],
-        ticktext=[format_percent(round(value, 5)) for value in points["sparsity"].tolist()[::stride]],
+        ticktext=[format_percent(value) for value in points["sparsity"].tolist()[::stride]],
     )
     y = make_axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
     y["ticktext"] = [escape_markup(name) for name in names]

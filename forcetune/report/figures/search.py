@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from forcetune.formats import format_percent
 from forcetune.report import numbers
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.figures.figure import Figure, make_meta
 from forcetune.report.looks import DIM, Style, escape_markup, make_axis, make_layout, make_panels
-from forcetune.report.tables import format_percent
 
 
 def draw_growth(trials: pd.DataFrame) -> Figure | None:

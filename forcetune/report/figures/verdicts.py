@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forcetune.formats import format_percent
 from forcetune.report.figures.figure import Figure, make_error_bars, make_meta
 from forcetune.report.looks import DIM, GRID, RANDOM_COLOUR, escape_markup, make_axis, make_layout
-from forcetune.report.tables import format_percent
 from forcetune.report.verdicts import VERDICT_LOOKS
 
 FOREST_COLUMNS = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict"]
@@ -85,5 +85,5 @@ def _make_margin_shape(margin: float | None) -> list[dict[str, Any]]:
 
 
 def _format_champion(row: Mapping[str, Any]) -> str:
-    position = format_percent(round(row["sparsity"], 4)) if row.get("sparsity") is not None else row.get("band", "")
+    position = format_percent(row["sparsity"]) if row.get("sparsity") is not None else row.get("band", "")
     return f"{row['method']} {position}"

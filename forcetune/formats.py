@@ -1,0 +1,41 @@
+"""Numbers as people read them: durations, times, and shares in percent."""
+
+import math
+from datetime import UTC, datetime
+
+MAX_SPARSITY_DIGITS = 12  # more than any network has weights for
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds in words."""
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole_seconds:02d} s" if minutes else f"{whole_seconds} s"
+
+
+def iso(seconds: float) -> str:
+    """Return a time in seconds since 1970 as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def precise_duration(seconds: float) -> str:
+    """Return a number of seconds in words, with tenths below a minute."""
+    return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def format_percent(share: float) -> str:
+    """Format a share in percent, with enough digits to distinguish a sparsity from 1."""
+    if not 0.9 < share < 1:
+        return f"{share * 100:.4g}%"
+    digits = max(2, -math.floor(math.log10(1 - share)) - 1)
+    return f"{share * 100:.{digits}f}".rstrip("0").rstrip(".") + "%"
+
+
+def format_sparsity(sparsity: float) -> str:
+    """Format a sparsity in percent with two digits, or with as many more as distinguish it from 1."""
+    digits = 2
+    while sparsity < 1 and digits < MAX_SPARSITY_DIGITS and float(f"{sparsity * 100:.{digits}f}") == 100:
+        digits += 1
+    return f"{sparsity:.{digits}%}"

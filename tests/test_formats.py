@@ -1,0 +1,21 @@
+"""Numbers as people read them."""
+
+import pytest
+
+from forcetune.formats import format_percent, format_sparsity
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "50%"), (0.9544, "95.44%"), (0.999, "99.9%"), (0.99995, "99.995%"), (0.999996, "99.9996%"), (1.0, "100%")],
+)
+def test_a_share_in_percent(value, text):
+    assert format_percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "text"),
+    [(0.5, "50.00%"), (0.98604, "98.60%"), (0.99996, "99.996%"), (0.9999999, "99.99999%"), (1.0, "100.00%")],
+)
+def test_a_sparsity_below_1_is_not_100_percent(sparsity, text):
+    assert format_sparsity(sparsity) == text
