@@ -159,6 +159,12 @@ def test_versions_are_those_that_were_tested_together(path):
     assert {*re.findall(r"\bforcetune:(\d\S*)", path.read_text())} <= {__version__}
 
 
+def test_both_versions_are_named_somewhere():
+    text = "".join(path.read_text() for path in CLUSTER_FILES)
+    assert "rayVersion: " in text
+    assert "forcetune:" in text
+
+
 def load_compose_schema():
     vendored = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     return json.loads(vendored.read_text())

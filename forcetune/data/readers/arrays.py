@@ -137,6 +137,8 @@ def _make_images(pixels: np.ndarray, labels: Iterable[int], classes: int) -> Ima
             f"its images are {pixels.dtype} {pixels.shape}, with {len(targets)} labels; allowed: uint8 (N, 3, 32, 32), "
             "with N labels"
         )
+    if not len(targets):
+        raise ValueError("it has no images")
     if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         raise ValueError(f"its labels are {int(targets.min())} to {int(targets.max())}; allowed: 0 to {classes - 1}")
     return Images(torch.from_numpy(pixels.copy()), targets)
