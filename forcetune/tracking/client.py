@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,25 @@ def make_client(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         return add_retries(client) if is_http(uri) else client
     return _make_file_client(uri, path)
+
+
+@contextmanager
+def open_client(uri: str) -> Iterator[MlflowClient]:
+    """Open a client of a store that answers; an error of MLflow is an InputError of one sentence.
+
+    Args:
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: The store does not answer, cannot be used, or refuses a request.
+    """
+    from mlflow.exceptions import MlflowException
+
+    check_answers(uri)
+    try:
+        yield make_client(uri)
+    except MlflowException as error:
+        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
 
 
 def _make_file_client(uri: str, path: Path) -> MlflowClient:
@@ -98,13 +118,8 @@ def is_deleted(study: str, uri: str) -> bool:
     Raises:
         InputError: MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    check_answers(uri)
-    try:
-        experiment = make_client(uri).get_experiment_by_name(study)
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+    with open_client(uri) as client:
+        experiment = client.get_experiment_by_name(study)
     return experiment is not None and experiment.lifecycle_stage == DELETED_STAGE
 
 
@@ -114,10 +129,13 @@ def restore_experiment(study: str, uri: str) -> None:
     Args:
         study: The name of the experiment.
         uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: MLflow does not answer.
     """
-    client = make_client(uri)
-    if experiment := client.get_experiment_by_name(study):
-        client.restore_experiment(experiment.experiment_id)
+    with open_client(uri) as client:
+        if experiment := client.get_experiment_by_name(study):
+            client.restore_experiment(experiment.experiment_id)
 
 
 def delete_experiment(study: str, uri: str) -> None:
@@ -129,17 +147,20 @@ def delete_experiment(study: str, uri: str) -> None:
     Args:
         study: The name of the experiment.
         uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: MLflow does not answer.
     """
-    client = make_client(uri)
-    experiment = client.get_experiment_by_name(study)
-    if experiment is not None:
-        if experiment.lifecycle_stage == DELETED_STAGE:
-            client.restore_experiment(experiment.experiment_id)  # MLflow does not rename a deleted experiment
-        client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
-    # An earlier call may have been cut off after it renamed an experiment.
-    for renamed in client.search_experiments(filter_string=f"name LIKE '{study}.deleted.%'"):
-        if renamed.name == f"{study}.deleted.{renamed.experiment_id}":
-            client.delete_experiment(renamed.experiment_id)
+    with open_client(uri) as client:
+        experiment = client.get_experiment_by_name(study)
+        if experiment is not None:
+            if experiment.lifecycle_stage == DELETED_STAGE:
+                client.restore_experiment(experiment.experiment_id)  # MLflow does not rename a deleted experiment
+            client.rename_experiment(experiment.experiment_id, f"{study}.deleted.{experiment.experiment_id}")
+        # An earlier call may have been cut off after it renamed an experiment.
+        for renamed in client.search_experiments(filter_string=f"name LIKE '{study}.deleted.%'"):
+            if renamed.name == f"{study}.deleted.{renamed.experiment_id}":
+                client.delete_experiment(renamed.experiment_id)
 
 
 def explain_deleted(study: str) -> str:
@@ -160,13 +181,8 @@ def has_experiment(study: str, uri: str) -> bool:
     Raises:
         InputError: MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    check_answers(uri)
-    try:
-        return make_client(uri).get_experiment_by_name(study) is not None
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
+    with open_client(uri) as client:
+        return client.get_experiment_by_name(study) is not None
 
 
 def list_runs(client: MlflowClient, experiment_ids: Sequence[str], query: str = "") -> list[Run]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from forcetune.errors import InputError
-from forcetune.stores import hide_password, mlflow_uri, sqlite_path
+from forcetune.stores import mlflow_uri, sqlite_path
 from forcetune.tracking import sqlite
-from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.client import open_client
 
 CURVE_CONNECTIONS = 8  # at a time, to an MLflow server
 
@@ -48,18 +47,12 @@ def _read_file(path: Path, runs: Sequence[str], metric: str) -> Iterator[sqlite.
 
 
 def _ask_client(uri: str, runs: Sequence[str], metric: str) -> Iterator[sqlite.Point]:
-    from mlflow.exceptions import MlflowException
+    with open_client(uri) as client:
 
-    check_answers(uri)
-    client = make_client(uri)
+        def ask(run: str) -> list[sqlite.Point]:
+            history = client.get_metric_history(run, metric)
+            return [(run, entry.step, entry.timestamp, sqlite.decode_metric(entry.value)) for entry in history]
 
-    def ask(run: str) -> list[sqlite.Point]:
-        history = client.get_metric_history(run, metric)
-        return [(run, entry.step, entry.timestamp, sqlite.decode_metric(entry.value)) for entry in history]
-
-    try:
         with ThreadPoolExecutor(CURVE_CONNECTIONS) as pool:
             for history in pool.map(ask, runs):
                 yield from history
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} does not answer: {error.message}") from error

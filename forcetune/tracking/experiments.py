@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from forcetune.errors import InputError
-from forcetune.stores import hide_password, sqlite_path
+from forcetune.stores import sqlite_path
 from forcetune.tracking import sqlite
-from forcetune.tracking.client import check_answers, list_all_experiments, list_runs, make_client
+from forcetune.tracking.client import list_all_experiments, list_runs, open_client
 
 VIEW_KEY = "forcetune"  # the key under which MLflow's UI keeps our view of an experiment
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"  # the tag of an experiment in which MLflow's UI looks for that view
@@ -149,16 +148,10 @@ def _read_file(path: Path) -> list[Experiment]:
 
 
 def _ask_client(uri: str) -> list[Experiment]:
-    from mlflow.exceptions import MlflowException
-
-    check_answers(uri)
-    client = make_client(uri)
-    try:
+    with open_client(uri) as client:
         experiments = list_all_experiments(client)
         ids = [experiment.experiment_id for experiment in experiments]
         runs = list_runs(client, ids, f"tags.`{REPORT_TAG}` LIKE '%'")
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
     report_runs = {run.info.experiment_id: run.info.run_id for run in runs}
     return [
         Experiment(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError
 from forcetune.names import suggestion
-from forcetune.stores import hide_password, sqlite_path
+from forcetune.stores import sqlite_path
 from forcetune.tracking import sqlite
-from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, list_runs, make_client
+from forcetune.tracking.client import DELETED_STAGE, explain_deleted, list_runs, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,11 +87,7 @@ def _read_file(study: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
-    from mlflow.exceptions import MlflowException
-
-    check_answers(uri)
-    client = make_client(uri)
-    try:
+    with open_client(uri) as client:
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             names = {entry.experiment_id: entry.name for entry in client.search_experiments()}
@@ -100,8 +96,6 @@ def _ask_client(study: str, uri: str) -> list[dict[str, Any]]:
         if experiment.lifecycle_stage == DELETED_STAGE:
             raise UnknownError(explain_deleted(study))
         runs = list_runs(client, [experiment.experiment_id])
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} does not answer: {error.message}") from error
     return [
         {
             "id": run.info.run_id,

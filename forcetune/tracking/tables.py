@@ -13,7 +13,7 @@ import yaml
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
 from forcetune.stores import hide_password, mlflow_uri
-from forcetune.tracking.client import check_answers, list_all_experiments, list_runs, make_client
+from forcetune.tracking.client import list_all_experiments, list_runs, make_client, open_client
 from forcetune.tracking.copying import find_moved_run
 from forcetune.tracking.runs import UnknownError, load_runs, parse_param
 from forcetune.tracking.writing import STUDY_FILE
@@ -243,15 +243,9 @@ def load_progress(uri: str) -> dict[str, dict[str, float]]:
     Raises:
         InputError: MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    check_answers(uri)
-    client = make_client(uri)
-    try:
+    with open_client(uri) as client:
         names = {experiment.experiment_id: experiment.name for experiment in list_all_experiments(client)}
         parents = list_runs(client, list(names), "tags.`forcetune.kind` = 'search'")
-    except MlflowException as error:
-        raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
     return {names[run.info.experiment_id]: dict(run.data.metrics) for run in parents}
 
 
