@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from forcetune import analysis, tracking
 from forcetune.analysis.questions import BOUND_TOLERANCE
 from forcetune.errors import InputError
-from forcetune.formats import format_sparsity
+from forcetune.formats import format_percent, format_sparsity
 from forcetune.pruning import method_row
 from forcetune.study import SPARSITY_BAND_EDGES, Trial, method_label
 
@@ -112,7 +112,8 @@ def select_band_rows(table: pd.DataFrame, band: Band) -> pd.DataFrame:
 
 def format_band(band: Band) -> str:
     """Format a band as a range of percent."""
-    return f"{band[0]:.4%}".rstrip("0%").rstrip(".") + "–" + f"{band[1]:.4%}".rstrip("0%").rstrip(".") + " %"
+    low, high = (format_percent(edge)[:-1] for edge in band)
+    return f"{low}–{high} %"
 
 
 def _select_top(trained: pd.DataFrame, top: int, edges: Sequence[float]) -> pd.DataFrame:

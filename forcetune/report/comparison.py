@@ -8,6 +8,7 @@ import pandas as pd
 
 from forcetune.analysis.paired import student_half_width
 from forcetune.errors import InputError
+from forcetune.formats import format_percent
 from forcetune.report.tables import Table
 from forcetune.study import Study
 
@@ -24,7 +25,7 @@ def tabulate(compared: pd.DataFrame, caption: str = "") -> Table:
     """
     densities = sorted(compared["density"].unique(), reverse=True)
     cells = {(row.method, row.density): _format_cell(row) for row in compared.itertuples()}
-    header = ["method", *(f"{1 - density:.4%}".rstrip("0%").rstrip(".") + " %" for density in densities)]
+    header = ["method", *(f"{format_percent(1 - density)[:-1]} %" for density in densities)]
     methods = compared["method"].drop_duplicates()
     rows = [[method, *(cells.get((method, density), "") for density in densities)] for method in methods]
     return Table(header, rows, {"method"}, caption, LEGEND, code_columns={"method"})
