@@ -62,7 +62,7 @@ class StudySize:
     passes: int = 10
 
 
-_SMALL_TRIAL = {"train_samples": 200, "width": 4, "epochs": 1, "method": ["snip", "force"], "iterations": 2}
+_SMALL_TRIAL = {"train_samples": 200, "width": 4, "epochs": 1, "method": ["random", "snip", "force"], "iterations": 2}
 SMALL_STUDY = StudySize(
     changes={
         "trial": _SMALL_TRIAL,
