@@ -118,8 +118,7 @@ def is_deleted(study: str, uri: str) -> bool:
     Raises:
         InputError: MLflow does not answer.
     """
-    with open_client(uri) as client:
-        experiment = client.get_experiment_by_name(study)
+    experiment = _find_experiment(study, uri)
     return experiment is not None and experiment.lifecycle_stage == DELETED_STAGE
 
 
@@ -181,8 +180,12 @@ def has_experiment(study: str, uri: str) -> bool:
     Raises:
         InputError: MLflow does not answer.
     """
+    return _find_experiment(study, uri) is not None
+
+
+def _find_experiment(study: str, uri: str) -> Experiment | None:
     with open_client(uri) as client:
-        return client.get_experiment_by_name(study) is not None
+        return client.get_experiment_by_name(study)
 
 
 def list_runs(client: MlflowClient, experiment_ids: Sequence[str], query: str = "") -> list[Run]:
