@@ -64,7 +64,9 @@ def test_every_key_of_a_nightly_file_is_listed_with_its_default():
 
 def test_every_metric_and_method_is_listed():
     assert [row[0] for row in read_table("metric")] == list(METRICS)
-    assert [row[0] for row in read_table("method")] == list(METHODS)
+    listed = [row[0] for header in ("method", "method while training") for row in read_table(header)]
+    assert sorted(listed) == sorted(METHODS)
+    assert [name for name in listed if METHODS[name].rule] == [row[0] for row in read_table("method while training")]
 
 
 def test_the_tree_lists_every_file():
@@ -145,6 +147,11 @@ def test_the_files_for_prune_and_compare_are_valid():
     assert Study.from_dict({**shuffled, "trial": fields}).make_trial({}).shuffle
 
 
+def test_the_rule_of_the_example_does_its_duties(capsys):
+    exec(next(block for block in find_blocks("python") if "exercise_rule(" in block), {"__name__": "__main__"})
+    assert "'step': 18" in capsys.readouterr().out
+
+
 def test_the_library_example_runs(capsys):
     exec(next(block for block in find_blocks("python") if "find_masks(" in block), {})
     assert "'density': 0.00999" in capsys.readouterr().out
@@ -156,7 +163,7 @@ def user_code_folder(tmp_path):
     file_blocks = [
         block for block in find_blocks("python") + find_blocks("yaml") if re.match(r"# \w+\.(py|yaml)\n", block)
     ]
-    assert len(file_blocks) == 6
+    assert len(file_blocks) == 7
     for block in file_blocks:
         (tmp_path / block.split("\n")[0].removeprefix("# ")).write_text(block)
     return tmp_path

@@ -19,6 +19,7 @@ from forcetune.trial import reuse
 
 # These metrics depend on the speed of the machine and on the trials that ran before.
 RUN_DEPENDENT_METRICS = {"prune_seconds", "train_seconds", "steps_reused"}
+RULE_METRICS = {"mask_density", "settled"}  # where a rule changes the masks
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,8 @@ def test_each_epoch_has_all_metrics():
     epochs = run_trial()
     assert [metrics["epoch"] for metrics in epochs] == [1, 2]
     averaged = {"ema_val_loss", "ema_val_accuracy"}
-    assert {*epochs[0]} == {*METRICS, "epoch", *averaged}, "two epochs have one rung"
-    assert {*epochs[1]} == {*METRICS, "epoch"}
+    assert {*epochs[0]} == {*METRICS, "epoch", *averaged} - RULE_METRICS, "two epochs have one rung"
+    assert {*epochs[1]} == {*METRICS, "epoch"} - RULE_METRICS
     assert all(math.isfinite(value) for metrics in epochs for value in metrics.values())
     assert 0 < epochs[0]["train_seconds"] < epochs[1]["train_seconds"], "seconds count from the start"
     static_metrics = {
@@ -169,7 +170,7 @@ ONE_WEIGHT_FIELDS = {"density": 1 / 832}
 
 def test_a_collapsed_network_is_not_trained():
     (metrics,) = run_trial(**ONE_WEIGHT_FIELDS)
-    assert {*metrics} == {*METRICS, "epoch"}
+    assert {*metrics} == {*METRICS, "epoch"} - RULE_METRICS
     chance = {"epoch": 0, "val_accuracy": 1 / 4, "train_loss": math.log(4), "val_loss": math.log(4), "train_seconds": 0}
     assert chance.items() <= metrics.items()
     assert (metrics["collapsed"], metrics["density"], metrics["layers_emptied"]) == (1, 1 / 832, 2)
@@ -443,7 +444,8 @@ def test_options_reach_the_method():
 
 
 def test_every_option_of_a_method_is_a_field():
-    assert {name for row in METHODS.values() for name in row.options} == {*METHOD_OPTIONS}
+    options = {name for row in METHODS.values() for name in (*row.options, *row.rule_options)}
+    assert options == {*METHOD_OPTIONS}
     assert {*METHOD_OPTIONS} <= {*Trial.model_fields}
 
 
@@ -672,3 +674,60 @@ def test_the_pruning_cache_is_bounded(monkeypatch):
         run_trial(seed=seed)
     assert len(reuse._pruning_caches) < 4
     assert run_trial(seed=0)[-1]["steps_reused"] == 0
+
+
+RULE_FIELDS = {"method": "gradual_magnitude", "iterations": 4, "epochs": 4, "density": 0.1}
+
+
+def test_the_static_metrics_of_a_rule_are_those_of_its_last_masks():
+    trial_run = trial.TrialRun(trial.prepare(make_trial(**RULE_FIELDS)))
+    assert trial_run.prepared.metrics["density"] == int(832 * 0.1) / 832, "known before the training"
+    epochs = list(trial_run)
+    assert [metrics["settled"] for metrics in epochs] == [0, 0, 1, 1]
+    assert [metrics["mask_density"] for metrics in epochs] == sorted(
+        (metrics["mask_density"] for metrics in epochs), reverse=True
+    )
+    assert {"macs", "effective_density", "collapsed"} <= {*epochs[-1]}
+    assert not {"macs", "effective_density", "collapsed"} & {*epochs[-2]}
+    kept = sum(int(mask.sum()) for mask in trial_run.prepared.masks.values())
+    assert (kept, epochs[-1]["density"]) == (83, 83 / 832)
+    assert trial_run.prepared.outcome == ("trained", None)
+
+
+def test_a_constraint_that_only_the_last_masks_can_break_is_judged_after_training():
+    task = Task(constraints={"macs": (None, 10), "density": (None, 0.5)})
+    trial_run = trial.TrialRun(trial.prepare(make_trial(**RULE_FIELDS), task))
+    assert len(list(trial_run)) == 4
+    outcome, reason = trial_run.prepared.outcome
+    assert outcome == "infeasible"
+    assert reason.startswith("macs ")
+    known_before = trial.prepare(make_trial(**RULE_FIELDS), Task(constraints={"density": (0.2, None)}))
+    assert known_before.untrained_outcome[0] == "infeasible"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"method": "rigl", "epochs": 1}, ["update_interval 100", "at most 2"]),
+        ({"method": "gradual_magnitude", "epochs": 1}, ["iterations 20", "at most 2"]),
+        ({"method": "dpf", "small_dense": "macs"}, ["small_dense", "dpf"]),
+        ({"method": "dpf", "shuffle": True}, ["shuffle", "dpf"]),
+        ({"method": "set", "small_dense": "macs"}, ["small_dense", "set"]),
+    ],
+)
+def test_what_a_rule_cannot_be_followed_with_is_refused(fields, words):
+    with pytest.raises(InputError) as refusal:
+        trial.check_rule(make_trial(**fields), Task())
+    assert all(word in str(refusal.value) for word in [*words, "allowed: "])
+
+
+def test_a_training_loop_of_the_users_own_follows_no_rule():
+    with pytest.raises(InputError, match=r"rigl.*my:train.*allowed: "):
+        trial.check_rule(make_trial(method="rigl"), Task(train="my:train"))
+
+
+def test_a_method_sets_the_defaults_of_its_fields():
+    assert make_trial(method="snip_it_training").iterations == 7
+    assert make_trial(method="snip_it_training", iterations=20).iterations == 20
+    assert make_trial(method="gradual_magnitude").schedule == "cubic"
+    assert make_trial(method="force").schedule == "exponential"

@@ -30,6 +30,7 @@ class Champion:
         trial: The fields of the trial.
         sparsity: The measured sparsity, from 0 to 1.
         band: The band of sparsity, [low, high), that holds the trial.
+        run_id: The id of the trial's run in MLflow, which has its masks.
     """
 
     study: str
@@ -37,6 +38,7 @@ class Champion:
     trial: Trial
     sparsity: float
     band: Band
+    run_id: str = ""
 
     @property
     def key(self) -> str:
@@ -90,7 +92,9 @@ def select_champions(
 def make_champions(study: str, rows: pd.DataFrame, edges: Sequence[float]) -> list[Champion]:
     """Make champions of those rows of a study's table that lie in a band, sorted by sparsity."""
     return [
-        Champion(study, row["name"], Trial(**tracking.load_trial_fields(row["run_id"])), row["sparsity"], band)
+        Champion(
+            study, row["name"], Trial(**tracking.load_trial_fields(row["run_id"])), row["sparsity"], band, row["run_id"]
+        )
         for row in rows.sort_values("sparsity", kind="stable").to_dict("records")
         if (band := find_band(row["sparsity"], edges))
     ]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from forcetune import analysis, run
 from forcetune.baseline.champions import Champion, select_band_rows
-from forcetune.pruning import METHODS
+from forcetune.pruning import METHODS, method_row
 from forcetune.study import CONTROLS, Companion, Study, Trial
 
 CHAMPION_ARM = "champion"  # of the champion itself
@@ -78,10 +78,13 @@ class Comparison:
 
 
 def make_fixed_comparisons(champion: Champion) -> list[Comparison]:
-    """Make the comparisons of a champion with the twins that inherit its settings."""
+    """Make the comparisons of a champion with the twins that inherit its settings.
+
+    The twins of a champion that was pruned while it trained have random masks from the start. `shuffled` and
+    `small_dense` then take the layer densities of the champion's last masks, since its first ones tell nothing.
+    """
     return [
-        Comparison(champion, against, _make_twin(champion.trial, fields))
-        for against, fields in FIXED_TWIN_FIELDS.items()
+        Comparison(champion, against, _make_twin(champion, fields)) for against, fields in FIXED_TWIN_FIELDS.items()
     ]
 
 
@@ -172,6 +175,11 @@ def _select_random(table: pd.DataFrame) -> pd.DataFrame:
     return table[is_random]
 
 
-def _make_twin(trial: Trial, fields: Mapping[str, Any]) -> Trial:
+def _make_twin(champion: Champion, fields: Mapping[str, Any]) -> Trial:
     """Return the trial with another mask; a random mask needs none of the fields that control the choice of weights."""
-    return replace_fields(trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})
+    has_rule = method_row(champion.trial.method).rule is not None
+    if has_rule and "shuffle" in fields:
+        fields = {"method": "random", "layers_from": champion.run_id}
+    elif has_rule and "small_dense" in fields:
+        fields = {"method": "random", "layers_from": champion.run_id, **fields}
+    return replace_fields(champion.trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})

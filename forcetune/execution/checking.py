@@ -6,7 +6,7 @@ from typing import Any
 from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
-from forcetune.study import Study, Trial, check_reported
+from forcetune.study import CONTROLS, RULE_OPTIONS, Study, Trial, check_reported
 
 
 @contained()
@@ -21,8 +21,9 @@ def check_study(study: Study) -> list[dict[str, Any]]:
 
     Raises:
         InputError: A data set does not load; a network does not fit the data, or keeps no weight at the lowest density;
-            a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); a function of the
-            user fails; or an objective or a constraint is a metric that no trial reports.
+            a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); a training is too
+            short for the rule that changes its masks; a function of the user fails; or an objective or a constraint is
+            a metric that no trial reports.
     """
     lowest_density = min(study.space["density"].values)
     data_fields = ["dataset", "data_root", "train_samples"]
@@ -39,6 +40,12 @@ def check_study(study: Study) -> list[dict[str, Any]]:
         try:
             if candidate.saliency_samples_per_class or candidate.saliency_batch_size == 1:
                 trial.check_saliency(candidate)
+        except InputError as error:
+            raise InputError(f"trial.method {candidate.method}: {error}") from None
+    rule_fields = [*data_fields, "method", *CONTROLS, "density", "epochs", "batch_size", "iterations", *RULE_OPTIONS]
+    for candidate in _list_candidates(study, rule_fields):
+        try:
+            trial.check_rule(candidate, study.task)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
     check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))

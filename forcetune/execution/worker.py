@@ -4,6 +4,7 @@ This module knows neither Ray nor MLflow's runs.
 """
 
 import ctypes
+import json
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from forcetune.containment import ProcessEndError, contained
 from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 from forcetune.ledger.messages import Assignment, Cause, LostError, Report, TrialStarted
 from forcetune.names import add_import_folder
+from forcetune.study import COST_METRICS
 from forcetune.tracking import Epoch, fetch_masks
 
 log = logging.getLogger(__name__)
@@ -78,22 +80,29 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
         trial_run = trial.TrialRun(trial.prepare(assignment.trial, assignment.task, fetch))
     prepared = trial_run.prepared
     curve = [Epoch(*values) for values in saved["curve"]] if saved else []
-    yield Report(trial_started=_describe_start(prepared, curve))
+    yield Report(trial_started=_describe_start(prepared, curve), files=_pack_files(trial_run))
     if saved and curve[-1].step == assignment.trial.epochs:  # the driver did not receive the last report
-        yield Report({**prepared.metrics, **curve[-1].metrics}, outcome="trained")
+        yield _report_end(trial_run, {**prepared.metrics, **curve[-1].metrics})
     for metrics in trial_run:
         step = int(metrics["epoch"])
         is_last = step in (0, assignment.trial.epochs)
         curve.append(Epoch(step, int(time.time() * 1000), _select_logged_metrics(metrics, is_last)))
         if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
-        outcome, reason = (prepared.untrained_outcome or ("trained", None)) if is_last else (None, None)
-        yield Report({**prepared.metrics, **metrics}, curve[-1], outcome=outcome, reason=reason)
+        all_metrics = {**prepared.metrics, **metrics}
+        yield _report_end(trial_run, all_metrics, curve[-1]) if is_last else Report(all_metrics, curve[-1])
+
+
+def _report_end(trial_run: trial.TrialRun, metrics: dict[str, float], epoch: Epoch | None = None) -> Report:
+    """Return the last report of a trial, with its files where its masks have changed since the first report."""
+    outcome, reason = trial_run.prepared.outcome
+    files = _pack_files(trial_run) if trial_run.trail else {}
+    return Report(metrics, epoch, outcome=outcome, reason=reason, files=files)
 
 
 def _select_logged_metrics(metrics: dict[str, float], is_last: bool) -> dict[str, float]:
-    """Return the metrics of an epoch that are logged; the training time is logged at the last epoch alone."""
-    left_out = {"epoch"} if is_last else {"epoch", "train_seconds"}
+    """Return the metrics of an epoch that are logged; the cost of the training is logged at the last epoch alone."""
+    left_out = {"epoch"} if is_last else {"epoch", *COST_METRICS}
     return {name: value for name, value in metrics.items() if name not in left_out}
 
 
@@ -107,13 +116,21 @@ def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
 
 def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
     return TrialStarted(
-        static_metrics=prepared.metrics,
+        static_metrics=dict(prepared.metrics),  # they change at the end where a rule changes the masks
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        masks=pruning.pack_masks(prepared.masks),
-        layers=pruning.layer_table(prepared.masks),
         curve=list(curve),
         dataset=asdict(data.identify(prepared.trial.dataset, prepared.trial.data_root)),
     )
+
+
+def _pack_files(trial_run: trial.TrialRun) -> dict[str, bytes]:
+    """Return the files of a trial: its masks, the table of its layers and, where a rule changes masks, their trail."""
+    masks = trial_run.prepared.masks
+    files = {
+        "masks.npz": pruning.pack_masks(masks),
+        "layers.json": json.dumps(pruning.layer_table(masks), indent=1).encode(),
+    }
+    return files | ({"trail.json": json.dumps(trial_run.trail).encode()} if trial_run.trail else {})
 
 
 def _find_cause(error: Exception) -> Cause | None:

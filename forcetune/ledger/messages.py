@@ -99,16 +99,12 @@ class TrialStarted:
     Attributes:
         static_metrics: The metrics that are known before training, by name.
         device: The name of the device.
-        masks: The content of masks.npz.
-        layers: The rows of layers.json.
         curve: The epochs of earlier attempts.
         dataset: The identity of the data set, the fields of `data.DataIdentity`.
     """
 
     static_metrics: dict[str, float]
     device: str
-    masks: bytes
-    layers: list[dict[str, Any]]
     curve: list[Epoch]
     dataset: Mapping[str, Any] | None = None
 
@@ -124,6 +120,7 @@ class Report:
         outcome: The outcome of the trial, in the last report alone.
         reason: The reason for the outcome.
         trace: The lines of the traceback of a trial that has failed.
+        files: The content of the trial's files, by name; a later one replaces an earlier one.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -132,6 +129,7 @@ class Report:
     outcome: str | None = None
     reason: str | None = None
     trace: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

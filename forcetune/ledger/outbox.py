@@ -327,7 +327,9 @@ class Outbox:
         for name, path in list(record.files.items()):
             with durable("artifact"):
                 self._tracker.log_file(self._run_id(record), path)
-            del record.files[name]
+            with self._changed:
+                if record.files[name] is path:  # else it was replaced meanwhile
+                    del record.files[name]
         if outcome:
             self._end(record, outcome)
 

@@ -1,11 +1,22 @@
-"""Pruning at initialization: which weights of an untrained network to keep."""
+"""The choice of the weights that a network keeps: at initialization, and by rules that go on while it trains."""
 
 from forcetune.pruning.cache import PruningCache
 from forcetune.pruning.diagnosis import dense_macs, diagnose
 from forcetune.pruning.inspection import Inspection, inspect
-from forcetune.pruning.masks import layer_densities, layer_table, load_masks, pack_masks, prunable, save_masks, shuffled
+from forcetune.pruning.masks import (
+    Masks,
+    dense_masks,
+    layer_densities,
+    layer_table,
+    load_masks,
+    pack_masks,
+    prunable,
+    save_masks,
+    shuffled,
+)
 from forcetune.pruning.methods import METHODS, SALIENCY_LOSSES, Method, find_masks, mask_steps, method_row
-from forcetune.pruning.network import Batch, Network
+from forcetune.pruning.network import Batch, Network, Weights
+from forcetune.pruning.rules import Change, RulePlan, RuleState, Saliency, TrainingRule, keep_by_count, score_network
 from forcetune.pruning.schedules import SCHEDULES
 
 __all__ = [
@@ -13,14 +24,23 @@ __all__ = [
     "SALIENCY_LOSSES",
     "SCHEDULES",
     "Batch",
+    "Change",
     "Inspection",
+    "Masks",
     "Method",
     "Network",
     "PruningCache",
+    "RulePlan",
+    "RuleState",
+    "Saliency",
+    "TrainingRule",
+    "Weights",
     "dense_macs",
+    "dense_masks",
     "diagnose",
     "find_masks",
     "inspect",
+    "keep_by_count",
     "layer_densities",
     "layer_table",
     "load_masks",
@@ -29,5 +49,6 @@ __all__ = [
     "pack_masks",
     "prunable",
     "save_masks",
+    "score_network",
     "shuffled",
 ]

@@ -1,7 +1,8 @@
 """The static metrics of a mask: its effect on a network, computed before any training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -66,10 +67,13 @@ def dense_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]
         Name of the layer's weight to multiply-adds. Attention's projections that belong to no layer have one entry
         together.
     """
-    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
-    usage = effective_masks(model, masks, input_shape)[1]
+    weights = {name: weight.detach().double() for name, weight in prunable(model).items()}
+    usage = WeightUsage(dict.fromkeys(weights, 0), dict.fromkeys(weights, 1))
+    sample = torch.zeros((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
+    with torch.no_grad(), usage.counting(model, weights) as observe_projection:
+        additive_pass(model, weights, sample, observe_projection=observe_projection)
     projections = {PROJECTIONS_ROW: usage.projections} if usage.projections else {}
-    return {name: mask.numel() * usage.positions[name] for name, mask in masks.items()} | projections
+    return {name: weight.numel() * usage.positions[name] for name, weight in weights.items()} | projections
 
 
 @dataclass
@@ -89,6 +93,28 @@ class WeightUsage:
     def macs(self, weights: Mapping[str, int]) -> int:
         """Return the multiply-adds of this number of weights in each layer."""
         return sum(self.positions[name] * count for name, count in weights.items())
+
+    @contextmanager
+    def counting(self, model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[ProjectionObserver]:
+        """Count each use of these weights, by their names, in the additive passes of the block.
+
+        Yields:
+            The `observe_projection` of those passes.
+        """
+        names = {id(weight): name for name, weight in weights.items()}
+
+        def count_use(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+            self.positions[name] += count_positions(module, outputs.shape)
+            self.groups[name] = getattr(module, "groups", 1)
+
+        def count_projection(weight: Tensor, vectors: int) -> None:
+            if id(weight) in names:
+                self.positions[names[id(weight)]] += vectors
+            else:
+                self.projections += vectors * weight.numel()
+
+        with forward_hooks(model, weights, count_use):
+            yield count_projection
 
 
 def count_positions(layer: nn.Module, output_shape: Sequence[int]) -> int:
@@ -113,18 +139,7 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
     flow without any input is subtracted, because a constant is no path from the input.
     """
     weights = {n: _row_mean(mask).requires_grad_() for n, mask in masks.items()}
-    names = {id(weight): name for name, weight in weights.items()}
     usage = WeightUsage(dict.fromkeys(masks, 0), dict.fromkeys(masks, 1))
-
-    def count_use(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-        usage.positions[name] += count_positions(module, outputs.shape)
-        usage.groups[name] = getattr(module, "groups", 1)
-
-    def count_projection(weight: Tensor, vectors: int) -> None:
-        if id(weight) in names:
-            usage.positions[names[id(weight)]] += vectors
-        else:
-            usage.projections += vectors * weight.numel()
 
     def flow(inputs: Tensor, observe_projection: ProjectionObserver | None) -> list[Tensor]:
         """Return the gradients of the weights."""
@@ -136,8 +151,8 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
             return list(torch.autograd.grad(outputs, leaves, materialize_grads=True))
 
     ones = torch.ones((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
-    with forward_hooks(model, masks, count_use):
-        flows = flow(ones, count_projection)
+    with usage.counting(model, weights) as observe_projection:
+        flows = flow(ones, observe_projection)
     if _has_added_constants(model, masks):
         flows = [total - constant for total, constant in zip(flows, flow(torch.zeros_like(ones), None), strict=True)]
     on_path = {n: masks[n] & (gradient != 0) for n, gradient in zip(weights, flows, strict=True)}

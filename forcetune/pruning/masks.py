@@ -55,6 +55,21 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
+def dense_masks(model: nn.Module) -> Masks:
+    """Return masks that keep every prunable weight of a network.
+
+    Args:
+        model: The network.
+
+    Returns:
+        Parameter name to bool tensor of the parameter's shape, in module order.
+
+    Raises:
+        InputError: The network has no weight that may be pruned.
+    """
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+
+
 def keep_largest(scores: Tensor, count: int) -> Tensor:
     """Return a mask of a flat tensor's exactly `count` largest scores; ties go to the lower index."""
     if count >= scores.numel() or count == 0:

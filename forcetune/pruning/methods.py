@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from forcetune.pruning.layers import (
 )
 from forcetune.pruning.masks import Masks, keep_largest, layer_densities
 from forcetune.pruning.network import Batch, Loss, Network, Weights
+from forcetune.pruning.regrowth import RigL, SparseEvolution
+from forcetune.pruning.rules import RulePlan, TrainingRule
 from forcetune.pruning.saliency import (
     connection_sensitivity,
     fisher,
@@ -40,6 +42,7 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
+from forcetune.pruning.shrinking import DynamicFeedback, GradualMagnitude, SnipItTraining, UniformGradualMagnitude
 from forcetune.pruning.walks import biased_walks
 
 
@@ -58,6 +61,10 @@ class Method:
         layers: The rule for the number of weights that each layer keeps; None where weights are ranked over all layers.
         options: The numbers that the score takes, with their defaults.
         samples_per_class: The samples of each class in a saliency batch; 0 where they are drawn from all samples.
+        rule: The rule that changes the masks while the network trains; None where they stay as they are.
+        rule_options: The numbers that the rule takes, with their defaults.
+        starts_dense: Whether the training begins with all weights, so that the rule alone prunes.
+        defaults: The defaults of a trial's fields with this method, where they differ from the fields' own.
     """
 
     score: Callable[..., Weights]
@@ -69,11 +76,15 @@ class Method:
     layers: Rule | None = None
     options: Mapping[str, float] = field(default_factory=dict)
     samples_per_class: int = 0
+    rule: Callable[[RulePlan], TrainingRule] | None = None
+    rule_options: Mapping[str, float] = field(default_factory=dict)
+    starts_dense: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_random(self) -> bool:
         """Return whether chance alone decides which weights of a layer are kept."""
-        return self.score is random
+        return self.score is random and self.rule is None
 
     @property
     def uses_iterations(self) -> bool:
@@ -95,6 +106,25 @@ class Method:
 
 
 _GRASP_OPTIONS = {"temperature": 200}
+
+
+def _gradual(rule: type[TrainingRule]) -> Method:
+    return Method(
+        magnitude,
+        iterative=True,
+        data=False,
+        rule=rule,
+        rule_options={"settle_at": 0.75},
+        starts_dense=True,
+        defaults={"schedule": "cubic"},
+    )
+
+
+def _exchanging(rule: type[TrainingRule]) -> Method:
+    """Return a method that begins with a random mask at ERK densities, as RigL and SET do."""
+    options = {"settle_at": 0.75, "update_interval": 100, "drop_fraction": 0.3}
+    return Method(random, data=False, layers=erdos_renyi_kernel, rule=rule, rule_options=options)
+
 
 METHODS: dict[str, Method] = {
     "random": Method(random, data=False),
@@ -118,6 +148,26 @@ METHODS: dict[str, Method] = {
     "fisher": Method(fisher),
     "hutchinson": Method(hutchinson),
     "phew": Method(biased_walks, data=False, mode="eval"),
+    "snip_it_training": Method(
+        connection_sensitivity,
+        iterative=True,
+        mode="eval",
+        rule=SnipItTraining,
+        rule_options={"settle_at": 0.4},
+        starts_dense=True,
+        defaults={"iterations": 7, "schedule": "halving", "batches_per_step": 5},
+    ),
+    "gradual_magnitude": _gradual(GradualMagnitude),
+    "gradual_magnitude_uniform": _gradual(UniformGradualMagnitude),
+    "dpf": Method(
+        magnitude,
+        data=False,
+        rule=DynamicFeedback,
+        rule_options={"settle_at": 0.75, "update_interval": 16},
+        starts_dense=True,
+    ),
+    "rigl": _exchanging(RigL),
+    "set": _exchanging(SparseEvolution),
 }
 
 SALIENCY_LOSSES: dict[str, Loss] = {
@@ -130,15 +180,17 @@ def method_row(name: str) -> Method:
     """Return the row of METHODS with this name, or the user's own method.
 
     Args:
-        name: A row of METHODS, or `package.module:object`, which names a Method or a score function.
+        name: A row of METHODS, or `package.module:object`, which names a Method, a score function or a TrainingRule.
 
     Returns:
-        The method; a score function becomes a one-shot method.
+        The method. A score function becomes a one-shot method, a subclass of TrainingRule a method that begins dense.
 
     Raises:
         InputError: There is no such row or object.
     """
     row = resolve(name, METHODS, "method")
+    if isinstance(row, type) and issubclass(row, TrainingRule):
+        return Method(magnitude, data=False, rule=row, rule_options=row.options, starts_dense=True)
     return row if isinstance(row, Method) else Method(row)
 
 
@@ -226,6 +278,11 @@ def mask_steps(
         InputError: The reasons are those of `find_masks`.
     """
     row = method_row(method)
+    if row.starts_dense and density < 1:
+        raise InputError(
+            f"method {method!r} prunes while the network trains: it has no masks of density {density} before that; "
+            "allowed: a trial or a search with this method, or a method that prunes at initialization"
+        )
     net = Network(model, loss if callable(loss) else resolve(loss, SALIENCY_LOSSES, "loss"), seed)
     counts = _kept_counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
     score_options = _merge_options(row, method, options or {})

@@ -352,12 +352,10 @@ class Driver:
 
     def _record(self, number: int, report: Report) -> None:
         folder = self._trial_folder(number)
-        if report.trial_started or report.trace:
+        if report.trial_started or report.trace or report.files:
             self.ledger.confirm()  # since files are written at once, and another driver may have the folder by now
         if report.trial_started:
             trial_started = report.trial_started
-            self._outbox.attach(number, "masks.npz", trial_started.masks, folder)
-            self._outbox.attach(number, "layers.json", json.dumps(trial_started.layers, indent=1).encode(), folder)
             attempt = self._running[number].attempts.attempt
             tags = {
                 "forcetune.device": trial_started.device,
@@ -368,6 +366,8 @@ class Driver:
             self._outbox.add(number, trial_started.static_metrics, trial_started.curve, tags)
             if trial_started.dataset:
                 self._outbox.add_dataset(number, trial_started.dataset)
+        for name, content in report.files.items():
+            self._outbox.attach(number, name, content, folder)
         if report.trace:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:

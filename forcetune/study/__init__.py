@@ -18,13 +18,16 @@ from forcetune.study.study import (
     count_whole,
     load_study,
 )
-from forcetune.study.task import METRICS, STATIC_METRICS, Task, check_reported
-from forcetune.study.trial import CONTROLS, Trial, method_label, select_fields
+from forcetune.study.task import COST_METRICS, METRICS, PLANNED_METRICS, STATIC_METRICS, Task, check_reported
+from forcetune.study.trial import CONTROLS, RULE_OPTIONS, Trial, method_label, select_fields
 
 __all__ = [
     "AUTO",
     "CONTROLS",
+    "COST_METRICS",
     "METRICS",
+    "PLANNED_METRICS",
+    "RULE_OPTIONS",
     "SCHEMA_FILE",
     "SPARSITY_BAND_EDGES",
     "STATIC_METRICS",

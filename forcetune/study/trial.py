@@ -18,7 +18,9 @@ METHOD_COLUMNS = {
     "samples_per_class": "data",
     "saliency_loss": "data",
 }
-METHOD_OPTIONS = ("temperature", "inner_steps", "inner_lr")
+SCORE_OPTIONS = ("temperature", "inner_steps", "inner_lr")
+RULE_OPTIONS = ("settle_at", "update_interval", "drop_fraction")
+METHOD_OPTIONS = (*SCORE_OPTIONS, *RULE_OPTIONS)
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
 CONDITIONAL_FIELDS = {*METHOD_COLUMNS, *METHOD_OPTIONS}
 
@@ -51,14 +53,20 @@ class Trial(BaseModel):
     )
     density: Annotated[float, Effect.MASK] = Field(gt=0, le=1, description="fraction of prunable weights kept")
     iterations: Annotated[int, Effect.SCORES] = Field(
-        20, ge=1, description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once"
+        20,
+        ge=1,
+        description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once "
+        "(20; `snip_it_training`: 7)",
     )
     schedule: Annotated[str, Effect.MASK] = Field(
         "exponential",
-        description="density after each step of an iterative method: `exponential`, `linear`, `cubic` or `halving`",
+        description="density after each step of an iterative method: `exponential`, `linear`, `cubic` or `halving` "
+        "(exponential; gradual magnitude: cubic; `snip_it_training`: halving)",
     )
     batches_per_step: Annotated[int, Effect.SCORES] = Field(
-        1, ge=1, description="saliency batches per pruning step, for methods that read data"
+        1,
+        ge=1,
+        description="saliency batches per pruning step, for methods that read data (1; `snip_it_training`: 5)",
     )
     saliency_batch_size: Annotated[int, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
         128, ge=1, description="images per saliency batch"
@@ -81,6 +89,19 @@ class Trial(BaseModel):
     )
     inner_lr: Annotated[float | None, Effect.SCORES] = Field(
         None, gt=0, description="learning rate of `inner_steps` (0.1)"
+    )
+    settle_at: Annotated[float | None, Effect.TRAINING] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the training after which a method that prunes while training changes no mask (0.75; "
+        "`snip_it_training`: 0.4)",
+    )
+    update_interval: Annotated[int | None, Effect.TRAINING] = Field(
+        None, ge=1, description="training steps between two changes of the masks (`dpf`: 16; `rigl`, `set`: 100)"
+    )
+    drop_fraction: Annotated[float | None, Effect.TRAINING] = Field(
+        None, gt=0, le=1, description="share of each layer's weights that `rigl` and `set` exchange at first (0.3)"
     )
     layers_from: Annotated[str | None, Effect.SCORES] = Field(
         None, description="masks whose layer densities are copied: a masks.npz, or the id of a run that has one"
@@ -129,11 +150,15 @@ class Trial(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_numpy(cls, values: Any) -> Any:
-        """Turn numpy's numbers into Python's and drop missing values: a row of a table can then make a trial."""
+    def _complete(cls, values: Any) -> Any:
+        """Turn numpy's numbers into Python's and drop missing values, so that a row of a table can make a trial.
+
+        Fields that are missing get the defaults of the method, where it has defaults of its own.
+        """
         if not isinstance(values, Mapping):
             return values
-        return {name: _to_python(value) for name, value in values.items() if not _is_missing(value)}
+        present = {name: _to_python(value) for name, value in values.items() if not _is_missing(value)}
+        return {**_find_defaults(present.get("method")), **present}
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that apply: they have a value, and the method has them. Equal trials have equal fields."""
@@ -151,7 +176,12 @@ class Trial(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """The options of the method's score that are set."""
-        return {name: value for name, value in self.fields().items() if name in METHOD_OPTIONS}
+        return {name: value for name, value in self.fields().items() if name in SCORE_OPTIONS}
+
+    @property
+    def rule_options(self) -> dict[str, Any]:
+        """The options of the method's training rule that are set."""
+        return {name: value for name, value in self.fields().items() if name in RULE_OPTIONS}
 
     @property
     def loop_arguments(self) -> dict[str, Any]:
@@ -205,10 +235,17 @@ def is_applicable(field: str, values: Mapping[str, Any]) -> bool:
 
     row = method_row(values["method"])
     if field in METHOD_OPTIONS:
-        return field in row.options
+        return field in row.options or field in row.rule_options
     if field == "saliency_batch_size" and _find_samples_per_class(values["method"], values.get("samples_per_class")):
         return False
     return bool(getattr(row, METHOD_COLUMNS[field]))
+
+
+def _find_defaults(method: object) -> Mapping[str, Any]:
+    """Return the fields whose defaults a row of METHODS sets otherwise."""
+    from forcetune.pruning import METHODS
+
+    return METHODS[method].defaults if isinstance(method, str) and method in METHODS else {}
 
 
 def _find_samples_per_class(method: str, samples_per_class: int | None) -> int:

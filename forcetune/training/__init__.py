@@ -1,8 +1,10 @@
 """The masked training loop."""
 
 from forcetune.training.average import Average, find_rungs
+from forcetune.training.changes import ChangingMasks
 from forcetune.training.compaction import Compaction, CompactionError, compact, find_compaction
 from forcetune.training.evaluation import Metric, evaluate
+from forcetune.training.exercise import exercise_rule
 from forcetune.training.loop import LR_SCHEDULES, TRAINING_LOSSES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
 from forcetune.training.own import TrainingLoop, UserTrainingLoop
@@ -13,6 +15,7 @@ __all__ = [
     "OPTIMIZERS",
     "TRAINING_LOSSES",
     "Average",
+    "ChangingMasks",
     "Compaction",
     "CompactionError",
     "Diverged",
@@ -25,6 +28,7 @@ __all__ = [
     "UserTrainingLoop",
     "compact",
     "evaluate",
+    "exercise_rule",
     "find_compaction",
     "find_loss",
     "find_rungs",

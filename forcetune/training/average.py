@@ -1,7 +1,7 @@
 """The exponential moving average of a network's weights, by which a trial is judged before its training ends."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,16 @@ class Average:
         # AveragedModel of torch.optim.swa_utils has a fixed decay, copies the whole module, and swaps no weights back
         decay = min(1 - 1 / self._window, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._average, self._tensors, 1 - decay)
+
+    def mask(self, masks: Mapping[str, Tensor]) -> None:
+        """Set the average of pruned weights to 0.
+
+        Args:
+            masks: A bool tensor for each masked parameter, by its name; True keeps.
+        """
+        for name, average in self._named():
+            if name in masks:
+                average.mul_(masks[name])
 
     @contextmanager
     def swap_in(self) -> Iterator[None]:

@@ -58,7 +58,7 @@ class CapturedStep(Step):
 
     def begin(self, masks: dict[str, Tensor]) -> None:
         """Start another training, whose weights are in the network already."""
-        self.masked.set_masks(masks)
+        self.masked.begin(masks)
         self._replace_optimizer_state({"state": {}})
         self.compile_seconds = 0.0
         self._shape = None

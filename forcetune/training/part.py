@@ -26,6 +26,7 @@ class CompactedNetwork:
         masks: Its masks, by parameter name.
         input_shape: The shape of one sample, without the batch. All of `model` is trained without it, and where dead
             channels cannot be cut out.
+        is_cut: Whether dead channels are cut out at all; not where pruned weights may return.
 
     Attributes:
         model: The whole network.
@@ -33,9 +34,11 @@ class CompactedNetwork:
         masks: The masks of `network`.
     """
 
-    def __init__(self, model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...] | None, is_cut: bool = True
+    ) -> None:
         self.model = model
-        compaction = _find_worthwhile_compaction(model, masks, input_shape) if input_shape else None
+        compaction = _find_worthwhile_compaction(model, masks, input_shape) if input_shape and is_cut else None
         self._compaction = compaction or Compaction(model, {}, macs_fraction=1.0, has_dropout=False)
         self.network = self._compaction.network
         self.masks = {name: self.shrink(name, mask) for name, mask in masks.items()}

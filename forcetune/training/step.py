@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 
 from forcetune.models.preserving import preserve_model
-from forcetune.training.masked import Masked
+from forcetune.training.masked import Masked, MaskedDense
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Recipe:
         loss: The training loss.
         precision: `bf16` (torch's autocast) or `float32`.
         compiled: Whether torch.compile compiles the network.
+        keeps_dense_weights: Whether pruned weights stay underneath and are trained.
     """
 
     optimizer: str = "sgd"
@@ -59,6 +60,7 @@ class Recipe:
     loss: Loss = functional.cross_entropy
     precision: Precision = "float32"
     compiled: bool = False
+    keeps_dense_weights: bool = False
 
 
 class Step:
@@ -76,7 +78,7 @@ class Step:
 
     def __init__(self, network: nn.Module, masks: dict[str, Tensor], recipe: Recipe, lr: float | Tensor = 0.1) -> None:
         self.network = network
-        self.masked = Masked(network, masks)
+        self.masked = (MaskedDense if recipe.keeps_dense_weights else Masked)(network, masks)
         self.optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), lr, recipe.momentum, recipe.weight_decay)
         self.compile_seconds = 0.0
         self._recipe = recipe
@@ -97,6 +99,24 @@ class Step:
         self._set_up(inputs, targets)
         self._set_lr(lr)
         return self._run(inputs, targets)
+
+    def compute_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Compute the gradients of all weights, pruned ones included, and move none; `move` is the other half.
+
+        Args:
+            inputs: A batch (N, ...), on the device of the network.
+            targets: The classes (N,) of the batch.
+
+        Returns:
+            The loss, a scalar on the device. The gradients are those of the network's parameters.
+        """
+        self._set_up(inputs, targets)
+        return self._compute_gradients(inputs, targets)
+
+    def move(self, lr: float) -> None:
+        """Move the weights by the gradients that `compute_gradients` left."""
+        self._set_lr(lr)
+        self._move()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Take over the state of an optimizer, each tensor in the memory order of its weight.
@@ -146,17 +166,24 @@ class Step:
         self.compile_seconds = time.perf_counter() - started
 
     def _run(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = self._compute_gradients(inputs, targets)
+        self._move()
+        return loss
+
+    def _compute_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         forward = self._forward if inputs.shape == self._shape else self.network
         with self.autocast():
             loss = self._recipe.loss(forward(inputs), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        return loss.detach()
+
+    def _move(self) -> None:
         self.masked.gradients()
         if self._recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_norm)
         self.optimizer.step()
         self.masked.weights()
-        return loss.detach()
 
     def _set_lr(self, lr: float) -> None:
         (group,) = self.optimizer.param_groups

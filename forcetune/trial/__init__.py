@@ -1,6 +1,13 @@
 """One trial, from its fields to its metrics: data, model, masks and training, without Ray and MLflow."""
 
-from forcetune.trial.checks import check, check_saliency, check_trials, find_reported_metrics, measure_epoch_seconds
+from forcetune.trial.checks import (
+    check,
+    check_rule,
+    check_saliency,
+    check_trials,
+    find_reported_metrics,
+    measure_epoch_seconds,
+)
 from forcetune.trial.preparation import EVALUATION_BATCH_SIZE, PreparedTrial, derive_seed, prepare
 from forcetune.trial.reuse import clear_pruning_caches
 from forcetune.trial.trial_run import TrialRun, resume, run
@@ -10,6 +17,7 @@ __all__ = [
     "PreparedTrial",
     "TrialRun",
     "check",
+    "check_rule",
     "check_saliency",
     "check_trials",
     "clear_pruning_caches",

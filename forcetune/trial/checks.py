@@ -11,9 +11,9 @@ import torch
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.study import METRICS, STATIC_METRICS, Task, Trial
+from forcetune.study import CONTROLS, METRICS, STATIC_METRICS, Task, Trial
 from forcetune.trial.preparation import PreparedTrial, derive_seed, measure_pruned, prepare
-from forcetune.trial.trial_run import TrialRun, resolve_metrics
+from forcetune.trial.trial_run import TrialRun, make_rule, resolve_metrics
 
 
 def check(trial: Trial) -> dict[str, Any]:
@@ -107,6 +107,35 @@ def check_saliency(trial: Trial) -> None:
             raise InputError(
                 f"saliency_batch_size 1: {trial.model} cannot process a single sample ({error})"
             ) from error
+
+
+def check_rule(trial: Trial, task: Task) -> None:
+    """Check that the rule by which a method prunes while it trains can be followed; other methods pass.
+
+    Args:
+        trial: The trial.
+        task: The part of the study that its trials share.
+
+    Raises:
+        InputError: The training is too short for the rule, or has a field or a loop that does not go with it.
+    """
+    row = pruning.method_row(trial.method)
+    if row.rule is None:
+        return
+    if task.train:
+        raise InputError(
+            f"{trial.method} changes the masks while it trains, which the training loop {task.train} of your own does "
+            "not do; allowed: a method that prunes at initialization, or no `train:`"
+        )
+    refused = CONTROLS if row.starts_dense else ("small_dense",)
+    if controls := [name for name in refused if getattr(trial, name)]:
+        raise InputError(
+            f"{controls[0]} needs masks before training, and {trial.method} has its masks only at the end; allowed: "
+            f"{controls[0]} with a method that prunes at initialization (`when: {{method: [...]}}`)"
+        )
+    dataset = data.load(trial.dataset, trial.data_root)
+    training_split, _ = dataset.split(derive_seed(trial, "split"), trial.train_samples)
+    make_rule(trial, len(dataset.batches(training_split, trial.batch_size, 0)))
 
 
 def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str]]:

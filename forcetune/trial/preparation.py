@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.names import check_metric_name, resolve
-from forcetune.study import METRICS, Task, Trial
+from forcetune.study import METRICS, PLANNED_METRICS, Task, Trial
 from forcetune.trial.reuse import find_pruning_cache
 
 EVALUATION_BATCH_SIZE = 1024  # images
@@ -33,7 +33,7 @@ class PreparedTrial:
         validation: The split to validate on.
         model: The network, before training.
         masks: A bool tensor for each prunable weight, by its name; True keeps.
-        metrics: The static metrics.
+        metrics: The static metrics; where a rule changes the masks, those of PLANNED_METRICS until training ends.
     """
 
     trial: Trial
@@ -48,7 +48,7 @@ class PreparedTrial:
     @property
     def collapse_reason(self) -> str | None:
         """The reason why the network gives the same outputs for every image; None where a path of weights is left."""
-        if not self.metrics["collapsed"]:
+        if not self.metrics.get("collapsed"):
             return None
         empty = [name for name, mask in self.masks.items() if not mask.any()]
         layers = f"; layers without a weight: {', '.join(empty)}" if empty else "; no layer is empty"
@@ -59,8 +59,13 @@ class PreparedTrial:
         """The outcome of a trial that is not trained, `collapsed` or `infeasible`, and its reason; None for others."""
         if self.collapse_reason and self.trial.screen:
             return "collapsed", self.collapse_reason
-        violation = self.task.find_violation(self.metrics)
+        violation = self.task.find_violation(self.metrics, is_complete="collapsed" in self.metrics)
         return ("infeasible", violation) if violation else None
+
+    @property
+    def outcome(self) -> tuple[str, str | None]:
+        """The outcome of a trial that has ended without an error, and its reason."""
+        return self.untrained_outcome or ("trained", None)
 
     def training_batches(self) -> data.AnyBatches:
         """Return the training batches, in the order that the trial's seed draws."""
@@ -105,26 +110,36 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
     pruning_cache = find_pruning_cache(trial, model)
     before = (pruning_cache.reused_steps, pruning_cache.saved_seconds) if pruning_cache else (0, 0.0)
     started = time.perf_counter()
-    masks = _find_masks(trial, model, batches, fetch_masks, pruning_cache)
+    row = pruning.method_row(trial.method)
+    if row.starts_dense:
+        masks = pruning.dense_masks(model)
+    else:
+        masks = _find_masks(trial, model, batches, fetch_masks, pruning_cache)
     seconds = time.perf_counter() - started
     reused_steps, saved_seconds = (
         (pruning_cache.reused_steps - before[0], pruning_cache.saved_seconds - before[1]) if pruning_cache else before
     )
-    metrics = pruning.diagnose(model, masks, dataset.input_shape)
+    metrics = _plan_metrics(trial, masks) if row.rule else pruning.diagnose(model, masks, dataset.input_shape)
     if trial.small_dense:
         model, masks, metrics = _make_small_dense(trial, build, metrics, dataset.input_shape)
     if trial.reinit:
         model = build(find_trained_width(trial, metrics), "reinit")
-    reads_data = pruning.method_row(trial.method).data
     metrics |= {
-        "saliency_samples": batches.samples if reads_data else 0,
+        "saliency_samples": batches.samples if row.data else 0,
         "prune_seconds": seconds + saved_seconds,
         "steps_reused": reused_steps,
     }
     prepared = PreparedTrial(trial, task, dataset, context.training, context.validation, model, masks, metrics)
-    if task.measure:
+    if task.measure and not row.rule:
         metrics |= measure_pruned(prepared)
     return prepared
+
+
+def _plan_metrics(trial: Trial, masks: dict[str, Tensor]) -> dict[str, float]:
+    """Return the metrics that the masks are certain to have in the end, where a rule changes them."""
+    total = sum(mask.numel() for mask in masks.values())
+    density = int(total * trial.density) / total
+    return dict(zip(PLANNED_METRICS, (density, 1 - density), strict=True))
 
 
 class TrialContext:
@@ -194,7 +209,7 @@ def _make_small_dense(
     first_above = bisect_left(range(1, full_width), budget, key=lambda width: count_size(width)[size_index]) + 1
     width = min([max(first_above - 1, 1), first_above], key=lambda width: abs(count_size(width)[size_index] - budget))
     model = build(width)
-    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in pruning.prunable(model).items()}
+    masks = pruning.dense_masks(model)
     weights, macs = count_size(width)
     density = weights / full_weights
     metrics = {

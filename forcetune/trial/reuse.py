@@ -21,7 +21,7 @@ def find_pruning_cache(trial: Trial, model: nn.Module) -> pruning.PruningCache |
     of the user's own and may do anything; a file gives the layer densities, whose content may have changed.
     """
     row = pruning.METHODS.get(trial.method)
-    if row is None or trial.layers_from or not (row.data or row.iterative):
+    if row is None or row.starts_dense or trial.layers_from or not (row.data or row.iterative):
         return None
     setting = _hash_setting(trial, model)
     cache = _pruning_caches.pop(setting, None)

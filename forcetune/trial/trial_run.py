@@ -3,14 +3,22 @@
 import math
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 
-from forcetune import training
+from forcetune import pruning, training
 from forcetune.names import resolve
-from forcetune.study import Task, Trial
-from forcetune.trial.preparation import PreparedTrial, TrialContext, derive_seed, find_trained_width, prepare
+from forcetune.study import COST_METRICS, Task, Trial
+from forcetune.trial.preparation import (
+    PreparedTrial,
+    TrialContext,
+    derive_seed,
+    find_trained_width,
+    measure_pruned,
+    prepare,
+)
 
 
 def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
@@ -73,12 +81,14 @@ class TrialRun:
         self._seconds = 0.0  # of training, earlier processes included
         torch.manual_seed(derive_seed(prepared.trial, "dropout"))
         self._validation = prepared.validation_batches()
+        self._changes = _make_changes(prepared)
         self._training = self._make_user_training() if prepared.task.train else self._make_masked_training()
-        macs_fraction = self._training.macs_fraction if isinstance(self._training, training.Training) else 1.0
-        prepared.metrics["trained_macs_fraction"] = macs_fraction
+        if not self._changes:
+            macs_fraction = self._training.macs_fraction if isinstance(self._training, training.Training) else 1.0
+            prepared.metrics["trained_macs_fraction"] = macs_fraction
 
     def __iter__(self) -> Iterator[dict[str, float]]:
-        if self.prepared.untrained_outcome:
+        if self._training.epoch == 0 and self.prepared.untrained_outcome:
             yield self._guess_metrics()
             return
         earlier_seconds, started = self._seconds, time.perf_counter()
@@ -86,9 +96,29 @@ class TrialRun:
             started += metrics.get("compile_seconds", 0.0)
             self._seconds = earlier_seconds + time.perf_counter() - started
             epoch_metrics = {**metrics, "train_seconds": self._seconds}
-            if self.prepared.task.tested and metrics["epoch"] == self.prepared.trial.epochs:
-                epoch_metrics["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
+            if metrics["epoch"] == self.prepared.trial.epochs:
+                epoch_metrics |= self._measure_final()
             yield epoch_metrics
+
+    def _measure_final(self) -> dict[str, float]:
+        """Return what is measured after the last epoch; where a rule has changed the masks, the static metrics too."""
+        metrics: dict[str, float] = {}
+        if self.prepared.task.tested:
+            metrics["test_accuracy"] = self._training.accuracy(self.prepared.test_batches())
+        if self._changes and isinstance(self._training, training.Training):
+            prepared = self.prepared
+            prepared.masks = self._changes.masks
+            metrics |= pruning.diagnose(prepared.model, prepared.masks, prepared.dataset.input_shape)
+            metrics["trained_macs_fraction"] = self._training.macs_fraction
+            if prepared.task.measure:
+                metrics |= measure_pruned(prepared)
+            prepared.metrics |= metrics
+        return metrics
+
+    @property
+    def trail(self) -> list[dict[str, Any]]:
+        """The changes of the masks so far, as `training.ChangingMasks` lists them; none without a rule."""
+        return self._changes.trail if self._changes else []
 
     @property
     def is_resumable(self) -> bool:
@@ -130,6 +160,7 @@ class TrialRun:
                 shape,
                 self.prepared.dataset.classes,
             ),
+            changes=self._changes,
         )
 
     def _make_user_training(self) -> training.UserTrainingLoop:
@@ -144,7 +175,8 @@ class TrialRun:
         prepared, task = self.prepared, self.prepared.task
         classes = prepared.dataset.classes
         loss = math.log(classes)
-        metrics = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes, "train_seconds": 0.0}
+        metrics = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes}
+        metrics |= dict.fromkeys(COST_METRICS, 0.0)
         if task.tested:
             metrics["test_accuracy"] = 1 / classes
         if task.metrics:
@@ -152,6 +184,46 @@ class TrialRun:
             user_metrics = training.evaluate(prepared.model, self._validation, metrics=resolve_metrics(task))
             metrics = {**user_metrics, **metrics}
         return metrics
+
+
+def make_rule(trial: Trial, steps_per_epoch: int) -> pruning.TrainingRule | None:
+    """Return the rule that changes the masks of a trial in training; None for a method that has none.
+
+    Args:
+        trial: The trial.
+        steps_per_epoch: The number of optimizer steps of an epoch.
+
+    Raises:
+        InputError: The rule cannot be followed in a training of this length.
+    """
+    row = pruning.method_row(trial.method)
+    if row.rule is None:
+        return None
+    schedule = resolve(trial.schedule, pruning.SCHEDULES, "schedule")
+    options = {**row.rule_options, **trial.rule_options}
+    return row.rule(
+        pruning.RulePlan(trial.density, trial.epochs * steps_per_epoch, trial.iterations, schedule, options)
+    )
+
+
+def _make_changes(prepared: PreparedTrial) -> training.ChangingMasks | None:
+    """Return the rule that changes the masks, with the batches that it scores weights on; None without a rule."""
+    trial, dataset = prepared.trial, prepared.dataset
+    if pruning.method_row(trial.method).rule is None:
+        return None
+    rule = make_rule(trial, len(prepared.training_batches()))
+    assert rule
+    loss = resolve(trial.saliency_loss, pruning.SALIENCY_LOSSES, "loss")
+
+    def score(
+        model: torch.nn.Module, masks: pruning.Masks, step: int, saliency: pruning.Saliency
+    ) -> dict[str, torch.Tensor]:
+        seed = derive_seed(trial, f"saliency at step {step}")
+        batches = dataset.batches(prepared.training, trial.saliency_batch_size, seed, trial.saliency_samples_per_class)
+        taken = list(islice(batches, trial.batches_per_step))
+        return pruning.score_network(model, masks, taken, saliency, loss, seed)
+
+    return training.ChangingMasks(rule, score, derive_seed(trial, "rule"))
 
 
 def resolve_metrics(task: Task) -> dict[str, training.Metric]:

@@ -5,6 +5,7 @@ import pytest
 
 from forcetune import tracking
 from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champions import Champion
 from forcetune.baseline.twins import (
     COMPARISON_SEED_OFFSET,
     FIXED_TWIN_FIELDS,
@@ -15,6 +16,7 @@ from forcetune.baseline.twins import (
     plan_tuning,
     replace_seed,
 )
+from forcetune.study import Trial
 
 
 @pytest.fixture
@@ -43,6 +45,22 @@ def test_a_fixed_twin_differs_in_its_mask_alone(champion_study):
         }
     assert twins["shuffled"] == {**force_fields, "shuffle": True}
     assert twins["small_dense"] == {**force_fields, "small_dense": "macs"}
+
+
+@pytest.mark.parametrize("method", ["gradual_magnitude", "rigl"])
+def test_the_twins_of_a_champion_that_is_pruned_in_training_have_the_layers_of_its_last_masks(method):
+    fields = {"dataset": "digits", "model": "mlp", "method": method, "density": 0.1, "settle_at": 0.5, "epochs": 9}
+    champion = Champion("s", "trial-0001", Trial(**fields), 0.9, (0.9, 1.0), run_id="a" * 32)
+    twins = {comparison.against: comparison.twin for comparison in make_fixed_comparisons(champion)}
+    assert {twin.epochs for twin in twins.values()} == {9}
+    assert {twin.settle_at for twin in twins.values()} == {None}
+    masks = {name: (twin.method, twin.layers_from, twin.small_dense, twin.shuffle) for name, twin in twins.items()}
+    assert masks == {
+        "random_uniform": ("random_uniform", None, None, False),
+        "random_erk": ("random_erk", None, None, False),
+        "shuffled": ("random", "a" * 32, None, False),
+        "small_dense": ("random", "a" * 32, "macs", False),
+    }
 
 
 def test_champion_and_twin_have_the_same_fresh_seed(champion_study):

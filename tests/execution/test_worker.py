@@ -1,5 +1,7 @@
 """One attempt at a trial: its reports, its files on disk, and its errors, which do not end the worker."""
 
+import itertools
+import json
 import sys
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from forcetune.execution.worker import execute
 from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 from forcetune.ledger.messages import Assignment, LostError
 from forcetune.pruning import load_masks
-from forcetune.study import Task, Trial
+from forcetune.study import COST_METRICS, Task, Trial
 
 SNIP_TRIAL_FIELDS = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "snip", "density": 0.1, "epochs": 3}
 
@@ -52,16 +54,37 @@ def test_a_trained_trial_reports_its_start_and_its_epochs(make_assignment, tmp_p
     assert set(epochs[0].epoch.metrics) == {*metric_names, "ema_val_loss", "ema_val_accuracy"}, (
         "a rung has averaged weights too"
     )
-    assert set(epochs[-1].epoch.metrics) == {*metric_names, "train_seconds"}
+    assert set(epochs[-1].epoch.metrics) == {*metric_names, *COST_METRICS}
     static_metrics = start_report.trial_started.static_metrics
     assert {"density", "sparsity", "effective_density", "macs", "saliency_samples", "prune_seconds"} <= set(
         static_metrics
     )
     assert start_report.trial_started.device == "cpu"
-    (tmp_path / "masks.npz").write_bytes(start_report.trial_started.masks)
+    (tmp_path / "masks.npz").write_bytes(start_report.files["masks.npz"])
     masks = load_masks(tmp_path / "masks.npz")
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == int(total * 0.1)
+
+
+@pytest.mark.parametrize("report_count", [1, 2, 3, 4, 5])
+def test_a_trial_whose_masks_change_ends_with_its_last_masks(make_assignment, monkeypatch, tmp_path, report_count):
+    """The attempt is killed after one of its reports, the last one included."""
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)
+    fields = {"method": "gradual_magnitude", "iterations": 4, "density": 0.1}
+    attempt = execute(make_assignment(**fields))
+    reports = list(itertools.islice(attempt, report_count))
+    attempt.close()
+    assert set(reports[0].trial_started.static_metrics) >= {"density", "sparsity"}
+    assert "macs" not in reports[0].trial_started.static_metrics, "it is known at the end"
+    *_, last = execute(make_assignment(2, **fields))
+    assert last.outcome == "trained"
+    assert last.metrics["density"] == pytest.approx(0.1, abs=1e-3)
+    assert {"macs", "effective_density", "settled", "training_flops"} <= last.metrics.keys()
+    (tmp_path / "masks.npz").write_bytes(last.files["masks.npz"])
+    masks = load_masks(tmp_path / "masks.npz")
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == int(total * 0.1)
+    assert len(json.loads(last.files["trail.json"])) == 4
 
 
 @pytest.mark.parametrize("report_count", [1, 2, 3, 4])

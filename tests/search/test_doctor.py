@@ -9,7 +9,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from promise import EPOCH_METRICS, check_promise
-from test_driver import make_driver
+from test_driver import FIRST_FILES, make_driver
 
 from forcetune import tracking
 from forcetune.errors import HeldError, InputError
@@ -25,8 +25,8 @@ from forcetune.tracking import FRONT_TAG, Epoch
 def train(driver, outcome="trained"):
     """Run the next trial to its end with the reports of a worker."""
     assignment = driver.issue()
-    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", b"masks", [], [])
-    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
+    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", [])
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started, files=FIRST_FILES))
     first, last = (Epoch(n, 1000 * n, dict.fromkeys(EPOCH_METRICS, n / 4)) for n in (1, 2))
     driver.report(assignment.number, assignment.attempt, Report(epoch=first))
     reason = "RuntimeError: mine" if outcome == "failed" else None
@@ -215,7 +215,9 @@ def test_a_run_or_experiment_that_is_deleted_while_the_study_runs_is_restored(fo
     driver._outbox.warn = warnings.append
     assignment = driver.issue()
     driver.report(
-        assignment.number, assignment.attempt, Report(trial_started=TrialStarted({"density": 0.1}, "cpu", b"", [], []))
+        assignment.number,
+        assignment.attempt,
+        Report(trial_started=TrialStarted({"density": 0.1}, "cpu", []), files=FIRST_FILES),
     )
     driver._outbox.drain(10)
     if deleted == "run":

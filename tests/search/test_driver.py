@@ -25,6 +25,8 @@ from forcetune.search.progress import Progress
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.tracking import Epoch, Tracker, load_progress, load_table
 
+FIRST_FILES = {"masks.npz": b"masks", "layers.json": b"[]"}  # of a trial, with its first report
+
 
 def make_driver(study):
     progress = Progress(study, Console(quiet=True))
@@ -88,10 +90,11 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
 
 
 def report_epoch(driver, assignment, step, accuracy, **more_metrics):
-    trial_started = TrialStarted({"density": assignment.trial.density}, "cpu", b"masks", [], []) if step == 1 else None
+    trial_started = TrialStarted({"density": assignment.trial.density}, "cpu", []) if step == 1 else None
     epoch = Epoch(step, step * 1000, {"val_accuracy": accuracy, **more_metrics})
     metrics = {"density": assignment.trial.density, "train_seconds": 1.5, **epoch.metrics}
-    return driver.report(assignment.number, assignment.attempt, Report(metrics, epoch, trial_started))
+    report = Report(metrics, epoch, trial_started, files=FIRST_FILES if trial_started else {})
+    return driver.report(assignment.number, assignment.attempt, report)
 
 
 def run_crowd(driver, count=21, epochs=16):
@@ -280,8 +283,8 @@ def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_stu
     driver = make_driver(make_study(search={"trials": 1}))
     assignment = driver.issue()
     earlier = Epoch(1, 500, {"val_accuracy": 0.4})
-    trial_started = TrialStarted({"density": 0.1, "macs": 7.0}, "cpu", b"masks", [{"layer": "a"}], [earlier])
-    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
+    trial_started = TrialStarted({"density": 0.1, "macs": 7.0}, "cpu", [earlier])
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started, files=FIRST_FILES))
     end(driver, assignment)
     driver.close()
     from mlflow import MlflowClient
@@ -306,7 +309,7 @@ def test_a_driver_that_lost_the_study_writes_no_file(folder, make_study):
     driver.ledger._check = raise_held
     with pytest.raises(HeldError):
         driver.report(
-            assignment.number, assignment.attempt, Report(trial_started=TrialStarted({}, "cpu", b"masks", [], []))
+            assignment.number, assignment.attempt, Report(trial_started=TrialStarted({}, "cpu", []), files=FIRST_FILES)
         )
     assert not list((folder / ".forcetune").rglob("*.*"))
 
@@ -350,7 +353,9 @@ def test_a_metric_that_two_attempts_measured_is_logged_once(folder, make_study, 
     monkeypatch.setattr(Tracker, "log", log_and_fail)
     first = driver.issue()
     driver.report(
-        first.number, first.attempt, Report(trial_started=TrialStarted({"prune_seconds": 1.0}, "cpu", b"m", [], []))
+        first.number,
+        first.attempt,
+        Report(trial_started=TrialStarted({"prune_seconds": 1.0}, "cpu", []), files=FIRST_FILES),
     )
     deadline = time.monotonic() + 20
     while errors and time.monotonic() < deadline:
@@ -359,7 +364,9 @@ def test_a_metric_that_two_attempts_measured_is_logged_once(folder, make_study, 
     driver.report_loss(first.number, first.attempt, "lost", "its worker ended")
     second = driver.issue()
     driver.report(
-        second.number, second.attempt, Report(trial_started=TrialStarted({"prune_seconds": 2.0}, "cpu", b"m", [], []))
+        second.number,
+        second.attempt,
+        Report(trial_started=TrialStarted({"prune_seconds": 2.0}, "cpu", []), files=FIRST_FILES),
     )
     end(driver, second)
     driver.close()
@@ -373,12 +380,12 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     study = make_study(search={"trials": 1})
     driver = make_driver(study)
     assignment = driver.issue()
-    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", b"masks", [], [])
-    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
+    trial_started = TrialStarted({"density": assignment.trial.density, "macs": 7.0}, "cpu", [])
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started, files=FIRST_FILES))
     driver.close(10.0)
     driver = make_driver(study)
     assignment = driver.issue()
-    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started))
+    driver.report(assignment.number, assignment.attempt, Report(trial_started=trial_started, files=FIRST_FILES))
     metrics = {**trial_started.static_metrics, "val_accuracy": 0.25, "train_seconds": 0.0}
     epoch = Epoch(0, 1000, {"val_accuracy": 0.25, "train_seconds": 0.0})
     driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason="no path"))

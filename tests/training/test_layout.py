@@ -57,6 +57,8 @@ def test_channels_last_trains_the_same(optimizer):
     second = list(prunable(model).values())[1]
     assert is_channels_last(second)
     assert not second.is_contiguous()
+    for metrics in history:
+        assert metrics.pop("training_flops") >= metrics.pop("training_flops_sparse") > 0
     assert [sorted(metrics) for metrics in history] == [sorted(metrics) for metrics in plain_history]
     for metrics, plain_metrics in zip(history, plain_history, strict=True):
         assert metrics == pytest.approx(plain_metrics, rel=1e-9)

@@ -1,0 +1,135 @@
+"""The masks of a training that a rule changes: what the rule is shown, what it may do, and the trail that it leaves."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forcetune.pruning import Masks, RuleState, Saliency, TrainingRule, Weights
+
+# Of the network, its masks, the step and a saliency: the scores, by parameter name.
+Scorer = Callable[[nn.Module, Masks, int, Saliency], Weights]
+
+
+class ChangingMasks:
+    """The masks of one training that a rule changes.
+
+    Args:
+        rule: The rule.
+        score: A function of the network, its masks, the step and a saliency that returns the scores by parameter name;
+            the batches that it scores on depend on the step alone.
+        seed: The seed of the rule's random numbers.
+
+    Attributes:
+        rule: The rule.
+        masks: The masks so far, by parameter name, in the shapes of the whole network.
+        trail: One dict for each change: the `step`, the number of weights `kept` in each layer, and the numbers of
+            weights that `returned` and that were `removed`.
+    """
+
+    def __init__(self, rule: TrainingRule, score: Scorer | None = None, seed: int = 0) -> None:
+        self.rule = rule
+        self.masks: Masks = {}
+        self.trail: list[dict[str, Any]] = []
+        self._score = score
+        self._seed = seed
+        self._events = frozenset(rule.event_steps)
+
+    def is_event(self, step: int) -> bool:
+        """Return whether the rule is asked after this step."""
+        return step in self._events
+
+    def is_settled(self, step: int) -> bool:
+        """Return whether the masks stay as they are after this step."""
+        return step >= self.rule.settled_step
+
+    def change(
+        self,
+        step: int,
+        model: nn.Module,
+        weights: Weights,
+        gradients: Weights,
+        optimizer_state: Callable[[str], Mapping[str, Tensor]],
+    ) -> bool:
+        """Ask the rule for a change, check it and keep its masks.
+
+        Args:
+            step: The number of steps so far.
+            model: The whole network.
+            weights: The weights that the masks are put on, by parameter name.
+            gradients: The gradients of the step's batch, by parameter name; empty where the rule needs none.
+            optimizer_state: A function of a parameter name that returns the optimizer's tensors of that weight.
+
+        Returns:
+            Whether the masks have changed.
+
+        Raises:
+            ValueError: The rule has returned masks that it must not.
+        """
+        state = RuleState(
+            weights,
+            self.masks,
+            gradients,
+            optimizer_state,
+            score=lambda saliency: self._score_saliency(model, step, saliency),
+            draw=lambda name: self._draw(step, name, weights[name]),
+        )
+        change = self.rule.after_step(step, state)
+        if change is None:
+            return False
+        self._check(change.masks, step)
+        masks = {name: change.masks[name] for name in self.masks}
+        returned = sum(int((mask & ~self.masks[name]).sum()) for name, mask in masks.items())
+        removed = sum(int((self.masks[name] & ~mask).sum()) for name, mask in masks.items())
+        if returned and not self.rule.may_regrow:
+            raise ValueError(f"{self._name} returned {returned} pruned weights after step {step}, which it must not do")
+        kept = [int(mask.sum()) for mask in masks.values()]
+        self.trail.append({"step": step, "kept": kept, "returned": returned, "removed": removed})
+        self.masks = masks
+        return bool(returned or removed)
+
+    @property
+    def density(self) -> float:
+        """The fraction of the weights that the masks keep now."""
+        return sum(int(m.sum()) for m in self.masks.values()) / sum(m.numel() for m in self.masks.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks and the trail."""
+        return {"masks": dict(self.masks), "trail": list(self.trail)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the masks and the trail."""
+        devices = {name: mask.device for name, mask in self.masks.items()}
+        self.masks = {name: mask.to(devices[name]) for name, mask in state["masks"].items()}
+        self.trail = list(state["trail"])
+
+    @property
+    def _name(self) -> str:
+        return type(self.rule).__name__
+
+    def _check(self, masks: Masks, step: int) -> None:
+        for name, mask in self.masks.items():
+            if name not in masks or masks[name].shape != mask.shape or masks[name].dtype != torch.bool:
+                raise ValueError(
+                    f"{self._name} must return a bool mask of shape {tuple(mask.shape)} for {name} after step {step}"
+                )
+        total = sum(mask.numel() for mask in masks.values())
+        kept, requested = sum(int(mask.sum()) for mask in masks.values()), int(total * self.rule.plan.density)
+        if step == self.rule.settled_step and kept != requested:
+            raise ValueError(
+                f"{self._name} keeps {kept} of {total} weights after its last change, at step {step}; the trial's "
+                f"density {self.rule.plan.density} is {requested}"
+            )
+
+    def _score_saliency(self, model: nn.Module, step: int, saliency: Saliency) -> Weights:
+        if self._score is None:
+            raise ValueError(f"{self._name} scores weights on data, but this training has no batches to score on")
+        return self._score(model, self.masks, step, saliency)
+
+    def _draw(self, step: int, name: str, weight: Tensor) -> Tensor:
+        """Return uniform random numbers in the shape of a weight, the same on every device."""
+        digest = hashlib.sha256(f"{self._seed} {step} {name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)

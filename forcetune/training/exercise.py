@@ -1,0 +1,120 @@
+"""A short training that checks whether a training rule of the user's own does its duties."""
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from forcetune import data, models
+from forcetune.pruning import Change, RulePlan, RuleState, TrainingRule, dense_masks, find_masks, score_network
+from forcetune.training.changes import ChangingMasks
+from forcetune.training.loop import Training
+
+EPOCHS = 4
+BATCH_SIZE = 32
+
+
+def exercise_rule(
+    make_rule: Callable[[RulePlan], TrainingRule],
+    density: float = 0.2,
+    options: Mapping[str, float] | None = None,
+    starts_dense: bool = True,
+) -> list[dict[str, Any]]:
+    """Train a small network with a rule, and check that the rule keeps to its duties.
+
+    The training has 4 epochs of 9 steps on made-up images. A rule passes where it returns masks of the right shapes and
+    type, returns no pruned weight unless it says so, leaves exactly int(N * density) weights after its last change,
+    writes to nothing that it is shown, decides the same when it is asked twice, and ends a training that was
+    interrupted as one that was not.
+
+    Args:
+        make_rule: The rule: a subclass of TrainingRule, or another function of a plan.
+        density: The density of the plan.
+        options: The options of the plan; None takes the `options` of the class.
+        starts_dense: Whether the training begins with all weights, or else with a random mask of this density.
+
+    Returns:
+        The trail of the changes: `step`, the weights `kept` in each layer, `returned` and `removed`.
+
+    Raises:
+        InputError: The rule cannot be followed in so short a training.
+        ValueError: The rule does not keep to a duty; the message says which.
+    """
+    trainings = [_make_training(make_rule, density, options, starts_dense) for _ in range(3)]
+    unbroken, interrupted, resumed = trainings
+    expected = list(unbroken)
+    list(itertools.islice(interrupted, EPOCHS // 2))
+    resumed.load_state_dict(copy.deepcopy(interrupted.state_dict()))
+    if list(resumed) != expected[EPOCHS // 2 :]:
+        raise ValueError(
+            "a training that was interrupted ended otherwise: the rule must depend on the step, the state and its plan "
+            "alone, and keep nothing between two calls"
+        )
+    assert unbroken.changes
+    return unbroken.changes.trail
+
+
+def _make_training(
+    make_rule: Callable[[RulePlan], TrainingRule],
+    density: float,
+    options: Mapping[str, float] | None,
+    starts_dense: bool,
+) -> Training:
+    dataset = data.load("synthetic")
+    training_split, validation_split = dataset.split(0)
+    batches = dataset.batches(training_split, BATCH_SIZE, 0)
+    model = models.build("mlp", dataset.input_shape, dataset.classes, 12, 0)
+    masks = dense_masks(model) if starts_dense else find_masks(model, [], "random", density)
+    rule_options = getattr(make_rule, "options", {}) if options is None else options
+    rule = make_rule(RulePlan(density, EPOCHS * len(batches), iterations=4, options=rule_options))
+    scored_batches = list(itertools.islice(dataset.batches(training_split, BATCH_SIZE, 1), 2))
+
+    def score(network: nn.Module, masks: dict[str, Tensor], step: int, saliency: Any) -> dict[str, Tensor]:
+        return score_network(network, masks, scored_batches, saliency, functional.cross_entropy, step)
+
+    torch.manual_seed(0)
+    return Training(
+        model,
+        masks,
+        batches,
+        dataset.batches(validation_split, BATCH_SIZE),
+        epochs=EPOCHS,
+        lr=0.05,
+        input_shape=dataset.input_shape,
+        changes=ChangingMasks(_Watched(rule), score),
+    )
+
+
+class _Watched(TrainingRule):
+    """A rule that asks another one twice, and compares what it was shown before and after."""
+
+    def __init__(self, rule: TrainingRule) -> None:
+        self._rule = rule
+        self.keeps_dense_weights, self.may_regrow = rule.keeps_dense_weights, rule.may_regrow
+        self.event_steps = rule.event_steps
+        super().__init__(rule.plan)
+
+    def needs_dense_gradient(self, step: int) -> bool:
+        return self._rule.needs_dense_gradient(step)
+
+    def replaces_step(self, step: int) -> bool:
+        return self._rule.replaces_step(step)
+
+    def after_step(self, step: int, state: RuleState) -> Change | None:
+        shown = [*state.weights.values(), *state.masks.values(), *state.gradients.values()]
+        copies = [tensor.clone() for tensor in shown]
+        change = self._rule.after_step(step, state)
+        if not all(torch.equal(tensor, copied) for tensor, copied in zip(shown, copies, strict=True)):
+            raise ValueError(
+                f"the rule has written to the weights, masks or gradients that it was shown at step {step}"
+            )
+        second = self._rule.after_step(step, state)
+        if (change is None) != (second is None) or (
+            change and second and any(not torch.equal(mask, second.masks[name]) for name, mask in change.masks.items())
+        ):
+            raise ValueError(f"the rule decides otherwise when it is asked a second time at step {step}")
+        return change
