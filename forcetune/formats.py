@@ -33,6 +33,13 @@ def format_percent(share: float) -> str:
     return f"{share * 100:.{digits}f}".rstrip("0").rstrip(".") + "%"
 
 
+def format_flops(count: float) -> str:
+    """Format a number of floating-point operations with three digits and a prefix, such as 4.48 G."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+    power = min(max(math.floor(math.log10(count)) // 3, 0), len(prefixes) - 1) if count > 0 else 0
+    return f"{count / 1000**power:.3g} {prefixes[power]}".rstrip()
+
+
 def format_sparsity(sparsity: float) -> str:
     """Format a sparsity in percent with two digits, or with as many more as distinguish it from 1."""
     digits = 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcetune.formats import format_percent, format_sparsity
+from forcetune.formats import format_flops, format_percent, format_sparsity
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,10 @@ def test_a_share_in_percent(value, text):
 )
 def test_a_sparsity_below_1_is_not_100_percent(sparsity, text):
     assert format_sparsity(sparsity) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999, "999"), (1000, "1 k"), (4.481e9, "4.48 G"), (2e13, "20 T"), (3e27, "3e+03 Y")]
+)
+def test_a_number_of_operations(count, text):
+    assert format_flops(count) == text

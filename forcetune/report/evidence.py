@@ -14,8 +14,9 @@ from forcetune.names import COMPANION
 from forcetune.report import numbers, results
 
 LAYERS_FILE = "layers.json"
+TRAIL_FILE = "trail.json"
 VERDICTS_FILE = "verdicts.json"
-LAYER_CONNECTIONS = 8  # at a time, to the store of the artifacts
+ARTIFACT_CONNECTIONS = 8  # at a time, to the store of the artifacts
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Evidence:
         layers: The rows of layers.json by run id, for points of the front.
         verdicts: The rows of the last `forcetune baseline` that left verdicts.
         margin: The margin of the verdicts, in points of accuracy; None without verdicts.
+        trails: The changes of masks in trail.json by run id, for points of the front whose masks changed in training.
     """
 
     study: str
@@ -43,6 +45,7 @@ class Evidence:
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     margin: float | None = None
+    trails: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def gather(study: str, stored: results.Results | None = None) -> Evidence:
@@ -61,7 +64,19 @@ def gather(study: str, stored: results.Results | None = None) -> Evidence:
     curve_metric, curves = _load_curves(trials)
     verdicts, margin = _load_verdicts(study)
     twins = numbers.summarize_twins(stored.companions, trials.attrs["quality"])
-    return Evidence(study, trials, stored.dense, twins, curves, curve_metric, _load_layers(trials), verdicts, margin)
+    front = trials[trials["on_front"]]
+    return Evidence(
+        study,
+        trials,
+        stored.dense,
+        twins,
+        curves,
+        curve_metric,
+        layers=_load_rows(front, LAYERS_FILE),
+        trails=_load_rows(front[front["settled"].notna()], TRAIL_FILE) if "settled" in front else {},
+        verdicts=verdicts,
+        margin=margin,
+    )
 
 
 def check_has_ended(study: str, table: pd.DataFrame) -> None:
@@ -87,11 +102,12 @@ def _load_curves(trials: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return "val_accuracy", curves.iloc[:0]
 
 
-def _load_layers(trials: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    runs = numbers.select_evenly(trials[trials["on_front"]])["run_id"].tolist()
-    with ThreadPoolExecutor(LAYER_CONNECTIONS) as pool:
-        contents = pool.map(lambda run: tracking.read_json(run, LAYERS_FILE), runs)
-        return {run: layers for run, layers in zip(runs, contents, strict=True) if layers}
+def _load_rows(front: pd.DataFrame, file: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a JSON file by run id, for points of the front as far apart as possible."""
+    runs = numbers.select_evenly(front)["run_id"].tolist()
+    with ThreadPoolExecutor(ARTIFACT_CONNECTIONS) as pool:
+        contents = pool.map(lambda run: tracking.read_json(run, file), runs)
+        return {run: rows for run, rows in zip(runs, contents, strict=True) if rows}
 
 
 def _load_verdicts(study: str) -> tuple[list[dict[str, Any]], float | None]:

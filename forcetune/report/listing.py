@@ -12,7 +12,7 @@ from forcetune.report.columns import is_share
 LEADING_COLUMNS = ("on_front", "name", "label", "sparsity")
 TRAILING_COLUMNS = ("outcome", "reason", "run_id", "trial")
 UNLISTED_COLUMNS = ("study", "started", "ended", "method", "low", "high", "reached", "device_hours")
-HOVER_COST_COLUMNS = ("macs", "effective_density")
+HOVER_COST_COLUMNS = ("macs", "training_flops", "effective_density")
 MAX_HOVER_FIELDS = 6
 FIRST_LISTED_FIELDS = ("model", "dataset", "iterations", "schedule", "seed", "lr")
 COLUMN_LABELS = {
@@ -23,6 +23,8 @@ COLUMN_LABELS = {
     "front_probability": "on the front",
     "low": "interval from",
     "high": "interval to",
+    "training_flops": "training FLOPs",
+    "training_flops_sparse": "training FLOPs, sparse",
 }
 
 
@@ -80,6 +82,7 @@ def choose_listed_columns(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
         *seed_columns,
         *fields,
         "macs",
+        "training_flops",
         "outcome",
         "reason",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.formats import duration, format_percent
+from forcetune.formats import duration, format_flops, format_percent
 from forcetune.report import listing, numbers, paper
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.evidence import Evidence
@@ -148,13 +148,14 @@ def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
     """Return the front as a plain table."""
     front = trials[trials["on_front"]]
     quality = format_heading(trials.attrs["quality"])
-    extra_columns = [
-        name
-        for name in ("iterations", "schedule", *listing.list_other_objectives(trials), "seeds", "macs")
-        if name in front
-    ]
+    field_names = ("iterations", "schedule", *listing.list_other_objectives(trials))
+    extra_columns = [name for name in (*field_names, "seeds", "macs", "training_flops") if name in front]
     has_beaten = front["beaten_by"].notna().any()
-    extra_headings = [*map(format_heading, extra_columns), *(["beaten by"] if has_beaten else [])]
+    labels = listing.COLUMN_LABELS
+    extra_headings = [
+        *(labels.get(name) or format_heading(name) for name in extra_columns),
+        *(["beaten by"] if has_beaten else []),
+    ]
     header = ["trial", "method", "sparsity", quality.removeprefix("validation "), *extra_headings, "run id"]
     rows = [
         [
@@ -162,7 +163,7 @@ def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
             row["label"],
             format_percent(row["sparsity"]),
             _format_quality(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
-            *(_format_cell(row[name]) for name in extra_columns),
+            *(_format_cell(name, row[name]) for name in extra_columns),
             *([describe_beating_control(row)] if has_beaten else []),
             row["run_id"],
         ]
@@ -176,11 +177,13 @@ def describe_beating_control(row: Mapping[Any, Any]) -> str:
     return f"{row['beaten_by']} ({analysis.COST_NAMES[row['beaten_at']]})" if row["beaten_by"] else "-"
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell(name: str, value: Any) -> str:
     if pd.isna(value):
         return "-"
     if isinstance(value, str):
         return value
+    if name == "training_flops":
+        return format_flops(value)
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 

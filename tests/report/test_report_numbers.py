@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from forcetune import analysis
-from forcetune.report import numbers, paper
+from forcetune.report import figures, numbers, paper
+from forcetune.report.looks import Style
 
 TRIAL_ROWS = [
     ("snip", 0.5, 0.9, "trained"),
@@ -205,3 +206,27 @@ def test_layers_of_each_network_apart(make_evidence):
     assert network[0] == "mlp"
     assert network[1]["layer"].unique().tolist() == ["first", "last"]
     assert list(paper.find_empty_layers(network[1])) == ["last"]
+
+
+def test_the_trail_of_a_mask_in_densities(make_table):
+    trials = numbers.prepare_trials(
+        make_table([("rigl", 0.2, 0.9, "trained"), ("gradual_magnitude", 0.1, 0.8, "trained")])
+    )
+    rigl, gradual = (f"{index:032x}" for index in range(2))
+    trails = {
+        gradual: [
+            {"step": 5, "kept": [30, 20], "returned": 0, "removed": 50},
+            {"step": 10, "kept": [6, 4], "returned": 0, "removed": 40},
+        ],
+        rigl: [{"step": 7, "kept": [12, 8], "returned": 3, "removed": 3}],
+    }
+    figure = figures.draw_trails(trials, trails, Style(trials["label"]))
+    columns = ["name", "step", "density", "returned", "removed"]
+    assert figure.frame[columns].values.tolist() == [
+        ["trial-0001", 5, 0.5, 0, 50],
+        ["trial-0001", 10, 0.1, 0, 40],
+        ["trial-0000", 7, 0.2, 3, 3],
+    ]
+    assert "3 weights returned" in figure.alt_text
+    assert [trace["name"] for trace in figure.traces] == ["gradual_magnitude", "rigl"]
+    assert figures.draw_trails(trials, {}, Style(trials["label"])) is None

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from forcetune.cli.terminal.layout import console
-from forcetune.formats import format_sparsity, precise_duration
+from forcetune.formats import format_flops, format_sparsity, precise_duration
 from forcetune.report.tables import Table, drop_missing
 
 if TYPE_CHECKING:
@@ -207,6 +207,8 @@ def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable
         columns["beaten by"] = lambda row: (
             f"{row['beaten_by']} ({COST_NAMES[row['beaten_at']]})" if "beaten_by" in row else ABSENT
         )
+    if "training_flops" in selected and selected["training_flops"].notna().any():
+        columns["FLOPs"] = lambda row: format_flops(row["training_flops"]) if "training_flops" in row else ABSENT
     columns["device time"] = lambda row: precise_duration(row["device_seconds"])
     columns["trial"] = lambda row: row["name"]
     columns["run id"] = lambda row: row["run_id"]

@@ -3,7 +3,7 @@
 from forcetune.report.figures.figure import TRIALS_SOURCE, Figure
 from forcetune.report.figures.front import draw_main, draw_objectives
 from forcetune.report.figures.paper import draw_iterations, draw_layers, draw_methods
-from forcetune.report.figures.search import draw_curves, draw_growth
+from forcetune.report.figures.search import draw_curves, draw_growth, draw_trails
 from forcetune.report.figures.verdicts import draw_forest
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "draw_main",
     "draw_methods",
     "draw_objectives",
+    "draw_trails",
 ]

@@ -124,6 +124,69 @@ def draw_curves(trials: pd.DataFrame, curves: pd.DataFrame, metric: str, style: 
     )
 
 
+def draw_trails(trials: pd.DataFrame, trails: Mapping[str, Sequence[Mapping[str, Any]]], style: Style) -> Figure | None:
+    """Draw the density over the training steps of trials whose masks changed.
+
+    Args:
+        trials: The trials, as `numbers.prepare_trials` returns them.
+        trails: The changes by run id, each with `step`, the weights `kept` in each layer, `returned` and `removed`.
+        style: The colours and shapes of the labels.
+
+    Returns:
+        The figure; None where no masks changed.
+    """
+    if not trails:
+        return None
+    named = trials.set_index("run_id")[["name", "label", "density"]]
+    change_rows = []
+    for run, changes in trails.items():
+        name, label, final_density = named.loc[run]
+        last_count = sum(changes[-1]["kept"]) or 1
+        change_rows += [
+            {
+                "name": name,
+                "label": label,
+                "step": change["step"],
+                "density": final_density * sum(change["kept"]) / last_count,
+                "returned": change["returned"],
+                "removed": change["removed"],
+            }
+            for change in changes
+        ]
+    frame = pd.DataFrame(change_rows)
+    label_rows = {label: frame.index[frame["label"] == label] for label in style.labels}
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": escape_markup(label),
+            "line": {"shape": "hv", "width": 1.5, **_make_line_look(label, style)},
+            "marker": style.marker(label, 5),
+            "meta": make_meta("trails", rows, "step", "density", gap="name", hover="shown"),
+        }
+        for label, rows in label_rows.items()
+        if len(rows)
+    ]
+    count, returned = frame["name"].nunique(), int(frame["returned"].sum())
+    return Figure(
+        "trails",
+        "Masks while training",
+        "Density after each change of the masks, on points of the front that were pruned while they trained; at a "
+        "point stand the weights that were removed and those that returned.",
+        f"Density by training step of {count} trials, down to {format_percent(frame['density'].min())}; in all "
+        f"{returned} weights returned.",
+        traces,
+        make_layout(
+            460,
+            xaxis=make_axis("training step", rangemode="tozero"),
+            yaxis=make_axis("density", is_share=True, rangemode="tozero"),
+        ),
+        frame,
+        ["name", "label", "step", "density", "removed", "returned"],
+        {"name": "trial", "label": "method"},
+    )
+
+
 def _make_curve_traces(frame: pd.DataFrame, metric: str, style: Style) -> list[dict[str, Any]]:
     """Make the traces, grey ones first, so that the front lies on top."""
     front, trained = frame["on_front"], frame["outcome"] == "trained"
