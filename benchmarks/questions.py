@@ -23,7 +23,8 @@ from typing import Any
 from mlflow import MlflowClient
 from stored import MADE_UP_STUDY, make_store
 
-from forcetune import analysis, load_results
+from forcetune import analysis
+from forcetune.report import results
 from forcetune.search.importance import importance
 from forcetune.stores import mlflow_uri
 
@@ -62,15 +63,16 @@ def time_questions(seconds: dict[str, list[float]]) -> None:
         return result
 
     timed("MLflow's client: all runs", query_runs)
-    results = timed("the table, instead of that query", lambda: load_results(MADE_UP_STUDY))
-    trials, find_front = results.trials, partial(analysis.front, objectives=results.objectives)
+    study_results = timed("the table, instead of that query", lambda: results.load(MADE_UP_STUDY))
+    objectives, fields = study_results.objectives, study_results.fields
+    trials, find_front = study_results.trials, partial(analysis.front, objectives=objectives)
     front = timed("the front", lambda: find_front(trials))
-    timed("its knee", lambda: analysis.knee(front, results.objectives))
+    timed("its knee", lambda: analysis.knee(front, objectives))
     timed("conditions: macs<100k", lambda: find_front(analysis.where(trials, ["macs<100k", "method=force,snip"])))
     timed("the front of each method", lambda: analysis.ask_by_value(trials, "method", find_front))
-    timed("effect of method, 21 pairs of values", lambda: analysis.effects(trials, "method", results.fields))
-    timed("effect of iterations", lambda: analysis.effects(trials, "iterations", results.fields))
-    timed("importance of all fields", lambda: importance(results))
+    timed("effect of method, 21 pairs of values", lambda: analysis.effects(trials, "method", fields))
+    timed("effect of iterations", lambda: analysis.effects(trials, "iterations", fields))
+    timed("importance of all fields", lambda: importance(study_results))
     for name, code in (
         ("a process: MLflow's client", CLIENT_CODE.format(name=MADE_UP_STUDY)),
         ("a process: forcetune best", BEST_CODE),

@@ -1,4 +1,4 @@
-"""Results of invented studies, as `load_results` returns them."""
+"""Results of invented studies, as `results.load` returns them."""
 
 import pandas as pd
 from shared_constants import DEFAULT_OBJECTIVES

@@ -91,7 +91,7 @@ def searches(monkeypatch):
 @pytest.fixture
 def no_results(monkeypatch):
     """Replace the results in the stores by empty tables."""
-    monkeypatch.setattr(results, "load_results", lambda *studies: make_results(pd.DataFrame()))
+    monkeypatch.setattr(results, "load", lambda *studies: make_results(pd.DataFrame()))
 
 
 def test_a_study_is_a_dict_a_study_or_a_file(searches, no_results, tmp_path):
@@ -133,7 +133,8 @@ def test_the_options_have_names_and_reach_the_search(searches, no_results):
 
 def test_the_results_are_those_of_the_stores(search_study, searches):
     study_results = run_study(search_study())
-    loaded = load_results("s")
+    loaded = results.load("s")
+    pd.testing.assert_frame_equal(load_results("s"), loaded.trials)
     pd.testing.assert_frame_equal(study_results.trials, loaded.trials)
     front = analysis.front(loaded.trials, loaded.objectives)
     assert study_results.front["name"].tolist() == loaded.front["name"].tolist() == front["name"].tolist() != []
@@ -160,7 +161,7 @@ show(run_study(study))
 thread = threading.Thread(target=lambda: show(run_study({{**study, "study": "other"}})))
 thread.start()
 thread.join()
-print(*load_results("s", "other").trials["study"].value_counts())
+print(*load_results("s", "other")["study"].value_counts())
 """
 
 

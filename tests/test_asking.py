@@ -261,10 +261,10 @@ def test_an_experiment_of_another_program_is_refused(study):
 
 
 def test_watch_follows_a_running_study_to_its_end(study, monkeypatch):
-    finished = results.load_results("s")
+    finished = results.load("s")
     empty, begun = (replace(finished, trials=finished.trials.iloc[:count], state="RUNNING") for count in (0, 2))
     looks = iter([empty, begun, begun, finished, finished])
-    monkeypatch.setattr(results, "load_results", lambda *_: next(looks))
+    monkeypatch.setattr(results, "load", lambda *_: next(looks))
     monkeypatch.setattr(asking, "WATCH_INTERVAL_S", 0.0)
     lines = ask_best("s", "--watch").splitlines()
     assert [line[10:] for line in lines[:3]] == [
@@ -279,5 +279,5 @@ def test_watch_ends_when_it_is_interrupted(study, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "load_results", interrupt)
+    monkeypatch.setattr(results, "load", interrupt)
     ask_best("s", "--watch", code=130)

@@ -27,7 +27,7 @@ def study(request, search_study, monkeypatch):
 
 
 def test_a_table_has_the_time_of_its_trials_and_the_cost_of_the_study(study):
-    study_results = results.load_results("s")
+    study_results = results.load("s")
     trials = study_results.trials
     assert list(trials["device_seconds"]) == [36.0, 36.0, 36.0]
     assert (trials["ended"] >= trials["started"]).all()
@@ -45,7 +45,7 @@ def test_a_study_whose_runs_are_deleted_has_an_empty_table(study):
     table = tracking.load_table("s").trials
     assert table.empty
     assert {"run_id", "outcome", "trial", "device_seconds"} <= {*table.columns}
-    assert results.load_results("s").front.empty
+    assert results.load("s").front.empty
 
 
 def test_device_seconds_count_the_share_of_a_device(study):
@@ -59,7 +59,7 @@ def test_device_seconds_count_the_share_of_a_device(study):
 def test_a_table_has_a_thousand_metrics(study):
     client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s").trials["run_id"][0]
     client.log_batch(first_run, metrics=[Metric(f"own_{n}", n, 1000, 0) for n in range(990)])
-    table = results.load_results("s").trials
+    table = results.load("s").trials
     assert table["own_7"].tolist()[0] == 7
 
 
@@ -77,7 +77,7 @@ def test_a_run_names_its_data(study):
 
 
 def test_curves_are_read_by_run_and_step(study):
-    table = results.load_results("s").trials
+    table = results.load("s").trials
     client = MlflowClient(mlflow_uri())
     last_run = table["run_id"][2]
     client.log_metric(last_run, "val_accuracy", 0.3, step=1)
@@ -130,7 +130,7 @@ def test_an_experiment_without_the_view_is_filtered(folder):
 
 
 def test_the_ui_shows_a_report_that_was_written(study):
-    parent = results.load_results("s").parent
+    parent = results.load("s").parent
 
     def find_experiment():
         return next(experiment for experiment in tracking.list_experiments(mlflow_uri()) if experiment.name == "s")
@@ -143,7 +143,7 @@ def test_the_ui_shows_a_report_that_was_written(study):
 
 def test_a_page_is_kept_with_a_run(search_study):
     search_study(TRACKED_TRIALS)
-    parent = results.load_results("s").parent
+    parent = results.load("s").parent
     for content in ("<p>one", "<p>two"):
         tracking.log_page(parent, "report.html", content)
     (root,) = Path("mlruns").glob(f"*/{parent}")

@@ -49,7 +49,7 @@ class ChampionStudy:
     def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES) -> None:
         self.name = name
         self.study = Study.from_dict(tracking.load_study_file(name))
-        self.results = results.load_results(name)
+        self.results = results.load(name)
         self._edges = edges
         self.champions = select_champions(name, self.results, top, edges)
         self.left_out_count = 0

@@ -153,7 +153,7 @@ def best(
     if watch:
         _watch(studies, question)
         return
-    study_results = _require_finished(results.load_results(*studies))
+    study_results = _require_finished(results.load(*studies))
     if effect or importance:
         _explain(study_results, conditions, effect, as_json, as_csv)
     elif as_json or as_csv:
@@ -284,7 +284,7 @@ def _watch(studies: Sequence[str], question: Question) -> None:
         terminal.follow(_changes(studies, question), question.named_fields)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    _print_answer(_require_finished(results.load_results(*studies)), question)
+    _print_answer(_require_finished(results.load(*studies)), question)
 
 
 def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[Results, str]]:
@@ -293,7 +293,7 @@ def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[Resul
 
     previous_counts = None
     while True:
-        study_results = results.load_results(*studies)
+        study_results = results.load(*studies)
         table = study_results.trials
         if (outcome_counts := describe_outcomes(table)) != previous_counts:
             previous_counts = outcome_counts

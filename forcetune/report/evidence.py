@@ -56,7 +56,7 @@ def gather(study: str, stored: Results | None = None) -> Evidence:
     Raises:
         InputError: There is no such study, or none of its trials has ended.
     """
-    stored = stored or results.load_results(study)
+    stored = stored or results.load(study)
     check_has_ended(study, stored.trials)
     prepared = numbers.prepare_trials(stored)
     curve_metric, curves = _load_curves(prepared)

@@ -32,7 +32,7 @@ def prepare_trials(results: Results) -> Results:
     """Prepare the trials of a study for the page.
 
     Args:
-        results: The results, as `load_results` returns them.
+        results: The results, as `results.load` returns them.
 
     Returns:
         The results with a row for each trial, the front first and by rising sparsity. Further columns are label (the

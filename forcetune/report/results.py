@@ -75,8 +75,23 @@ class Results(tracking.TrialTable):
         return self.companions[ended & (self.companions["arm"] == DENSE_ARM)]
 
 
-def load_results(*studies: str) -> Results:
-    """Return the results of one study, or of several with the same objectives.
+def load_results(*studies: str) -> pd.DataFrame:
+    """Return the trials of one study, or of several with the same objectives.
+
+    Args:
+        *studies: The names of the studies.
+
+    Returns:
+        A row for each trial: its fields, its metrics, what fresh seeds say (`analysis.add_seed_estimates`), and `study`.
+
+    Raises:
+        InputError: There is no such study, or the objectives of the studies differ.
+    """
+    return load(*studies).trials
+
+
+def load(*studies: str) -> Results:
+    """Return the results of one study, or of several with the same objectives, with what is known of the studies.
 
     Args:
         *studies: The names of the studies.

@@ -28,7 +28,7 @@ def importance(table: tracking.TrialTable) -> pd.DataFrame:
     least five) and over all trials. Source: https://arxiv.org/abs/2304.10255 and https://arxiv.org/abs/2601.20800.
 
     Args:
-        table: The trials of one study, as `load_results` returns them. The domains of the fields are those of the
+        table: The trials of one study, as `report.results.load` returns them. The domains of the fields are those of the
             study's file in MLflow.
 
     Returns:

@@ -162,7 +162,7 @@ def test_several_networks_have_a_heat_map_each(make_evidence, make_study):
 def test_a_study_without_an_ended_trial_is_refused(make_study, monkeypatch):
     for rows in ([], [("snip", 0.1, 0.5, None)]):
         unfinished = make_study(rows)
-        monkeypatch.setattr(results, "load_results", lambda _, unfinished=unfinished: unfinished)
+        monkeypatch.setattr(results, "load", lambda _, unfinished=unfinished: unfinished)
         with pytest.raises(InputError, match="study 's' has nothing to report"):
             report.write("s")
 

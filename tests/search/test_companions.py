@@ -108,7 +108,7 @@ def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(search_densitie
     assert "0.3" not in load_front_densities()
     means = {**ACCURACY_BY_DENSITY, 0.4: 0.3, 0.3: 0.5}  # the densest point was lucky
     rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: means[d], issued))
-    front = results.load_results("s").front
+    front = results.load("s").front
     assert load_front_densities() == set(front["density"].map(str))
     assert "0.4" not in load_front_densities()
 

@@ -61,7 +61,7 @@ def controls(study_results: Results, study_front: pd.DataFrame) -> None:
     """Print the front of the controls alone, and how many points of the whole front are controls or beaten by one.
 
     Args:
-        study_results: All trials, as `load_results` returns them.
+        study_results: All trials, as `results.load` returns them.
         study_front: The front of all trials, with the columns of `analysis.find_beating_controls`.
     """
     from forcetune import analysis
@@ -141,7 +141,7 @@ def costs(selected: pd.DataFrame, study_results: Results) -> str:
 
     Args:
         selected: The rows of some trials.
-        study_results: All trials, as `load_results` returns them.
+        study_results: All trials, as `results.load` returns them.
     """
     selected_time = precise_duration(float(selected["device_seconds"].sum()))
     study_hours = study_results.device_hours
