@@ -121,7 +121,7 @@ def measure_search(size: StudySize, rates: dict[str, float]) -> None:
         command_s = time.perf_counter() - started
         from forcetune.tracking import load_table
 
-        trials = load_table(study["study"], f"sqlite:///{folder}/mlflow.db")
+        trials = load_table(study["study"], f"sqlite:///{folder}/mlflow.db").trials
     steady_s = (trials["ended"].max() - trials["started"].min()) / 1000
     rates["study_trials_h"] = 3600 * len(trials) / command_s
     rates["study_steady_trials_h"] = 3600 * len(trials) / steady_s

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,14 +63,16 @@ def time_questions(seconds: dict[str, list[float]]) -> None:
         return result
 
     timed("MLflow's client: all runs", query_runs)
-    table = timed("the table, instead of that query", lambda: results.load_results(MADE_UP_STUDY))
-    front = timed("the front", lambda: analysis.best(table))
-    timed("its knee", lambda: analysis.knee(front))
-    timed("conditions: macs<100k", lambda: analysis.best(analysis.where(table, ["macs<100k", "method=force,snip"])))
-    timed("the front of each method", lambda: analysis.ask_by_value(table, "method"))
-    timed("effect of method, 21 pairs of values", lambda: analysis.effects(table, "method"))
-    timed("effect of iterations", lambda: analysis.effects(table, "iterations"))
-    timed("importance of all fields", lambda: importance(table))
+    study_results = timed("the table, instead of that query", lambda: results.load(MADE_UP_STUDY))
+    objectives, fields = study_results.objectives, study_results.fields
+    trials, find_front = study_results.trials, partial(analysis.front, objectives=objectives)
+    front = timed("the front", lambda: find_front(trials))
+    timed("its knee", lambda: analysis.knee(front, objectives))
+    timed("conditions: macs<100k", lambda: find_front(analysis.where(trials, ["macs<100k", "method=force,snip"])))
+    timed("the front of each method", lambda: analysis.ask_by_value(trials, "method", find_front))
+    timed("effect of method, 21 pairs of values", lambda: analysis.effects(trials, "method", fields))
+    timed("effect of iterations", lambda: analysis.effects(trials, "iterations", fields))
+    timed("importance of all fields", lambda: importance(study_results))
     for name, code in (
         ("a process: MLflow's client", CLIENT_CODE.format(name=MADE_UP_STUDY)),
         ("a process: forcetune best", BEST_CODE),

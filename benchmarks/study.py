@@ -82,7 +82,7 @@ def run_forcetune(common: dict[str, Any], densities: list[float]) -> tuple[float
         seconds = time.perf_counter() - started
         from forcetune.tracking import load_table
 
-        trials = load_table("whole", f"sqlite:///{folder}/mlflow.db")
+        trials = load_table("whole", f"sqlite:///{folder}/mlflow.db").trials
     return seconds, trials["val_accuracy"].tolist()
 
 

@@ -62,7 +62,7 @@ def run_study(
     end_reason = search_study(checked_study, console or Console(), fresh, priority, retry_failed)
     from forcetune.report import StudyResults, results
 
-    return StudyResults(checked_study.study, results.read(checked_study.study), end_reason)
+    return StudyResults(**vars(results.load(checked_study.study)), end_reason=end_reason)
 
 
 def _validate(study: Study | Mapping[str, Any] | str | Path) -> Study:

@@ -28,7 +28,8 @@ def check_promise(
     """
     mlflow = mlflow or mlflow_uri()
     trials_by_key = _load_trials(study, ledger or optuna_uri())
-    rows = load_table(study, mlflow)
+    table = load_table(study, mlflow)
+    rows = table.trials
     assert (len(trials_by_key), len(rows)) == (trials, trials), "each configuration has one trial and one run"
     assert {trial.state.name for trial in trials_by_key.values()} <= RUN_STATUS_BY_TRIAL_STATE.keys(), (
         "nothing is left RUNNING in Optuna"
@@ -36,7 +37,7 @@ def check_promise(
     statuses = {key: RUN_STATUS_BY_TRIAL_STATE[trial.state.name] for key, trial in trials_by_key.items()}
     assert statuses == dict(zip(rows["trial"], rows["status"], strict=True))
     for row in rows[rows["status"] == "FINISHED"].to_dict("records"):
-        assert trials_by_key[row["trial"]].values == [row[name] for name in rows.attrs["objectives"]]
+        assert trials_by_key[row["trial"]].values == [row[name] for name in table.objectives]
     _check_runs(study, mlflow, rows)
     if saved:
         _check_saved(saved)

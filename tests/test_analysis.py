@@ -5,14 +5,12 @@ import pandas as pd
 import pytest
 from shared_constants import DEFAULT_OBJECTIVES
 
-from forcetune.analysis import add_seed_estimates, best, estimate_from_seeds, front, hypervolume, non_dominated, where
+from forcetune.analysis import add_seed_estimates, estimate_from_seeds, front, hypervolume, non_dominated, where
 
 
 def make_table(*rows):
     columns = ["method", "density", "val_accuracy", "outcome"]
-    frame = pd.DataFrame(rows, columns=columns).assign(sparsity=lambda t: 1 - t["density"])
-    frame.attrs["objectives"] = DEFAULT_OBJECTIVES
-    return frame
+    return pd.DataFrame(rows, columns=columns).assign(sparsity=lambda t: 1 - t["density"])
 
 
 FRONT_ROWS = [
@@ -53,14 +51,12 @@ def test_one_objective_keeps_the_best():
         (["val_accuracy>=0.999"], []),
     ],
 )
-def test_best_is_the_front_of_trials_that_meet_the_conditions(conditions, densities):
-    assert list(best(where(make_table(*FRONT_ROWS), conditions))["density"]) == densities
+def test_the_front_of_trials_that_meet_the_conditions(conditions, densities):
+    assert list(front(where(make_table(*FRONT_ROWS), conditions), DEFAULT_OBJECTIVES)["density"]) == densities
 
 
-def test_the_best_of_an_empty_table_is_empty():
-    empty = pd.DataFrame()
-    empty.attrs["objectives"] = DEFAULT_OBJECTIVES
-    assert best(empty).empty
+def test_the_front_of_an_empty_table_is_empty():
+    assert front(pd.DataFrame(), DEFAULT_OBJECTIVES).empty
 
 
 def test_non_dominated_agrees_with_the_definition():
@@ -143,14 +139,15 @@ def test_estimates_from_reruns_are_added_to_a_table():
     rows["trial"] = ["a", "b", "c"]
     rerun_rows = [("a", 0.4, 0.80), ("a", 0.4, 0.82), ("b", 0.2, 0.84), ("b", 0.2, 0.86), ("b", 0.2, np.nan)]
     reruns = pd.DataFrame(rerun_rows, columns=["of", "density", "val_accuracy"])
-    estimated_rows = add_seed_estimates(rows, reruns)
+    estimated_rows = add_seed_estimates(rows, reruns, DEFAULT_OBJECTIVES)
     assert list(estimated_rows["seeds"][:2]) == [2, 2]
     assert pd.isna(estimated_rows["seeds"][2])
     assert estimated_rows["val_accuracy_mean"][0] == pytest.approx(0.81)
-    assert list(best(estimated_rows)["trial"]) == ["b"], "by its mean the denser trial is worse"
-    assert list(best(rows)["trial"]) == ["a", "b"]
-    assert best(where(estimated_rows, ["val_accuracy>=0.82"]))["trial"].tolist() == ["b"]
-    assert add_seed_estimates(rows, None) is rows
+    assert list(front(estimated_rows, DEFAULT_OBJECTIVES)["trial"]) == ["b"], "by its mean the denser trial is worse"
+    assert list(front(rows, DEFAULT_OBJECTIVES)["trial"]) == ["a", "b"]
+    accurate = where(estimated_rows, ["val_accuracy>=0.82"])
+    assert list(front(accurate, DEFAULT_OBJECTIVES)["trial"]) == ["b"]
+    assert add_seed_estimates(rows, None, DEFAULT_OBJECTIVES) is rows
 
 
 def test_hypervolume_counts_density_by_its_logarithm():

@@ -12,6 +12,7 @@ import yaml
 from plotly.graph_objects import Figure
 from rich.console import Console
 from shared_constants import REPOSITORY
+from tables import make_results
 
 import forcetune
 from forcetune import Study, analysis, load_results, load_study, run, run_study
@@ -90,9 +91,7 @@ def searches(monkeypatch):
 @pytest.fixture
 def no_results(monkeypatch):
     """Replace the results in the stores by empty tables."""
-    empty = pd.DataFrame()
-    empty.attrs["objectives"] = {}
-    monkeypatch.setattr(results, "read", lambda *studies: results.Results(empty, empty))
+    monkeypatch.setattr(results, "load", lambda *studies: make_results(pd.DataFrame()))
 
 
 def test_a_study_is_a_dict_a_study_or_a_file(searches, no_results, tmp_path):
@@ -134,9 +133,11 @@ def test_the_options_have_names_and_reach_the_search(searches, no_results):
 
 def test_the_results_are_those_of_the_stores(search_study, searches):
     study_results = run_study(search_study())
-    table = load_results("s")
-    pd.testing.assert_frame_equal(study_results.trials, table)
-    assert study_results.front["name"].tolist() == analysis.best(table)["name"].tolist() != []
+    loaded = results.load("s")
+    pd.testing.assert_frame_equal(load_results("s"), loaded.trials)
+    pd.testing.assert_frame_equal(study_results.trials, loaded.trials)
+    front = analysis.front(loaded.trials, loaded.objectives)
+    assert study_results.front["name"].tolist() == loaded.front["name"].tolist() == front["name"].tolist() != []
     assert study_results.end_reason == END_REASON
     html = study_results._repr_html_()
     assert html.count("<tr>") == 1 + len(study_results.front)

@@ -5,9 +5,9 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import made
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -261,12 +261,10 @@ def test_an_experiment_of_another_program_is_refused(study):
 
 
 def test_watch_follows_a_running_study_to_its_end(study, monkeypatch):
-    table = results.load_results("s")
-    states = [table.iloc[:0], table.iloc[:2], table]
-    for frame, state in zip(states, ("RUNNING", "RUNNING", "FINISHED"), strict=True):
-        frame.attrs = {**table.attrs, "state": state}
-    looks = iter([states[0], states[1], states[1].copy(), states[2], states[2]])
-    monkeypatch.setattr(results, "read", lambda *_: results.Results(next(looks), pd.DataFrame()))
+    finished = results.load("s")
+    empty, begun = (replace(finished, trials=finished.trials.iloc[:count], state="RUNNING") for count in (0, 2))
+    looks = iter([empty, begun, begun, finished, finished])
+    monkeypatch.setattr(results, "load", lambda *_: next(looks))
     monkeypatch.setattr(asking, "WATCH_INTERVAL_S", 0.0)
     lines = ask_best("s", "--watch").splitlines()
     assert [line[10:] for line in lines[:3]] == [
@@ -281,5 +279,5 @@ def test_watch_ends_when_it_is_interrupted(study, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "read", interrupt)
+    monkeypatch.setattr(results, "load", interrupt)
     ask_best("s", "--watch", code=130)

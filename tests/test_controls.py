@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from shared_constants import DEFAULT_OBJECTIVES
 
 from forcetune import analysis
 from forcetune.pruning import METHODS
@@ -12,14 +13,12 @@ def make_table(*rows, **columns):
     frame = pd.DataFrame(rows, columns=["method", "density", "val_accuracy", "macs"])
     names = [f"t{n}" for n in range(len(rows))]
     fixed = {"outcome": "trained", "name": names, "dataset": "digits", "model": "mlp", **columns}
-    frame = frame.assign(sparsity=1 - frame["density"], **fixed)
-    frame.attrs = {"objectives": {"val_accuracy": "max", "density": "min"}}
-    return frame
+    return frame.assign(sparsity=1 - frame["density"], **fixed)
 
 
-def name_beating_controls(trials):
+def name_beating_controls(trials, objectives=DEFAULT_OBJECTIVES):
     points = trials[~analysis.is_control(trials)]
-    beating = analysis.find_beating_controls(points, trials)
+    beating = analysis.find_beating_controls(points, trials, objectives)
     return dict(zip(points["name"], zip(beating["beaten_by"], beating["beaten_at"], strict=True), strict=True))
 
 
@@ -90,13 +89,12 @@ def test_a_control_with_a_lucky_seed_is_not_compared_with_a_mean():
 
 def test_other_objectives_count_their_own_way():
     trials = make_table(("force", 0.1, 0.9, 100), ("random", 0.1, 0.8, 100), val_loss=[0.5, 0.4])
-    trials.attrs = {"objectives": {"val_loss": "min", "density": "min"}}
-    assert name_beating_controls(trials)["t0"] == ("t1", "density")
+    assert name_beating_controls(trials, {"val_loss": "min", "density": "min"})["t0"] == ("t1", "density")
 
 
 def test_the_best_controls_are_their_front():
     trials = make_table(
         ("force", 0.1, 0.9, 1), ("random", 0.1, 0.8, 1), ("random", 0.2, 0.7, 1), ("random_erk", 0.05, 0.6, 1)
     )
-    assert analysis.best_controls(trials)["name"].tolist() == ["t1", "t3"]
-    assert analysis.best_controls(trials[:1].assign()).empty
+    assert analysis.best_controls(trials, DEFAULT_OBJECTIVES)["name"].tolist() == ["t1", "t3"]
+    assert analysis.best_controls(trials[:1], DEFAULT_OBJECTIVES).empty

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from shared_constants import DEFAULT_OBJECTIVES
 
 from forcetune import analysis
 from forcetune.errors import InputError
@@ -15,8 +16,11 @@ EFFECT_FIELDS = ["model", "method", "density", "iterations", "schedule", "lr", "
 def make_table(rows):
     frame = pd.DataFrame(rows).assign(outcome="trained", study="s")
     frame["iterations"] = frame["iterations"].astype("Int64")
-    frame.attrs = {"objectives": {"val_accuracy": "max", "density": "min"}, "fields": EFFECT_FIELDS}
     return frame
+
+
+def compare_values(trials, field):
+    return analysis.effects(trials, field, EFFECT_FIELDS)
 
 
 def compute_accuracy(density):
@@ -45,7 +49,7 @@ def grid():
 
 
 def test_a_grid_is_paired_by_all_else(grid):
-    effect = analysis.effects(grid, "iterations").iloc[0]
+    effect = compare_values(grid, "iterations").iloc[0]
     assert (effect["better"], effect["worse"], effect["paired"]) == ("20", "5", "all else equal")
     assert (effect["pairs"], effect["trials"]) == (24, 48)
     assert effect["difference"] == pytest.approx(4, abs=0.6)
@@ -54,16 +58,16 @@ def test_a_grid_is_paired_by_all_else(grid):
 
 
 def test_fields_that_a_method_lacks_do_not_keep_it_from_being_paired(grid):
-    effect = analysis.effects(grid, "method").iloc[0]
+    effect = compare_values(grid, "method").iloc[0]
     assert (effect["better"], effect["worse"], effect["pairs"]) == ("force", "snip", 12)
     assert effect["difference"] == pytest.approx(2, abs=0.6), "the mean over the iterations of force"
 
 
 def test_pairs_share_their_seed(grid):
     distinct_seeds = grid.assign(seed=range(len(grid)))
-    assert "all else equal" not in set(analysis.effects(distinct_seeds, "iterations")["paired"])
-    wide_effect = analysis.effects(distinct_seeds, "iterations").iloc[0]
-    narrow_effect = analysis.effects(grid, "iterations").iloc[0]
+    assert "all else equal" not in set(compare_values(distinct_seeds, "iterations")["paired"])
+    wide_effect = compare_values(distinct_seeds, "iterations").iloc[0]
+    narrow_effect = compare_values(grid, "iterations").iloc[0]
     assert wide_effect["high"] - wide_effect["low"] > 2 * (narrow_effect["high"] - narrow_effect["low"])
 
 
@@ -84,7 +88,7 @@ def make_search(count=400, gain=0.03, generator=None):
 
 
 def test_a_search_is_paired_by_density():
-    effect = analysis.effects(make_search(), "schedule").iloc[0]
+    effect = compare_values(make_search(), "schedule").iloc[0]
     assert (effect["better"], effect["paired"]) == ("exponential", "like density")
     assert effect["difference"] == pytest.approx(3, abs=0.5)
     means = make_search().groupby("schedule")["val_accuracy"].mean()
@@ -94,7 +98,7 @@ def test_a_search_is_paired_by_density():
 
 
 def test_few_trials_are_not_paired():
-    effect = analysis.effects(make_search(14), "schedule").iloc[0]
+    effect = compare_values(make_search(14), "schedule").iloc[0]
     assert (effect["paired"], effect["pairs"]) == ("not", 0)
     assert effect["low"] < effect["difference"] < effect["high"]
 
@@ -105,7 +109,7 @@ def test_intervals_hold_the_effect_as_often_as_they_say():
     for count in (60, 300):
         covered = []
         for _ in range(30):
-            effect = analysis.effects(make_search(count, 0.02, generator), "schedule").iloc[0]
+            effect = compare_values(make_search(count, 0.02, generator), "schedule").iloc[0]
             sign = 1 if effect["better"] == "exponential" else -1
             low, high = sorted((sign * effect["low"], sign * effect["high"]))
             covered.append(low <= 2 <= high)
@@ -113,7 +117,7 @@ def test_intervals_hold_the_effect_as_often_as_they_say():
 
 
 def test_numbers_of_many_values_are_compared_in_thirds():
-    effects = analysis.effects(make_search(), "iterations")
+    effects = compare_values(make_search(), "iterations")
     assert len(effects) == 3
     levels = {*effects["better"], *effects["worse"]}
     assert len(levels) == 3
@@ -127,18 +131,16 @@ def test_collapsed_trials_count_and_stopped_ones_do_not(grid):
     collapsed = grid.assign(
         outcome=np.where(snip, "collapsed", "trained"), val_accuracy=np.where(snip, 0.1, grid["val_accuracy"])
     )
-    collapsed.attrs = grid.attrs
-    assert analysis.effects(collapsed, "method").iloc[0]["difference"] > 8
+    assert compare_values(collapsed, "method").iloc[0]["difference"] > 8
     stopped = collapsed.assign(outcome=np.where(snip, "stopped", "trained"))
-    stopped.attrs = grid.attrs
-    assert analysis.effects(stopped, "method").iloc[0]["pairs"] == 8
+    assert compare_values(stopped, "method").iloc[0]["pairs"] == 8
 
 
 def test_a_model_is_compared_with_another_by_one_trend():
     generator = np.random.default_rng(3)
     rows = [make_row("snip", 10 ** generator.uniform(-2, -0.3), generator, model="cnn", gain=0.05) for _ in range(40)]
     rows += [make_row("snip", 10 ** generator.uniform(-2, -0.3), generator, model="mlp") for _ in range(40)]
-    effect = analysis.effects(make_table(rows), "model").iloc[0]
+    effect = compare_values(make_table(rows), "model").iloc[0]
     assert (effect["better"], effect["difference"]) == ("cnn", pytest.approx(5, abs=1))
 
 
@@ -152,12 +154,12 @@ def test_a_model_is_compared_with_another_by_one_trend():
 )
 def test_fields_without_an_effect_are_refused(grid, field, message):
     with pytest.raises(InputError, match=message):
-        analysis.effects(grid, field)
+        compare_values(grid, field)
 
 
 def test_a_table_without_accuracies_is_refused(grid):
     with pytest.raises(InputError, match="val_accuracy"):
-        analysis.effects(grid.assign(outcome="failed"), "method")
+        compare_values(grid.assign(outcome="failed"), "method")
 
 
 def test_accuracy_at_equal_density_has_no_trend_with_density():
@@ -177,7 +179,7 @@ def test_stopped_trials_have_an_accuracy_at_equal_density(grid):
 
 def test_losses_rank_accuracy_among_trials_of_like_density():
     trials = make_search()
-    losses = analysis.objective_losses(trials)
+    losses = analysis.objective_losses(trials, DEFAULT_OBJECTIVES)
     assert list(losses) == ["val_accuracy", "density", "accuracy at equal density"]
     assert losses["val_accuracy"].equals(-trials["val_accuracy"])
     ranks = losses["accuracy at equal density"]
@@ -192,5 +194,5 @@ def test_a_small_dense_network_is_compared_as_a_method():
     densities = np.geomspace(0.01, 0.3, 12)
     rows = [make_row("snip", density, generator) for density in densities]
     rows += [{**make_row("random", density, generator, gain=0.05), "small_dense": "macs"} for density in densities]
-    (effect,) = analysis.effects(make_table(rows), "method").to_dict("records")
+    (effect,) = compare_values(make_table(rows), "method").to_dict("records")
     assert (effect["better"], effect["worse"]) == ("small_dense", "snip")

@@ -83,7 +83,7 @@ def test_the_baseline_and_the_nights_are_read(store):
 @pytest.mark.long
 def test_the_interrupted_search_continues(store):
     (store / "hurry").touch()
-    before = tracking.load_table("cut").set_index("trial")
+    before = tracking.load_table("cut").trials.set_index("trial")
     (interrupted,) = before.index[before["status"] == "RUNNING"]
     run_separately("search", "cut.yaml")
     rows = check_promise("cut", 4).set_index("trial")
@@ -98,7 +98,7 @@ def test_the_interrupted_search_continues(store):
 @pytest.mark.long
 def test_damage_in_the_stores_is_repaired(store):
     client = tracking.Tracker("whole", mlflow_uri()).client
-    rows = tracking.load_table("whole").set_index("name")
+    rows = tracking.load_table("whole").trials.set_index("name")
     client.delete_run(rows.loc["trial-0000", "run_id"])
     client.log_metric(rows.loc["trial-0001", "run_id"], "val_loss", 0.3, timestamp=1, step=1)
     run_in_process("doctor", "whole", code=1)

@@ -86,7 +86,7 @@ def test_every_method_was_tried(small_search):
 def test_a_run_is_trained_again_to_the_same_numbers(small_search):
     folder, _ = small_search
     store = f"sqlite:///{folder}/mlflow.db"
-    trials = load_table("small", store)
+    trials = load_table("small", store).trials
     row = trials[(trials["outcome"] == "trained") & (trials["method"] != OWN_METHOD)].iloc[0]
     loaded = forcetune.load_trial(f"small/{row['name']}", store)
     assert (loaded.run_id, loaded.threads) == (row["run_id"], 1)

@@ -12,11 +12,9 @@ from forcetune.errors import InputError
 def make_table(*rows, **columns):
     """Make a table of trained trials from rows of (method, density, accuracy)."""
     frame = pd.DataFrame(rows, columns=["method", "density", "val_accuracy"])
-    frame = frame.assign(
+    return frame.assign(
         outcome="trained", sparsity=1 - frame["density"], name=[f"t{n}" for n in range(len(rows))], **columns
     )
-    frame.attrs = {"objectives": DEFAULT_OBJECTIVES, "study": "s", "studies": ["s"], "fields": ["method", "density"]}
-    return frame
 
 
 FRONT_TABLE = make_table(
@@ -81,13 +79,14 @@ def test_conditions_on_an_objective_count_its_mean_over_fresh_seeds():
 
 
 def test_top_returns_the_most_accurate_trained_trials():
-    assert list(analysis.top(FRONT_TABLE, 2)["name"]) == ["t0", "t1"]
+    assert list(analysis.top(FRONT_TABLE, DEFAULT_OBJECTIVES, 2)["name"]) == ["t0", "t1"]
     stopped = FRONT_TABLE.assign(outcome=["stopped", *["trained"] * 4])
-    assert list(analysis.top(stopped, 1)["name"]) == ["t1"]
+    assert list(analysis.top(stopped, DEFAULT_OBJECTIVES, 1)["name"]) == ["t1"]
 
 
 def test_the_most_accurate_of_equals_is_the_sparsest():
-    assert list(analysis.top(make_table(("snip", 0.5, 0.9), ("snip", 0.1, 0.9)), 1)["density"]) == [0.1]
+    trials = make_table(("snip", 0.5, 0.9), ("snip", 0.1, 0.9))
+    assert list(analysis.top(trials, DEFAULT_OBJECTIVES, 1)["density"]) == [0.1]
 
 
 def test_without_an_accuracy_another_maximized_objective_counts():
@@ -96,39 +95,37 @@ def test_without_an_accuracy_another_maximized_objective_counts():
         .drop(columns="val_accuracy")
         .assign(val_f1=[0.3, 0.4], ms=[1.0, 2.0])
     )
-    trials.attrs = {**FRONT_TABLE.attrs, "objectives": {"ms": "min", "val_f1": "max"}}
-    assert list(analysis.top(trials, 1)["density"]) == [0.1]
-    assert analysis.choose_quality(trials) == ("val_f1", "max")
+    objectives = {"ms": "min", "val_f1": "max"}
+    assert list(analysis.top(trials, objectives, 1)["density"]) == [0.1]
+    assert analysis.choose_quality(objectives) == ("val_f1", "max")
 
 
 def test_the_knee_is_where_the_trade_turns():
-    assert list(analysis.knee(analysis.best(FRONT_TABLE))["name"]) == ["t2"]
+    front = analysis.front(FRONT_TABLE, DEFAULT_OBJECTIVES)
+    assert list(analysis.knee(front, DEFAULT_OBJECTIVES)["name"]) == ["t2"]
 
 
 def test_the_knee_counts_density_by_its_logarithm():
     # On a linear axis of density all of these points but the first would lie at one end.
     points = make_table(("a", 0.5, 0.99), ("a", 0.05, 0.95), ("a", 0.005, 0.90), ("a", 0.0005, 0.30))
-    assert list(analysis.knee(points)["density"]) == [0.005]
+    assert list(analysis.knee(points, DEFAULT_OBJECTIVES)["density"]) == [0.005]
 
 
 def test_two_points_have_no_knee():
-    assert analysis.knee(FRONT_TABLE.iloc[:2]).empty
+    assert analysis.knee(FRONT_TABLE.iloc[:2], DEFAULT_OBJECTIVES).empty
 
 
 def test_the_front_of_each_method():
     trials = make_table(("a", 0.5, 0.9), ("a", 0.1, 0.8), ("b", 0.5, 0.7), ("b", 0.6, 0.6), ("b", 0.1, 0.5))
-    fronts = analysis.ask_by_value(trials, "method")
+    fronts = analysis.ask_by_value(trials, "method", lambda rows: analysis.front(rows, DEFAULT_OBJECTIVES))
     assert list(zip(fronts["method"], fronts["density"], strict=True)) == [
         ("a", 0.5),
         ("a", 0.1),
         ("b", 0.5),
         ("b", 0.1),
     ]
-    assert list(analysis.ask_by_value(trials, "method", lambda rows: analysis.top(rows, 1))["val_accuracy"]) == [
-        0.9,
-        0.7,
-    ]
-    assert fronts.attrs == trials.attrs
+    most_accurate = analysis.ask_by_value(trials, "method", lambda rows: analysis.top(rows, DEFAULT_OBJECTIVES, 1))
+    assert list(most_accurate["val_accuracy"]) == [0.9, 0.7]
 
 
 def make_dense_runs(*runs, model="cnn"):

@@ -133,7 +133,7 @@ def read_statuses(kind):
 def check_single_runs():
     assert list(read_statuses("search").values()) == ["FINISHED"]
     assert list(read_statuses("trial").values()) == ["FINISHED", "FINISHED"]
-    assert list(load_table("s")["outcome"]) == ["trained", "trained"]
+    assert list(load_table("s").trials["outcome"]) == ["trained", "trained"]
     assert examine_study("s")[1] == []
 
 

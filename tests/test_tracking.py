@@ -27,43 +27,44 @@ def study(request, search_study, monkeypatch):
 
 
 def test_a_table_has_the_time_of_its_trials_and_the_cost_of_the_study(study):
-    table = results.load_results("s")
-    assert list(table["device_seconds"]) == [36.0, 36.0, 36.0]
-    assert (table["ended"] >= table["started"]).all()
-    assert 0 < table.attrs["device_hours"] < 1
-    assert table.attrs["references"] == {"val_accuracy": 0.25, "density": 0.5}
-    assert table.attrs["state"] == "FINISHED"
-    assert {"method", "density", "epochs"} <= {*table.attrs["fields"]}
-    assert "val_accuracy" not in table.attrs["fields"]
+    study_results = results.load("s")
+    trials = study_results.trials
+    assert list(trials["device_seconds"]) == [36.0, 36.0, 36.0]
+    assert (trials["ended"] >= trials["started"]).all()
+    assert 0 < study_results.device_hours < 1
+    assert study_results.references == {"val_accuracy": 0.25, "density": 0.5}
+    assert study_results.state == "FINISHED"
+    assert {"method", "density", "epochs"} <= {*study_results.fields}
+    assert "val_accuracy" not in study_results.fields
 
 
 def test_a_study_whose_runs_are_deleted_has_an_empty_table(study):
     client = MlflowClient(mlflow_uri())
-    for run in tracking.load_table("s")["run_id"]:
+    for run in tracking.load_table("s").trials["run_id"]:
         client.delete_run(run)
-    table = tracking.load_table("s")
+    table = tracking.load_table("s").trials
     assert table.empty
     assert {"run_id", "outcome", "trial", "device_seconds"} <= {*table.columns}
-    assert analysis.best(results.load_results("s")).empty
+    assert results.load("s").front.empty
 
 
 def test_device_seconds_count_the_share_of_a_device(study):
     client = MlflowClient(mlflow_uri())
-    run = tracking.load_table("s")["run_id"][0]
+    run = tracking.load_table("s").trials["run_id"][0]
     client.set_tag(run, "forcetune.devices", "0.5")
-    assert tracking.load_table("s")["device_seconds"][0] == 18.0
+    assert tracking.load_table("s").trials["device_seconds"][0] == 18.0
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_table_has_a_thousand_metrics(study):
-    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
+    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s").trials["run_id"][0]
     client.log_batch(first_run, metrics=[Metric(f"own_{n}", n, 1000, 0) for n in range(990)])
-    table = results.load_results("s")
+    table = results.load("s").trials
     assert table["own_7"].tolist()[0] == 7
 
 
 def test_a_run_names_its_data(study):
-    tracker, first_run = tracking.Tracker("s", mlflow_uri()), tracking.load_table("s")["run_id"][0]
+    tracker, first_run = tracking.Tracker("s", mlflow_uri()), tracking.load_table("s").trials["run_id"][0]
     dataset = {"name": "digits", "root": None, "digest": "0" * 16, "train_samples": 9, "test_samples": 3, "classes": 2}
     for _ in range(2):  # forcetune repeats a request whose answer is lost
         tracker.log_dataset(first_run, dataset)
@@ -76,7 +77,7 @@ def test_a_run_names_its_data(study):
 
 
 def test_curves_are_read_by_run_and_step(study):
-    table = results.load_results("s")
+    table = results.load("s").trials
     client = MlflowClient(mlflow_uri())
     last_run = table["run_id"][2]
     client.log_metric(last_run, "val_accuracy", 0.3, step=1)
@@ -89,20 +90,20 @@ def test_curves_are_read_by_run_and_step(study):
 
 
 def test_infinities_and_nan_are_read_back(study):
-    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][0]
+    client, first_run = MlflowClient(mlflow_uri()), tracking.load_table("s").trials["run_id"][0]
     for name, value in (("broken", math.nan), ("most", math.inf), ("least", -math.inf)):
         client.log_metric(first_run, name, value, step=1)
-    row = tracking.load_table("s").iloc[0]
+    row = tracking.load_table("s").trials.iloc[0]
     assert math.isnan(row["broken"])
     assert (row["most"], row["least"]) == (math.inf, -math.inf)
     assert math.isnan(tracking.load_curves([first_run], "broken")["value"][0])
     assert tracking.load_curves([first_run], "most")["value"][0] == math.inf
-    assert len(analysis.where(tracking.load_table("s"), ["broken<=0.01"])) == 0
-    assert len(analysis.where(tracking.load_table("s"), ["broken!=0.01"])) == 0
+    assert len(analysis.where(tracking.load_table("s").trials, ["broken<=0.01"])) == 0
+    assert len(analysis.where(tracking.load_table("s").trials, ["broken!=0.01"])) == 0
 
 
 def test_of_two_values_at_a_step_the_later_one_counts(study):
-    client, last_run = MlflowClient(mlflow_uri()), tracking.load_table("s")["run_id"][2]
+    client, last_run = MlflowClient(mlflow_uri()), tracking.load_table("s").trials["run_id"][2]
     client.log_metric(last_run, "val_accuracy", 0.7, step=2, timestamp=2_000_000_000_000)
     assert tracking.load_curves([last_run], "val_accuracy")["value"].tolist() == [0.7]
 
@@ -129,7 +130,7 @@ def test_an_experiment_without_the_view_is_filtered(folder):
 
 
 def test_the_ui_shows_a_report_that_was_written(study):
-    parent = results.load_results("s").attrs["parent"]
+    parent = results.load("s").parent
 
     def find_experiment():
         return next(experiment for experiment in tracking.list_experiments(mlflow_uri()) if experiment.name == "s")
@@ -142,7 +143,7 @@ def test_the_ui_shows_a_report_that_was_written(study):
 
 def test_a_page_is_kept_with_a_run(search_study):
     search_study(TRACKED_TRIALS)
-    parent = results.load_results("s").attrs["parent"]
+    parent = results.load("s").parent
     for content in ("<p>one", "<p>two"):
         tracking.log_page(parent, "report.html", content)
     (root,) = Path("mlruns").glob(f"*/{parent}")

@@ -118,7 +118,7 @@ def _read_forcetune_trials(folder: Path) -> Iterable[tuple[Any, ...]]:
     if not (folder / "mlflow.db").exists():
         return
     try:
-        trials = load_table(RACE_STUDY, f"sqlite:///{folder}/mlflow.db")
+        trials = load_table(RACE_STUDY, f"sqlite:///{folder}/mlflow.db").trials
     except InputError:  # the command was ended before it created its study
         return
     for row in trials[trials["outcome"] == "trained"].to_dict("records") if "outcome" in trials else []:

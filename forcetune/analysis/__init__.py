@@ -5,7 +5,6 @@ from forcetune.analysis.controls import COST_NAMES, RANDOM_METHODS, best_control
 from forcetune.analysis.effects import accuracy_at_equal_density, effects, objective_losses
 from forcetune.analysis.fronts import (
     COUNTED_OUTCOMES,
-    best,
     dominates,
     front,
     hypervolume,
@@ -49,7 +48,6 @@ __all__ = [
     "accuracy_at_equal_density",
     "add_seed_estimates",
     "ask_by_value",
-    "best",
     "best_controls",
     "choose_quality",
     "compare",

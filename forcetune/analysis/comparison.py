@@ -13,7 +13,7 @@ def compare(table: pd.DataFrame, configurations: Sequence[dict[str, Any]], chanc
     """Return the validation accuracy of each method at each density.
 
     Args:
-        table: The trials of the study, as `load_results` gives them.
+        table: The trials of the study, as `Results.trials` has them.
         configurations: A record for each trial of the study: trial (its key), method and density.
         chance: The accuracy at which collapsed and failed trials count.
 

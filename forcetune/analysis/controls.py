@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import best, objective_column
+from forcetune.analysis.fronts import front, objective_column
 from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality
 
 # rows of METHODS that choose weights at random
@@ -19,7 +21,7 @@ def is_control(table: pd.DataFrame) -> pd.Series:
     """Return which trials are controls: random pruning, a mask shuffled in its layers, a small dense network.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
 
     Returns:
         A bool for each row.
@@ -34,18 +36,17 @@ def is_control(table: pd.DataFrame) -> pd.Series:
     return control
 
 
-def best_controls(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the front of the controls alone, sorted by sparsity, as `best` does for all trials.
+def best_controls(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
+    """Return the front of the controls alone, sorted by sparsity, as `front` does for all trials.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
+        objectives: Objective to `max` or `min`.
     """
-    controls = table[is_control(table)]
-    controls.attrs = table.attrs
-    return best(controls)
+    return front(table[is_control(table)], objectives)
 
 
-def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Return the controls that beat points of a front: they are at least as good at no higher cost.
 
     At equal density, a control beats a point if it is of the same network, keeps no more weights and is as accurate. At
@@ -57,14 +58,15 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame) -> pd.DataF
 
     Args:
         points: Rows of `table`.
-        table: All trials, as `load_results` gives them.
+        table: All trials, as `Results.trials` has them.
+        objectives: Objective to `max` or `min`.
 
     Returns:
         A row for each point: beaten_by (the name of the most accurate control that beats it) and beaten_at (`density`
         or `macs`; density where both hold). Both are None where no control beats the point, and where the point is a
         control itself.
     """
-    name, direction = choose_quality(table)
+    name, direction = choose_quality(objectives)
     column = objective_column(table, name)
     sign = 1.0 if direction == "max" else -1.0
     beating = pd.DataFrame({"beaten_by": None, "beaten_at": None}, index=points.index, dtype=object)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -34,7 +34,7 @@ def accuracy_at_equal_density(table: pd.DataFrame) -> pd.Series:
     (Cleveland's lowess).
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
 
     Returns:
         The differences, in points (hundredths of accuracy); NaN where a network has fewer than 10 trained trials, and
@@ -79,15 +79,16 @@ def _subtract_trend_by_level(trials: pd.DataFrame, network: Sequence[str], level
     return residuals
 
 
-def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
+def effects(table: pd.DataFrame, field: str, fields: Sequence[str]) -> pd.DataFrame:
     """Return how much the values of a field differ in validation accuracy at equal density.
 
     A numeric field with more than six values is divided into thirds. Early-stopped trials have no comparable accuracy
     and are left out, which flatters values that are often stopped.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
         field: The name of the field.
+        fields: The names of all fields of the trials.
 
     Returns:
         A row for each two values, with the columns field, better, worse, difference (the mean of better minus worse, in
@@ -105,7 +106,7 @@ def effects(table: pd.DataFrame, field: str) -> pd.DataFrame:
     if "val_accuracy" not in trials or not trials["val_accuracy"].notna().any():
         raise InputError("effects are differences of val_accuracy, and no trial that ended has one")
     trials = trials.dropna(subset=["val_accuracy"])
-    fields = [name for name in (*table.attrs["fields"], "study") if name in trials]
+    fields = [name for name in (*fields, "study") if name in trials]
     varied = [name for name in fields if trials[name].nunique() > 1 and name not in ("density", "seed")]
     if field not in varied:
         names = ", ".join(varied) or "none"
@@ -240,19 +241,20 @@ def _fit_trend(log_density: np.ndarray, values: np.ndarray) -> tuple[np.ndarray,
     return valid[:, 0], valid[:, 1]
 
 
-def objective_losses(table: pd.DataFrame) -> pd.DataFrame:
+def objective_losses(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Return each trial's objectives as losses (small is good), and its rank in accuracy among trials of like density.
 
     The rank, in the column `accuracy at equal density`, goes from 0 (best) to 1. The difference itself would not do:
     differences are widest where accuracy falls, so that density would seem to explain them.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
+        objectives: Objective to `max` or `min`.
 
     Returns:
         A row for each trial, without the columns that have no values.
     """
-    signs = {name: -1.0 if direction == "max" else 1.0 for name, direction in table.attrs["objectives"].items()}
+    signs = {name: -1.0 if direction == "max" else 1.0 for name, direction in objectives.items()}
     losses = {name: sign * table[name].astype(float) for name, sign in signs.items() if name in table}
     residuals = accuracy_at_equal_density(table).dropna()
     bands = pd.qcut(

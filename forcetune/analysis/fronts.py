@@ -12,28 +12,18 @@ COUNTED_OUTCOMES = ("trained", "collapsed")  # outcomes of trials with an accura
 MIN_LOGARITHMIC_VALUE = 1e-12  # a collapsed network has an effective density of 0
 
 
-def best(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the front of a table of trials, sorted by sparsity.
-
-    An objective counts by its mean over fresh seeds where `add_seed_estimates` has added one to the table.
-
-    Args:
-        table: Trials, as `load_results` gives them, or those of them that `where` selects.
-    """
-    return front(table, table.attrs["objectives"])
-
-
 def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows of trained trials that no other such row dominates.
 
-    A row dominates another one if it is at least as good in all objectives and better in one.
+    A row dominates another one if it is at least as good in all objectives and better in one. An objective counts by
+    its mean over fresh seeds where `add_seed_estimates` has added one to the table.
 
     Args:
-        table: Trials.
+        table: Trials, as `Results.trials` has them, or those of them that `where` selects.
         objectives: Objective to `max` or `min`.
 
     Returns:
-        The rows, sorted by sparsity, with the table's `.attrs`.
+        The rows, sorted by sparsity.
     """
     if not len(table) or not set(objectives) <= set(table.columns):
         return table.iloc[:0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import best, objective_column, scale_objectives
+from forcetune.analysis.fronts import objective_column, scale_objectives
 from forcetune.analysis.paired import student_interval
 from forcetune.errors import InputError
 from forcetune.names import suggestion
@@ -36,7 +36,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     counts by its mean over fresh seeds where there is one. A row without a value in the column meets no condition.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
         conditions: The conditions.
 
     Raises:
@@ -48,14 +48,15 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     return rows
 
 
-def top(table: pd.DataFrame, count: int) -> pd.DataFrame:
+def top(table: pd.DataFrame, objectives: Mapping[str, str], count: int) -> pd.DataFrame:
     """Return the best trained trials, by accuracy, or else by the objective that `choose_quality` returns.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
+        objectives: Objective to `max` or `min`.
         count: The number of trials.
     """
-    name, direction = choose_quality(table)
+    name, direction = choose_quality(objectives)
     column = objective_column(table, name)
     if column not in table:
         return table.iloc[:0]
@@ -63,16 +64,15 @@ def top(table: pd.DataFrame, count: int) -> pd.DataFrame:
     return trained.sort_values([column, "sparsity"], ascending=[direction == "min", False], kind="stable").head(count)
 
 
-def choose_quality(table: pd.DataFrame) -> tuple[str, str]:
+def choose_quality(objectives: Mapping[str, str]) -> tuple[str, str]:
     """Return the objective by which a network counts as good, and `max` or `min`.
 
     It is the validation accuracy, or else the first objective that is maximised, or else the first one; density and
     sparsity are left out.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        objectives: Objective to `max` or `min`.
     """
-    objectives: Mapping[str, str] = table.attrs["objectives"]
     candidates = {name: direction for name, direction in objectives.items() if name not in ("density", "sparsity")}
     if "val_accuracy" in candidates or not candidates:
         return "val_accuracy", candidates.get("val_accuracy", "max")
@@ -82,23 +82,22 @@ def choose_quality(table: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def ask_by_value(table: pd.DataFrame, field: str, ask: Callable[[pd.DataFrame], pd.DataFrame] = best) -> pd.DataFrame:
+def ask_by_value(table: pd.DataFrame, field: str, ask: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """Return the answer to a question for each value of a field: the front of each method, model or study.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
         field: The column whose values divide the trials.
         ask: The question: takes trials and returns some of their rows.
 
     Raises:
         InputError: The table has no such column.
     """
-    column = _check_column(table, field)
-    groups = [_set_attrs(group, table) for _, group in table.groupby(column, sort=True)]
-    return _set_attrs(pd.concat([ask(group) for group in groups]) if groups else table.iloc[:0], table)
+    selections = [ask(group) for _, group in table.groupby(_check_column(table, field), sort=True)]
+    return pd.concat(selections) if selections else table.iloc[:0]
 
 
-def knee(front: pd.DataFrame) -> pd.DataFrame:
+def knee(front: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Return the knee of a front: the point beyond which more of one objective costs most of the others.
 
     Each objective is scaled to 0 (the best on the front) and 1 (the worst), densities by their logarithm. The knee is
@@ -106,12 +105,12 @@ def knee(front: pd.DataFrame) -> pd.DataFrame:
     the smallest sum. Das, On characterizing the "knee" of the Pareto curve based on normal-boundary intersection, 1999.
 
     Args:
-        front: A front, as `best` gives it.
+        front: A front, as `front` gives it.
+        objectives: Objective to `max` or `min`.
 
     Returns:
         One row; none where the front has fewer than three points.
     """
-    objectives: Mapping[str, str] = front.attrs["objectives"]
     if len(front) < 3:
         return front.iloc[:0]
     signs = np.array([-1 if direction == "max" else 1 for direction in objectives.values()])
@@ -127,8 +126,8 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     """Return for each network the sparsest trained trial whose validation accuracy is near the dense network's.
 
     Args:
-        table: Trials, as `load_results` gives them.
-        dense: Dense runs, as `results.dense` gives them.
+        table: Trials, as `Results.trials` has them.
+        dense: Dense runs, as `Results.dense` has them.
         points: How far below the dense network's accuracy a trial may lie, in points (hundredths of accuracy).
 
     Returns:
@@ -148,7 +147,7 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     if accuracy not in table:
         return table.iloc[:0]
     network = [name for name in NETWORK_COLUMNS if name in table and name in summary]
-    sparsest = []
+    sparsest: list[pd.DataFrame] = []
     for row in summary.to_dict("records"):
         same = (table[network].apply(_fill_absent) == _fill_absent(pd.Series(row)[network])).all(axis=1)
         trained = table[same & (table["outcome"] == "trained")]
@@ -158,7 +157,7 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
             below <= points + 100 * BOUND_TOLERANCE
         ]
         sparsest.append(near.sort_values(["sparsity", accuracy], kind="stable").tail(1))
-    return _set_attrs(pd.concat(sparsest), table)
+    return pd.concat(sparsest)
 
 
 def summarize_dense(dense: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -167,7 +166,7 @@ def summarize_dense(dense: pd.DataFrame, metric: str) -> pd.DataFrame:
     Where a network has runs with several settings, the setting with the highest mean counts.
 
     Args:
-        dense: Dense runs, as `results.dense` gives them.
+        dense: Dense runs, as `Results.dense` has them.
         metric: The name of the metric.
 
     Returns:
@@ -245,8 +244,3 @@ def _parse_number(text: str) -> float | None:
         return float(text[:-1]) * factor if factor else float(text)
     except ValueError:
         return None
-
-
-def _set_attrs(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    rows.attrs = dict(table.attrs)
-    return rows

@@ -67,18 +67,18 @@ def estimate_from_seeds(
     )
 
 
-def add_seed_estimates(table: pd.DataFrame, reruns: pd.DataFrame | None) -> pd.DataFrame:
+def add_seed_estimates(table: pd.DataFrame, reruns: pd.DataFrame | None, directions: Mapping[str, str]) -> pd.DataFrame:
     """Return the table of a study with the estimates from its re-runs.
 
     Args:
-        table: The trials of the study, as `tracking.load_table` gives them.
+        table: The trials of the study, as `TrialTable.trials` has them.
         reruns: The re-runs, as `tracking.load_reruns` gives them; `of` is the key of the trial that is run again.
+        directions: Objective to `max` or `min`.
 
     Returns:
         The table with the further columns seeds, front_probability, and _mean, _low and _high of each objective; the
         table as it is where nothing was run again.
     """
-    directions = table.attrs["objectives"]
     if reruns is None or reruns.empty or not set(directions) <= {*table.columns} & {*reruns.columns}:
         return table
     ended = reruns.dropna(subset=list(directions))
@@ -95,9 +95,7 @@ def add_seed_estimates(table: pd.DataFrame, reruns: pd.DataFrame | None) -> pd.D
     for index, name in enumerate(directions):
         for statistic in ("mean", "low", "high"):
             columns[f"{name}_{statistic}"] = getattr(estimates, statistic)[:, index]
-    joined = table.join(columns).astype({"seeds": "Int64"})
-    joined.attrs = table.attrs
-    return joined
+    return table.join(columns).astype({"seeds": "Int64"})
 
 
 def _unscale(values: np.ndarray, logarithmic: Sequence[bool]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,17 +13,18 @@ LABEL_FIELDS = ("method", "density", "invert", "shuffle", "reinit", "small_dense
 VALUE_GROUPS = 4  # into which the values of a range are put
 
 
-def find_varied_fields(table: pd.DataFrame) -> list[str]:
+def find_varied_fields(table: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     """Return the fields that differ between trials, without those that a trial's label and sparsity show.
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
+        fields: The names of the fields.
     """
-    fields = [name for name in table.attrs.get("fields", []) if name in table]
-    return [name for name in fields if name not in LABEL_FIELDS and table[name].dropna().astype(str).nunique() > 1]
+    candidates = [name for name in fields if name in table and name not in LABEL_FIELDS]
+    return [name for name in candidates if table[name].dropna().astype(str).nunique() > 1]
 
 
-def rank_varied_fields(table: pd.DataFrame) -> list[str]:
+def rank_varied_fields(table: pd.DataFrame, fields: Sequence[str], objectives: Mapping[str, str]) -> list[str]:
     """Return the varied fields in the order of how far the means of the quality of their values lie apart.
 
     The measure is the share of the variance that lies between groups of trials. A group has one value, or a quarter of
@@ -29,10 +32,12 @@ def rank_varied_fields(table: pd.DataFrame) -> list[str]:
     are).
 
     Args:
-        table: Trials, as `load_results` gives them.
+        table: Trials, as `Results.trials` has them.
+        fields: The names of the fields.
+        objectives: Objective to `max` or `min`.
     """
-    column, _ = choose_quality(table)
-    names = find_varied_fields(table)
+    column, _ = choose_quality(objectives)
+    names = find_varied_fields(table, fields)
     if column not in table:
         return names
     trials = table[table[column].notna()]

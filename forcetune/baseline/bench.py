@@ -36,7 +36,7 @@ class ChampionStudy:
     Attributes:
         name: The name of the study.
         study: The study.
-        table: The trials, as `load_results` returns them.
+        results: The trials of the study, as `load_results` returns them.
         champions: The champions, sorted by sparsity.
         left_out_count: The number of comparable champions that `restrict_to` has left out.
         companion_table: The runs beside the study, a row a run; None where there are none.
@@ -49,9 +49,9 @@ class ChampionStudy:
     def __init__(self, name: str, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES) -> None:
         self.name = name
         self.study = Study.from_dict(tracking.load_study_file(name))
-        self.table = results.load_results(name)
+        self.results = results.load(name)
         self._edges = edges
-        self.champions = select_champions(name, self.table, top, edges)
+        self.champions = select_champions(name, self.results, top, edges)
         self.left_out_count = 0
         self.refresh()
 
@@ -77,7 +77,7 @@ class ChampionStudy:
     def _chance(self) -> float | None:
         """The accuracy of guessing; None where `val_accuracy` is no objective, or has a reference of its own."""
         has_own_reference = not isinstance(self.study.objectives.get("val_accuracy"), str)
-        return None if has_own_reference else self.table.attrs["references"].get("val_accuracy")
+        return None if has_own_reference else self.results.references.get("val_accuracy")
 
     def pair_seed(self, pair_index: int) -> int:
         """Return the seed of a pair by its index, from 0."""
@@ -98,7 +98,7 @@ class ChampionStudy:
         """
         if champion.exclusion_reason:
             return [], []
-        missing_tuning = self.companions.find_missing(plan_tuning(self.study, champion, self.table, night))
+        missing_tuning = self.companions.find_missing(plan_tuning(self.study, champion, self.results.trials, night))
         return [
             *make_fixed_comparisons(champion),
             *([] if missing_tuning else self._list_tuned_comparisons(champion)),
@@ -106,7 +106,8 @@ class ChampionStudy:
 
     def find_champion(self, key: str | None) -> Champion | None:
         """Find the study's trial with this key, as a champion; None where there is none."""
-        return next(iter(make_champions(self.name, self.table[self.table["trial"] == key], self._edges)), None)
+        rows = self.results.trials[self.results.trials["trial"] == key]
+        return next(iter(make_champions(self.name, rows, self._edges)), None)
 
     def list_evidence(self) -> list[tuple[Comparison, list[Pair]]]:
         """List all comparisons that have pairs, with their pairs.
@@ -148,7 +149,7 @@ class ChampionStudy:
 
         Each companion is expected to take as long as the trial that it belongs to.
         """
-        durations_s = self.table.set_index("trial")["device_seconds"]
+        durations_s = self.results.trials.set_index("trial")["device_seconds"]
         return sum(float(durations_s.get(companion.parent_key, durations_s.mean())) for companion in runs) / 3600
 
     def _list_earlier_champions(self) -> list[Champion]:
@@ -156,11 +157,12 @@ class ChampionStudy:
         if self.companion_table is None or "arm" not in self.companion_table:
             return []
         keys = self.companion_table.loc[self.companion_table["arm"] == CHAMPION_ARM, "of"].unique()
-        return make_champions(self.name, self.table[self.table["trial"].isin(keys)], self._edges)
+        rows = self.results.trials[self.results.trials["trial"].isin(keys)]
+        return make_champions(self.name, rows, self._edges)
 
     def _list_tuned_comparisons(self, champion: Champion) -> list[Comparison]:
         """Return the comparison with the best random trial so far; an empty list where there is no such trial."""
-        best = find_best_random(champion, self.table, self._select_tuning_runs(champion))
+        best = find_best_random(champion, self.results.trials, self._select_tuning_runs(champion))
         return (
             []
             if best is None

@@ -62,13 +62,13 @@ class Champion:
 
 
 def select_champions(
-    study: str, table: pd.DataFrame, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES
+    study: str, table: tracking.TrialTable, top: int | None = None, edges: Sequence[float] = SPARSITY_BAND_EDGES
 ) -> list[Champion]:
     """Select the champions of a study: its front, or the most accurate trials of each band.
 
     Args:
         study: The name of the study.
-        table: The trials of the study, as `analysis.add_seed_estimates` returns them.
+        table: The trials of the study, as `load_results` returns them.
         top: The number of champions of each band; None takes the front.
         edges: The edges of the bands, in sparsity, rising. A trial that lies in no band is left out.
 
@@ -78,14 +78,14 @@ def select_champions(
     Raises:
         InputError: No trial was trained to its end, or no trial has a validation accuracy.
     """
-    trained = table[table["outcome"] == "trained"] if len(table) else table
+    trained = table.trials[table.trials["outcome"] == "trained"] if len(table.trials) else table.trials
     if trained.empty:
         raise InputError(
             f"the study {study!r} has no trial that was trained to its end; run `forcetune search FILE` first"
         )
     if "val_accuracy" not in trained:
         raise InputError(f"no trial of the study {study!r} has a val_accuracy, which champions are compared by")
-    rows = analysis.best(table) if top is None else _select_top(trained, top, edges)
+    rows = analysis.front(table.trials, table.objectives) if top is None else _select_top(trained, top, edges)
     return make_champions(study, rows, edges)
 
 

@@ -27,8 +27,9 @@ def plan_dense_runs(study: str, seeds: int) -> tuple[CompanionRuns, float]:
         InputError: There is no such study, no trial was trained to its end, or no trial has a validation accuracy.
     """
     champion_study = ChampionStudy(study)
-    network_fields = [name for name in analysis.NETWORK_COLUMNS if name in champion_study.table]
-    best_rows = [analysis.top(group, 1) for _, group in champion_study.table.groupby(network_fields, dropna=False)]
+    trials, objectives = champion_study.results.trials, champion_study.results.objectives
+    network_fields = [name for name in analysis.NETWORK_COLUMNS if name in trials]
+    best_rows = [analysis.top(group, objectives, 1) for _, group in trials.groupby(network_fields, dropna=False)]
     runs = [run_id for rows in best_rows for run_id in rows["run_id"]]
     wanted = [
         run

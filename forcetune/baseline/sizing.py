@@ -96,7 +96,7 @@ def _order_champions(champion_study: ChampionStudy) -> list[Champion]:
     remaining = [champion for champion in champion_study.champions if not champion.exclusion_reason]
     if not remaining:
         return []
-    knee = analysis.knee(analysis.best(champion_study.table))
+    knee = analysis.knee(champion_study.results.front, champion_study.results.objectives)
     names = set(knee["name"]) if len(knee) else set()
     ordered = [next((champion for champion in remaining if champion.name in names), remaining[len(remaining) // 2])]
     remaining.remove(ordered[0])
@@ -115,9 +115,9 @@ class _ComparisonCost:
     """The cost of a champion's comparisons: both runs of each pair, and the tuning runs."""
 
     def __init__(self, champion_study: ChampionStudy, champion: Champion) -> None:
-        durations_s = champion_study.table.set_index("trial")["device_seconds"]
+        durations_s = champion_study.results.trials.set_index("trial")["device_seconds"]
         self._run_duration_s = float(durations_s.get(champion.key, durations_s.mean()))
-        self._tuning_run_count = len(plan_tuning(champion_study.study, champion, champion_study.table))
+        self._tuning_run_count = len(plan_tuning(champion_study.study, champion, champion_study.results.trials))
 
     def estimate_device_hours(self, seeds: int) -> float:
         """Estimate the device hours of all runs, with so many pairs in each comparison."""

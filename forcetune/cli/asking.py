@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,14 +58,14 @@ class Question:
         fields = [match[1] for condition in self.conditions if (match := CONDITION_PATTERN.fullmatch(condition))]
         return [*([self.by] if self.by else []), *fields]
 
-    def select(self, study_results: Results) -> pd.DataFrame:
+    def select(self, study_results: Results) -> Results:
         """Select the rows that answer the question, with the columns of `analysis.find_beating_controls`.
 
         Args:
             study_results: The trials and the companions of one study or of several.
 
         Returns:
-            The selected rows of the table of trials, its `.attrs` included.
+            The results with the selected rows of the trials.
 
         Raises:
             InputError: Dense runs are needed and missing, or a condition or a field is unknown.
@@ -72,25 +73,20 @@ class Question:
         from forcetune import analysis
 
         candidates = analysis.where(study_results.trials, self.conditions)
-        candidates.attrs = study_results.trials.attrs
-
-        def pick(rows: pd.DataFrame) -> pd.DataFrame:
-            return self._select(rows, study_results)
-
+        pick = partial(self._select, study_results)
         rows = analysis.ask_by_value(candidates, self.by, pick) if self.by else pick(candidates)
-        selected = rows.join(analysis.find_beating_controls(rows, study_results.trials))
-        selected.attrs = study_results.trials.attrs
-        return selected
+        beating = analysis.find_beating_controls(rows, study_results.trials, study_results.objectives)
+        return replace(study_results, trials=rows.join(beating))
 
-    def _select(self, candidates: pd.DataFrame, study_results: Results) -> pd.DataFrame:
+    def _select(self, study_results: Results, candidates: pd.DataFrame) -> pd.DataFrame:
         from forcetune import analysis
 
         if self.within is not None:
             return analysis.near_dense(candidates, _require_dense_runs(study_results, self.within), self.within)
         if self.top is not None:
-            return analysis.top(candidates, self.top)
-        front = analysis.best(candidates)
-        return analysis.knee(front) if self.knee else front
+            return analysis.top(candidates, study_results.objectives, self.top)
+        front = analysis.front(candidates, study_results.objectives)
+        return analysis.knee(front, study_results.objectives) if self.knee else front
 
 
 @main.command()
@@ -157,11 +153,11 @@ def best(
     if watch:
         _watch(studies, question)
         return
-    study_results = _require_finished(results.read(*studies))
+    study_results = _require_finished(results.load(*studies))
     if effect or importance:
-        _explain(study_results.trials, conditions, effect, as_json, as_csv)
+        _explain(study_results, conditions, effect, as_json, as_csv)
     elif as_json or as_csv:
-        _print_data(question.select(study_results), as_csv)
+        _print_data(question.select(study_results).trials, as_csv)
     else:
         _print_answer(study_results, question)
         if notice := describe_failures(study_results.trials):
@@ -190,17 +186,17 @@ def _print_answer(study_results: Results, question: Question) -> None:
     from forcetune.cli import terminal
 
     table, selected = study_results.trials, question.select(study_results)
-    if selected.empty:
+    if selected.trials.empty:
         click.echo(f"{_describe_no_match(question)}; {describe_outcomes(table)}")
         return
     terminal.front(selected, question.named_fields)
     click.echo(_summarize(table, question))
     if question.is_whole_front:
-        terminal.controls(table, selected)
+        terminal.controls(study_results, selected.trials)
     dense_accuracy = analysis.summarize_dense(study_results.dense, "val_accuracy")
     if question.within is None and len(dense_accuracy):
         click.echo(terminal.dense(dense_accuracy))
-    click.echo(terminal.costs(selected, table))
+    click.echo(terminal.costs(selected.trials, study_results))
 
 
 def _describe_no_match(question: Question) -> str:
@@ -236,7 +232,7 @@ def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
 
 
 def _explain(
-    table: pd.DataFrame, conditions: Sequence[str], fields: Sequence[str], as_json: bool, as_csv: bool
+    study_results: Results, conditions: Sequence[str], fields: Sequence[str], as_json: bool, as_csv: bool
 ) -> None:
     """Print the effects of some fields, or the importance of all fields."""
     import pandas as pd
@@ -244,17 +240,17 @@ def _explain(
     from forcetune import analysis
     from forcetune.cli import terminal
 
-    candidates = analysis.where(table, conditions)
-    candidates.attrs = table.attrs
+    candidates = analysis.where(study_results.trials, conditions)
     if fields:
-        effects = pd.concat([analysis.effects(candidates, field) for field in fields], ignore_index=True)
+        all_fields = study_results.fields
+        effects = pd.concat([analysis.effects(candidates, field, all_fields) for field in fields], ignore_index=True)
         _print_data(effects, as_csv) if as_json or as_csv else terminal.effects(effects)
         return
     from forcetune.search.importance import importance
 
-    if len(table.attrs["studies"]) > 1:
+    if len(study_results.studies) > 1:
         raise InputError("--importance takes one study: several studies have different search spaces")
-    shares = importance(candidates)
+    shares = importance(replace(study_results, trials=candidates))
     _print_data(shares.reset_index(), as_csv) if as_json or as_csv else terminal.importance(shares)
 
 
@@ -262,11 +258,10 @@ def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:
     """Return the dense runs. Raises InputError where there are none."""
     runs = study_results.dense
     if runs.empty:
-        names = study_results.trials.attrs["studies"]
-        commands = " and ".join(f"`forcetune baseline {name} --dense 3`" for name in names)
+        commands = " and ".join(f"`forcetune baseline {name} --dense 3`" for name in study_results.studies)
         raise InputError(
-            f"--within {points:g}: there are no dense runs of {', '.join(names)} to compare with; first run "
-            f"{commands}, which trains each network with three seeds"
+            f"--within {points:g}: there are no dense runs of {', '.join(study_results.studies)} to compare with; "
+            f"first run {commands}, which trains each network with three seeds"
         )
     return runs
 
@@ -275,7 +270,8 @@ def _require_finished(study_results: Results) -> Results:
     """Return the results unchanged. Raises InputError where no trial has ended."""
     table = study_results.trials
     if not len(table) or not table["outcome"].notna().any():
-        raise InputError(f"{', '.join(table.attrs['studies'])}: no trial is finished yet; {describe_outcomes(table)}")
+        names = ", ".join(study_results.studies)
+        raise InputError(f"{names}: no trial is finished yet; {describe_outcomes(table)}")
     return study_results
 
 
@@ -288,22 +284,23 @@ def _watch(studies: Sequence[str], question: Question) -> None:
         terminal.follow(_changes(studies, question), question.named_fields)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    _print_answer(_require_finished(results.read(*studies)), question)
+    _print_answer(_require_finished(results.load(*studies)), question)
 
 
-def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[pd.DataFrame, str]]:
+def _changes(studies: Sequence[str], question: Question) -> Iterator[tuple[Results, str]]:
     """Yield the answer and a summary of it now, and again whenever a trial has started or ended."""
     from forcetune.report import results
 
     previous_counts = None
     while True:
-        study_results = results.read(*studies)
+        study_results = results.load(*studies)
         table = study_results.trials
         if (outcome_counts := describe_outcomes(table)) != previous_counts:
             previous_counts = outcome_counts
             has_ended = len(table) and table["outcome"].notna().any()
-            selected = question.select(study_results) if has_ended else table.iloc[:0]
-            yield selected, f"{time.strftime('%H:%M:%S')}  {len(selected)} points, {_summarize(table, question)}"
-        if table.attrs["state"] != "RUNNING":
+            selected = question.select(study_results) if has_ended else replace(study_results, trials=table.iloc[:0])
+            points = f"{len(selected.trials)} points"
+            yield selected, f"{time.strftime('%H:%M:%S')}  {points}, {_summarize(table, question)}"
+        if study_results.state != "RUNNING":
             return
         time.sleep(WATCH_INTERVAL_S)

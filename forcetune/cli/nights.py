@@ -124,7 +124,7 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
     with _explaining_interrupt():
         sender = baseline.make_sender(terminal.console(error=as_json), priority, address)
         end_reason = sender(companion_runs) if count else None
-    accuracies = analysis.summarize_dense(results.dense(study), "val_accuracy")
+    accuracies = analysis.summarize_dense(results.load(study).dense, "val_accuracy")
     if as_json:
         print_json([drop_missing(row) for row in accuracies.to_dict("records")])
     else:

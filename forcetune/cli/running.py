@@ -39,7 +39,7 @@ def run_search(
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
         sys.exit(INTERRUPTED)
-    return results.read(study.study), end_reason
+    return results.load(study.study), end_reason
 
 
 def report_end(study: Study, table: pd.DataFrame, end_reason: str | None) -> None:

@@ -12,6 +12,7 @@ from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
 from forcetune.report import numbers, results
+from forcetune.report.results import Results
 
 LAYERS_FILE = "layers.json"
 TRAIL_FILE = "trail.json"
@@ -25,7 +26,7 @@ class Evidence:
 
     Attributes:
         study: The name of the study.
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
         dense: The dense companions.
         twins: The random twins of champions, as `numbers.summarize_twins` returns them.
         curves: The learning curves of some trials: run_id, step and value.
@@ -37,7 +38,7 @@ class Evidence:
     """
 
     study: str
-    trials: pd.DataFrame
+    results: Results
     dense: pd.DataFrame = field(default_factory=pd.DataFrame)
     twins: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -48,7 +49,7 @@ class Evidence:
     trails: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def gather(study: str, stored: results.Results | None = None) -> Evidence:
+def gather(study: str, stored: Results | None = None) -> Evidence:
     """Read the evidence of a page from the stores.
 
     Args:
@@ -58,16 +59,16 @@ def gather(study: str, stored: results.Results | None = None) -> Evidence:
     Raises:
         InputError: There is no such study, or none of its trials has ended.
     """
-    stored = stored or results.read(study)
+    stored = stored or results.load(study)
     check_has_ended(study, stored.trials)
-    trials = numbers.prepare_trials(stored.trials)
-    curve_metric, curves = _load_curves(trials)
+    prepared = numbers.prepare_trials(stored)
+    curve_metric, curves = _load_curves(prepared)
     verdicts, margin = _load_verdicts(study)
-    twins = numbers.summarize_twins(stored.companions, trials.attrs["quality"])
-    front = trials[trials["on_front"]]
+    twins = numbers.summarize_twins(stored.companions, prepared.quality)
+    front = prepared.trials[prepared.trials["on_front"]]
     return Evidence(
         study,
-        trials,
+        prepared,
         stored.dense,
         twins,
         curves,
@@ -89,13 +90,13 @@ def check_has_ended(study: str, table: pd.DataFrame) -> None:
     )
 
 
-def _load_curves(trials: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def _load_curves(prepared: Results) -> tuple[str, pd.DataFrame]:
     """Return the metric that has values of several epochs, preferably the study's quality, and its curves."""
-    runs = numbers.select_curves(trials)["run_id"].tolist()
+    runs = numbers.select_curves(prepared.trials)["run_id"].tolist()
     curves = pd.DataFrame()
     if not runs:
         return "val_accuracy", curves
-    for metric in dict.fromkeys([trials.attrs["quality"], "val_accuracy"]):
+    for metric in dict.fromkeys([prepared.quality, "val_accuracy"]):
         curves = tracking.load_curves(runs, metric)
         if len(curves) and curves.groupby("run_id")["step"].nunique().max() > 1:
             return metric, numbers.thin_curves(curves.dropna())

@@ -8,6 +8,7 @@ import pandas as pd
 
 from forcetune import analysis
 from forcetune.report.columns import is_share
+from forcetune.report.results import Results
 
 LEADING_COLUMNS = ("on_front", "name", "label", "sparsity")
 TRAILING_COLUMNS = ("outcome", "reason", "run_id", "trial")
@@ -28,20 +29,20 @@ COLUMN_LABELS = {
 }
 
 
-def build_listing(trials: pd.DataFrame) -> pd.DataFrame:
+def build_listing(results: Results) -> pd.DataFrame:
     """Build the list of trials, with every column that a filter can name.
 
     The study's quality and the other objectives are means over fresh seeds where there are any.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
 
     Returns:
         A row for each trial.
     """
-    quality = trials.attrs["quality"]
+    trials, quality = results.trials, results.quality
     listed = trials.assign(**{quality: trials["reached"]})
-    for name in trials.attrs["objectives"]:
+    for name in results.objectives:
         if f"{name}_mean" in trials and name != quality:
             listed[name] = trials[f"{name}_mean"].fillna(trials[name])
     seed_columns = [name for name in ("seeds", "front_probability") if name in listed]
@@ -49,12 +50,12 @@ def build_listing(trials: pd.DataFrame) -> pd.DataFrame:
         *LEADING_COLUMNS,
         quality,
         *seed_columns,
-        *list_other_objectives(trials),
-        *analysis.find_varied_fields(trials),
+        *list_other_objectives(results),
+        *analysis.find_varied_fields(trials, results.fields),
     ]
     hidden = {
         *UNLISTED_COLUMNS,
-        *(f"{name}_{suffix}" for name in trials.attrs["objectives"] for suffix in ("mean", "low", "high")),
+        *(f"{name}_{suffix}" for name in results.objectives for suffix in ("mean", "low", "high")),
     }
     further = [name for name in listed if name not in {*leading, *TRAILING_COLUMNS, *hidden}]
     trailing = [name for name in TRAILING_COLUMNS if name in listed]
@@ -63,24 +64,24 @@ def build_listing(trials: pd.DataFrame) -> pd.DataFrame:
     return listed[[*columns, *intervals]]
 
 
-def list_other_objectives(trials: pd.DataFrame) -> list[str]:
+def list_other_objectives(results: Results) -> list[str]:
     """List the objectives that have no axis in the main figure."""
-    main_objectives = ("density", "sparsity", trials.attrs["quality"])
-    return [name for name in trials.attrs["objectives"] if name not in main_objectives and name in trials]
+    main_objectives = ("density", "sparsity", results.quality)
+    return [name for name in results.objectives if name not in main_objectives and name in results.trials]
 
 
-def choose_listed_columns(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
+def choose_listed_columns(results: Results, columns: Set[str]) -> list[str]:
     """Choose the columns that are listed at first."""
     seed_columns = [name for name in ("seeds", "front_probability") if name in columns]
-    fields = [name for name in analysis.find_varied_fields(trials) if name in FIRST_LISTED_FIELDS]
+    varied = analysis.find_varied_fields(results.trials, results.fields)
     candidates = [
         "name",
         "label",
         "sparsity",
-        trials.attrs["quality"],
-        *list_other_objectives(trials),
+        results.quality,
+        *list_other_objectives(results),
         *seed_columns,
-        *fields,
+        *(name for name in varied if name in FIRST_LISTED_FIELDS),
         "macs",
         "training_flops",
         "outcome",
@@ -89,7 +90,7 @@ def choose_listed_columns(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
     return [name for name in dict.fromkeys(candidates) if name in columns]
 
 
-def choose_hover_columns(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
+def choose_hover_columns(results: Results, columns: Set[str]) -> list[str]:
     """Choose the columns that are shown at a point of the main figure."""
     seed_columns = [name for name in ("seeds", "front_probability") if name in columns]
     candidates = [
@@ -97,21 +98,23 @@ def choose_hover_columns(trials: pd.DataFrame, columns: Set[str]) -> list[str]:
         "run_id",
         "label",
         "sparsity",
-        trials.attrs["quality"],
+        results.quality,
         *seed_columns,
-        *list_other_objectives(trials),
+        *list_other_objectives(results),
+        *analysis.find_varied_fields(results.trials, results.fields)[:MAX_HOVER_FIELDS],
+        *HOVER_COST_COLUMNS,
+        "outcome",
+        "beaten_by",
     ]
-    candidates += [*analysis.find_varied_fields(trials)[:MAX_HOVER_FIELDS], *HOVER_COST_COLUMNS, "outcome", "beaten_by"]
     return [name for name in dict.fromkeys(candidates) if name in columns]
 
 
-def label_columns(trials: pd.DataFrame) -> dict[str, str]:
+def label_columns(quality: str) -> dict[str, str]:
     """Return the headings of columns whose heading is not their name."""
-    return {**COLUMN_LABELS, **({"val_accuracy": "accuracy"} if trials.attrs["quality"] == "val_accuracy" else {})}
+    return {**COLUMN_LABELS, **({"val_accuracy": "accuracy"} if quality == "val_accuracy" else {})}
 
 
-def choose_column_kinds(trials: pd.DataFrame) -> dict[str, str]:
+def choose_column_kinds(quality: str) -> dict[str, str]:
     """Return the kinds of columns whose kind does not follow from the name; an interval has the kind of its metric."""
-    quality = trials.attrs["quality"]
     kind = "share" if is_share(quality) else "number"
     return {quality: kind, "low": kind, "high": kind, "on_front": "flag", "front_probability": "chance"}

@@ -70,7 +70,7 @@ def make_figures(evidence: Evidence) -> dict[str, PlotlyFigure]:
         The figures by their id, in the order of the page; those for which the study has data.
     """
     drawn = [figure for figure in draw_figures(evidence) if figure]
-    sources = {id_: _unpack(source) for id_, source in collect_data(evidence.trials, drawn)["sources"].items()}
+    sources = {id_: _unpack(source) for id_, source in collect_data(evidence.results, drawn)["sources"].items()}
     colours = _read_colours()
     return {figure.id: _make_figure(figure, sources, colours) for figure in drawn}
 

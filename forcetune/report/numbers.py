@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.report.results import Results
 from forcetune.study import method_label
 
 ENDED_OUTCOMES = (
@@ -26,23 +28,21 @@ MAX_CURVE_VALUES = 100
 MAX_HEAT_MAP_POINTS = 40  # points of the front
 
 
-def prepare_trials(table: pd.DataFrame) -> pd.DataFrame:
-    """Prepare the table of a study for the page.
+def prepare_trials(results: Results) -> Results:
+    """Prepare the trials of a study for the page.
 
     Args:
-        table: The trials, as `load_results` returns them.
+        results: The results, as `results.load` returns them.
 
     Returns:
-        A row for each trial, the front first and by rising sparsity. Further columns are label (the method and its
-        controls), reached (the value of `.attrs["quality"]`: the mean over fresh seeds where there are any), low and
-        high (its 95 % interval, else NaN), on_front, and, for points of the front, beaten_by and beaten_at of
+        The results with a row for each trial, the front first and by rising sparsity. Further columns are label (the
+        method and its controls), reached (the value of the quality: the mean over fresh seeds where there are any), low
+        and high (its 95 % interval, else NaN), on_front, and, for points of the front, beaten_by and beaten_at of
         `analysis.find_beating_controls`. The columns density and sparsity always exist, and are positive or NaN;
-        outcome is `running` where a trial has not ended. `.attrs` also has quality (the name of an objective) and way
-        (`max` or `min`).
+        outcome is `running` where a trial has not ended.
     """
-    attrs = dict(table.attrs)
-    quality, way = analysis.choose_quality(table)
-    trials = table.reset_index(drop=True)
+    quality = results.quality
+    trials = results.trials.reset_index(drop=True)
     trials["label"] = [
         _label_trial({name: value for name, value in row.items() if not pd.isna(value)})
         for row in trials.to_dict("records")
@@ -54,13 +54,11 @@ def prepare_trials(table: pd.DataFrame) -> pd.DataFrame:
     trials["reached"] = _to_floats(trials, f"{quality}_mean").fillna(_to_floats(trials, quality))
     for bound in ("low", "high"):
         trials[bound] = _to_floats(trials, f"{quality}_{bound}")
-    trials.attrs = attrs
-    front = analysis.front(trials, attrs["objectives"])
+    front = analysis.front(trials, results.objectives)
     trials["on_front"] = trials.index.isin(front.index)
-    trials = trials.join(analysis.find_beating_controls(front, trials))
+    trials = trials.join(analysis.find_beating_controls(front, trials, results.objectives))
     trials = trials.sort_values(["on_front", "sparsity"], ascending=[False, True], kind="stable", ignore_index=True)
-    trials.attrs = {**attrs, "quality": quality, "way": way}
-    return trials
+    return replace(results, trials=trials)
 
 
 def _label_trial(row: Mapping[Any, Any]) -> str:
@@ -87,10 +85,9 @@ def count_outcomes(trials: pd.DataFrame) -> dict[str, int]:
     return {name: int(counts[name]) for name in order if name in counts}
 
 
-def is_front_on_main_axes(trials: pd.DataFrame) -> bool:
+def is_front_on_main_axes(results: Results) -> bool:
     """Return whether the main figure shows all objectives, so that the front is a line in it."""
-    other_objectives = {*trials.attrs["objectives"]} - {*SPARSITY_OBJECTIVES, trials.attrs["quality"]}
-    return not other_objectives
+    return {*results.objectives} <= {*SPARSITY_OBJECTIVES, results.quality}
 
 
 def select_plottable(trials: pd.DataFrame, x: str = "density", y: str = "reached") -> pd.DataFrame:
@@ -98,9 +95,9 @@ def select_plottable(trials: pd.DataFrame, x: str = "density", y: str = "reached
     return trials.dropna(subset=[x, y])
 
 
-def select_control_front(trials: pd.DataFrame) -> pd.DataFrame:
+def select_control_front(results: Results) -> pd.DataFrame:
     """Select the front of the trained controls in density and quality, by falling density."""
-    return select_front_by_density(trials[analysis.is_control(trials)], trials.attrs["way"])
+    return select_front_by_density(results.trials[analysis.is_control(results.trials)], results.way)
 
 
 def summarize_twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:
@@ -137,35 +134,34 @@ def select_front_by_density(trials: pd.DataFrame, way: str) -> pd.DataFrame:
     return trained[is_on_front].sort_values("density", ascending=False, kind="stable")
 
 
-def find_references(trials: pd.DataFrame) -> tuple[dict[str, float], list[str]]:
+def find_references(results: Results) -> tuple[dict[str, float], list[str]]:
     """Return the reference value of each objective, from which the hypervolume is measured.
 
     Args:
-        trials: The trials, as `prepare_trials` returns them.
+        results: The results, as `prepare_trials` returns them.
 
     Returns:
         The references, and the objectives without a stored reference, whose reference is the worst value of the trials.
     """
-    stored = {name: float(value) for name, value in trials.attrs.get("references", {}).items() if value is not None}
     references: dict[str, float] = {}
-    for name, way in trials.attrs["objectives"].items():
-        values = _to_floats(trials, name)
-        references[name] = stored.get(name, float(values.min() if way == "max" else values.max()))
-    return references, [name for name in references if name not in stored]
+    for name, way in results.objectives.items():
+        values = _to_floats(results.trials, name)
+        references[name] = results.references.get(name, float(values.min() if way == "max" else values.max()))
+    return references, [name for name in references if name not in results.references]
 
 
-def trace_hypervolume(trials: pd.DataFrame) -> pd.DataFrame:
+def trace_hypervolume(results: Results) -> pd.DataFrame:
     """Trace the hypervolume in the order in which trials ended.
 
     Args:
-        trials: The trials, as `prepare_trials` returns them.
+        results: The results, as `prepare_trials` returns them.
 
     Returns:
         A row wherever the hypervolume grew, and one at the end: trials (the number that had ended), device_hours (their
         sum), hypervolume and name (of the trial). The values are those that the search saw, each from one seed.
     """
     columns = ["trials", "device_hours", "hypervolume", "name"]
-    objectives = trials.attrs["objectives"]
+    trials, objectives = results.trials, results.objectives
     ended = trials[trials["outcome"] != RUNNING_OUTCOME]
     if not set(objectives) <= set(trials):
         return pd.DataFrame(columns=columns)
@@ -176,7 +172,7 @@ def trace_hypervolume(trials: pd.DataFrame) -> pd.DataFrame:
     names = ended["name"].to_numpy() if "name" in ended else np.full(len(ended), "")
     rows = [
         (index + 1, hours[index], volume, names[index])
-        for index, volume in _grow_hypervolume(values, is_counted, objectives, find_references(trials)[0])
+        for index, volume in _grow_hypervolume(values, is_counted, objectives, find_references(results)[0])
     ]
     if rows and rows[-1][0] < len(ended):
         rows.append((len(ended), hours[-1], rows[-1][2], ""))

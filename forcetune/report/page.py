@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
@@ -21,6 +20,7 @@ from forcetune.report.evidence import Evidence
 from forcetune.report.figures import TRIALS_SOURCE, Figure
 from forcetune.report.html import render_template
 from forcetune.report.looks import Style
+from forcetune.report.results import Results
 from forcetune.report.verdicts import tabulate_verdicts
 
 SECTION_TITLES = {
@@ -58,7 +58,7 @@ def render_page(evidence: Evidence) -> str:
         "search": bool(section_figures["search"]),
         "baseline": bool(evidence.verdicts),
     }
-    data = _to_json(collect_data(evidence.trials, drawn))
+    data = _to_json(collect_data(evidence.results, drawn))
     page = render_template(
         "study.html",
         study=evidence.study,
@@ -67,14 +67,14 @@ def render_page(evidence: Evidence) -> str:
         sections={name: title for name, title in SECTION_TITLES.items() if has_content[name]},
         figures=section_figures,
         lead=map(Markup, words.write_lead(evidence)),
-        notes=words.write_notes(evidence.trials),
-        labels=sorted(evidence.trials["label"].unique()),
-        front=words.tabulate_front(evidence.trials, FRONT_CAPTION),
+        notes=words.write_notes(evidence.results.trials),
+        labels=sorted(evidence.results.trials["label"].unique()),
+        front=words.tabulate_front(evidence.results, FRONT_CAPTION),
         verdicts=tabulate_verdicts(evidence.verdicts, STUDY_PAGE_COLUMNS, VERDICTS_CAPTION),
         omissions=words.describe_left_out(evidence, {figure.id for figure in drawn}),
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        run_id=str(evidence.trials.attrs.get("parent", "")),
+        run_id=evidence.results.parent,
         data=Markup(data),
         scripts=[Markup(script) for script in (get_plotlyjs(), _read_asset("page.js"))],
     )
@@ -83,14 +83,15 @@ def render_page(evidence: Evidence) -> str:
 
 def draw_figures(evidence: Evidence) -> list[Figure | None]:
     """Draw the figures in the order of the page; None where the study has no data for one."""
-    trials, style = evidence.trials, Style(evidence.trials["label"])
+    results, trials = evidence.results, evidence.results.trials
+    style = Style(trials["label"])
     return [
-        figures.draw_main(trials, evidence.dense, style, evidence.twins),
-        figures.draw_objectives(trials, style),
-        figures.draw_methods(trials, style),
-        figures.draw_iterations(trials, style),
+        figures.draw_main(results, evidence.dense, style, evidence.twins),
+        figures.draw_objectives(results, style),
+        figures.draw_methods(results, style),
+        figures.draw_iterations(results, style),
         *figures.draw_layers(trials, evidence.layers),
-        figures.draw_growth(trials),
+        figures.draw_growth(results),
         figures.draw_curves(trials, evidence.curves, evidence.curve_metric, style),
         figures.draw_trails(trials, evidence.trails, style),
         figures.draw_forest(evidence.verdicts, evidence.margin),
@@ -101,22 +102,24 @@ def _read_asset(name: str) -> str:
     return files("forcetune.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def collect_data(trials: pd.DataFrame, drawn: Sequence[Figure]) -> dict[str, Any]:
+def collect_data(results: Results, drawn: Sequence[Figure]) -> dict[str, Any]:
     """Collect what page.js reads: the figures, and the columns behind the figures and their tables."""
     figure_sources = {figure.id: _collect_source(figure) for figure in drawn if figure.frame is not None}
     figure_data = [{"id": figure.id, "data": figure.traces, "layout": figure.layout} for figure in drawn]
-    return {"sources": {TRIALS_SOURCE: _collect_listing(trials), **figure_sources}, "figures": figure_data}
+    return {"sources": {TRIALS_SOURCE: _collect_listing(results), **figure_sources}, "figures": figure_data}
 
 
-def _collect_listing(trials: pd.DataFrame) -> dict[str, Any]:
-    frame = listing.build_listing(trials)
-    source_frame = frame.assign(density=trials["density"], reached=trials["reached"])
-    columns = encode_columns(source_frame, listing.label_columns(trials), listing.choose_column_kinds(trials))
+def _collect_listing(results: Results) -> dict[str, Any]:
+    frame = listing.build_listing(results)
+    source_frame = frame.assign(density=results.trials["density"], reached=results.trials["reached"])
+    columns = encode_columns(
+        source_frame, listing.label_columns(results.quality), listing.choose_column_kinds(results.quality)
+    )
     return {
         "rows": len(frame),
-        "columns": _mark_interval(columns, trials.attrs["quality"]),
-        "shown": listing.choose_listed_columns(trials, {*map(str, frame)}),
-        "hover": listing.choose_hover_columns(trials, {*map(str, frame)}),
+        "columns": _mark_interval(columns, results.quality),
+        "shown": listing.choose_listed_columns(results, {*map(str, frame)}),
+        "hover": listing.choose_hover_columns(results, {*map(str, frame)}),
     }
 
 

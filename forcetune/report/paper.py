@@ -10,6 +10,7 @@ import pandas as pd
 
 from forcetune import analysis
 from forcetune.report.numbers import select_front_by_density, select_plottable
+from forcetune.report.results import Results
 
 MAX_SIDE_BY_SIDE_DENSITIES = 6  # densities that fit beside one another
 MIN_TRIALS_PER_DENSITY = 3  # from which on densities count as repeated
@@ -29,7 +30,6 @@ def select_iterations(trials: pd.DataFrame) -> pd.DataFrame:
     counted = select_plottable(trials[trials["outcome"].isin(analysis.COUNTED_OUTCOMES)]).dropna(subset=["iterations"])
     schedule = counted["schedule"] if "schedule" in counted else pd.Series("", index=counted.index)
     counted = counted.assign(iterations=counted["iterations"].astype(int), schedule=schedule.fillna("").astype(str))
-    counted.attrs = trials.attrs
     return counted if counted["iterations"].nunique() > 1 else counted.iloc[:0]
 
 
@@ -90,24 +90,24 @@ def average_in_bins(relative: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(schedule_means, ignore_index=True).rename(columns={"mean": "points"})
 
 
-def compare_methods(trials: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+def compare_methods(results: Results) -> tuple[pd.DataFrame, bool]:
     """Compare methods over sparsity.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
 
     Returns:
         The table with label, density, sparsity, mean, low and high; and whether densities are repeated. Where they are,
         a row is the mean over the trials of a label and density, with their number in trials, and collapsed trials
         count with their logged value. Else a row is a trial of the label's own front, with its name, and trials is 1.
     """
-    counted = select_plottable(trials[trials["outcome"].isin(analysis.COUNTED_OUTCOMES)])
+    counted = select_plottable(results.trials[results.trials["outcome"].isin(analysis.COUNTED_OUTCOMES)])
     if has_repeated_densities(counted, limit=20):
         means = _summarize_groups(
             counted.assign(density=round_densities(counted["density"])), ["label", "density"], "reached"
         )
         return _order_by_sparsity(means), True
-    fronts = [select_front_by_density(rows, trials.attrs["way"]) for _, rows in counted.groupby("label")]
+    fronts = [select_front_by_density(rows, results.way) for _, rows in counted.groupby("label")]
     means = pd.concat([rows for rows in fronts if len(rows)] or [counted.iloc[:0]])
     means = means[["label", "density", "reached", "low", "high", "name"]].rename(columns={"reached": "mean"})
     return _order_by_sparsity(means.assign(trials=1)), False

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from forcetune import analysis, tracking
 from forcetune.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from forcetune.study import Trial
 
 DENSE_ARM = "dense"  # the arm of companions with nothing pruned
@@ -36,17 +37,34 @@ class LoadedTrial:
     threads: int | None
 
 
-@dataclass(frozen=True)
-class Results:
-    """Studies as they were at one moment.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Results(tracking.TrialTable):
+    """Studies as they were at one moment: their trials and properties, and their companions.
+
+    The trials also have the columns of `analysis.add_seed_estimates`, and `study`.
 
     Attributes:
-        trials: The table of their trials.
-        companions: The table of their companions; it may be empty.
+        companions: The companions, with their study in the column `study`; there may be none.
+        varied: The fields that vary, as `analysis.rank_varied_fields` orders them for all trials.
     """
 
-    trials: pd.DataFrame
     companions: pd.DataFrame
+    varied: Sequence[str]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The rows of the trials on the front, by rising sparsity."""
+        return analysis.front(self.trials, self.objectives)
+
+    @property
+    def quality(self) -> str:
+        """The objective by which a network counts as good, as `analysis.choose_quality` returns it."""
+        return analysis.choose_quality(self.objectives)[0]
+
+    @property
+    def way(self) -> str:
+        """The direction of the quality, `max` or `min`."""
+        return analysis.choose_quality(self.objectives)[1]
 
     @property
     def dense(self) -> pd.DataFrame:
@@ -57,31 +75,6 @@ class Results:
         return self.companions[ended & (self.companions["arm"] == DENSE_ARM)]
 
 
-def read(*studies: str) -> Results:
-    """Return the results of one study, or of several with the same objectives.
-
-    Args:
-        *studies: The names of the studies.
-
-    Returns:
-        The trials as `load_results` gives them, and the companions, with their study in the column `study`.
-
-    Raises:
-        InputError: There is no such study, or the objectives of the studies differ.
-    """
-    import pandas as pd
-
-    companions_by_study = {name: tracking.load_companions(name) for name in dict.fromkeys(studies)}
-    tables = [_load_table(name, companions) for name, companions in companions_by_study.items()]
-    labelled = [
-        companions.assign(study=name) for name, companions in companions_by_study.items() if companions is not None
-    ]
-    for companions in labelled:
-        companions.attrs = {}  # pandas would compare the attributes of the tables that it joins
-    joined = pd.concat(labelled, ignore_index=True) if labelled else pd.DataFrame()
-    return Results(tables[0] if len(tables) == 1 else _join_tables(tables), joined)
-
-
 def load_results(*studies: str) -> pd.DataFrame:
     """Return the trials of one study, or of several with the same objectives.
 
@@ -89,14 +82,32 @@ def load_results(*studies: str) -> pd.DataFrame:
         *studies: The names of the studies.
 
     Returns:
-        A table as `tracking.load_table` and `analysis.add_seed_estimates` give it, with the further column `study`. The
-        `.attrs` of several studies have what they share: objectives, the sum of device_hours, studies, fields and
-        state.
+        A row for each trial: its fields, its metrics, the estimates of `analysis.add_seed_estimates`, and `study`.
 
     Raises:
         InputError: There is no such study, or the objectives of the studies differ.
     """
-    return read(*studies).trials
+    return load(*studies).trials
+
+
+def load(*studies: str) -> Results:
+    """Return the results of one study, or of several with the same objectives, with what is known of the studies.
+
+    Args:
+        *studies: The names of the studies.
+
+    Raises:
+        InputError: There is no such study, or the objectives of the studies differ.
+    """
+    companions_by_study = {name: tracking.load_companions(name) for name in dict.fromkeys(studies)}
+    tables = [_load_table(name, companions) for name, companions in companions_by_study.items()]
+    labelled = [
+        companions.assign(study=name) for name, companions in companions_by_study.items() if companions is not None
+    ]
+    joined = pd.concat(labelled, ignore_index=True) if labelled else pd.DataFrame()
+    table = tables[0] if len(tables) == 1 else _join_tables(tables)
+    varied = analysis.rank_varied_fields(table.trials, table.fields, table.objectives)
+    return Results(**vars(table), companions=joined, varied=varied)
 
 
 def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
@@ -116,47 +127,25 @@ def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
     return LoadedTrial(run_id, Trial(**tracking.load_trial_fields(run_id, uri)), int(threads) if threads else None)
 
 
-def dense(*studies: str) -> pd.DataFrame:
-    """Return the dense companions of studies, as `Results.dense` has them.
-
-    Args:
-        *studies: The names of the studies.
-
-    Raises:
-        InputError: There is no such study, or the objectives of the studies differ.
-    """
-    return read(*studies).dense
-
-
-def _load_table(study: str, companions: pd.DataFrame | None) -> pd.DataFrame:
+def _load_table(study: str, companions: pd.DataFrame | None) -> tracking.TrialTable:
     """Return the table of a study's trials, with the estimates from its re-runs."""
-    table = analysis.add_seed_estimates(tracking.load_table(study), tracking.select_reruns(companions))
-    attrs = table.attrs
-    table = table.assign(study=study)
-    table.attrs = {**attrs, "studies": [study]}
-    table.attrs["varied"] = analysis.rank_varied_fields(table)
-    return table
+    table = tracking.load_table(study)
+    trials = analysis.add_seed_estimates(table.trials, tracking.select_reruns(companions), table.objectives)
+    return replace(table, trials=trials.assign(study=study))
 
 
-def _join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def _join_tables(tables: Sequence[tracking.TrialTable]) -> tracking.TrialTable:
     """Return the tables of several studies as one; refuse studies with different objectives."""
-    import pandas as pd
-
-    all_attrs = [table.attrs for table in tables]
-    if len({tuple(attrs["objectives"].items()) for attrs in all_attrs}) > 1:
-        differences = "; ".join(f"{attrs['study']} has {', '.join(attrs['objectives'])}" for attrs in all_attrs)
+    if len({tuple(table.objectives.items()) for table in tables}) > 1:
+        differences = "; ".join(f"{table.studies[0]} has {', '.join(table.objectives)}" for table in tables)
         raise InputError(f"studies with different objectives cannot share a front: {differences}")
-    for table in tables:
-        table.attrs = {}  # pandas would compare the attributes of the tables that it joins
-    nonempty = [table for table in tables if len(table)]
-    joined = pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame()
-    hours = [attrs["device_hours"] for attrs in all_attrs]
-    joined.attrs = {
-        "objectives": all_attrs[0]["objectives"],
-        "studies": [attrs["study"] for attrs in all_attrs],
-        "device_hours": None if None in hours else sum(hours),
-        "fields": list(dict.fromkeys(name for attrs in all_attrs for name in attrs["fields"])),
-        "state": "RUNNING" if any(attrs["state"] == "RUNNING" for attrs in all_attrs) else "FINISHED",
-    }
-    joined.attrs["varied"] = analysis.rank_varied_fields(joined)
-    return joined
+    nonempty = [table.trials for table in tables if len(table.trials)]
+    hours = [table.device_hours for table in tables if table.device_hours is not None]
+    return tracking.TrialTable(
+        trials=pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame(),
+        studies=[table.studies[0] for table in tables],
+        objectives=tables[0].objectives,
+        fields=list(dict.fromkeys(name for table in tables for name in table.fields)),
+        device_hours=sum(hours) if len(hours) == len(tables) else None,
+        state="RUNNING" if any(table.state == "RUNNING" for table in tables) else "FINISHED",
+    )

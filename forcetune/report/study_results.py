@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 
-import pandas as pd
 from plotly.graph_objects import Figure as PlotlyFigure  # type: ignore[import-untyped]
 
-from forcetune import analysis
 from forcetune.report import numbers, words
 from forcetune.report.evidence import gather
 from forcetune.report.notebook import make_figures
 from forcetune.report.results import Results
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class StudyResults:
-    """The results of a study at one moment; in a notebook it shows itself as the table of the front.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class StudyResults(Results):
+    """The results of one study at one moment; in a notebook it shows itself as the table of the front.
 
     Attributes:
-        study: The name of the study.
-        stored: The trials and the companions of the study.
         end_reason: Why the search ended early; None where all trials were run.
     """
 
-    study: str
-    stored: Results
     end_reason: str | None = None
 
     @property
-    def trials(self) -> pd.DataFrame:
-        """The trials, as `load_results` returns them."""
-        return self.stored.trials
-
-    @cached_property
-    def front(self) -> pd.DataFrame:
-        """The rows of the trials on the front, by rising sparsity."""
-        return analysis.best(self.trials)
+    def study(self) -> str:
+        """The name of the study."""
+        return self.studies[0]
 
     def figures(self) -> dict[str, PlotlyFigure]:
         """Draw the figures of the study's page, each of which shows itself in a notebook.
@@ -53,7 +41,7 @@ class StudyResults:
         Raises:
             InputError: No trial of the study has ended.
         """
-        return make_figures(gather(self.study, self.stored))
+        return make_figures(gather(self.study, self))
 
     def __repr__(self) -> str:
         return f"<StudyResults of {self._summarize()}>"
@@ -63,7 +51,7 @@ class StudyResults:
         summary = f"<p>{escape(self._summarize())}</p>"
         if not len(self.front):
             return summary
-        return f"{summary}{words.tabulate_front(numbers.prepare_trials(self.trials)).to_html()}"
+        return f"{summary}{words.tabulate_front(numbers.prepare_trials(self)).to_html()}"
 
     def _summarize(self) -> str:
         end = f"; {self.end_reason}" if self.end_reason else ""

@@ -13,6 +13,7 @@ from forcetune.formats import duration, format_flops, format_percent
 from forcetune.report import listing, numbers, paper
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.evidence import Evidence
+from forcetune.report.results import Results
 from forcetune.report.tables import Table
 
 OUTCOME_WORDS = {"stopped": "stopped early", "running": "running"}
@@ -21,15 +22,13 @@ NEAR_DENSE_POINTS = 1.0
 
 def write_lead(evidence: Evidence) -> list[str]:
     """Write the headline facts as HTML, a sentence or two each."""
-    trials = evidence.trials
-    return [
-        sentence
-        for sentence in (_describe_counts(trials), _describe_answer(evidence), _describe_controls(trials))
-        if sentence
-    ]
+    results = evidence.results
+    sentences = _describe_counts(results), _describe_answer(evidence), _describe_controls(results.trials)
+    return [sentence for sentence in sentences if sentence]
 
 
-def _describe_counts(trials: pd.DataFrame) -> str:
+def _describe_counts(results: Results) -> str:
+    trials = results.trials
     counts = ", ".join(
         f"{count:,} {OUTCOME_WORDS.get(name, name)}" for name, count in numbers.count_outcomes(trials).items()
     )
@@ -37,31 +36,27 @@ def _describe_counts(trials: pd.DataFrame) -> str:
     methods = f"{labels} methods" if labels > 1 else f"the method {escape(trials['label'].iloc[0])}"
     points = {0: "none of them is on the front", 1: "one is on the front"}.get(front, f"{front} are on the front")
     count = "One trial" if len(trials) == 1 else f"{len(trials):,} trials"
-    return (
-        f"<strong>{count}</strong> of {methods}: {escape(counts)}; <strong>{points}</strong>. {_describe_state(trials)}"
-    )
+    sentence = f"<strong>{count}</strong> of {methods}: {escape(counts)}; <strong>{points}</strong>."
+    return f"{sentence} {_describe_state(results)}"
 
 
-def _describe_state(trials: pd.DataFrame) -> str:
-    hours, state = trials.attrs.get("device_hours"), trials.attrs.get("state")
+def _describe_state(results: Results) -> str:
+    hours, state = results.device_hours, results.state
     took = f"took {duration(3600 * hours)} of device time" if hours else ""
     if state == "RUNNING":
         so_far = f" and has taken {duration(3600 * hours)} of device time so far." if hours else "."
         return f"The search is <strong>still running</strong>{so_far}"
-    ended = "is finished" if state == "FINISHED" else f"ended with the state {escape(str(state))}"
+    ended = "is finished" if state == "FINISHED" else f"ended with the state {escape(state)}"
     return f"The search {ended}" + (f" and {took}." if took else ".")
 
 
 def _describe_answer(evidence: Evidence) -> str:
     """Describe the knee of the front, the unpruned networks, and the sparsest trials that are as good as those."""
-    trials = evidence.trials
-    front = trials[trials["on_front"]]
-    front.attrs = trials.attrs
-    sentences = [
-        f"The knee of the front is {_describe_point(row, trials)}." for row in analysis.knee(front).to_dict("records")
-    ]
-    for network in analysis.summarize_dense(evidence.dense, trials.attrs["quality"]).to_dict("records"):
-        value = _format_quality(network["mean"], network["low"], network["high"], trials)
+    results = evidence.results
+    knee = analysis.knee(results.trials[results.trials["on_front"]], results.objectives)
+    sentences = [f"The knee of the front is {_describe_point(row, results)}." for row in knee.to_dict("records")]
+    for network in analysis.summarize_dense(evidence.dense, results.quality).to_dict("records"):
+        value = _format_quality(network["mean"], network["low"], network["high"], results.quality)
         runs = f"mean of {network['seeds']} runs" if network["seeds"] > 1 else "one run"
         sentences.append(f"Without pruning, {escape(network['model'] or 'the network')} reaches {value} ({runs}).")
     return " ".join([*sentences, *_describe_near_dense(evidence)])
@@ -89,14 +84,14 @@ def _describe_controls(trials: pd.DataFrame) -> str:
 
 def _describe_near_dense(evidence: Evidence) -> list[str]:
     """Describe the sparsest trial of each network that is as good as unpruned, where accuracy counts."""
-    trials = evidence.trials
-    if trials.attrs["quality"] != "val_accuracy" or not len(analysis.summarize_dense(evidence.dense, "val_accuracy")):
+    results = evidence.results
+    if results.quality != "val_accuracy" or not len(analysis.summarize_dense(evidence.dense, "val_accuracy")):
         return []
-    rows = analysis.near_dense(trials, evidence.dense, NEAR_DENSE_POINTS).to_dict("records")
+    rows = analysis.near_dense(results.trials, evidence.dense, NEAR_DENSE_POINTS).to_dict("records")
     has_several = len(rows) > 1
     return [
         f"The sparsest trial{_describe_model(row) if has_several else ''} within {NEAR_DENSE_POINTS:g} point of "
-        f"the unpruned network is {_describe_point(row, trials)}."
+        f"the unpruned network is {_describe_point(row, results)}."
         for row in rows
     ]
 
@@ -105,19 +100,18 @@ def _describe_model(row: Mapping[Any, Any]) -> str:
     return f" of {escape(str(row.get('model', 'a network')))}"
 
 
-def _describe_point(row: Mapping[Any, Any], trials: pd.DataFrame) -> str:
+def _describe_point(row: Mapping[Any, Any], results: Results) -> str:
     """Describe a trial by its method, its sparsity and its objectives."""
     summary = f"<strong>{escape(row['label'])} at {format_percent(row['sparsity'])} sparsity</strong>"
-    value = _format_quality(row["reached"], row["low"], row["high"], trials)
+    value = _format_quality(row["reached"], row["low"], row["high"], results.quality)
     other_values = "".join(
-        f", {escape(format_heading(name))} {row[name]:.4g}" for name in listing.list_other_objectives(trials)
+        f", {escape(format_heading(name))} {row[name]:.4g}" for name in listing.list_other_objectives(results)
     )
     return f"{summary} with {value}{other_values} ({escape(row['name'])})"
 
 
-def _format_quality(mean: float, low: float, high: float, trials: pd.DataFrame) -> str:
+def _format_quality(mean: float, low: float, high: float, quality: str) -> str:
     """Format the study's quality, with half of its interval where there is one."""
-    quality = trials.attrs["quality"]
     metric = escape(format_heading(quality))
     if not is_share(quality):
         return f"{metric} {mean:.4g}" + ("" if pd.isna(low) else f" ± {(high - low) / 2:.2g}")
@@ -144,11 +138,11 @@ def write_notes(trials: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
+def tabulate_front(results: Results, caption: str = "") -> Table:
     """Return the front as a plain table."""
-    front = trials[trials["on_front"]]
-    quality = format_heading(trials.attrs["quality"])
-    field_names = ("iterations", "schedule", *listing.list_other_objectives(trials))
+    front = results.trials[results.trials["on_front"]]
+    quality = format_heading(results.quality)
+    field_names = ("iterations", "schedule", *listing.list_other_objectives(results))
     extra_columns = [name for name in (*field_names, "seeds", "macs", "training_flops") if name in front]
     has_beaten = front["beaten_by"].notna().any()
     labels = listing.COLUMN_LABELS
@@ -162,7 +156,7 @@ def tabulate_front(trials: pd.DataFrame, caption: str = "") -> Table:
             str(row["name"]),
             row["label"],
             format_percent(row["sparsity"]),
-            _format_quality(row["reached"], row["low"], row["high"], trials).removesuffix(f" {quality}"),
+            _format_quality(row["reached"], row["low"], row["high"], results.quality).removesuffix(f" {quality}"),
             *(_format_cell(name, row[name]) for name in extra_columns),
             *([describe_beating_control(row)] if has_beaten else []),
             row["run_id"],
@@ -189,7 +183,8 @@ def _format_cell(name: str, value: Any) -> str:
 
 def describe_left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
     """Describe what the page does not show, and why."""
-    trials, quality = evidence.trials, format_heading(evidence.trials.attrs["quality"])
+    results, trials = evidence.results, evidence.results.trials
+    quality = format_heading(results.quality)
     reasons = {
         "main": f"sparsity against {quality}, because no trial has both values",
         "methods": f"methods side by side, because fewer than two methods have {quality}",
@@ -199,9 +194,9 @@ def describe_left_out(evidence: Evidence, drawn: set[str]) -> list[str]:
         "curves": "learning curves, because no metric was measured at several epochs",
     }
     sentences = [reason for name, reason in reasons.items() if name not in drawn]
-    if not len(analysis.summarize_dense(evidence.dense, trials.attrs["quality"])):
+    if not len(analysis.summarize_dense(evidence.dense, results.quality)):
         sentences.append("the line of unpruned networks, because the study has no dense runs")
-    if len(numbers.select_control_front(trials)) < 2 and not len(evidence.twins):
+    if len(numbers.select_control_front(results)) < 2 and not len(evidence.twins):
         sentences.append("the line of the controls, because their front has fewer than two points")
     if not evidence.verdicts:
         sentences.append(

@@ -34,5 +34,5 @@ def write(study: str, out: Path | None = None) -> Path:
         path.write_text(html, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out: {path} cannot be written: {error}") from error
-    tracking.log_page(evidence.trials.attrs["parent"], ARTIFACT, html)
+    tracking.log_page(evidence.results.parent, ARTIFACT, html)
     return path

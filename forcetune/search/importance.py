@@ -1,7 +1,7 @@
 """The importance of each field: PED-ANOVA over a study's trials."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ MIN_GOOD_TRIALS = 5  # with fewer an estimate is not stable, says Optuna's docum
 MIN_IMPORTANCE_TRIALS = 2 * MIN_GOOD_TRIALS
 
 
-def importance(table: pd.DataFrame) -> pd.DataFrame:
+def importance(table: tracking.TrialTable) -> pd.DataFrame:
     """Return the importance of each sampled field for each target, by conditional PED-ANOVA.
 
     The targets are each objective, the front (good trials are those that few trials dominate) and the accuracy at
@@ -28,8 +28,8 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
     least five) and over all trials. Source: https://arxiv.org/abs/2304.10255 and https://arxiv.org/abs/2601.20800.
 
     Args:
-        table: The trials of one study, as `load_results` returns them. The domains of the fields are those of the
-            study's file in MLflow.
+        table: The trials of one study, as `report.results.load` returns them. The domains of the fields are those
+            of the study's file in MLflow.
 
     Returns:
         One row a sampled field (the index) and one column a target. Each column sums to 1. The rows are sorted by the
@@ -38,14 +38,14 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: Fewer than ten trials report all objectives, or the study samples no field.
     """
-    name = table.attrs["study"]
+    name = table.studies[0]
     study = Study.from_dict(tracking.load_study_file(name))
-    losses = analysis.objective_losses(table)
-    objectives = [objective for objective in table.attrs["objectives"] if objective in losses]
+    losses = analysis.objective_losses(table.trials, table.objectives)
+    objectives = [objective for objective in table.objectives if objective in losses]
     is_complete = losses[objectives].notna().all(axis=1)
     trials = [
         (index, params)
-        for index, row in _read_fields(table[is_complete])
+        for index, row in _read_fields(table.trials[is_complete], table.fields)
         if (params := _read_sampled_params(study, row))
     ]
     if len(trials) < MIN_IMPORTANCE_TRIALS:
@@ -60,7 +60,7 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
         shares["front"] = _compute_shares(memory_study)
     shares |= {
         other: _compute_shares(memory_study, losses[other].to_numpy(float))
-        for other in losses
+        for other in map(str, losses)
         if other not in objectives
     }
     importances = pd.DataFrame(shares).fillna(0.0).rename_axis("field")
@@ -70,11 +70,10 @@ def importance(table: pd.DataFrame) -> pd.DataFrame:
 SampledParams = tuple[dict[str, Any], dict[str, Any]]  # values and distributions by field
 
 
-def _read_fields(table: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
-    names = [name for name in table.attrs["fields"] if name in table]
-    rows = table[names].astype(object).to_dict("records")
+def _read_fields(trials: pd.DataFrame, fields: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
+    rows = trials[[name for name in fields if name in trials]].astype(object).to_dict("records")
     plain_rows = [{str(n): _to_plain(v) for n, v in row.items() if not pd.isna(v)} for row in rows]
-    return list(zip(table.index, plain_rows, strict=True))
+    return list(zip(trials.index, plain_rows, strict=True))
 
 
 def _to_plain(value: Any) -> Any:

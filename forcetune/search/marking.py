@@ -30,11 +30,12 @@ def find_tag_changes(study: str, uri: str) -> list[TagChange]:
         InputError: The store has no such study, or does not answer.
     """
     table = tracking.load_table(study, uri)
-    front = analysis.best(analysis.add_seed_estimates(table, tracking.load_reruns(study, uri)))
+    trials = analysis.add_seed_estimates(table.trials, tracking.load_reruns(study, uri), table.objectives)
+    front = analysis.front(trials, table.objectives)
     changes = []
-    for tag, rows in ((FRONT_TAG, front), (KNEE_TAG, analysis.knee(front))):
+    for tag, rows in ((FRONT_TAG, front), (KNEE_TAG, analysis.knee(front, table.objectives))):
         expected = set(rows["run_id"]) if len(rows) else set()
-        tagged = set(table.attrs["marked"][tag])
+        tagged = set(table.marked[tag])
         changes += [TagChange(run, tag, run in expected) for run in sorted(expected ^ tagged)]
     return changes
 

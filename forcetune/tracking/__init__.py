@@ -11,6 +11,7 @@ from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
     FRONT_TAG,
     KNEE_TAG,
+    TrialTable,
     fetch_masks,
     find_run,
     load_companions,
@@ -36,6 +37,7 @@ __all__ = [
     "LoggedContent",
     "Record",
     "Tracker",
+    "TrialTable",
     "UnknownError",
     "check_answers",
     "collect_origin_tags",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,22 +29,45 @@ TABLE_COLUMNS = ("run_id", "name", "status", "started", "ended", "outcome", "rea
 COMPANION_TAGS = ("of", "arm", "night", "again")  # the purpose of a companion; columns of a companion's table
 
 
-def load_table(study: str, uri: str | None = None) -> pd.DataFrame:
-    """Return the trials of a study as a table, one row a trial.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrialTable:
+    """The trials of a study, or of several studies with the same objectives, with the properties of the studies.
+
+    Attributes:
+        trials: The trials, one row a trial.
+        studies: The names of the studies.
+        objectives: Objective to `max` or `min`.
+        fields: The names of the fields that the trials have.
+        device_hours: The device hours of the studies, lost attempts included; None where no run says so.
+        state: The state of the search: RUNNING, FINISHED, ...
+        references: The worst value of each objective that counts, where it is set; empty for several studies.
+        parent: The id of the study's parent run; empty for several studies.
+        marked: For FRONT_TAG and KNEE_TAG the ids of the runs that have them; empty for several studies.
+    """
+
+    trials: pd.DataFrame
+    studies: Sequence[str]
+    objectives: Mapping[str, str]
+    fields: Sequence[str]
+    device_hours: float | None
+    state: str
+    references: Mapping[str, float] = field(default_factory=dict)
+    parent: str = ""
+    marked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def load_table(study: str, uri: str | None = None) -> TrialTable:
+    """Return the trials of a study as a table.
 
     Args:
         study: The name of the study.
         uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Returns:
-        The columns run_id, name, status, started, ended, outcome, reason, trial (the key), the params, the last values
-        of the metrics, and device_seconds: the seconds of pruning and training times the devices of the trial (GPUs, or
-        cores where it has no GPU). Where a param and a metric share a name (`density`), the column has the metric,
-        which was measured. `.attrs` has study, objectives (metric to `max` or `min`), references (the worst value of
-        each objective that counts, as far as it is known), device_hours (of the whole study, lost attempts included;
-        None where no run says so), fields (those that trials have), state (of the search: RUNNING, FINISHED, ...),
-        parent (the id of the study's parent run) and marked (for FRONT_TAG and KNEE_TAG the ids of the runs that have
-        them).
+        The table. Its trials have the columns run_id, name, status, started, ended, outcome, reason, trial (the key),
+        the params, the last values of the metrics, and device_seconds: the seconds of pruning and training times the
+        devices of the trial (GPUs, or cores where it has no GPU). Where a param and a metric share a name (`density`),
+        the column has the metric, which was measured.
 
     Raises:
         UnknownError: The store has no such study.
@@ -51,20 +76,19 @@ def load_table(study: str, uri: str | None = None) -> pd.DataFrame:
     runs = load_runs(study, uri or mlflow_uri())
     parent = _find_parent(study, runs)
     trials = [run for run in runs if run["tags"].get("forcetune.kind") == "trial"]
-    table = pd.DataFrame([_make_row(run) for run in trials], columns=None if trials else [*TABLE_COLUMNS])
-    # The copy puts the columns into few blocks of memory, where each would else have its own.
-    table = table.astype(dict.fromkeys(_find_integer_params(trials), "Int64")).copy()
-    table.attrs = {
-        "study": study,
-        "objectives": json.loads(parent["tags"]["forcetune.objectives"]),
-        "references": json.loads(parent["tags"].get("forcetune.references", "{}")),
-        "device_hours": parent["metrics"].get("device_hours"),
-        "fields": list(dict.fromkeys(name for run in trials for name in run["params"])),
-        "state": parent["status"],
-        "parent": parent["id"],
-        "marked": {tag: [run["id"] for run in trials if tag in run["tags"]] for tag in (FRONT_TAG, KNEE_TAG)},
-    }
-    return table
+    rows = pd.DataFrame([_make_row(run) for run in trials], columns=None if trials else [*TABLE_COLUMNS])
+    return TrialTable(
+        # The copy puts the columns into few blocks of memory, where each would else have its own.
+        trials=rows.astype(dict.fromkeys(_find_integer_params(trials), "Int64")).copy(),
+        studies=[study],
+        objectives=json.loads(parent["tags"]["forcetune.objectives"]),
+        fields=list(dict.fromkeys(name for run in trials for name in run["params"])),
+        device_hours=parent["metrics"].get("device_hours"),
+        state=parent["status"],
+        references=json.loads(parent["tags"].get("forcetune.references", "{}")),
+        parent=parent["id"],
+        marked={tag: [run["id"] for run in trials if tag in run["tags"]] for tag in (FRONT_TAG, KNEE_TAG)},
+    )
 
 
 def _find_parent(study: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,21 +99,21 @@ def _find_parent(study: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def load_companions(study: str, uri: str | None = None) -> pd.DataFrame | None:
-    """Return the table of a study's companions: its re-runs and the arms of its comparisons.
+    """Return a study's companions: its re-runs and the arms of its comparisons.
 
     Args:
         study: The name of the study.
         uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Returns:
-        A table as `load_table` gives it, with the columns of (the key of the study's trial that a companion belongs
+        Rows as those of `load_table`, with the columns of (the key of the study's trial that a companion belongs
         to), arm, night and again where companions have them; None where the study has no companion.
 
     Raises:
         InputError: The store does not answer.
     """
     try:
-        return load_table(study + COMPANION, uri)
+        return load_table(study + COMPANION, uri).trials
     except UnknownError:
         return None
 

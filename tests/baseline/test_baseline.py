@@ -189,7 +189,7 @@ def test_champions_of_a_method_and_band_are_judged_together(search_study, table_
 
 def test_comparisons_are_apart_from_the_study_and_kept(compare_in_stores):
     compare_in_stores(2)
-    assert len(tracking.load_table("s")) == 8, "no companion counts as a trial of the study"
+    assert len(tracking.load_table("s").trials) == 8, "no companion counts as a trial of the study"
     reruns = tracking.load_reruns("s")
     assert len(reruns) == 0, "no companion is a re-run by which a champion is chosen"
     (record,) = tracking.list_records("s" + COMPANION, "baseline")

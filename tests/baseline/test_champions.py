@@ -33,7 +33,7 @@ def test_the_front_or_the_best_of_each_band(search_study):
 def test_a_champion_has_the_key_of_its_trial(search_study):
     search_study()
     table = tracking.load_table("s")
-    assert {champion.key for champion in select_champions("s", table, top=9)} == {*table["trial"]}
+    assert {champion.key for champion in select_champions("s", table, top=9)} == {*table.trials["trial"]}
 
 
 @pytest.mark.parametrize(

@@ -78,17 +78,19 @@ def test_random_pruning_is_tried_as_often_as_the_champions_method(search_study):
     champion_study = ChampionStudy("s", 1, (0.7, 0.9, 1.0))
     snip, force = champion_study.champions
     for champion in (snip, force):
-        tuning = plan_tuning(champion_study.study, champion, champion_study.table)
+        tuning = plan_tuning(champion_study.study, champion, champion_study.results.trials)
         assert len(tuning) == 2, (
             "as many as trials of the champion's method in its band; weaker random trials do not count"
         )
         assert {companion.trial.method for companion in tuning} == {"random_erk"}
         assert {companion.trial.density for companion in tuning} == {champion.trial.density}
         assert {(companion.tags["arm"], companion.parent_key) for companion in tuning} == {("tuning", champion.key)}
-        assert plan_tuning(champion_study.study, champion, champion_study.table) == tuning, (
+        assert plan_tuning(champion_study.study, champion, champion_study.results.trials) == tuning, (
             "the plan is the same each time"
         )
-    erk = champion_study.table.assign(method=champion_study.table["method"].replace("random", "random_erk"))
+    erk = champion_study.results.trials.assign(
+        method=champion_study.results.trials["method"].replace("random", "random_erk")
+    )
     assert plan_tuning(champion_study.study, snip, erk) == [], "the study itself has three trials of random pruning"
     assert len(plan_tuning(champion_study.study, force, erk)) == 1
 
@@ -96,7 +98,7 @@ def test_random_pruning_is_tried_as_often_as_the_champions_method(search_study):
 def test_a_study_without_random_trials_is_given_some(search_study):
     study = search_study([("snip", 0.3, 0.9), ("snip", 0.28, 0.8)], trial={"method": ["snip"]})
     champion_study = ChampionStudy("s", 1, (0.7, 0.9))
-    tuning = plan_tuning(study, champion_study.champions[0], champion_study.table)
+    tuning = plan_tuning(study, champion_study.champions[0], champion_study.results.trials)
     assert [companion.trial.method for companion in tuning] == ["random_erk"], "the space has no other configuration"
 
 
@@ -104,14 +106,14 @@ def test_a_tuned_twin_has_no_controls(search_study):
     small = {"choices": ["macs"], "when": {"method": ["random"]}}
     study = search_study([("snip", 0.3, 0.9), ("random", 0.28, 0.8)], trial={"small_dense": small})
     (companion,) = plan_tuning(
-        study, ChampionStudy("s", 1, (0.7, 0.9)).champions[0], ChampionStudy("s", 1, (0.7, 0.9)).table
+        study, ChampionStudy("s", 1, (0.7, 0.9)).champions[0], ChampionStudy("s", 1, (0.7, 0.9)).results.trials
     )
     assert companion.trial.small_dense is None
 
 
 def test_the_best_random_trial_is_taken_to_the_champions_density(champion_study):
     snip = champion_study.champions[0]
-    best = find_best_random(snip, champion_study.table, pd.DataFrame())
+    best = find_best_random(snip, champion_study.results.trials, pd.DataFrame())
     assert (best["method"], best["density"]) == ("random", 0.29)
     from forcetune.study import Trial
 
@@ -120,8 +122,10 @@ def test_the_best_random_trial_is_taken_to_the_champions_density(champion_study)
 
 
 def test_a_collapsed_random_trial_counts_and_a_failed_one_does_not(champion_study):
-    tuning_runs = champion_study.table[champion_study.table["density"] == 0.07].assign(outcome="collapsed")
+    tuning_runs = champion_study.results.trials[champion_study.results.trials["density"] == 0.07].assign(
+        outcome="collapsed"
+    )
     force = champion_study.champions[1]
-    force_rows = champion_study.table[champion_study.table["method"] == "force"]
+    force_rows = champion_study.results.trials[champion_study.results.trials["method"] == "force"]
     assert find_best_random(force, force_rows, tuning_runs)["trial"] == tuning_runs["trial"].iloc[0]
     assert find_best_random(force, force_rows, tuning_runs.assign(outcome="failed")) is None

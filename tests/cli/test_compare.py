@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 
-import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
 from comparisons import COMPARED_FILE, make_study, make_table
+from tables import make_results
 
 from forcetune.cli import main, methods
-from forcetune.report.results import Results
 from forcetune.study.comparison import COMPARED_CONTROLS, make_grid
 
 
@@ -21,7 +20,7 @@ def searched_studies(monkeypatch, tmp_path):
     def search(study, file, fresh, rerun_command):
         studies.append(study)
         accuracies = defaultdict(lambda: [0.5] * len(study.space["seed"].values))
-        return Results(make_table(study, accuracies), pd.DataFrame()), None
+        return make_results(make_table(study, accuracies)), None
 
     monkeypatch.setattr(methods, "run_search", search)
     monkeypatch.chdir(tmp_path)

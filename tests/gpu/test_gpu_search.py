@@ -97,7 +97,7 @@ def search(folder, environment, study):
     from forcetune import tracking
 
     uri = f"sqlite:///{folder}/mlflow.db"
-    return completed.stdout, tracking.load_table(study["study"], uri), _tags(uri, study["study"])
+    return completed.stdout, tracking.load_table(study["study"], uri).trials, _tags(uri, study["study"])
 
 
 def _tags(uri, study):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from shared_constants import DEFAULT_OBJECTIVES
+from tables import make_results
 
 from forcetune.report import evidence, numbers
 
@@ -11,42 +12,35 @@ FIELD_COLUMNS = ["model", "method", "density", "iterations", "schedule", "lr", "
 
 
 @pytest.fixture(scope="session")
-def make_table():
-    """Return a function that makes a table from rows of (method, density, accuracy, outcome) and further columns.
+def make_study():
+    """Return a function that makes results from rows of (method, density, accuracy, outcome) and further columns.
 
     A further column is a list, or one value for all rows.
     """
 
-    def make(rows, objectives=None, **columns):
-        table = pd.DataFrame(rows, columns=["method", "density", "val_accuracy", "outcome"])
-        count = len(table)
+    def make(rows, objectives=DEFAULT_OBJECTIVES, **columns):
+        trials = pd.DataFrame(rows, columns=["method", "density", "val_accuracy", "outcome"])
+        count = len(trials)
         fixed = {"model": "mlp", "dataset": "digits", "status": "FINISHED", "reason": None, "study": "s", **columns}
-        table = table.assign(
+        trials = trials.assign(
             run_id=[f"{index:032x}" for index in range(count)],
             name=[f"trial-{index:04d}" for index in range(count)],
             trial=[f"{index:016x}" for index in range(count)],
             started=np.arange(count) * 1000,
             ended=np.arange(count) * 1000 + 900,
             device_seconds=36.0,
-            sparsity=1 - table["density"].astype(float),
+            sparsity=1 - trials["density"].astype(float),
             **fixed,
         )
-        table.attrs = {
-            "study": "s",
-            "objectives": objectives or DEFAULT_OBJECTIVES,
-            "references": {"val_accuracy": 0.1, "density": 0.5},
-            "device_hours": 0.5,
-            "state": "FINISHED",
-            "parent": "p" * 32,
-            "fields": [name for name in FIELD_COLUMNS if name in table],
-        }
-        return table
+        fields = [name for name in FIELD_COLUMNS if name in trials]
+        references = {"val_accuracy": 0.1, "density": 0.5}
+        return make_results(trials, objectives, fields, references=references, parent="p" * 32)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def search_table(make_table):
+def searched(make_study):
     """Make forty trials of four methods: two methods with iterations, some trials stopped, one collapsed."""
     generator = np.random.default_rng(0)
     rows, iterations, schedules = [], [], []
@@ -58,17 +52,18 @@ def search_table(make_table):
         rows.append((method, density, float(accuracy), outcome))
         iterations.append([2, 5, 10, 20, 40][index % 5] if index % 4 > 1 else pd.NA)
         schedules.append(("exponential", "linear")[index // 4 % 2] if index % 4 > 1 else None)
-    return make_table(
+    return make_study(
         rows, iterations=pd.array(iterations, "Int64"), schedule=schedules, lr=generator.uniform(0.01, 1, 40), macs=4e5
     )
 
 
 @pytest.fixture(scope="session")
-def make_evidence(search_table):
-    """Return a function that makes all evidence of a table: dense runs, twins, curves, layers and verdicts."""
+def make_evidence(searched):
+    """Return a function that makes all evidence of a study: dense runs, twins, curves, layers and verdicts."""
 
-    def make(table=search_table):
-        trials = numbers.prepare_trials(table)
+    def make(study_results=searched):
+        results = numbers.prepare_trials(study_results)
+        trials = results.trials
         runs = [(row.run_id, step, row.val_accuracy * step / 5) for row in trials.itertuples() for step in range(1, 6)]
         front = trials[trials["on_front"]]
         layers = {
@@ -92,6 +87,6 @@ def make_evidence(search_table):
         curves = pd.DataFrame(runs, columns=["run_id", "step", "value"])
         arms = pd.DataFrame({"arm": "random_erk", "density": 0.1, "val_accuracy": [0.7, 0.8], "outcome": "trained"})
         twins = numbers.summarize_twins(arms, "val_accuracy")
-        return evidence.Evidence("s", trials, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5)
+        return evidence.Evidence("s", results, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5)
 
     return make

@@ -88,10 +88,10 @@ def test_the_front_is_also_a_plain_table(page):
     assert '<th scope="col" class="words">trial</th>' in front
 
 
-def test_names_are_escaped(make_table, make_evidence):
+def test_names_are_escaped(make_study, make_evidence):
     rows = [(MALICIOUS_NAME, 0.1 / (1 + index), 0.9 - index / 10, "trained") for index in range(4)]
     rows.append(("snip", 0.05, np.nan, "failed"))
-    study_evidence = make_evidence(make_table(rows, model=MALICIOUS_NAME, reason=MALICIOUS_NAME))
+    study_evidence = make_evidence(make_study(rows, model=MALICIOUS_NAME, reason=MALICIOUS_NAME))
     study_evidence = replace(study_evidence, study=MALICIOUS_NAME, curve_metric=MALICIOUS_NAME)
     text = render_page(study_evidence)
     assert "<script>alert" not in text
@@ -116,52 +116,53 @@ ODD_STUDIES = {
 
 
 @pytest.mark.parametrize("rows", ODD_STUDIES.values(), ids=ODD_STUDIES)
-def test_odd_studies_have_a_page(make_table, rows):
-    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows))))
+def test_odd_studies_have_a_page(make_study, rows):
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_study(rows))))
     assert "<h2" in text
     assert "Not shown" in text
     assert len(read_data(text)["sources"]["trials"]["columns"]) > 5
 
 
-def test_other_objectives(make_table):
+def test_other_objectives(make_study):
     rows = [("snip", 0.1, 0.9, "trained"), ("force", 0.05, 0.8, "trained"), ("random", 0.2, 0.5, "trained")]
-    table = make_table(rows, {"val_f1": "max", "latency_ms": "min"}, val_f1=[0.8, 0.7, 0.2], latency_ms=[3.0, 2.0, 4.0])
-    table.attrs["references"] = {}
-    text = render_page(evidence.Evidence("s", numbers.prepare_trials(table)))
+    objectives = {"val_f1": "max", "latency_ms": "min"}
+    study_results = make_study(rows, objectives, val_f1=[0.8, 0.7, 0.2], latency_ms=[3.0, 2.0, 4.0])
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(replace(study_results, references={}))))
     assert [figure["id"] for figure in read_data(text)["figures"]][:2] == ["main", "objectives"]
     assert "The front is over validation f1 and latency ms; rings mark its points." in text
     assert "because no reference is set" in text
 
 
-def test_missing_columns(make_table):
-    table = make_table([("snip", 0.1, 0.9, "trained")]).drop(columns=["val_accuracy", "model", "device_seconds"])
-    text = render_page(evidence.Evidence("s", numbers.prepare_trials(table)))
+def test_missing_columns(make_study):
+    study_results = make_study([("snip", 0.1, 0.9, "trained")])
+    trials = study_results.trials.drop(columns=["val_accuracy", "model", "device_seconds"])
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(replace(study_results, trials=trials))))
     assert "sparsity against validation accuracy, because no trial" in text
 
 
-def test_twenty_five_methods_differ_in_colour_or_shape(make_table):
+def test_twenty_five_methods_differ_in_colour_or_shape(make_study):
     rows = [(f"my.module:fn{index}", 0.01 + index / 100, 0.5 + index / 100, "trained") for index in range(25)]
-    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows))))
+    text = render_page(evidence.Evidence("s", numbers.prepare_trials(make_study(rows))))
     main = read_data(text)["figures"][0]
     looks = {(t["marker"]["color"], t["marker"]["symbol"]) for t in main["data"] if t.get("meta", {}).get("points")}
     assert len(looks) == 25
 
 
-def test_several_networks_have_a_heat_map_each(make_evidence, make_table):
+def test_several_networks_have_a_heat_map_each(make_evidence, make_study):
     study_evidence = make_evidence(
-        make_table([("snip", 0.1, 0.9, "trained"), ("snip", 0.05, 0.8, "trained")], model=["a", "b"])
+        make_study([("snip", 0.1, 0.9, "trained"), ("snip", 0.05, 0.8, "trained")], model=["a", "b"])
     )
     first, second = study_evidence.layers
     layers = {first: study_evidence.layers[first], second: study_evidence.layers[second][:1]}
-    text = render_page(evidence.Evidence("s", study_evidence.trials, layers=layers))
+    text = render_page(evidence.Evidence("s", study_evidence.results, layers=layers))
     assert "Density by layer: a" in text
     assert "Density by layer: b" in text
 
 
-def test_a_study_without_an_ended_trial_is_refused(make_table, monkeypatch):
+def test_a_study_without_an_ended_trial_is_refused(make_study, monkeypatch):
     for rows in ([], [("snip", 0.1, 0.5, None)]):
-        unfinished = results.Results(make_table(rows), pd.DataFrame())
-        monkeypatch.setattr(results, "read", lambda _, unfinished=unfinished: unfinished)
+        unfinished = make_study(rows)
+        monkeypatch.setattr(results, "load", lambda _, unfinished=unfinished: unfinished)
         with pytest.raises(InputError, match="study 's' has nothing to report"):
             report.write("s")
 

@@ -115,7 +115,7 @@ def test_every_figure_is_drawn(open_page):
 
 
 def test_the_filter_counts_and_dims(open_page, make_evidence):
-    trials = make_evidence().trials
+    trials = make_evidence().results.trials
     force = trials[(trials["label"] == "force") & (trials["sparsity"] > 0.9)]
     with open_page() as tab:
         assert tab.inner_text("#count").startswith("40 of 40 trials")
@@ -134,7 +134,7 @@ def test_the_filter_counts_and_dims(open_page, make_evidence):
 
 
 def test_columns_sort(open_page, make_evidence):
-    rising = sorted(make_evidence().trials["sparsity"])
+    rising = sorted(make_evidence().results.trials["sparsity"])
     with open_page() as tab:
         button = tab.locator("[data-sort=sparsity]")
         for order, expected in (("ascending", rising), ("descending", rising[::-1])):
@@ -248,7 +248,7 @@ def test_the_page_works_in_a_frame_with_scripts_alone(open_page, page_path, tmp_
         assert frame.locator(SHOWN_ROWS).count() == 40
 
 
-def test_html_in_names_is_not_run(open_page, make_table, tmp_path):
+def test_html_in_names_is_not_run(open_page, make_study, tmp_path):
     malicious_name = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     rows = [
         (malicious_name, 0.1, 0.9, "trained"),
@@ -257,7 +257,7 @@ def test_html_in_names_is_not_run(open_page, make_table, tmp_path):
     ]
     path = tmp_path / "evil.html"
     path.write_text(
-        render_page(evidence.Evidence(malicious_name, numbers.prepare_trials(make_table(rows, reason=malicious_name))))
+        render_page(evidence.Evidence(malicious_name, numbers.prepare_trials(make_study(rows, reason=malicious_name))))
     )
     with open_page(path) as tab:
         assert tab.inner_text("h1") == malicious_name
@@ -265,7 +265,7 @@ def test_html_in_names_is_not_run(open_page, make_table, tmp_path):
         assert tab.locator(f"{SHOWN_ROWS} td:nth-child(2)").first.inner_text() in (malicious_name, "snip")
 
 
-def test_five_thousand_trials(open_page, make_table, tmp_path):
+def test_five_thousand_trials(open_page, make_study, tmp_path):
     generator = np.random.default_rng(0)
     density = 10 ** generator.uniform(-2.5, -0.3, 5000)
     methods = generator.choice(["random", "snip", "force", "synflow", "grasp"], 5000)
@@ -273,7 +273,7 @@ def test_five_thousand_trials(open_page, make_table, tmp_path):
     rows = [(m, d, a, "trained") for m, d, a in zip(methods, density, accuracy, strict=True)]
     path = tmp_path / "large.html"
     path.write_text(
-        render_page(evidence.Evidence("s", numbers.prepare_trials(make_table(rows, lr=generator.uniform(0, 1, 5000)))))
+        render_page(evidence.Evidence("s", numbers.prepare_trials(make_study(rows, lr=generator.uniform(0, 1, 5000)))))
     )
     assert path.stat().st_size < 10e6
     with open_page(path) as tab:

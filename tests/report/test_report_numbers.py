@@ -1,5 +1,7 @@
 """The numbers of a report."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,8 +22,13 @@ TRIAL_ROWS = [
 
 
 @pytest.fixture
-def trials(make_table):
-    return numbers.prepare_trials(make_table(TRIAL_ROWS))
+def results(make_study):
+    return numbers.prepare_trials(make_study(TRIAL_ROWS))
+
+
+@pytest.fixture
+def trials(results):
+    return results.trials
 
 
 def test_the_front_comes_first_by_rising_sparsity(trials):
@@ -34,22 +41,22 @@ def test_counts(trials):
     assert numbers.count_outcomes(trials) == {"trained": 5, "collapsed": 1, "running": 1}
 
 
-def test_the_mean_over_fresh_seeds_counts(make_table):
-    table = make_table(TRIAL_ROWS[:2]).assign(val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
-    assert numbers.prepare_trials(table).sort_values("name")["reached"].tolist() == [0.7, 0.8]
+def test_the_mean_over_fresh_seeds_counts(make_study):
+    seeded = make_study(TRIAL_ROWS[:2], val_accuracy_mean=[0.7, np.nan], val_accuracy_low=[0.6, np.nan])
+    assert numbers.prepare_trials(seeded).trials.sort_values("name")["reached"].tolist() == [0.7, 0.8]
 
 
-def test_labels_name_the_controls(make_table):
-    table = make_table(TRIAL_ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
-    assert numbers.prepare_trials(table).sort_values("name")["label"].tolist() == [
+def test_labels_name_the_controls(make_study):
+    controls = make_study(TRIAL_ROWS[:2], shuffle=[True, False], small_dense=[None, "macs"])
+    assert numbers.prepare_trials(controls).trials.sort_values("name")["label"].tolist() == [
         "snip+shuffle",
         "force+small_dense:macs",
     ]
 
 
-def test_the_front_of_the_controls_alone(trials):
+def test_the_front_of_the_controls_alone(results):
     # without the trial of density 0.3, which is denser and worse
-    assert numbers.select_control_front(trials)["density"].tolist() == [0.2, 0.05]
+    assert numbers.select_control_front(results)["density"].tolist() == [0.2, 0.05]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +72,10 @@ def test_layers_whose_names_are_numbers_are_described(name, shape, label):
     assert paper.format_layer_label({"layer": name, "shape": shape}) == label
 
 
-def test_points_that_a_control_beats_are_marked(make_table):
+def test_points_that_a_control_beats_are_marked(make_study):
     trials = numbers.prepare_trials(
-        make_table([("force", 0.1, 0.8, "trained"), ("random", 0.2, 0.9, "trained")], macs=[9.0, 7.0])
-    )
+        make_study([("force", 0.1, 0.8, "trained"), ("random", 0.2, 0.9, "trained")], macs=[9.0, 7.0])
+    ).trials
     assert trials[["label", "beaten_by", "beaten_at"]].to_numpy().tolist() == [
         ["random", None, None],
         ["force", "trial-0001", "macs"],
@@ -92,8 +99,8 @@ def test_which_method_is_random_pruning(label, random):
         ({"density": "min"}, "val_accuracy"),
     ],
 )
-def test_the_quality_objective(make_table, objectives, quality):
-    assert numbers.prepare_trials(make_table(TRIAL_ROWS, objectives)).attrs["quality"] == quality
+def test_the_quality_objective(make_study, objectives, quality):
+    assert make_study(TRIAL_ROWS, objectives).quality == quality
 
 
 def test_dense_runs_with_the_best_settings():
@@ -120,19 +127,17 @@ def test_random_twins_are_grouped_by_arm_and_density():
     assert not len(numbers.summarize_twins(runs, "val_f1"))
 
 
-def test_hypervolume_grows_in_the_order_of_ends(make_table):
-    table = make_table([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
-    growth = numbers.trace_hypervolume(numbers.prepare_trials(table))
+def test_hypervolume_grows_in_the_order_of_ends(make_study):
+    results = make_study([("a", 0.05, 0.6, "trained"), ("a", 0.05, 0.5, "trained"), ("a", 0.005, 0.35, "trained")])
+    growth = numbers.trace_hypervolume(numbers.prepare_trials(results))
     assert growth["trials"].tolist() == [1, 3]
     # 0.5 = one decade below 0.5 times 0.5 above chance; 0.25 = another decade times 0.25
     assert growth["hypervolume"].round(9).tolist() == [0.5, 0.75]
     assert growth["device_hours"].round(9).tolist() == [0.01, 0.03]
 
 
-def test_unknown_references_are_the_worst_values(make_table):
-    table = make_table(TRIAL_ROWS)
-    table.attrs["references"] = {"density": 0.5}
-    assert numbers.find_references(numbers.prepare_trials(table)) == (
+def test_unknown_references_are_the_worst_values(results):
+    assert numbers.find_references(replace(results, references={"density": 0.5})) == (
         {"val_accuracy": 0.1, "density": 0.5},
         ["val_accuracy"],
     )
@@ -155,12 +160,12 @@ GRID_POINTS = [(method, density) for method in ("force", "random") for density i
 
 
 @pytest.fixture
-def grid(make_table):
+def grid(make_study):
     rows = [(m, d, 0.5 + d + 0.01 * (n % 3) + 0.1 * (m == "force"), "trained") for n, (m, d) in enumerate(GRID_POINTS)]
     iterations = pd.array(
         [[2, 8, 8][n % 3] if m == "force" else pd.NA for n, (m, _) in enumerate(GRID_POINTS)], "Int64"
     )
-    return numbers.prepare_trials(make_table(rows, iterations=iterations, schedule="linear"))
+    return numbers.prepare_trials(make_study(rows, iterations=iterations, schedule="linear"))
 
 
 def test_methods_side_by_side_over_seeds(grid):
@@ -172,14 +177,14 @@ def test_methods_side_by_side_over_seeds(grid):
     assert (methods["low"] < methods["mean"]).all()
 
 
-def test_methods_have_fronts_of_their_own_where_no_density_repeats(search_table):
-    methods, repeated = paper.compare_methods(numbers.prepare_trials(search_table))
+def test_methods_have_fronts_of_their_own_where_no_density_repeats(searched):
+    methods, repeated = paper.compare_methods(numbers.prepare_trials(searched))
     assert not repeated
     assert (methods.groupby("label")["mean"].diff().dropna() < 0).all()
 
 
 def test_iterations_at_each_density(grid):
-    iterations = paper.select_iterations(grid)
+    iterations = paper.select_iterations(grid.trials)
     assert paper.has_repeated_densities(iterations)
     averages = paper.average_by_iterations(iterations)
     assert averages[["sparsity", "iterations", "trials"]].to_numpy().tolist() == [
@@ -190,8 +195,8 @@ def test_iterations_at_each_density(grid):
     ]
 
 
-def test_iterations_relative_to_the_usual_accuracy_at_a_density(search_table):
-    trials = numbers.prepare_trials(search_table)
+def test_iterations_relative_to_the_usual_accuracy_at_a_density(searched):
+    trials = numbers.prepare_trials(searched).trials
     iterations = paper.select_iterations(trials)
     assert not paper.has_repeated_densities(iterations)
     relative = paper.compare_at_equal_density(iterations, trials)
@@ -202,16 +207,15 @@ def test_iterations_relative_to_the_usual_accuracy_at_a_density(search_table):
 
 def test_layers_of_each_network_apart(make_evidence):
     study_evidence = make_evidence()
-    (network,) = paper.split_by_network(study_evidence.trials, study_evidence.layers)
+    (network,) = paper.split_by_network(study_evidence.results.trials, study_evidence.layers)
     assert network[0] == "mlp"
     assert network[1]["layer"].unique().tolist() == ["first", "last"]
     assert list(paper.find_empty_layers(network[1])) == ["last"]
 
 
-def test_the_trail_of_a_mask_in_densities(make_table):
-    trials = numbers.prepare_trials(
-        make_table([("rigl", 0.2, 0.9, "trained"), ("gradual_magnitude", 0.1, 0.8, "trained")])
-    )
+def test_the_trail_of_a_mask_in_densities(make_study):
+    rows = [("rigl", 0.2, 0.9, "trained"), ("gradual_magnitude", 0.1, 0.8, "trained")]
+    trials = numbers.prepare_trials(make_study(rows)).trials
     rigl, gradual = (f"{index:032x}" for index in range(2))
     trails = {
         gradual: [

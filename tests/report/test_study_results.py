@@ -11,7 +11,6 @@ from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.report import StudyResults, evidence, numbers
 from forcetune.report.notebook import format_value, make_figures
-from forcetune.report.results import Results
 
 MARKUP = "<script>alert(1)</script>"
 
@@ -21,8 +20,8 @@ def figures(make_evidence):
     return make_figures(make_evidence())
 
 
-def make_results(table, end_reason=None):
-    return StudyResults("s", Results(table, pd.DataFrame()), end_reason)
+def make_results(stored, end_reason=None):
+    return StudyResults(**vars(stored), end_reason=end_reason)
 
 
 def test_the_figures_are_those_of_the_page(figures):
@@ -36,7 +35,7 @@ def test_each_trace_has_its_numbers(figures, make_evidence):
             assert trace.meta is None
             assert len(trace.x) > 0
             assert len(trace.x) == len(trace.y) or trace.type == "heatmap"
-    trials = make_evidence().trials
+    trials = make_evidence().results.trials
     points = [
         (x, y)
         for trace in figures["main"].data
@@ -104,44 +103,43 @@ def test_numbers_are_written_as_page_js_writes_them(kind, value, text):
     assert format_value(kind, value) == text
 
 
-def test_names_of_the_user_are_no_markup(make_table, make_evidence):
+def test_names_of_the_user_are_no_markup(make_study, make_evidence):
     rows = [(MARKUP, 0.1 / (1 + index), 0.9 - index / 10, "trained") for index in range(4)]
-    table = make_table(rows, model=MARKUP)
-    html = make_results(table, MARKUP)._repr_html_()
+    stored = make_study(rows, model=MARKUP)
+    html = make_results(stored, MARKUP)._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 1 + 4
-    for figure in make_figures(make_evidence(table)).values():
+    for figure in make_figures(make_evidence(stored)).values():
         assert "<script" not in json.dumps(json.loads(figure.to_json()), ensure_ascii=False).replace("\\u003c", "<")
 
 
-def test_a_notebook_shows_the_front(search_table):
-    study_results = make_results(search_table, "the search ended early: 1 hour is used up")
+def test_a_notebook_shows_the_front(searched):
+    study_results = make_results(searched, "the search ended early: 1 hour is used up")
     html = study_results._repr_html_()
     assert html.startswith("<p>s: 40 trials, 16 on the front; the search ended early: 1 hour is used up</p>")
     sparsities = [float(text) for text in re.findall(r"<td>([\d.]+)%</td><td>[\d.]+%</td>", html)]
     assert len(sparsities) == 16
     assert sparsities == sorted(sparsities)
-    assert study_results.front.attrs["objectives"] == search_table.attrs["objectives"]
-    assert study_results.trials is search_table
+    assert study_results.trials is searched.trials
 
 
 @pytest.mark.parametrize("rows", [[], [("snip", 0.1, np.nan, "failed")]])
-def test_a_study_without_a_front_shows_no_table(make_table, rows):
-    study_results = make_results(make_table(rows))
+def test_a_study_without_a_front_shows_no_table(make_study, rows):
+    study_results = make_results(make_study(rows))
     assert study_results._repr_html_() == f"<p>s: {len(rows)} trials, 0 on the front</p>"
     assert repr(study_results) == f"<StudyResults of s: {len(rows)} trials, 0 on the front>"
 
 
-def test_there_is_no_figure_before_a_trial_has_ended(make_table):
+def test_there_is_no_figure_before_a_trial_has_ended(make_study):
     with pytest.raises(InputError, match="has nothing to report"):
-        make_results(make_table([])).figures()
+        make_results(make_study([])).figures()
 
 
-def test_figures_read_only_what_the_tables_lack(search_table, monkeypatch):
+def test_figures_read_only_what_the_tables_lack(searched, monkeypatch):
     monkeypatch.setattr(tracking, "load_curves", lambda runs, metric: pd.DataFrame())
     monkeypatch.setattr(tracking, "read_json", lambda run, file: None)
     monkeypatch.setattr(tracking, "list_records", lambda experiment, kind: [])
-    figures = make_results(search_table).figures()
+    figures = make_results(searched).figures()
     assert {"main", "methods", "growth"} <= figures.keys()
     assert "curves" not in figures
 
@@ -154,5 +152,5 @@ def test_figures_read_only_what_the_tables_lack(search_table, monkeypatch):
         [("snip", 0.1, 0.9, "trained"), (None, np.nan, np.nan, None)],
     ],
 )
-def test_odd_studies_have_figures(make_table, rows):
-    assert "main" in make_figures(evidence.Evidence("s", numbers.prepare_trials(make_table(rows))))
+def test_odd_studies_have_figures(make_study, rows):
+    assert "main" in make_figures(evidence.Evidence("s", numbers.prepare_trials(make_study(rows))))

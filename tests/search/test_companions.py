@@ -7,7 +7,7 @@ import pytest
 from made import QUIET_CONSOLE
 from mlflow import MlflowClient
 
-from forcetune import analysis, run
+from forcetune import run
 from forcetune.errors import HeldError, InputError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import Ledger, load_trials, pending_archive
@@ -108,7 +108,7 @@ def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(search_densitie
     assert "0.3" not in load_front_densities()
     means = {**ACCURACY_BY_DENSITY, 0.4: 0.3, 0.3: 0.5}  # the densest point was lucky
     rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: means[d], issued))
-    front = analysis.best(results.load_results("s"))
+    front = results.load("s").front
     assert load_front_densities() == set(front["density"].map(str))
     assert "0.4" not in load_front_densities()
 
@@ -149,7 +149,7 @@ def test_an_interrupted_round_goes_on(search_densities):
 def test_companions_have_an_experiment_of_their_own(search_densities):
     study = search_densities(2)
     rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], []))
-    rows, reruns = load_table("s"), load_reruns("s")
+    rows, reruns = load_table("s").trials, load_reruns("s")
     assert len(rows) == 4, "no companion counts as a trial of the study"
     assert "of" not in rows
     assert len(reruns) == 6

@@ -44,11 +44,11 @@ def test_everything_is_deleted_and_the_name_is_free(folder, make_study):
     assert list_study_names() == ["other"]
     assert not any(folder.exists() for folder in unfinished_folders)
     assert not tracking.has_experiment("s", mlflow_uri())
-    assert len(tracking.load_table("other")) == 2
+    assert len(tracking.load_table("other").trials) == 2
     with pytest.raises(InputError, match="has a study 's'"):
         find_contents("s")
     leave_one_unfinished(study)
-    assert len(tracking.load_table("s")) == 2, "the name is free"
+    assert len(tracking.load_table("s").trials) == 2, "the name is free"
 
 
 def test_a_study_of_another_program_is_kept(folder):
@@ -83,7 +83,7 @@ def test_a_study_that_runs_is_kept(folder, make_study):
         with driver_lock(name, optuna_uri()), pytest.raises(HeldError):
             delete_study("s")
     assert list_study_names() == ["s"]
-    assert len(tracking.load_table("s")) == 2
+    assert len(tracking.load_table("s").trials) == 2
 
 
 def test_a_study_that_was_deleted_in_mlflow_alone_is_deleted_everywhere(folder, make_study):

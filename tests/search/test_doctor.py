@@ -50,7 +50,7 @@ def client():
 
 
 def row(number=0):
-    return tracking.load_table("s").set_index("name").loc[f"trial-{number:04d}"]
+    return tracking.load_table("s").trials.set_index("name").loc[f"trial-{number:04d}"]
 
 
 def alter(statement, *values):
@@ -183,7 +183,7 @@ def test_an_unknown_study(folder, ended_study):
 def test_an_archive_where_the_ledger_is_gone(ended_study, folder):
     (folder / "optuna.db").unlink()
     name = archive("s", lambda: None, None, fresh=True)
-    assert len(tracking.load_table(name)) == 3
+    assert len(tracking.load_table(name).trials) == 3
 
 
 def delete_experiment():
@@ -191,9 +191,9 @@ def delete_experiment():
 
 
 def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended_study):
-    before = tracking.load_table("s")
+    before = tracking.load_table("s").trials
     delete_experiment()
-    for call in (lambda: tracking.load_table("s"), lambda: make_driver(ended_study)):
+    for call in (lambda: tracking.load_table("s").trials, lambda: make_driver(ended_study)):
         with pytest.raises(InputError, match="the study 's' was deleted in MLflow.*`forcetune doctor s --repair`"):
             call()
     _, findings, _ = examine_study("s")
@@ -202,7 +202,7 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_named_and_restored(ended_st
     ]
     examine_study("s", mend=True)
     assert examine_study("s") == ([], [], None)
-    assert tracking.load_table("s").equals(before)
+    assert tracking.load_table("s").trials.equals(before)
 
 
 @pytest.mark.parametrize("deleted", ["run", "experiment"])
@@ -230,5 +230,5 @@ def test_a_run_or_experiment_that_is_deleted_while_the_study_runs_is_restored(fo
     driver.close()
     assert len(warnings) == 1
     assert "was deleted in MLflow" in warnings[0]
-    assert list(tracking.load_table("s")["outcome"]) == ["trained", "trained"]
+    assert list(tracking.load_table("s").trials["outcome"]) == ["trained", "trained"]
     assert row(1)["val_accuracy"] == 0.5

@@ -73,7 +73,7 @@ def test_outcomes_in_both_stores(folder, make_study):
     study = optuna.load_study(study_name="s", storage=optuna_uri())
     assert [trial.number for trial in study.best_trials] == [0]
 
-    rows = load_table("s").set_index("name")
+    rows = load_table("s").trials.set_index("name")
     assert list(rows["outcome"]) == ["trained", "collapsed", "failed", "failed"]
     assert list(rows["status"]) == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
     assert rows.loc["trial-0002", "reason"] == "Diverged: nan"
@@ -86,7 +86,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial(folder, make_study):
     end(driver, assignment, val_accuracy=float("nan"))
     driver.close()
     assert optuna_trials()[0].state.name == "FAIL"
-    assert load_table("s").loc[0, "reason"] == "the objective val_accuracy became nan"
+    assert load_table("s").trials.loc[0, "reason"] == "the objective val_accuracy became nan"
 
 
 def report_epoch(driver, assignment, step, accuracy, **more_metrics):
@@ -129,7 +129,7 @@ def test_a_trial_is_stopped_at_its_rung_and_is_off_the_front(folder, make_study,
     assert trial.state.name == "COMPLETE"
     assert trial.values == [0.1, poor.trial.density]
     assert trial.constraints == {"off_front": 1.0}
-    row = load_table("s").set_index("name").loc[f"trial-{poor.number:04d}"]
+    row = load_table("s").trials.set_index("name").loc[f"trial-{poor.number:04d}"]
     assert (row["outcome"], row["status"], row["val_accuracy"]) == ("stopped", "FINISHED", 0.1)
     assert re.fullmatch(
         r"at rung 1/8, after epoch 2: rank \d+, behind \d+ and level with \d+ of \d+ trials", row["reason"]
@@ -145,7 +145,7 @@ def test_an_infeasible_trial_counts_and_is_off_the_front(folder, make_study):
     driver.close()
     assert optuna_trials()[0].values == [0.25, 0.1], "an untrained network counts at chance"
     assert optuna_trials()[0].constraints == {"off_front": 1.0}
-    row = load_table("s").loc[0]
+    row = load_table("s").trials.loc[0]
     assert (row["outcome"], row["reason"]) == ("infeasible", "macs 9 is above the constraint's max 1")
     assert row["val_accuracy"] == 0.25
 
@@ -154,7 +154,7 @@ def test_an_objective_that_is_never_reported_fails_the_trial(folder, make_study)
     driver = make_driver(make_study(search={"trials": 1}, train="collections:Counter", objectives={"val_f1": "max"}))
     end(driver, driver.issue())
     driver.close()
-    reason = load_table("s").loc[0, "reason"]
+    reason = load_table("s").trials.loc[0, "reason"]
     assert "does not report the objective val_f1; it reports val_accuracy, density" in reason
 
 
@@ -178,7 +178,7 @@ def test_more_trials_go_on_in_the_same_study(folder, make_study):
     drain(make_driver(make_study(search={"trials": 3})))
     drain(make_driver(make_study(search={"trials": 5})))
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 5
-    assert len(load_table("s")["trial"].unique()) == 5
+    assert len(load_table("s").trials["trial"].unique()) == 5
 
 
 def test_a_repeated_proposal_is_pruned_and_does_not_count(folder, make_study):
@@ -189,7 +189,7 @@ def test_a_repeated_proposal_is_pruned_and_does_not_count(folder, make_study):
     assert states.count("COMPLETE") == 2, "the space has no more"
     assert states.count("PRUNED") == len(states) - 2 > 0
     assert driver.is_finished
-    assert len(load_table("s")) == 2
+    assert len(load_table("s").trials) == 2
 
 
 def test_start_configurations_run_once_and_more_may_follow(folder, make_study):
@@ -243,7 +243,7 @@ def test_an_interrupted_trial_is_taken_up_in_its_own_run(folder, make_study):
     end(driver, second)
     drain(driver)
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 2
-    assert list(load_table("s")["status"]) == ["FINISHED"] * 2
+    assert list(load_table("s").trials["status"]) == ["FINISHED"] * 2
 
 
 def test_a_worker_that_was_given_up_is_ignored(folder, make_study):
@@ -268,7 +268,7 @@ def test_a_trial_out_of_memory_gets_more_memory_while_a_node_has_it(folder, make
         driver.report_loss(assignment.number, assignment.attempt, "memory", "OutOfMemoryError: 2 GiB")
     assert driver.is_finished
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more memory for it"
+    assert load_table("s").trials.loc[0, "reason"] == "OutOfMemoryError: 2 GiB; no node has more memory for it"
 
 
 def test_a_trial_that_hangs_is_not_tried_again(folder, make_study):
@@ -276,7 +276,7 @@ def test_a_trial_that_hangs_is_not_tried_again(folder, make_study):
     assignment = driver.issue()
     driver.report_loss(assignment.number, assignment.attempt, "time", "it took longer than max_seconds 3")
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "it took longer than max_seconds 3"
+    assert load_table("s").trials.loc[0, "reason"] == "it took longer than max_seconds 3"
 
 
 def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_study):
@@ -290,7 +290,7 @@ def test_a_trial_leaves_its_curve_its_files_and_nothing_on_disk(folder, make_stu
     from mlflow import MlflowClient
 
     client = MlflowClient(mlflow_uri())
-    run = load_table("s").loc[0, "run_id"]
+    run = load_table("s").trials.loc[0, "run_id"]
     history = client.get_metric_history(run, "val_accuracy")
     assert [(m.step, m.timestamp, m.value) for m in history] == [(1, 500, 0.4), (2, 1000, 0.5)]
     assert client.get_run(run).data.metrics["macs"] == 7
@@ -336,8 +336,8 @@ def test_what_mlflow_does_not_take_delays_nothing_and_is_sent_afterwards(folder,
     is_away = False
     drain(make_driver(make_study(search={"trials": 3})))
     assert [trial.state.name for trial in optuna_trials()] == ["COMPLETE"] * 3
-    assert list(load_table("s")["outcome"]) == ["trained"] * 3
-    assert len(load_table("s")["trial"].unique()) == 3
+    assert list(load_table("s").trials["outcome"]) == ["trained"] * 3
+    assert len(load_table("s").trials["trial"].unique()) == 3
 
 
 def test_a_metric_that_two_attempts_measured_is_logged_once(folder, make_study, monkeypatch):
@@ -370,7 +370,7 @@ def test_a_metric_that_two_attempts_measured_is_logged_once(folder, make_study, 
     )
     end(driver, second)
     driver.close()
-    steps = Tracker("s", mlflow_uri()).list_steps(load_table("s").loc[0, "run_id"])
+    steps = Tracker("s", mlflow_uri()).list_steps(load_table("s").trials.loc[0, "run_id"])
     assert steps["prune_seconds"] == [0]
 
 
@@ -390,7 +390,7 @@ def test_an_interrupted_trial_that_is_not_trained_gets_its_values(folder, make_s
     epoch = Epoch(0, 1000, {"val_accuracy": 0.25, "train_seconds": 0.0})
     driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome=outcome, reason="no path"))
     driver.close()
-    row = load_table("s").loc[0]
+    row = load_table("s").trials.loc[0]
     assert (row["val_accuracy"], row["macs"], row["train_seconds"]) == (0.25, 7.0, 0.0)
     assert examine_study("s")[1] == []
 
@@ -401,7 +401,7 @@ def test_an_epoch_that_was_logged_in_part_is_completed(folder, make_study):
     driver = make_driver(study)
     assignment = driver.issue()
     driver.close(10.0)
-    (run,) = load_table("s")["run_id"]
+    (run,) = load_table("s").trials["run_id"]
     driver.tracker.log(run, [Epoch(1, 1000, {"val_accuracy": 0.5})])
     driver = make_driver(study)
     assignment = driver.issue()
@@ -480,7 +480,7 @@ def test_a_metric_name_that_mlflow_refuses_blocks_nothing(folder, make_study, ca
     driver.close()
     assert time.monotonic() - started < 20
     assert {trial.state.name for trial in optuna_trials()} == {"COMPLETE"}
-    rows = load_table("s")
+    rows = load_table("s").trials
     assert (list(rows["status"]), list(rows["val_accuracy"])) == (["FINISHED"] * 2, [0.5, 0.5])
     assert examine_study("s")[1] == []
     printed = capsys.readouterr().out
@@ -593,7 +593,7 @@ def test_ten_lost_nodes_use_no_retry(folder, make_study):
         assignment = driver.issue()
         driver.report_loss(assignment.number, assignment.attempt, "node", "its node was lost")
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "its node was lost; failed after 13 attempts"
+    assert load_table("s").trials.loc[0, "reason"] == "its node was lost; failed after 13 attempts"
 
 
 def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
@@ -603,7 +603,7 @@ def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):
     second = driver.issue()
     driver.report_loss(second.number, second.attempt, "lost", "its worker ended")
     driver.close()
-    assert load_table("s").loc[0, "reason"] == "its worker ended; failed after 2 attempts"
+    assert load_table("s").trials.loc[0, "reason"] == "its worker ended; failed after 2 attempts"
 
 
 def fail_trials(driver, count):

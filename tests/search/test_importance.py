@@ -1,8 +1,11 @@
 """The importance of each field: conditional fields, measured densities, too few trials."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from tables import make_results
 
 from forcetune import tracking
 from forcetune.errors import InputError
@@ -42,11 +45,10 @@ def make_table(count=200, measured=0.9995):
                 "val_accuracy": 0.5 + 0.2 * np.log10(density) + gain + generator.normal(0, 0.005),
             }
         )
-    table = pd.DataFrame(rows).assign(outcome="trained", study="s", dataset="synthetic", model="mlp")
-    table["iterations"] = table["iterations"].astype("Int64")
+    trials = pd.DataFrame(rows).assign(outcome="trained", study="s", dataset="synthetic", model="mlp")
+    trials["iterations"] = trials["iterations"].astype("Int64")
     fields = ["dataset", "model", "method", "density", "iterations", "lr", "epochs"]
-    table.attrs = {"study": "s", "objectives": STUDY_FILE["objectives"], "fields": fields}
-    return table
+    return make_results(trials, STUDY_FILE["objectives"], fields)
 
 
 @pytest.fixture(autouse=True)
@@ -74,20 +76,19 @@ def test_measured_densities_below_the_domain_still_count():
 def test_stopped_trials_count_as_bad():
     table = make_table()
     before = importance(table).loc["method", "val_accuracy"]
-    table.loc[table["method"] == "snip", ["outcome", "val_accuracy"]] = ["stopped", -1.0]
+    table.trials.loc[table.trials["method"] == "snip", ["outcome", "val_accuracy"]] = ["stopped", -1.0]
     assert importance(table).loc["method", "val_accuracy"] > 1.5 * before
 
 
 def test_trials_without_an_accuracy_are_left_out():
     table = make_table()
-    table.loc[:149, "val_accuracy"] = np.nan
+    table.trials.loc[:149, "val_accuracy"] = np.nan
     assert importance(table)["val_accuracy"].sum() == pytest.approx(1)
-    table.loc[:190, "val_accuracy"] = np.nan
+    table.trials.loc[:190, "val_accuracy"] = np.nan
     with pytest.raises(InputError, match="needs 10 trials with sampled fields .* not 9"):
         importance(table)
 
 
-def test_one_objective_has_no_front(monkeypatch):
-    table = make_table()
-    table.attrs["objectives"] = {"val_accuracy": "max"}
+def test_one_objective_has_no_front():
+    table = replace(make_table(), objectives={"val_accuracy": "max"})
     assert list(importance(table)) == ["val_accuracy", "accuracy at equal density"]

@@ -29,13 +29,14 @@ def list_tag_findings():
 
 
 def load_front_names():
-    return set(analysis.best(results.load_results("s"))["name"])
+    return set(results.load("s").front["name"])
 
 
 def test_mlflow_finds_the_front_and_its_knee_by_tags(search_study):
     search_study()
     assert find_run_names(f"tags.`{FRONT_TAG}` = 'true'") == load_front_names() != set()
-    knee = analysis.knee(analysis.best(results.load_results("s")))
+    study_results = results.load("s")
+    knee = analysis.knee(study_results.front, study_results.objectives)
     assert find_run_names(f"tags.`{KNEE_TAG}` = 'true'") == set(knee["name"]) != set()
 
 
@@ -70,7 +71,7 @@ def test_tags_follow_the_front_as_it_moves(folder, make_study):
 def test_a_doctor_compares_the_tags(search_study):
     search_study()
     client = MlflowClient(mlflow_uri())
-    rows = results.load_results("s").set_index("name")
+    rows = results.load("s").trials.set_index("name")
     front_run, other_run = (
         rows.loc[min(load_front_names()), "run_id"],
         rows.loc[min(set(rows.index) - load_front_names()), "run_id"],

@@ -43,7 +43,7 @@ def use_stores(monkeypatch, stores):
 
 
 def test_everything_is_in_the_new_stores_and_nothing_in_the_old_ones(study, stores, monkeypatch):
-    before, companions = results.load_results("s"), tracking.load_companions("s")
+    before, companions = results.load("s").trials, tracking.load_companions("s")
     records = [trial.user_attrs for trial in load_trials("s", optuna_uri())]
     result = CliRunner().invoke(main, ["move", "s", "--to", stores[0], "--mlflow", stores[1], "--yes"])
     assert result.exit_code == 0, result.output
@@ -53,7 +53,7 @@ def test_everything_is_in_the_new_stores_and_nothing_in_the_old_ones(study, stor
         assert not has_study(name, optuna_uri())
         assert not tracking.has_experiment(name, mlflow_uri())
     use_stores(monkeypatch, stores)
-    after = results.load_results("s")
+    after = results.load("s").trials
     assert tracking.load_study_file("s")["study"] == "s", "the artifacts were moved"
     columns = [column for column in before if column != "run_id"]
     assert after[columns].equals(before[columns])
@@ -89,14 +89,14 @@ def test_after_a_kill_the_same_command_goes_on(study, stores, monkeypatch, modul
         calls["left"] -= 1
         return original(*arguments)
 
-    table = results.load_results("s")
+    table = results.load("s").trials
     with monkeypatch.context() as patch:
         patch.setattr(module, function, die)
         with pytest.raises(KeyboardInterrupt):
             run.move_study("s", *stores, print)
     run.move_study("s", *stores, print)
     use_stores(monkeypatch, stores)
-    assert results.load_results("s")["trial"].tolist() == table["trial"].tolist()
+    assert results.load("s").trials["trial"].tolist() == table["trial"].tolist()
     assert not has_study("s" + MOVING_SUFFIX, optuna_uri())
     assert len(tracking.load_companions("s")) > 0
 
@@ -106,7 +106,7 @@ def test_a_copy_that_differs_keeps_both(study, stores, monkeypatch):
         patch.setattr(copying, "_find_difference", lambda *runs: "the copy lacks the run x")
         with pytest.raises(StoppedError, match=r"the copy lacks the run x\. Both are kept"):
             run.move_study("s", *stores, print)
-    assert len(results.load_results("s")) == 8
+    assert len(results.load("s").trials) == 8
     run.move_study("s", *stores, print)
     assert not tracking.has_experiment("s", mlflow_uri())
 
@@ -117,7 +117,7 @@ def test_a_copy_that_lacks_content_of_a_run_is_refused(study, stores, monkeypatc
     function = functions.get(content, "log_inputs")
     if content == "data sets":
         dataset = {"name": "d", "root": None, "digest": "0" * 16, "train_samples": 9, "test_samples": 3, "classes": 2}
-        tracking.Tracker("s", mlflow_uri()).log_dataset(tracking.load_table("s")["run_id"][0], dataset)
+        tracking.Tracker("s", mlflow_uri()).log_dataset(tracking.load_table("s").trials["run_id"][0], dataset)
     original = getattr(MlflowClient, function)
 
     def leave_out(client, *arguments, **options):
@@ -131,7 +131,7 @@ def test_a_copy_that_lacks_content_of_a_run_is_refused(study, stores, monkeypatc
     monkeypatch.setattr(MlflowClient, function, leave_out)
     with pytest.raises(StoppedError, match=f"and its copy differ in .*{content}"):
         run.move_study("s", None, stores[1], print)
-    assert len(results.load_results("s")) == 8
+    assert len(results.load("s").trials) == 8
 
 
 def test_trials_that_were_searched_after_a_move_are_kept(study, stores, search_study):
@@ -140,7 +140,7 @@ def test_trials_that_were_searched_after_a_move_are_kept(study, stores, search_s
     for targets in (stores, (stores[0], None)):
         with pytest.raises(InputError, match="which differs from the one here; nothing was moved"):
             run.move_study("s", *targets, print)
-    assert len(results.load_results("s")) == 1
+    assert len(results.load("s").trials) == 1
     assert len(load_trials("s", optuna_uri())) == 1
 
 
@@ -148,7 +148,7 @@ def test_one_store_is_moved_alone(study, stores, monkeypatch):
     run.move_study("s", stores[0], None, print)
     monkeypatch.setenv("FORCETUNE_STORAGE", stores[0])
     assert len(load_trials("s", optuna_uri())) == 8
-    assert len(results.load_results("s")) == 8
+    assert len(results.load("s").trials) == 8
 
 
 def test_another_study_of_that_name_is_kept(study, stores, search_study, monkeypatch):
@@ -159,7 +159,7 @@ def test_another_study_of_that_name_is_kept(study, stores, search_study, monkeyp
         run.move_study("s", *stores, print)
     with pytest.raises(InputError, match="already has a study 's'"):
         run.move_study("s", stores[0], None, print)
-    assert len(results.load_results("s")) == 8
+    assert len(results.load("s").trials) == 8
 
 
 def test_a_move_that_makes_no_sense_is_refused(study, stores):

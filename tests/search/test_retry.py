@@ -63,7 +63,7 @@ def study(folder, make_study):
 @pytest.mark.parametrize("epochs", [0, 1, 2])
 def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
     search_with_failure(study, epochs)
-    before = load_table("s").set_index("name")
+    before = load_table("s").trials.set_index("name")
     driver = make_driver(study, retry_failed=True)
     assert not is_complete(study)
     retry = driver.issue()
@@ -76,7 +76,7 @@ def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
 
     assert [trial.state.name for trial in load_optuna_trials()] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert load_optuna_trials()[2].user_attrs["supersedes"] == 1
-    table = load_table("s").set_index("name")
+    table = load_table("s").trials.set_index("name")
     assert list(table["run_id"]) == list(before["run_id"]), "the same run goes on"
     row = table.loc["trial-0001"]
     assert (row["outcome"], row["reason"], row["status"]) == ("trained", None, "FINISHED")
@@ -85,7 +85,7 @@ def test_a_failed_trial_is_run_again_in_its_run(study, epochs):
     assert list(load_curves([row["run_id"]], "val_accuracy")["value"]) == [0.4, 0.8]
     assert examine_study("s")[1] == []
     assert is_complete(study)
-    assert describe_failures(load_table("s")) is None
+    assert describe_failures(load_table("s").trials) is None
 
 
 def test_a_retry_that_ends_sooner_keeps_no_epoch_of_the_failed_attempt(study):
@@ -95,7 +95,7 @@ def test_a_retry_that_ends_sooner_keeps_no_epoch_of_the_failed_attempt(study):
     train(driver, retry, 1, 0.4)
     end(driver, retry, "stopped", 0.4, reason="at rung 1")
     driver.close()
-    table = load_table("s").set_index("name")
+    table = load_table("s").trials.set_index("name")
     assert len(table) == 2
     assert table.loc["trial-0002", "val_accuracy"] == 0.4
     assert list(load_curves([table.loc["trial-0002", "run_id"]], "val_accuracy")["step"]) == [1]
@@ -108,7 +108,7 @@ def test_a_failed_trial_is_run_again_only_by_request(study):
     assert driver.is_finished
     driver.close()
     assert len(load_optuna_trials()) == 2
-    assert "`forcetune search FILE --retry-failed`" in describe_failures(load_table("s"))
+    assert "`forcetune search FILE --retry-failed`" in describe_failures(load_table("s").trials)
 
 
 def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
@@ -122,7 +122,7 @@ def test_a_retry_that_was_interrupted_goes_on_without_the_option(study):
     train(driver, retry, 2, 0.9)
     end(driver, retry, "trained", 0.9)
     driver.close()
-    assert load_table("s").set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
+    assert load_table("s").trials.set_index("name").loc["trial-0001", "val_accuracy"] == 0.9
     assert examine_study("s")[1] == []
 
 
@@ -134,7 +134,7 @@ def test_a_retry_that_fails_can_be_run_again(study):
         train(driver, retry, 2, 0.7)
         end(driver, retry, outcome, 0.7, reason="RuntimeError: yours" if outcome == "failed" else None)
         driver.close()
-        assert list(load_table("s")["outcome"]) == ["trained", outcome]
+        assert list(load_table("s").trials["outcome"]) == ["trained", outcome]
         assert examine_study("s")[1] == []
     assert [trial.user_attrs.get("supersedes") for trial in load_optuna_trials()] == [None, None, 1, 2]
     assert make_driver(study, retry_failed=True).is_finished, "no failed trial is left"
@@ -152,10 +152,11 @@ def test_retries_end_where_they_fail_again_for_the_same_reason(folder, make_stud
     assert driver.is_finished
     driver.close()
     table = load_table("s")
-    assert list(table["outcome"]) == ["failed"] * 10
-    assert (table["reason"] == "RuntimeError: mine").sum() == 5
-    assert table["reason"].str.startswith("not run again, because the search ended first: the last 5").sum() == 5
-    assert table.attrs["device_hours"] < 0.1
+    reasons = table.trials["reason"]
+    assert list(table.trials["outcome"]) == ["failed"] * 10
+    assert (reasons == "RuntimeError: mine").sum() == 5
+    assert reasons.str.startswith("not run again, because the search ended first: the last 5").sum() == 5
+    assert table.device_hours < 0.1
     assert "for the same reason" in driver.failure_reason
     assert make_driver(study, retry_failed=True).wanted == 10
 
@@ -167,7 +168,7 @@ def test_no_failed_trial_is_run_again_once_the_budget_is_used_up(study, make_stu
     assert driver.issue() is None
     assert driver.is_finished
     driver.close()
-    assert "the budget of 1e-09 device hours" in load_table("s").set_index("name").loc["trial-0001", "reason"]
+    assert "the budget of 1e-09 device hours" in load_table("s").trials.set_index("name").loc["trial-0001", "reason"]
 
 
 def test_a_request_outlives_a_driver_that_is_killed_before_it_has_begun(study):
@@ -195,5 +196,5 @@ def test_a_run_that_is_rewritten_twice_is_there_once(study, monkeypatch):
     monkeypatch.setattr(Tracker, "remove", fail_once)
     end(driver, retry, "stopped", 0.4, reason="at rung 1")
     driver.close()
-    assert len(load_table("s")) == 2
+    assert len(load_table("s").trials) == 2
     assert examine_study("s")[1] == []

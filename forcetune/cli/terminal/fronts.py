@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -15,6 +16,8 @@ from forcetune.report.tables import Table, drop_missing
 if TYPE_CHECKING:
     import pandas as pd
 
+    from forcetune.report.results import Results
+
 Row = Mapping[str, Any]
 TEXT_COLUMNS = {"study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial", "run id"}
 FIXED_FIELDS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
@@ -23,49 +26,50 @@ FILE_LINE_CHARACTERS = 400
 SHORT_RUN_ID_CHARACTERS = 10  # enough to tell runs apart
 
 
-def front(selected: pd.DataFrame, extra: Sequence[str] = ()) -> None:
+def front(selected: Results, extra: Sequence[str] = ()) -> None:
     """Print points in their order, and sentences on how certain they are.
 
     Args:
-        selected: The rows of a table of trials, as `best` selects them.
+        selected: The results with the selected trials.
         extra: Further fields to show.
     """
     out = console(width=FILE_LINE_CHARACTERS)
     out.print(points(selected, extra, out.width if out.is_terminal else None), soft_wrap=True)
 
 
-def points(selected: pd.DataFrame, extra: Sequence[str] = (), width: int | None = None) -> RenderableType:
+def points(selected: Results, extra: Sequence[str] = (), width: int | None = None) -> RenderableType:
     """Return points as a table, and sentences on how certain they are.
 
     Args:
-        selected: The rows of a table of trials, as `best` selects them.
+        selected: The results with the selected trials.
         extra: Further fields to show.
         width: Characters of a line. Where the table is wider, it lacks some of the fields that vary. None: no limit.
     """
     columns = _columns(selected, extra)
-    rows = [drop_missing(row) for row in selected.to_dict("records")]
+    rows = [drop_missing(row) for row in selected.trials.to_dict("records")]
     cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
-    varied = [name for name in selected.attrs.get("varied", ()) if name in cells and name not in extra]
+    varied = [name for name in selected.varied if name in cells and name not in extra]
     for name in [name for name in varied if set(cells[name]) <= {ABSENT}]:
         del cells[name]
     left_out = [name for name in _find_overflow(cells, varied, width) if cells.pop(name)]
     table = Table([*cells], [*zip(*cells.values(), strict=True)], TEXT_COLUMNS).to_terminal({"run id"})
     omission = f"- fields that vary and need a wider terminal ({len(left_out)}): {', '.join(left_out)}"
-    return Group(table, *describe_certainty(selected), *([omission] if left_out else []))
+    return Group(table, *describe_certainty(selected.trials), *([omission] if left_out else []))
 
 
-def controls(table: pd.DataFrame, study_front: pd.DataFrame) -> None:
+def controls(study_results: Results, study_front: pd.DataFrame) -> None:
     """Print the front of the controls alone, and how many points of the whole front are controls or beaten by one.
 
     Args:
-        table: All trials, as `load_results` returns them.
+        study_results: All trials, as `results.load` returns them.
         study_front: The front of all trials, with the columns of `analysis.find_beating_controls`.
     """
     from forcetune import analysis
     from forcetune.study import method_label
 
     out = console()
-    tried_count, control_front = int(analysis.is_control(table).sum()), analysis.best_controls(table)
+    tried_count = int(analysis.is_control(study_results.trials).sum())
+    control_front = analysis.best_controls(study_results.trials, study_results.objectives)
     if not tried_count:
         out.print(
             "no control was searched: trials with `method: random_erk` and with `small_dense: macs` show whether "
@@ -114,7 +118,7 @@ def _find_overflow(cells: Mapping[str, Sequence[str]], varied: Sequence[str], wi
     return left_out
 
 
-def follow(updates: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = ()) -> None:
+def follow(updates: Iterable[tuple[Results, str]], extra: Sequence[str] = ()) -> None:
     """Show points as they change: on a terminal in place of the previous ones, elsewhere as one line for each update.
 
     Args:
@@ -128,21 +132,22 @@ def follow(updates: Iterable[tuple[pd.DataFrame, str]], extra: Sequence[str] = (
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
         for selected, summary in updates:
-            live.update(Group(points(selected, extra, out.width), summary) if len(selected) else summary, refresh=True)
+            shown = Group(points(selected, extra, out.width), summary) if len(selected.trials) else summary
+            live.update(shown, refresh=True)
 
 
-def costs(selected: pd.DataFrame, table: pd.DataFrame) -> str:
+def costs(selected: pd.DataFrame, study_results: Results) -> str:
     """Return a sentence with the device time of these points, and of the studies that they come from.
 
     Args:
         selected: The rows of some trials.
-        table: All trials, as `load_results` returns them.
+        study_results: All trials, as `results.load` returns them.
     """
     selected_time = precise_duration(float(selected["device_seconds"].sum()))
-    study_hours = table.attrs["device_hours"]
-    trial_seconds = float(table["device_seconds"].sum())
+    study_hours = study_results.device_hours
+    trial_seconds = float(study_results.trials["device_seconds"].sum())
     study_seconds = trial_seconds if study_hours is None else max(trial_seconds, 3600 * study_hours)
-    names = ", ".join(table.attrs["studies"])
+    names = ", ".join(study_results.studies)
     subject = f"these {len(selected)} points" if len(selected) > 1 else "this point"
     return (
         f"device time: {selected_time} for {subject}, {precise_duration(study_seconds)} for {names} in all; each "
@@ -179,35 +184,35 @@ def describe_certainty(selected: pd.DataFrame) -> list[str]:
     ]
 
 
-def _columns(selected: pd.DataFrame, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+def _columns(selected: Results, extra: Sequence[str]) -> dict[str, Callable[[Row], str]]:
     """Return a function for each column, by its header, which formats the column's cell of a row."""
     from forcetune.analysis import COST_NAMES
     from forcetune.study import method_label
 
-    attrs = selected.attrs
-    objectives = [name for name in attrs["objectives"] if name not in ("val_accuracy", "density", "sparsity")]
-    field_names = [*attrs.get("varied", ()), *objectives, *extra]
+    trials = selected.trials
+    objectives = [name for name in selected.objectives if name not in ("val_accuracy", "density", "sparsity")]
+    field_names = [*selected.varied, *objectives, *extra]
     extra_columns = dict.fromkeys(name for name in field_names if name not in (*FIXED_FIELDS, "study"))
     columns: dict[str, Callable[[Row], str]] = {}
-    if len(attrs["studies"]) > 1:
+    if len(selected.studies) > 1:
         columns["study"] = lambda row: row["study"]
     columns |= {
         "sparsity": lambda row: format_sparsity(row["sparsity"]),
         "accuracy": lambda row: _format_mean(row, "val_accuracy", lambda value: f"{value:.2%}"),
         "method": lambda row: method_label(row),
     }
-    columns |= {name: lambda row, name=name: _format_mean(row, name, _format_number) for name in extra_columns}
-    if "dense_accuracy" in selected:
+    columns |= {name: partial(_format_mean, name=name, format_value=_format_number) for name in extra_columns}
+    if "dense_accuracy" in trials:
         columns["dense"] = lambda row: _format_accuracy(row, "dense")
         columns["points below"] = lambda row: f"{row['below']:.2f}"
-    if "seeds" in selected:
+    if "seeds" in trials:
         columns["seeds"] = lambda row: str(row["seeds"]) if row.get("seeds") else "-"
         columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
-    if "beaten_by" in selected and selected["beaten_by"].notna().any():
+    if "beaten_by" in trials and trials["beaten_by"].notna().any():
         columns["beaten by"] = lambda row: (
             f"{row['beaten_by']} ({COST_NAMES[row['beaten_at']]})" if "beaten_by" in row else ABSENT
         )
-    if "training_flops" in selected and selected["training_flops"].notna().any():
+    if "training_flops" in trials and trials["training_flops"].notna().any():
         columns["FLOPs"] = lambda row: format_flops(row["training_flops"]) if "training_flops" in row else ABSENT
     columns["device time"] = lambda row: precise_duration(row["device_seconds"])
     columns["trial"] = lambda row: row["name"]

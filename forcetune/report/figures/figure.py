@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from forcetune.formats import format_percent
-from forcetune.report.columns import format_heading, is_share
+from forcetune.report.columns import is_share
 from forcetune.report.looks import Style, escape_markup
+from forcetune.report.results import Results
 
 TRIALS_SOURCE = "trials"  # the id of the table of all trials among the sources of page.js
 
@@ -51,11 +52,6 @@ class Figure:
     has_table_below: bool = True
 
 
-def name_quality(trials: pd.DataFrame) -> str:
-    """Return the heading of the study's quality."""
-    return format_heading(str(trials.attrs["quality"]))
-
-
 def compute_height(plot: int, style: Style) -> int:
     """Return the height of a figure, in pixels, that has this room for the plot and a legend of all labels below."""
     return plot + 20 * (len(style.labels) // 5)
@@ -84,9 +80,9 @@ def _fade(colour: str) -> str:
     return f"{colour}a0" if colour.startswith("#") else colour
 
 
-def format_quality(value: float, trials: pd.DataFrame) -> str:
+def format_quality(value: float, quality: str) -> str:
     """Format a value of the study's quality."""
-    return format_percent(value) if is_share(trials.attrs["quality"]) else f"{value:.4g}"
+    return format_percent(value) if is_share(quality) else f"{value:.4g}"
 
 
 def make_mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: Style, label: str) -> dict[str, Any]:
@@ -111,12 +107,12 @@ def make_mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: St
     }
 
 
-def describe_best(means: pd.DataFrame, names: list[str], trials: pd.DataFrame) -> str:
+def describe_best(means: pd.DataFrame, names: list[str], results: Results) -> str:
     """Describe the best means at each sparsity."""
-    best = means.loc[means.groupby("density")["mean"].agg("idxmax" if trials.attrs["way"] == "max" else "idxmin")]
+    best = means.loc[means.groupby("density")["mean"].agg("idxmax" if results.way == "max" else "idxmin")]
     descriptions = [
         f"{' '.join(str(row[name]) for name in names)} at {format_percent(row['sparsity'])} "
-        f"({format_quality(row['mean'], trials)})"
+        f"({format_quality(row['mean'], results.quality)})"
         for row in best.sort_values("sparsity").to_dict("records")
     ]
     return "Best mean at each sparsity: " + ", ".join(descriptions) + "."

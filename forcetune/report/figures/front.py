@@ -17,7 +17,6 @@ from forcetune.report.figures.figure import (
     format_quality,
     make_error_bars,
     make_meta,
-    name_quality,
 )
 from forcetune.report.looks import (
     DIM,
@@ -30,6 +29,7 @@ from forcetune.report.looks import (
     make_layout,
     make_sparsity_axis,
 )
+from forcetune.report.results import Results
 
 MANY_POINTS = 1000  # beyond which points are smaller
 FIRST_LABEL_RANK = 1001  # in the legend, where a trace without a rank has 1000
@@ -37,13 +37,11 @@ ERROR_ARRAY_BOUNDS = (("array", "high"), ("arrayminus", "low"))
 INTERVAL_MARKER = {"symbol": "line-ns-open", "size": 8, "color": DIM}  # the interval hides it, the legend shows it
 
 
-def draw_main(
-    trials: pd.DataFrame, dense: pd.DataFrame, style: Style, twins: pd.DataFrame | None = None
-) -> Figure | None:
+def draw_main(results: Results, dense: pd.DataFrame, style: Style, twins: pd.DataFrame | None = None) -> Figure | None:
     """Draw the main figure: sparsity against the study's quality, every trial.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
         dense: The dense companions.
         style: The colours and shapes of the labels.
         twins: The random twins, as `numbers.summarize_twins` returns them.
@@ -51,15 +49,16 @@ def draw_main(
     Returns:
         The figure; None where no trial has both a density and a quality.
     """
-    plottable = numbers.select_plottable(trials)
+    plottable = numbers.select_plottable(results.trials)
     if not len(plottable):
         return None
-    lines = analysis.summarize_dense(dense, trials.attrs["quality"])
+    quality = format_heading(results.quality)
+    lines = analysis.summarize_dense(dense, results.quality)
     points = [*_make_interval_traces(plottable), *_make_trial_traces(plottable, style, "density", "reached")]
     fronts = [
-        *_make_front_traces(plottable, "density", "reached", numbers.is_front_on_main_axes(trials)),
+        *_make_front_traces(plottable, "density", "reached", numbers.is_front_on_main_axes(results)),
         *_make_beaten_traces(plottable),
-        *_make_control_line(numbers.select_control_front(trials)),
+        *_make_control_line(numbers.select_control_front(results)),
         *_make_twin_traces(twins),
     ]
     # A line stays readable below few points; many points would hide it.
@@ -70,59 +69,60 @@ def draw_main(
     figure_layout = make_layout(
         compute_height(620, style),
         xaxis=make_sparsity_axis(plottable["density"].tolist()),
-        yaxis=make_axis(name_quality(trials), is_share=is_share(trials.attrs["quality"])),
+        yaxis=make_axis(quality, is_share=is_share(results.quality)),
         shapes=_make_dense_bands(lines),
     )
     return Figure(
         "main",
-        f"Sparsity against {name_quality(trials)}",
-        _write_caption(plottable, trials),
-        _write_alt_text(plottable, trials),
+        f"Sparsity against {quality}",
+        _write_caption(plottable, results),
+        _write_alt_text(plottable, results),
         traces,
         figure_layout,
     )
 
 
-def _write_caption(plottable: pd.DataFrame, trials: pd.DataFrame) -> str:
+def _write_caption(plottable: pd.DataFrame, results: Results) -> str:
     hollow = (
         "; trials that were not trained to their end are hollow" if (plottable["outcome"] != "trained").any() else ""
     )
     sentence = (
-        f"Every trial by its sparsity, on a logarithmic axis, and its {name_quality(trials)}. Each method has a colour "
-        f"and a shape{hollow}."
+        f"Every trial by its sparsity, on a logarithmic axis, and its {format_heading(results.quality)}. Each method "
+        f"has a colour and a shape{hollow}."
     )
-    if numbers.is_front_on_main_axes(trials):
+    if numbers.is_front_on_main_axes(results):
         return sentence
-    objectives = " and ".join(format_heading(name) for name in trials.attrs["objectives"])
+    objectives = " and ".join(format_heading(name) for name in results.objectives)
     return f"{sentence} The front is over {objectives}; rings mark its points."
 
 
-def _write_alt_text(plottable: pd.DataFrame, trials: pd.DataFrame) -> str:
+def _write_alt_text(plottable: pd.DataFrame, results: Results) -> str:
     front = plottable[plottable["on_front"]].sort_values("density", ascending=False)
+    axes = f"{len(plottable)} trials by sparsity and {format_heading(results.quality)}"
     if not len(front):
-        return f"{len(plottable)} trials by sparsity and {name_quality(trials)}; none of them is on the front."
+        return f"{axes}; none of them is on the front."
     first, last = (
-        f"{format_quality(row['reached'], trials)} at {format_percent(row['sparsity'])} sparsity"
+        f"{format_quality(row['reached'], results.quality)} at {format_percent(row['sparsity'])} sparsity"
         for row in front.iloc[[0, -1]].to_dict("records")
     )
-    return f"{len(plottable)} trials by sparsity and {name_quality(trials)}. The front extends from {first} to {last}."
+    return f"{axes}. The front extends from {first} to {last}."
 
 
-def draw_objectives(trials: pd.DataFrame, style: Style) -> Figure | None:
+def draw_objectives(results: Results, style: Style) -> Figure | None:
     """Draw the first two objectives against each other.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
         style: The colours and shapes of the labels.
 
     Returns:
         The figure; None where the main figure shows the objectives, or trials have no values for them.
     """
-    names = list(trials.attrs["objectives"])
-    if numbers.is_front_on_main_axes(trials) or len(names) < 2 or not set(names[:2]) <= set(trials):
+    names = list(results.objectives)
+    if numbers.is_front_on_main_axes(results) or len(names) < 2 or not set(names[:2]) <= set(results.trials):
         return None
-    y, x = (name if name != trials.attrs["quality"] else "reached" for name in names[:2])
-    plottable = numbers.select_plottable(trials, x, y)
+    y, x = (name if name != results.quality else "reached" for name in names[:2])
+    plottable = numbers.select_plottable(results.trials, x, y)
     if not len(plottable):
         return None
     x_axis = (

@@ -10,7 +10,7 @@ import pandas as pd
 
 from forcetune.formats import format_percent
 from forcetune.report import paper
-from forcetune.report.columns import is_share
+from forcetune.report.columns import format_heading, is_share
 from forcetune.report.figures.figure import (
     Figure,
     compute_height,
@@ -18,7 +18,6 @@ from forcetune.report.figures.figure import (
     make_error_bars,
     make_mean_line,
     make_meta,
-    name_quality,
 )
 from forcetune.report.looks import (
     DIM,
@@ -32,6 +31,7 @@ from forcetune.report.looks import (
     make_panels,
     make_sparsity_axis,
 )
+from forcetune.report.results import Results
 
 PANELS_PER_ROW = 3
 MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side
@@ -39,27 +39,27 @@ SCHEDULE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 MEANS_CAPTION = "with 95 % intervals over seeds and other varied fields; collapsed trials count at chance accuracy."
 
 
-def draw_iterations(trials: pd.DataFrame, style: Style) -> Figure | None:
+def draw_iterations(results: Results, style: Style) -> Figure | None:
     """Draw the study's quality by iterations, for each schedule.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
         style: The colours and shapes of the labels.
 
     Returns:
         The figure: a panel for each density where densities are repeated, else accuracies relative to what is usual at
         a density. None where fewer than two numbers of iterations were tried, or too few trials show what is usual.
     """
-    counted = paper.select_iterations(trials)
+    counted = paper.select_iterations(results.trials)
     if not len(counted):
         return None
     if paper.has_repeated_densities(counted):
-        return _draw_panels(paper.average_by_iterations(counted), trials, style)
-    relative = paper.compare_at_equal_density(counted, trials)
+        return _draw_panels(paper.average_by_iterations(counted), results, style)
+    relative = paper.compare_at_equal_density(counted, results.trials)
     return _draw_relative(relative) if len(relative) else None
 
 
-def _draw_panels(means: pd.DataFrame, trials: pd.DataFrame, style: Style) -> Figure:
+def _draw_panels(means: pd.DataFrame, results: Results, style: Style) -> Figure:
     densities = sorted(means["density"].unique(), reverse=True)
     schedules = sorted(means["schedule"].unique())
     traces = []
@@ -68,16 +68,16 @@ def _draw_panels(means: pd.DataFrame, trials: pd.DataFrame, style: Style) -> Fig
         trace["line"]["dash"] = METHOD_DASHES[schedules.index(schedule) % len(METHOD_DASHES)]
         trace["marker"]["symbol"] = METHOD_SYMBOLS[schedules.index(schedule) % len(METHOD_SYMBOLS)]
         traces.append({**trace, **_name_axes(densities.index(density)), "legendgroup": trace["name"]})
-    in_percent = is_share(trials.attrs["quality"])
+    quality, in_percent = format_heading(results.quality), is_share(results.quality)
     x = make_axis("iterations", type="log", **_make_ticks(means["iterations"]))
     titles = [f"{format_percent(1 - density)} sparsity" for density in densities]
-    axes = make_panels(titles, PANELS_PER_ROW, x, make_axis(name_quality(trials), is_share=in_percent))
+    axes = make_panels(titles, PANELS_PER_ROW, x, make_axis(quality, is_share=in_percent))
     return Figure(
         "iterations",
         "Iterations and schedules",
-        f"Mean {name_quality(trials)} by pruning iterations at each sparsity, one colour per method and one dash per "
+        f"Mean {quality} by pruning iterations at each sparsity, one colour per method and one dash per "
         "schedule, " + MEANS_CAPTION,
-        describe_best(means, ["label", "schedule", "iterations"], trials),
+        describe_best(means, ["label", "schedule", "iterations"], results),
         _show_names_once(traces),
         make_layout(360 * -(-len(densities) // PANELS_PER_ROW) + 60, **axes),
         means,
@@ -177,30 +177,30 @@ def _make_schedule_traces(frame: pd.DataFrame, schedule: str, index: int) -> lis
     ]
 
 
-def draw_methods(trials: pd.DataFrame, style: Style) -> Figure | None:
+def draw_methods(results: Results, style: Style) -> Figure | None:
     """Draw methods side by side over sparsity.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
         style: The colours and shapes of the labels.
 
     Returns:
         The figure; None where there are fewer than two methods.
     """
-    means, has_repeats = paper.compare_methods(trials)
+    means, has_repeats = paper.compare_methods(results)
     if means["label"].nunique() < 2:
         return None
-    in_percent = is_share(trials.attrs["quality"])
+    quality, in_percent = format_heading(results.quality), is_share(results.quality)
     rows_by_label = {label: means[means["label"] == label] for label in style.labels}
     shown = ["label", "sparsity", "mean", "low", "high", "trials" if has_repeats else "name"]
     return Figure(
         "methods",
         "Methods side by side",
-        f"Mean {name_quality(trials)} of each method over sparsity, {MEANS_CAPTION}"
+        f"Mean {quality} of each method over sparsity, {MEANS_CAPTION}"
         if has_repeats
-        else f"Front of each method: the best {name_quality(trials)} of its trials at each sparsity, with intervals "
+        else f"Front of each method: the best {quality} of its trials at each sparsity, with intervals "
         "for trials that were run again with fresh seeds.",
-        describe_best(means, ["label"], trials) if has_repeats else _describe_sparsest(means),
+        describe_best(means, ["label"], results) if has_repeats else _describe_sparsest(means),
         [
             make_mean_line("methods", label_rows, "density", label, style, label)
             for label, label_rows in rows_by_label.items()
@@ -209,11 +209,11 @@ def draw_methods(trials: pd.DataFrame, style: Style) -> Figure | None:
         make_layout(
             compute_height(430, style),
             xaxis=make_sparsity_axis(means["density"].tolist(), coarse=True),
-            yaxis=make_axis(name_quality(trials), is_share=in_percent),
+            yaxis=make_axis(quality, is_share=in_percent),
         ),
         means[[*shown, "density"]],
         shown,
-        {"label": "method", "mean": "mean" if has_repeats else name_quality(trials), "name": "trial"},
+        {"label": "method", "mean": "mean" if has_repeats else quality, "name": "trial"},
         dict.fromkeys(["mean", "low", "high"], "share" if in_percent else "number"),
     )
 
@@ -228,7 +228,7 @@ def draw_layers(trials: pd.DataFrame, layer_rows: Mapping[str, list[dict[str, An
     """Draw the density by layer over the front, a figure for each network.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        trials: The trials, as those of `numbers.prepare_trials`.
         layer_rows: The rows of layers.json by run id.
     """
     front = trials[trials["on_front"]]

@@ -12,18 +12,19 @@ from forcetune.report import numbers
 from forcetune.report.columns import format_heading, is_share
 from forcetune.report.figures.figure import Figure, make_meta
 from forcetune.report.looks import DIM, Style, escape_markup, make_axis, make_layout, make_panels
+from forcetune.report.results import Results
 
 
-def draw_growth(trials: pd.DataFrame) -> Figure | None:
+def draw_growth(results: Results) -> Figure | None:
     """Draw the hypervolume over trials, and over device hours where those are known.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        results: The results, as `numbers.prepare_trials` returns them.
 
     Returns:
         The figure; None where the hypervolume never grew.
     """
-    volumes = numbers.trace_hypervolume(trials)
+    volumes = numbers.trace_hypervolume(results)
     if not len(volumes):
         return None
     axis_titles = {"trials": "over trials"}
@@ -48,7 +49,7 @@ def draw_growth(trials: pd.DataFrame) -> Figure | None:
     return Figure(
         "growth",
         "Hypervolume",
-        f"Hypervolume of the front as trials end, {_describe_references(*numbers.find_references(trials))}.",
+        f"Hypervolume of the front as trials end, {_describe_references(*numbers.find_references(results))}.",
         _describe_growth(volumes),
         traces,
         make_layout(420, **axes),
@@ -89,7 +90,7 @@ def draw_curves(trials: pd.DataFrame, curves: pd.DataFrame, metric: str, style: 
     """Draw learning curves, those of the front in colour.
 
     Args:
-        trials: The trials, as `numbers.prepare_trials` returns them.
+        trials: The trials, as those of `numbers.prepare_trials`.
         curves: The values: run_id, step and value.
         metric: The metric of the curves.
         style: The colours and shapes of the labels.
