@@ -16,7 +16,7 @@ METHOD_COLUMNS = {
     "batches_per_step": "data",
     "saliency_batch_size": "data",
     "samples_per_class": "data",
-    "saliency_loss": "data",
+    "saliency_loss": "uses_loss",
 }
 METHOD_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
