@@ -457,6 +457,7 @@ def test_every_option_of_a_method_is_a_field():
         ({"method": "grasp"}, ["iterations", "saliency_batch_size", "inner_steps"]),
         ({"method": "snip", "samples_per_class": 4}, ["saliency_batch_size"]),
         ({"method": "synflow", "samples_per_class": 4}, ["saliency_batch_size", "samples_per_class"]),
+        ({"method": "px", "saliency_loss": "nll_logits"}, ["saliency_loss", "temperature"]),
     ],
 )
 def test_fields_that_do_not_apply_are_absent(fields, absent):

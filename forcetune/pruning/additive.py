@@ -39,9 +39,24 @@ def additive_pass(
     Returns:
         The outputs of the network, float64.
     """
-    state = {n: _neutral(n, p) for n, p in model.named_parameters() if n not in weights}
-    buffers = {n: b.clone().double() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
-    with preserve_model(model), _AdditiveMode(mixing, observe_projection):
+    return run_additive(model, weights, inputs, AdditiveMode(mixing, observe_projection))
+
+
+def run_additive(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, mode: "AdditiveMode") -> Tensor:
+    """Run an additive pass in a mode, which says what the network's functions compute.
+
+    Args:
+        model: The network.
+        weights: Parameter name to tensor of the inputs' type. Other biases are 0, other parameters are 1.
+        inputs: A batch of inputs, whose type is that of the pass.
+        mode: The mode.
+
+    Returns:
+        The outputs of the network.
+    """
+    state = {n: _neutral(n, p, inputs.dtype) for n, p in model.named_parameters() if n not in weights}
+    buffers = {n: b.clone().to(inputs.dtype) if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
+    with preserve_model(model), mode:
         model.eval()
         outputs: Tensor = functional_call(model, {**state, **buffers, **weights}, (inputs,))
         return outputs
@@ -76,26 +91,31 @@ def forward_hooks(
             handle.remove()
 
 
-def _neutral(name: str, parameter: Tensor) -> Tensor:
-    """Return zeros for a bias and ones for any other parameter, float64."""
+def _neutral(name: str, parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return zeros for a bias and ones for any other parameter."""
     fill = torch.zeros_like if name.endswith("bias") else torch.ones_like
-    return fill(parameter, dtype=torch.float64)
+    return fill(parameter, dtype=dtype)
 
 
 # The first set normalizes each channel by itself, the second each value by several channels together
-_CHANNEL_NORMS = {"batch_norm", "instance_norm"}
-_MIXING_FUNCTIONS = {"layer_norm", "group_norm", "rms_norm", "softmax", "log_softmax"}
+CHANNEL_NORMS = {"batch_norm", "instance_norm"}
+MIXING_FUNCTIONS = {"layer_norm", "group_norm", "rms_norm", "softmax", "log_softmax"}
 
 # These are 0 at 0 and grow, but a path would seem to end in their flat pieces: ReLU replaces them
-_RELU_LIKE = {"relu6", "hardtanh", "silu", "gelu", "hardswish", "elu", "celu", "selu", "mish", "tanh"}
+RELU_LIKE = {"relu6", "hardtanh", "silu", "gelu", "hardswish", "elu", "celu", "selu", "mish", "tanh"}
 
 _GATES = {"sigmoid", "hardsigmoid"}
 
 
-class _AdditiveMode(TorchFunctionMode):
-    """A mode in which norms and softmax hand their input on, maxima become means, and no activation saturates."""
+class AdditiveMode(TorchFunctionMode):
+    """A mode in which norms and softmax hand their input on, maxima become means, and no activation saturates.
 
-    def __init__(self, mixing: bool, observe_projection: ProjectionObserver | None) -> None:
+    Args:
+        mixing: The argument of `additive_pass`.
+        observe_projection: The argument of `additive_pass`.
+    """
+
+    def __init__(self, mixing: bool = False, observe_projection: ProjectionObserver | None = None) -> None:
         super().__init__()
         self._mixing = mixing
         self._observe_projection = observe_projection
@@ -105,18 +125,19 @@ class _AdditiveMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _CHANNEL_NORMS or (name in _MIXING_FUNCTIONS and not self._mixing):
+        if name in CHANNEL_NORMS or (name in MIXING_FUNCTIONS and not self._mixing):
             return args[0]
-        if name in _MIXING_FUNCTIONS:
+        if name in MIXING_FUNCTIONS:
             return _mix(name, *args, **kwargs)
         if name == "scaled_dot_product_attention":
             return _attend(*args, **kwargs)
         if name == "multi_head_attention_forward":
             return _attend_in_heads(self._observe_projection, *args, **kwargs)
-        if name in _RELU_LIKE:
+        if name in RELU_LIKE:
             return functional.relu(args[0]).clone()  # a copy, because the next operation may write in place
         if name in _GATES:
-            return 1 + torch.log1p(args[0])  # positive at zero, as a gate is, and too slow to overflow
+            # Positive at zero, as a gate is, and too slow to overflow; a buffer may bring in values below zero
+            return 1 + torch.log1p(args[0].clamp(min=0))
         if name == "max_pool2d":
             return _mean_pool(*args, **kwargs)
         if name == "adaptive_max_pool2d":

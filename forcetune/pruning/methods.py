@@ -27,6 +27,7 @@ from forcetune.pruning.layers import (
 )
 from forcetune.pruning.masks import Masks, keep_largest, layer_densities
 from forcetune.pruning.network import Batch, Loss, Network, Weights
+from forcetune.pruning.paths import path_exclusion
 from forcetune.pruning.regrowth import RigL, SparseEvolution
 from forcetune.pruning.rules import RulePlan, TrainingRule
 from forcetune.pruning.saliency import (
@@ -56,6 +57,7 @@ class Method:
         iterative: Whether the method scores and prunes in several steps along a schedule.
         resurrect: Whether a pruned weight may return at a later step.
         data: Whether the method reads batches.
+        loss: Whether a method that reads batches reads their targets too, with the loss.
         mode: The mode of the model while the method scores, which affects batch norm and dropout.
         pooled: Whether the single step takes the batches that an iterative method would take in all of its steps.
         layers: The rule for the number of weights that each layer keeps; None where weights are ranked over all layers.
@@ -71,6 +73,7 @@ class Method:
     iterative: bool = False
     resurrect: bool = False
     data: bool = True
+    loss: bool = True
     mode: Literal["train", "eval"] = "train"
     pooled: bool = False
     layers: Rule | None = None
@@ -90,6 +93,11 @@ class Method:
     def uses_iterations(self) -> bool:
         """Return whether the number of iterations changes the masks."""
         return self.iterative or self.pooled
+
+    @property
+    def uses_loss(self) -> bool:
+        """Return whether the loss changes the masks."""
+        return self.data and self.loss
 
     def batches(self, iterations: int, batches_per_step: int, options: Mapping[str, float]) -> int:
         """Return the number of batches that one step takes.
@@ -145,6 +153,7 @@ METHODS: dict[str, Method] = {
     "synflow": Method(synaptic_flow, iterative=True, data=False, mode="eval"),
     "prospr": Method(prospective, options={"inner_steps": 3, "inner_lr": 0.1}),
     "ntk_sap": Method(training_dynamics, iterative=True, data=False),
+    "px": Method(path_exclusion, iterative=True, loss=False, mode="eval"),
     "fisher": Method(fisher),
     "hutchinson": Method(hutchinson),
     "phew": Method(biased_walks, data=False, mode="eval"),

@@ -16,7 +16,7 @@ METHOD_COLUMNS = {
     "batches_per_step": "data",
     "saliency_batch_size": "data",
     "samples_per_class": "data",
-    "saliency_loss": "data",
+    "saliency_loss": "uses_loss",
 }
 SCORE_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 RULE_OPTIONS = ("settle_at", "update_interval", "drop_fraction")

@@ -310,7 +310,7 @@ def test_ties_go_to_the_lower_index(monkeypatch):
     assert not flat[count:].any()
 
 
-@pytest.mark.parametrize("method", ["snip", "force", "iter_snip", "grasp_it"])
+@pytest.mark.parametrize("method", ["snip", "force", "iter_snip", "grasp_it", "px"])
 def test_a_dead_network_keeps_exactly_what_was_asked(method):
     # Negative weights on positive inputs: no ReLU opens, every score is 0, and no threshold tells weights apart
     model = make(mlp)[1:]
