@@ -13,6 +13,7 @@ Then comes the driver alone: the cost of one more trial on stores that already h
 import argparse
 import contextlib
 import dataclasses
+import json
 import random
 import tempfile
 import time
@@ -185,15 +186,16 @@ class IdleTrialRun(trial.TrialRun):
 def median_phase_seconds(count: int) -> dict[str, float]:
     """Return the seconds of each phase of a trial, median, once the study has `count` trials."""
     prepared = trial.prepare(Trial(dataset="synthetic", model="resnet20", method="random", density=0.05))
-    masks, layers = pruning.pack_masks(prepared.masks), pruning.layer_table(prepared.masks)
-    trial_started = TrialStarted(prepared.metrics, "cpu", masks, layers, [])
+    layers = json.dumps(pruning.layer_table(prepared.masks), indent=1).encode()
+    files = {"masks.npz": pruning.pack_masks(prepared.masks), "layers.json": layers}
+    start_report = Report(trial_started=TrialStarted(prepared.metrics, "cpu", []), files=files)
     with temporary_folder():
-        drive(make_study(count, "random"), trial_started)  # the cost of the stores does not depend on the sampler
-        trial_seconds = drive(make_study(count + SAMPLED_TRIALS), trial_started)
+        drive(make_study(count, "random"), start_report)  # the cost of the stores does not depend on the sampler
+        trial_seconds = drive(make_study(count + SAMPLED_TRIALS), start_report)
     return {phase: median(seconds[phase] for seconds in trial_seconds) for phase in PHASE_CALLS}
 
 
-def drive(study: Study, trial_started: TrialStarted) -> list[dict[str, float]]:
+def drive(study: Study, start_report: Report) -> list[dict[str, float]]:
     """Run the driver through its trials one by one, MLflow included; return the seconds of the phases of each trial."""
     driver = open_driver(study, lambda: None, Console(quiet=True))
     trial_seconds = []
@@ -204,11 +206,12 @@ def drive(study: Study, trial_started: TrialStarted) -> list[dict[str, float]]:
             # if the accuracy were the density, no trial would dominate another and the front would hold all of them
             accuracy = random.Random(assignment.number).random()
             epoch = Epoch(1, now, dict.fromkeys(EPOCH_METRICS, accuracy))
-            started = dataclasses.replace(
-                trial_started, static_metrics={**trial_started.static_metrics, "density": assignment.trial.density}
-            )
-            driver.report(assignment.number, assignment.attempt, Report(trial_started=started))
-            metrics = {**started.static_metrics, **epoch.metrics}
+            assert start_report.trial_started
+            static_metrics = {**start_report.trial_started.static_metrics, "density": assignment.trial.density}
+            started = dataclasses.replace(start_report.trial_started, static_metrics=static_metrics)
+            first_report = dataclasses.replace(start_report, trial_started=started)
+            driver.report(assignment.number, assignment.attempt, first_report)
+            metrics = {**static_metrics, **epoch.metrics}
             driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, outcome="trained"))
             wait_for_outbox(driver)
             trial_seconds.append(dict(clock.seconds))

@@ -118,8 +118,9 @@ def start_driver(study):
 def end(driver, assignment):
     metrics = {"val_accuracy": 0.5, "density": assignment.trial.density}
     epoch = Epoch(2, 1000, metrics)
-    started = TrialStarted({}, "cpu", b"masks", [], [])
-    driver.end(assignment.number, assignment.attempt, Report(metrics, epoch, started, outcome="trained"))
+    started = TrialStarted({}, "cpu", [])
+    report = Report(metrics, epoch, started, outcome="trained", files={"masks.npz": b"masks"})
+    driver.end(assignment.number, assignment.attempt, report)
 
 
 def read_statuses(kind):

@@ -711,6 +711,8 @@ def test_a_constraint_that_only_the_last_masks_can_break_is_judged_after_trainin
     [
         ({"method": "rigl", "epochs": 1}, ["update_interval 100", "at most 2"]),
         ({"method": "gradual_magnitude", "epochs": 1}, ["iterations 20", "at most 2"]),
+        ({"method": "lottery", "iterations": 400}, ["iterations 400", "832"]),
+        ({"method": "lottery", "rewind_step": 60}, ["rewind_step 60", "less than 60"]),
         ({"method": "dpf", "small_dense": "macs"}, ["small_dense", "dpf"]),
         ({"method": "dpf", "shuffle": True}, ["shuffle", "dpf"]),
         ({"method": "set", "small_dense": "macs"}, ["small_dense", "set"]),

@@ -26,9 +26,9 @@ def check_study(study: Study) -> list[dict[str, Any]]:
             a metric that no trial reports.
     """
     lowest_density = min(study.space["density"].values)
-    data_fields = ["dataset", "data_root", "train_samples"]
+    network_fields = ["dataset", "data_root", "train_samples", "model", "width"]
     descriptions: dict[Trial, dict[str, Any]] = {}
-    for candidate in _list_candidates(study, [*data_fields, "model", "width", "small_dense", "layers_from"]):
+    for candidate in _list_candidates(study, [*network_fields, "small_dense", "layers_from"]):
         try:
             sparsest = candidate.model_copy(update={"method": "random", "density": lowest_density})
             if sparsest not in descriptions:
@@ -36,13 +36,14 @@ def check_study(study: Study) -> list[dict[str, Any]]:
         except InputError as error:
             raise InputError(f"trial: {error}") from None
     batch_fields = ["saliency_batch_size", "samples_per_class"]
-    for candidate in _list_candidates(study, [*data_fields, "model", "width", "method", *batch_fields, "seed"]):
+    for candidate in _list_candidates(study, [*network_fields, "method", *batch_fields, "seed"]):
         try:
             if candidate.saliency_samples_per_class or candidate.saliency_batch_size == 1:
                 trial.check_saliency(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
-    rule_fields = [*data_fields, "method", *CONTROLS, "density", "epochs", "batch_size", "iterations", *RULE_OPTIONS]
+    length_fields = ["epochs", "batch_size", "iterations", "schedule", *RULE_OPTIONS]
+    rule_fields = [*network_fields, "method", *CONTROLS, "density", *length_fields]
     for candidate in _list_candidates(study, rule_fields):
         try:
             trial.check_rule(candidate, study.task)

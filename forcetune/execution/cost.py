@@ -147,7 +147,7 @@ def _count_work(trials: list[Trial]) -> list[float]:
         samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * configuration.saliency_batch_size
         work.append(
             description["macs"]
-            * (3 * samples + configuration.epochs * (3 * description["training"] + description["validation"]))
+            * (3 * samples + configuration.total_epochs * (3 * description["training"] + description["validation"]))
         )
     return work
 
@@ -165,7 +165,7 @@ def _measure_seconds(configuration: Trial, task: Task) -> float:
         restarted = time.perf_counter()
         trial.prepare(_with_iterations(unscreened, 2), unconstrained_task)
         pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
-    return max(pruning, 0.0) + configuration.epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
+    return max(pruning, 0.0) + configuration.total_epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
 
 
 def _with_iterations(configuration: Trial, iterations: int) -> Trial:

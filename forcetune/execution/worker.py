@@ -81,11 +81,11 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
     prepared = trial_run.prepared
     curve = [Epoch(*values) for values in saved["curve"]] if saved else []
     yield Report(trial_started=_describe_start(prepared, curve), files=_pack_files(trial_run))
-    if saved and curve[-1].step == assignment.trial.epochs:  # the driver did not receive the last report
+    if saved and curve[-1].step == trial_run.total_epochs:  # the driver did not receive the last report
         yield _report_end(trial_run, {**prepared.metrics, **curve[-1].metrics})
     for metrics in trial_run:
         step = int(metrics["epoch"])
-        is_last = step in (0, assignment.trial.epochs)
+        is_last = step in (0, trial_run.total_epochs)
         curve.append(Epoch(step, int(time.time() * 1000), _select_logged_metrics(metrics, is_last)))
         if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})

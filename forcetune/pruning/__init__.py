@@ -18,6 +18,7 @@ from forcetune.pruning.methods import METHODS, SALIENCY_LOSSES, Method, find_mas
 from forcetune.pruning.network import Batch, Network, Weights
 from forcetune.pruning.rules import Change, RulePlan, RuleState, Saliency, TrainingRule, keep_by_count, score_network
 from forcetune.pruning.schedules import SCHEDULES
+from forcetune.pruning.shrinking import ShrinkingRule
 
 __all__ = [
     "METHODS",
@@ -33,6 +34,7 @@ __all__ = [
     "RulePlan",
     "RuleState",
     "Saliency",
+    "ShrinkingRule",
     "TrainingRule",
     "Weights",
     "dense_macs",

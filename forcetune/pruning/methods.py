@@ -25,6 +25,7 @@ from forcetune.pruning.layers import (
     uniform,
     uniform_plus,
 )
+from forcetune.pruning.lottery import LotteryTicket
 from forcetune.pruning.masks import Masks, keep_largest, layer_densities
 from forcetune.pruning.network import Batch, Loss, Network, Weights
 from forcetune.pruning.paths import path_exclusion
@@ -64,8 +65,9 @@ class Method:
         options: The numbers that the score takes, with their defaults.
         samples_per_class: The samples of each class in a saliency batch; 0 where they are drawn from all samples.
         rule: The rule that changes the masks while the network trains; None where they stay as they are.
-        rule_options: The numbers that the rule takes, with their defaults.
+        rule_options: The options that the rule takes, with their defaults.
         starts_dense: Whether the training begins with all weights, so that the rule alone prunes.
+        has_levels: Whether the network is trained once more after each of `iterations` prunings.
         defaults: The defaults of a trial's fields with this method, where they differ from the fields' own.
     """
 
@@ -80,8 +82,9 @@ class Method:
     options: Mapping[str, float] = field(default_factory=dict)
     samples_per_class: int = 0
     rule: Callable[[RulePlan], TrainingRule] | None = None
-    rule_options: Mapping[str, float] = field(default_factory=dict)
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
     starts_dense: bool = False
+    has_levels: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -174,6 +177,16 @@ METHODS: dict[str, Method] = {
         rule=DynamicFeedback,
         rule_options={"settle_at": 0.75, "update_interval": 16},
         starts_dense=True,
+    ),
+    "lottery": Method(
+        magnitude,
+        iterative=True,
+        data=False,
+        rule=LotteryTicket,
+        rule_options={"rewind_step": 0, "rewind": "weights"},
+        starts_dense=True,
+        has_levels=True,
+        defaults={"iterations": 5},
     ),
     "rigl": _exchanging(RigL),
     "set": _exchanging(SparseEvolution),

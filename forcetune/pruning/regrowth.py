@@ -26,7 +26,8 @@ class _DropAndGrow(TrainingRule):
 
     def fraction_after(self, step: int) -> float:
         """Return the share of each layer's weights that is dropped after a step."""
-        return self.plan.options["drop_fraction"] / 2 * (1 + math.cos(step * math.pi / self.plan.last_step))
+        first_fraction = float(self.plan.options["drop_fraction"])
+        return first_fraction / 2 * (1 + math.cos(step * math.pi / self.plan.last_step))
 
     def _exchange(self, growth_scores: Weights, state: RuleState, step: int) -> Change:
         fraction = self.fraction_after(step)

@@ -7,6 +7,7 @@ nothing: its decision depends on the state that it is shown, the step and its pl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class RulePlan:
 
     Attributes:
         density: The fraction of the prunable weights that the last change leaves, 0 < density <= 1.
-        steps: The number of optimizer steps of the training, over all of its epochs.
+        steps: The number of optimizer steps of the training, over all of its epochs; of a rule with levels, those of
+            the first level.
         iterations: The number of changes, for rules that count them.
         schedule: The density after each of these changes.
         options: The numbers of the rule, by name.
@@ -39,7 +41,7 @@ class RulePlan:
     steps: int
     iterations: int = 20
     schedule: Schedule = cubic
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -107,9 +109,13 @@ class Change:
 
     Attributes:
         masks: Parameter name to bool tensor, for every prunable weight; True keeps.
+        rewind: What goes back to the rewinding point where a level begins: the `weights`, with biases, norms and their
+            statistics, the data and the learning rate; or the `learning_rate` alone. The optimizer begins anew in both
+            cases.
     """
 
     masks: Masks
+    rewind: Literal["weights", "learning_rate"] | None = None
 
 
 class TrainingRule:
@@ -125,8 +131,8 @@ class TrainingRule:
         keeps_dense_weights: Whether pruned weights stay underneath and are trained: the network computes with
             weight * mask, and the gradient at that point moves all weights.
         may_regrow: Whether a pruned weight may return.
-        options: The numbers that a rule of the user's own takes, with their defaults: any of `settle_at`,
-            `update_interval` and `drop_fraction`.
+        options: The options that a rule of the user's own takes, with their defaults: any of `settle_at`,
+            `update_interval`, `drop_fraction`, `rewind_step` and `rewind`.
 
     Raises:
         InputError: The plan cannot be carried out.
@@ -134,15 +140,15 @@ class TrainingRule:
 
     keeps_dense_weights = False
     may_regrow = False
-    options: Mapping[str, float] = {}
+    options: Mapping[str, Any] = {}
 
     def __init__(self, plan: RulePlan) -> None:
         self.plan = plan
-        if not self.event_steps or not 0 <= self.event_steps[-1] <= plan.steps:
+        if not self.event_steps or not 0 <= self.event_steps[-1] <= self.total_steps:
             last = f"last at step {self.event_steps[-1]}" if self.event_steps else "at no step"
             raise InputError(
-                f"{type(self).__name__} changes the masks {last}, but the training has {plan.steps} steps; allowed: a "
-                "last change within the training"
+                f"{type(self).__name__} changes the masks {last}, but the training has {self.total_steps} steps; "
+                "allowed: a last change within the training"
             )
 
     @cached_property
@@ -166,6 +172,21 @@ class TrainingRule:
     def replaces_step(self, step: int) -> bool:
         """Return whether the batch of this step only gives gradients, and moves no weight."""
         return False
+
+    @property
+    def levels(self) -> int:
+        """The number of levels of the training; each but the first begins at `rewind_step`."""
+        return 1
+
+    @property
+    def rewind_step(self) -> int:
+        """The number of steps before the point from which the levels begin."""
+        return 0
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of all levels."""
+        return self.plan.steps + (self.levels - 1) * (self.plan.steps - self.rewind_step)
 
     @property
     def settled_step(self) -> int:

@@ -19,7 +19,7 @@ from forcetune.pruning.saliency import connection_sensitivity
 from forcetune.pruning.schedules import cubic
 
 
-class _Shrinking(TrainingRule):
+class ShrinkingRule(TrainingRule):
     """A rule whose masks only shrink, in `iterations` changes at even distances; the last one is at `settle_at`."""
 
     skipped_changes = 0  # the changes that would come first at this distance, and are left out
@@ -49,11 +49,18 @@ class _Shrinking(TrainingRule):
         density = plan.density if step == self.settled_step else plan.schedule(plan.density, change, plan.iterations)
         return int(total * density)
 
-    def _prune(self, scores: Weights, state: RuleState, step: int) -> Change:
-        return Change(keep_by_count(_only_live(scores, state.masks), self.count_after(step, state.total)))
+    def prune(self, scores: Weights, state: RuleState, step: int) -> Masks:
+        """Return the masks of the largest scores among the weights that are left.
+
+        Args:
+            scores: Parameter name to scores.
+            state: The state of the training.
+            step: One of `event_steps`.
+        """
+        return keep_by_count(_only_live(scores, state.masks), self.count_after(step, state.total))
 
 
-class GradualMagnitude(_Shrinking):
+class GradualMagnitude(ShrinkingRule):
     """Gradual magnitude pruning: the smallest weights of all layers go, and none returns [1710.01878].
 
     With the schedule `cubic` the density after change j of n is 1 - (1 - density)(1 - (1 - j/n)^3).
@@ -61,10 +68,10 @@ class GradualMagnitude(_Shrinking):
 
     def after_step(self, step: int, state: RuleState) -> Change:
         """Return the masks of the largest weights of all layers."""
-        return self._prune(state.magnitudes, state, step)
+        return Change(self.prune(state.magnitudes, state, step))
 
 
-class UniformGradualMagnitude(_Shrinking):
+class UniformGradualMagnitude(ShrinkingRule):
     """Gradual magnitude pruning as published: every layer has the density of the whole network [1710.01878]."""
 
     def after_step(self, step: int, state: RuleState) -> Change:
@@ -73,7 +80,7 @@ class UniformGradualMagnitude(_Shrinking):
         return Change(keep_by_layer(_only_live(state.magnitudes, state.masks), counts))
 
 
-class SnipItTraining(_Shrinking):
+class SnipItTraining(ShrinkingRule):
     """SNIP-it during training: connection sensitivity at the trained weights, and no weight returns [2006.00896].
 
     With 7 iterations, the schedule `halving` and `settle_at` 0.4, the changes come after 0.10, 0.15, ... 0.40 of the
@@ -84,7 +91,7 @@ class SnipItTraining(_Shrinking):
 
     def after_step(self, step: int, state: RuleState) -> Change:
         """Return the masks of the weights with the largest |weight * gradient|."""
-        return self._prune(state.score(connection_sensitivity), state, step)
+        return Change(self.prune(state.score(connection_sensitivity), state, step))
 
 
 class DynamicFeedback(TrainingRule):

@@ -163,7 +163,7 @@ class Progress:
 
     def _time_left(self) -> str:
         """Return the time left as text, estimated from the trials and epochs that this driver has completed."""
-        partial_trials = sum(epoch / trial.epochs for trial, epoch in self._running.values())
+        partial_trials = sum(epoch / trial.total_epochs for trial, epoch in self._running.values())
         done_here = self._done_here + partial_trials
         trials_left = self._study.trials - self.done - partial_trials
         if not self._first_report or done_here < 1:
@@ -185,7 +185,9 @@ class Progress:
     def _render(self) -> Group:
         bar = Table.grid()
         bar.add_row(ProgressBar(total=self._study.trials, completed=self.done, width=60))
-        running = [f"  {describe(trial)}: epoch {epoch}/{trial.epochs}" for trial, epoch in self._running.values()]
+        running = [
+            f"  {describe(trial)}: epoch {epoch}/{trial.total_epochs}" for trial, epoch in self._running.values()
+        ]
         return Group(
             Text(f"{self._study.study}: {self._summary()}", style="bold"),
             bar,

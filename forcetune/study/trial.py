@@ -19,7 +19,7 @@ METHOD_COLUMNS = {
     "saliency_loss": "uses_loss",
 }
 SCORE_OPTIONS = ("temperature", "inner_steps", "inner_lr")
-RULE_OPTIONS = ("settle_at", "update_interval", "drop_fraction")
+RULE_OPTIONS = ("settle_at", "update_interval", "drop_fraction", "rewind_step", "rewind")
 METHOD_OPTIONS = (*SCORE_OPTIONS, *RULE_OPTIONS)
 CONTROLS = ("layers_from", "invert", "shuffle", "reinit", "small_dense")
 CONDITIONAL_FIELDS = {*METHOD_COLUMNS, *METHOD_OPTIONS}
@@ -56,7 +56,7 @@ class Trial(BaseModel):
         20,
         ge=1,
         description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once "
-        "(20; `snip_it_training`: 7)",
+        "(20; `snip_it_training`: 7, `lottery`: 5)",
     )
     schedule: Annotated[str, Effect.MASK] = Field(
         "exponential",
@@ -103,6 +103,14 @@ class Trial(BaseModel):
     drop_fraction: Annotated[float | None, Effect.TRAINING] = Field(
         None, gt=0, le=1, description="share of each layer's weights that `rigl` and `set` exchange at first (0.3)"
     )
+    rewind_step: Annotated[int | None, Effect.TRAINING] = Field(
+        None, ge=0, description="training step that each level of `lottery` goes back to (0: the initial weights)"
+    )
+    rewind: Annotated[Literal["weights", "learning_rate"] | None, Effect.TRAINING] = Field(
+        None,
+        description="what a level of `lottery` takes from that step: `weights` with everything else, or the "
+        "`learning_rate` alone (`weights`)",
+    )
     layers_from: Annotated[str | None, Effect.SCORES] = Field(
         None, description="masks whose layer densities are copied: a masks.npz, or the id of a run that has one"
     )
@@ -121,7 +129,9 @@ class Trial(BaseModel):
     screen: Annotated[bool, Effect.TRAINING] = Field(
         True, description="do not train a network without a path from input to output"
     )
-    epochs: Annotated[int, Effect.LOOP] = Field(20, ge=1, description="passes over the training images")
+    epochs: Annotated[int, Effect.LOOP] = Field(
+        20, ge=1, description="passes over the training images; of `lottery`, those of each level"
+    )
     batch_size: Annotated[int, Effect.TRAINING | Effect.TRAINING_MEMORY] = Field(
         128, ge=2, description="images per training step"
     )
@@ -187,6 +197,14 @@ class Trial(BaseModel):
     def loop_arguments(self) -> dict[str, Any]:
         """The arguments that the trial has for `training.Training`; they have the names of the fields."""
         return {name: getattr(self, name) for name in select_fields(Effect.LOOP)}
+
+    @property
+    def total_epochs(self) -> int:
+        """The epochs of all levels, where the method trains several; fewer where they begin at a late step."""
+        from forcetune.pruning import METHODS
+
+        row = METHODS.get(self.method)
+        return self.epochs * (self.iterations + 1 if row and row.has_levels else 1)
 
     @property
     def saliency_samples_per_class(self) -> int:

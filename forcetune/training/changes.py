@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forcetune.pruning import Masks, RuleState, Saliency, TrainingRule, Weights
+from forcetune.pruning import Change, Masks, RuleState, Saliency, TrainingRule, Weights
 
 # Of the network, its masks, the step and a saliency: the scores, by parameter name.
 Scorer = Callable[[nn.Module, Masks, int, Saliency], Weights]
@@ -35,15 +35,17 @@ class ChangingMasks:
         self.trail: list[dict[str, Any]] = []
         self._score = score
         self._seed = seed
+        self._asked_step = -1
         self._events = frozenset(rule.event_steps)
 
     def is_event(self, step: int) -> bool:
         """Return whether the rule is asked after this step."""
         return step in self._events
 
-    def is_settled(self, step: int) -> bool:
-        """Return whether the masks stay as they are after this step."""
-        return step >= self.rule.settled_step
+    @property
+    def is_settled(self) -> bool:
+        """Whether the masks stay as they are from now on."""
+        return self._asked_step >= self.rule.settled_step
 
     def change(
         self,
@@ -52,7 +54,7 @@ class ChangingMasks:
         weights: Weights,
         gradients: Weights,
         optimizer_state: Callable[[str], Mapping[str, Tensor]],
-    ) -> bool:
+    ) -> Change | None:
         """Ask the rule for a change, check it and keep its masks.
 
         Args:
@@ -63,7 +65,7 @@ class ChangingMasks:
             optimizer_state: A function of a parameter name that returns the optimizer's tensors of that weight.
 
         Returns:
-            Whether the masks have changed.
+            The change; None where the masks stay as they are and nothing is rewound.
 
         Raises:
             ValueError: The rule has returned masks that it must not.
@@ -77,8 +79,9 @@ class ChangingMasks:
             draw=lambda name: self._draw(step, name, weights[name]),
         )
         change = self.rule.after_step(step, state)
+        self._asked_step = step
         if change is None:
-            return False
+            return None
         self._check(change.masks, step)
         masks = {name: change.masks[name] for name in self.masks}
         returned = sum(int((mask & ~self.masks[name]).sum()) for name, mask in masks.items())
@@ -88,7 +91,7 @@ class ChangingMasks:
         kept = [int(mask.sum()) for mask in masks.values()]
         self.trail.append({"step": step, "kept": kept, "returned": returned, "removed": removed})
         self.masks = masks
-        return bool(returned or removed)
+        return change if returned or removed or change.rewind else None
 
     @property
     def density(self) -> float:
@@ -97,13 +100,14 @@ class ChangingMasks:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks and the trail."""
-        return {"masks": dict(self.masks), "trail": list(self.trail)}
+        return {"masks": dict(self.masks), "trail": list(self.trail), "asked_step": self._asked_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the masks and the trail."""
         devices = {name: mask.device for name, mask in self.masks.items()}
         self.masks = {name: mask.to(devices[name]) for name, mask in state["masks"].items()}
         self.trail = list(state["trail"])
+        self._asked_step = state["asked_step"]
 
     @property
     def _name(self) -> str:

@@ -98,6 +98,14 @@ class _Watched(TrainingRule):
         self.event_steps = rule.event_steps
         super().__init__(rule.plan)
 
+    @property
+    def levels(self) -> int:
+        return self._rule.levels
+
+    @property
+    def rewind_step(self) -> int:
+        return self._rule.rewind_step
+
     def needs_dense_gradient(self, step: int) -> bool:
         return self._rule.needs_dense_gradient(step)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from forcetune.training.captured import make_step
 from forcetune.training.changes import ChangingMasks
 from forcetune.training.cost import TrainingCost
 from forcetune.training.evaluation import Metric, evaluate
+from forcetune.training.levels import Levels
 from forcetune.training.masked import Masked, MaskedDense
 from forcetune.training.part import CompactedNetwork
 from forcetune.training.step import Loss, Precision, Recipe
@@ -139,7 +141,9 @@ class Training:
         self._cost = TrainingCost(model, masks, input_shape) if input_shape else None
         self._training = training
         self._validation = validation
-        self._epochs = epochs
+        rule = changes.rule if changes else None
+        self._levels = Levels(epochs, len(training), *((rule.levels, rule.rewind_step) if rule else ()))
+        self._rewinding_point: dict[str, Any] = {}
         self._lr = lr
         self._lr_factor = LR_SCHEDULES[lr_schedule]
         self._loss = loss
@@ -151,7 +155,7 @@ class Training:
     def __iter__(self) -> Iterator[dict[str, float]]:
         if self.epoch == 0 and self._changes and self._changes.is_event(0):
             self._change_masks(0, {})
-        while self.epoch < self._epochs:
+        while self.epoch < self.total_epochs:
             train_loss = self._train_epoch()
             if not math.isfinite(train_loss):
                 raise Diverged(f"the training loss became {train_loss} in epoch {self.epoch + 1}")
@@ -222,25 +226,41 @@ class Training:
         return self._changes
 
     @property
-    def _total_steps(self) -> int:
-        return self._epochs * len(self._training)
+    def total_epochs(self) -> int:
+        """The number of epochs, those of all levels included."""
+        return self._levels.total_epochs
 
     def _train_epoch(self) -> float:
         """Train for one epoch and return its mean loss."""
+        levels = self._levels
+        if levels.begins_level(self.epoch):
+            self._change_masks(levels.count_steps(self.epoch), {})
         if self._is_stale:
-            self._compact_again(self.epoch * len(self._training))
+            self._compact_again()
+        position, skipped = levels.locate(self.epoch)
+        first_step = levels.count_steps(self.epoch)
+        if levels.count > 1 and first_step <= levels.rewind_step:
+            self._rewinding_point = {"order": self._training.state()}
         self._model.train()
         losses = []
-        for step, (inputs, targets) in enumerate(self._training, self.epoch * len(self._training)):
-            lr = self._lr * self._lr_factor(step / self._total_steps)
-            losses.append(self._take_step(step + 1, inputs, targets, lr))
+        for index, (inputs, targets) in enumerate(islice(self._training, skipped, None)):
+            if levels.count > 1 and first_step + index == levels.rewind_step:
+                self._store_rewinding_point()
+            lr = self._lr * self._lr_factor((position + index) / levels.steps)
+            losses.append(self._take_step(first_step + index + 1, inputs, targets, lr))
             if self._average:
                 self._average.update()
         return float(torch.stack(losses).mean())
 
+    def _store_rewinding_point(self) -> None:
+        self._compacted.write_back()
+        state = self._compacted.model.state_dict()
+        self._rewinding_point["model"] = {name: tensor.clone() for name, tensor in state.items()}
+
     def _take_step(self, step: int, inputs: Tensor, targets: Tensor, lr: float) -> Tensor:
         """Do step number `step`, with the change of masks that a rule makes after it; return the loss."""
-        rule = self._changes.rule if self._changes and self._changes.is_event(step) else None
+        is_event = self._changes is not None and self._changes.is_event(step) and self._levels.count == 1
+        rule = self._changes.rule if self._changes and is_event else None
         reads_gradients = rule is not None and (rule.needs_dense_gradient(step) or rule.replaces_step(step))
         if self._cost:
             has_dense_gradient = self._recipe.keeps_dense_weights or reads_gradients
@@ -277,16 +297,20 @@ class Training:
         weights = {name: parameters[name].detach() for name in changes.masks}
         if self._recipe.keeps_dense_weights:  # such a network is never compacted
             weights = self._step.masked.dense_weights()
-        if changes.change(step, self._compacted.model, weights, gradients, self._find_optimizer_state):
-            masks = {name: self._compacted.shrink(name, mask) for name, mask in changes.masks.items()}
-            self._step.masked.set_masks(masks, self._step.optimizer)
-            if self._model is not self._compacted.model:  # what was cut out of it may be pruned too
-                Masked(self._compacted.model, changes.masks)
-            if self._average:
-                self._average.mask(masks)
-            if self._cost:
-                self._cost.set_masks(changes.masks)
-            self._is_stale = True
+        change = changes.change(step, self._compacted.model, weights, gradients, self._find_optimizer_state)
+        if change is None:
+            return
+        masks = {name: self._compacted.shrink(name, mask) for name, mask in changes.masks.items()}
+        self._step.masked.set_masks(masks, self._step.optimizer)
+        if self._model is not self._compacted.model:  # what was cut out of it may be pruned too
+            Masked(self._compacted.model, changes.masks)
+        if self._average:
+            self._average.mask(masks)
+        if self._cost:
+            self._cost.set_masks(changes.masks)
+        self._is_stale = True
+        if change.rewind:
+            self._begin_level(change.rewind)
 
     def _find_optimizer_state(self, name: str) -> dict[str, Tensor]:
         """Return the optimizer's tensors of a weight, in the shape of the whole network."""
@@ -297,46 +321,70 @@ class Training:
             if isinstance(value, Tensor) and value.dim()
         }
 
-    def _compact_again(self, step: int) -> None:
+    def _begin_level(self, rewind: str) -> None:
+        """Begin a level: rewind what the rule asks for, with an optimizer and an average that begin anew."""
+        changes = self._changes
+        assert changes
+        self._compacted.write_back()
+        model = self._compacted.model
+        if rewind == "weights":
+            model.load_state_dict(self._rewinding_point["model"])
+            self._training.restore(self._rewinding_point["order"])
+        Masked(model, changes.masks)
+        self._replace_network(CompactedNetwork(model, changes.masks, self._input_shape))
+        self._average = None  # the rungs are those of the first level
+        self._is_stale = False
+
+    def _compact_again(self) -> None:
         """Cut the channels that the rule's changes have left dead; not before the last change where weights return."""
         changes = self._changes
         assert changes
-        if changes.rule.may_regrow and not changes.is_settled(step):
+        if changes.rule.may_regrow and not changes.is_settled:
             return
         self._is_stale = False
         self._compacted.write_back()
-        # once the masks have settled, the weights underneath cannot return
-        recipe = replace(self._recipe, keeps_dense_weights=False)
         compacted = CompactedNetwork(self._compacted.model, changes.masks, self._input_shape)
-        if recipe == self._recipe and compacted.macs_fraction == self._compacted.macs_fraction:
-            return  # the masks only shrink, so the same channels are left
+        # once the masks have settled, the weights underneath cannot return
+        keeps_dense_weights = self._recipe.keeps_dense_weights and not changes.is_settled
+        is_same = compacted.macs_fraction == self._compacted.macs_fraction  # since the masks only shrink
+        if is_same and keeps_dense_weights == self._recipe.keeps_dense_weights:
+            return
         optimizer_state = self._compacted.grow_optimizer(self._step.optimizer.state_dict())
         average_state = self._average.state_dict(self._compacted.grow) if self._average else None
-        self._recipe, self._compacted = recipe, compacted
-        self._step = make_step(compacted, recipe, self._architecture)
+        self._recipe = replace(self._recipe, keeps_dense_weights=keeps_dense_weights)
+        self._replace_network(compacted)
         self._step.load_optimizer(compacted.shrink_optimizer(optimizer_state))
         self._step.masked.set_masks(compacted.masks, self._step.optimizer)
-        self._model = compacted.network
         if average_state:
             self._average = Average(self._model, len(self._training))
             self._average.load_state_dict(average_state, compacted.shrink)
+
+    def _replace_network(self, compacted: CompactedNetwork) -> None:
+        """Train another part of the network, with an optimizer that begins anew."""
+        self._compacted = compacted
+        self._step = make_step(compacted, self._recipe, self._architecture)
+        self._model = compacted.network
 
     def _describe_masks(self) -> dict[str, float]:
         """Return the density of masks that a rule changes, and whether they stay as they are from now on."""
         if not self._changes:
             return {}
-        is_settled = self._changes.is_settled(self.epoch * len(self._training))
-        return {"mask_density": self._changes.density, "settled": float(is_settled)}
+        return {"mask_density": self._changes.density, "settled": float(self._changes.is_settled)}
 
     def _list_changes(self) -> dict[str, Any]:
         """Return the part of the state that a rule needs; the weights underneath are there until they are dropped."""
         assert self._changes
         dense_weights = self._step.masked.dense_weights() if self._recipe.keeps_dense_weights else None
-        return {"changes": self._changes.state_dict(), "dense_weights": dense_weights}
+        return {
+            "changes": self._changes.state_dict(),
+            "dense_weights": dense_weights,
+            "rewinding_point": self._rewinding_point,
+        }
 
     def _load_changes(self, state: dict[str, Any]) -> None:
         assert self._changes
         self._changes.load_state_dict(state["changes"])
+        self._rewinding_point = state["rewinding_point"]
         masks = {name: self._compacted.shrink(name, mask) for name, mask in self._changes.masks.items()}
         if isinstance(self._step.masked, MaskedDense):
             # a training past its last change has dropped the weights underneath, as this one will

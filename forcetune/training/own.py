@@ -47,6 +47,11 @@ class UserTrainingLoop:
             self.epoch += 1
             yield {"epoch": self.epoch, **{check_metric_name(name): float(value) for name, value in metrics.items()}}
 
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs."""
+        return self._epochs
+
     def accuracy(self, batches: AnyBatches) -> float:
         """Return the fraction of the images in these batches that the network puts in their class, 0 to 1."""
         return evaluate(self._model, batches)["val_accuracy"]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import torch
@@ -135,7 +135,16 @@ def check_rule(trial: Trial, task: Task) -> None:
         )
     dataset = data.load(trial.dataset, trial.data_root)
     training_split, _ = dataset.split(derive_seed(trial, "split"), trial.train_samples)
-    make_rule(trial, len(dataset.batches(training_split, trial.batch_size, 0)))
+    rule = make_rule(trial, len(dataset.batches(training_split, trial.batch_size, 0)))
+    if isinstance(rule, pruning.ShrinkingRule):
+        model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
+        total = sum(weight.numel() for weight in pruning.prunable(model).values())
+        counts = [total, *(rule.count_after(step, total) for step in rule.event_steps)]
+        if any(before <= after for before, after in pairwise(counts)) and trial.density < 1:
+            raise InputError(
+                f"iterations {trial.iterations}: some of the prunings from {total} to {counts[-1]} weights would "
+                "remove none; allowed: fewer iterations, a lower density or another schedule"
+            )
 
 
 def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str]]:

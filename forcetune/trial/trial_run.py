@@ -96,7 +96,7 @@ class TrialRun:
             started += metrics.get("compile_seconds", 0.0)
             self._seconds = earlier_seconds + time.perf_counter() - started
             epoch_metrics = {**metrics, "train_seconds": self._seconds}
-            if metrics["epoch"] == self.prepared.trial.epochs:
+            if metrics["epoch"] == self.total_epochs:
                 epoch_metrics |= self._measure_final()
             yield epoch_metrics
 
@@ -114,6 +114,11 @@ class TrialRun:
                 metrics |= measure_pruned(prepared)
             prepared.metrics |= metrics
         return metrics
+
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs, those of all levels of a lottery ticket included."""
+        return self._training.total_epochs
 
     @property
     def trail(self) -> list[dict[str, Any]]:

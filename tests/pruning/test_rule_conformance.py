@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from forcetune.pruning import METHODS, SCHEDULES, RulePlan, RuleState, score_network
+from forcetune.training import LR_SCHEDULES
 from forcetune.training.masked import MaskedDense
 
 RECORDS_FOLDER = Path(__file__).parents[1] / "data" / "conformance_training"
@@ -217,6 +218,25 @@ def test_the_schedule_of_gradual_magnitude_is_that_of_the_tensorflow_toolkit(pow
     rows = arrays[f"schedule/{name}"]
     for step in range(begin, end + 1):
         assert 1 - schedule(1 - final, step - begin, end - begin) == pytest.approx(rows[step, 1], abs=2e-6)
+
+
+@pytest.mark.parametrize(("file", "case"), list_cases("imp_"))
+def test_lottery_tickets(file, case):
+    """The program removes one weight more than the share that it asks for."""
+    reference = Reference(file, case)
+    rule = make_rule("lottery", iterations=len(case["levels"]))
+    for event, recorded in enumerate(case["levels"]):
+        rule.count_after = lambda step, total, kept=recorded["remaining_after"]: kept
+        state = show(reference.tensors("weights", event), reference.masks("mask_before", event))
+        change = rule.after_step(event, state)
+        assert change.rewind == "weights"
+        assert_equal(change.masks, reference.masks("mask_after", event))
+
+
+def test_the_learning_rate_of_the_lottery_tickets_program():
+    _, arrays = load("lottery_conv_a")
+    rates = [0.1 * LR_SCHEDULES["step"](step / 80) for step in range(80)]
+    assert rates == pytest.approx(arrays["lr/milestones"].tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("file", "case"), list_cases("during"))
