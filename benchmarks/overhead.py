@@ -150,12 +150,13 @@ def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
     """Search in a folder of its own; return the seconds a trial, from the end of the first trial to the end of all."""
     study = make_study(trials, concurrent=slots)
     with temporary_folder(), clock.running():
-        if cluster.count_slots(study.resources) < slots:
+        resources = cluster.resolve_resources(study, Console(quiet=True))
+        if cluster.count_slots(resources) < slots:
             raise SystemExit(f"this machine has no room for {slots} trials at once")
         driver = open_driver(study, lambda: None, Console(quiet=True))
         end_times: list[float] = []
         driver.progress.end_trial = lambda *arguments: end_times.append(time.monotonic())  # type: ignore[method-assign]
-        cluster.run(driver, study.resources, ExclusiveSlots(slots), NoOpWorker, reuse_actors)
+        cluster.run(driver, resources, ExclusiveSlots(slots), NoOpWorker, reuse_actors)
         driver.close()
         return (time.monotonic() - end_times[0]) / (trials - 1)
 
