@@ -83,7 +83,7 @@ def compare_compiled(size: StepSize, dataset: Dataset, device: torch.device) -> 
     """Show the speed with torch.compile and the seconds of compilation, unless the step cannot be compiled."""
     warnings: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = warnings.append  # type: ignore[method-assign]
+    handler.emit = warnings.append  # type: ignore[assignment, method-assign]
     logging.getLogger("forcetune.training").addHandler(handler)
     run = forcetune_pass(size.network, dataset, size.batch_size, compiled=True)
     first_s = measure_seconds(run, device)
@@ -151,7 +151,13 @@ def forcetune_pass(name: str, dataset: Dataset, batch_size: int, **options: Any)
     """Return a call that trains the next epoch, with one batch of validation."""
     model, masks = pruned_network(name, dataset.train.inputs.device)
     batches = dataset.batches(dataset.train, batch_size, seed=0), dataset.batches(dataset.test, batch_size)
-    settings = {"lr": 0.05, "input_shape": IMAGE_SHAPE, "precision": "bf16", "lr_schedule": "constant", **options}
+    settings: dict[str, Any] = {
+        "lr": 0.05,
+        "input_shape": IMAGE_SHAPE,
+        "precision": "bf16",
+        "lr_schedule": "constant",
+        **options,
+    }
     epochs: Iterator[object] = iter(Training(model, masks, *batches, epochs=10**6, **settings))
     return lambda: next(epochs)
 
@@ -190,7 +196,7 @@ def evaluation_share(size: StepSize, dataset: Dataset, device: torch.device) -> 
     """Return the seconds of a validation over those of a training pass with as many images."""
     model, masks = pruned_network(size.network, device)
     batches = dataset.batches(dataset.train, size.batch_size, seed=0), dataset.batches(dataset.train, 1024)
-    settings = {"lr": 0.05, "input_shape": IMAGE_SHAPE, "precision": "bf16", "lr_schedule": "constant"}
+    settings: dict[str, Any] = {"lr": 0.05, "input_shape": IMAGE_SHAPE, "precision": "bf16", "lr_schedule": "constant"}
     validated_epochs = iter(Training(model, masks, *batches, epochs=10**6, architecture="validated", **settings))
     training_pass = forcetune_pass(size.network, dataset, size.batch_size, architecture="another")
     for _ in range(2):
@@ -224,7 +230,7 @@ class RooflineCounter(TorchDispatchMode):
     """
 
     def __init__(self, bandwidth: float, arithmetic: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seconds = 0.0
         self._peaks = bandwidth, arithmetic
 

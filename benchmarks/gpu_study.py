@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -82,8 +83,8 @@ SMALL_STUDY = StudySize(
 def main() -> None:
     """Measure and show each figure; with a first argument `baseline`, train a trial as the baseline does."""
     if sys.argv[1:2] == ["baseline"]:
-        device, method, *small = sys.argv[2:]
-        baseline_trial(torch.device(device), method, SMALL_STUDY if small else StudySize())
+        device_name, method, *small = sys.argv[2:]
+        baseline_trial(torch.device(device_name), method, SMALL_STUDY if small else StudySize())
         return
     arguments = stage_arguments(__doc__)
     device, size = torch.device(arguments.device), SMALL_STUDY if arguments.small else StudySize()
@@ -135,9 +136,7 @@ def measure_search(size: StudySize, rates: dict[str, float]) -> None:
 def measure_eager(size: StudySize, device: torch.device, rates: dict[str, float]) -> None:
     """Show the trials an hour of the eager loop, after a trial that is not counted."""
     eager_trial(size, device, EAGER_METHODS[0])
-    trial_seconds = [
-        measure_seconds(lambda method=method: eager_trial(size, device, method), device) for method in EAGER_METHODS
-    ]
+    trial_seconds = [measure_seconds(partial(eager_trial, size, device, method), device) for method in EAGER_METHODS]
     rates["eager_trials_h"] = 3600 / mean(trial_seconds)
     show("eager_trials_h", rates["eager_trials_h"])
 
@@ -145,7 +144,7 @@ def measure_eager(size: StudySize, device: torch.device, rates: dict[str, float]
 def eager_trial(size: StudySize, device: torch.device, method: str) -> None:
     """Find masks, then train in eager bf16 with a validation after each epoch."""
     dataset, training, validation = load_textures(size, device)
-    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(
+    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(  # type: ignore[call-overload]
         device, memory_format=torch.channels_last
     )
     batches = dataset.batches(training, STUDY_BATCH_SIZE, seed=0)
@@ -181,9 +180,7 @@ def measure_baseline(size: StudySize, device: torch.device, rates: dict[str, flo
     """Show the trials an hour of the baseline, its processes included."""
     small = ["small"] if size is SMALL_STUDY else []
     commands = [[sys.executable, __file__, "baseline", device.type, method, *small] for method in BASELINE_METHODS]
-    trial_seconds = [
-        measure_seconds(lambda command=command: subprocess.run(command, check=True), device) for command in commands
-    ]
+    trial_seconds = [measure_seconds(partial(subprocess.run, command, check=True), device) for command in commands]
     rates["baseline_trials_h"] = 3600 / mean(trial_seconds)
     show("baseline_trials_h", rates["baseline_trials_h"])
 

@@ -90,7 +90,7 @@ def synflow_masks(model: nn.Module, input_shape: tuple[int, ...], density: float
         ones = torch.ones(1, *input_shape, dtype=torch.float64, device=masks[0].device)
         network(ones).sum().backward()
         scores = [
-            (weight * weight.grad).abs().masked_fill(mask == 0, -1.0)
+            (weight * gradient_of(weight)).abs().masked_fill(mask == 0, -1.0)
             for weight, mask in zip(prunable_weights(network), masks, strict=True)
         ]
         count = int(sum(layer.numel() for layer in scores) * math.exp(math.log(density) * t / iterations))
@@ -115,7 +115,7 @@ def force_masks(model: nn.Module, batches: Iterator[Batch], density: float, iter
             for weight, mask in zip(weights, masks, strict=True):
                 weight.mul_(mask)
         functional.cross_entropy(network(inputs), targets).backward()
-        saliency = [(theta * weight.grad).abs() for theta, weight in zip(initial, weights, strict=True)]
+        saliency = [(theta * gradient_of(weight)).abs() for theta, weight in zip(initial, weights, strict=True)]
         count = int(sum(layer.numel() for layer in saliency) * math.exp(math.log(density) * t / iterations))
         masks = keep_largest(saliency, count)
     return masks
@@ -166,12 +166,19 @@ def train(
         yield accuracy(model, validation)
 
 
+def gradient_of(weight: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of a weight after a backward pass."""
+    assert weight.grad is not None
+    return weight.grad
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, validation: "DataLoader[Batch]") -> float:
     """Return the share of the images that are classified correctly."""
     model.eval()
     hits = [(model(inputs).argmax(1) == targets).float().sum().item() for inputs, targets in validation]
-    return sum(hits) / len(validation.dataset)  # type: ignore[arg-type]
+    share: float = sum(hits) / len(validation.dataset)  # type: ignore[arg-type]
+    return share
 
 
 def run_trial(trial: dict[str, Any]) -> Iterator[tuple[float, float]]:

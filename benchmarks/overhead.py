@@ -174,7 +174,7 @@ class NoOpWorker(cluster.Worker):
                 example, trial=configuration, metrics={**example.metrics, "density": configuration.density}
             )
 
-        trial.prepare, trial.TrialRun = prepare, IdleTrialRun
+        trial.prepare, trial.TrialRun = prepare, IdleTrialRun  # type: ignore[assignment, misc]
 
 
 class IdleTrialRun(trial.TrialRun):

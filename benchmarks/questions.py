@@ -77,13 +77,14 @@ def time_questions(seconds: dict[str, list[float]]) -> None:
         ("a process: MLflow's client", CLIENT_CODE.format(name=MADE_UP_STUDY)),
         ("a process: forcetune best", BEST_CODE),
     ):
-        timed(name, lambda code=code: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
+        timed(name, partial(subprocess.run, [sys.executable, "-c", code], check=True, capture_output=True))
 
 
 def query_runs() -> None:
     """Query all runs by MLflow's client, page by page."""
     client = MlflowClient(mlflow_uri())
     experiment = client.get_experiment_by_name(MADE_UP_STUDY)
+    assert experiment
     token = None
     while token != "":
         page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)

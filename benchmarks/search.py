@@ -47,8 +47,8 @@ def main() -> None:
     searches = [(sampler, seed) for seed in range(arguments.seeds) for sampler in COMPARED_SAMPLERS]
     volumes_by_sampler: dict[str, list[list[float]]] = defaultdict(list)
     with multiprocessing.get_context("spawn").Pool(arguments.processes, torch.set_num_threads, (1,)) as pool:
-        for sampler, volumes in pool.imap(search, searches):
-            volumes_by_sampler[sampler].append(volumes)
+        for sampler, search_volumes in pool.imap(search, searches):
+            volumes_by_sampler[sampler].append(search_volumes)
     print(f"Hypervolume of the front, mean and standard deviation of {arguments.seeds} searches\n")
     print("| sampler | after 16 trials | after 32 | after 64 | seeds in which it beats random |")
     print("|---|---:|---:|---:|---:|")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def main() -> None:
 
 def read_curves(name: str) -> list[Curve]:
     """Return the curves of a file."""
-    fixed = {"dataset": "synthetic", "model": "mlp", "method": "random"}
+    fixed: dict[str, Any] = {"dataset": "synthetic", "model": "mlp", "method": "random"}
     return [
         Curve(
             row["name"],
@@ -129,6 +130,7 @@ def record_curves(study: str) -> None:
 
     client = MlflowClient(mlflow_uri())
     experiment = client.get_experiment_by_name(study)
+    assert experiment
     runs = client.search_runs([experiment.experiment_id], "tags.`forcetune.outcome` = 'trained'", max_results=1000)
     rows = []
     for run in sorted(runs, key=lambda run: str(run.info.run_name)):

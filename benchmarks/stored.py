@@ -56,7 +56,7 @@ def _make_trials(count: int, generator: np.random.Generator) -> Iterator[MadeUpT
     for _ in range(count):
         method = MADE_UP_METHODS[generator.integers(len(MADE_UP_METHODS))]
         density = float(10 ** generator.uniform(np.log10(0.002), np.log10(0.5)))
-        step_fields = {
+        step_fields: dict[str, Any] = {
             "iterations": int(generator.integers(2, 51)),
             "schedule": ["exponential", "linear"][generator.integers(2)],
         }

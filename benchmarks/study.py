@@ -55,7 +55,7 @@ def run_baseline(trials: list[dict[str, Any]]) -> tuple[float, list[float]]:
     """Return the seconds and the validation accuracies of the trials, each in a process of its own, two at once."""
 
     def train(trial: dict[str, Any]) -> float:
-        command = [sys.executable, NAIVE_SCRIPT, json.dumps(trial)]
+        command = [sys.executable, str(NAIVE_SCRIPT), json.dumps(trial)]
         process = subprocess.run(command, check=True, capture_output=True, text=True)
         accuracy: float = json.loads(process.stdout)["val_accuracy"]
         return accuracy
