@@ -36,6 +36,13 @@ def measure_density(path):
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
+@pytest.mark.parametrize("method", ["rigl", "gradual_magnitude", "lottery"])
+def test_a_method_that_prunes_in_training_has_no_masks_to_print(folder, method):
+    options = ("--model", "mlp", "--dataset", "synthetic", "--density", 0.1)
+    output = run_prune(*options, "--method", method, code=2)
+    assert all(word in output for word in (f"--method {method}", "while the network trains", "allowed: "))
+
+
 @pytest.fixture
 def write_file(folder):
     """Return a function that writes SAMPLED_STUDY with these fields of a trial, and returns the file's name."""

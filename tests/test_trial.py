@@ -734,3 +734,29 @@ def test_a_method_sets_the_defaults_of_its_fields():
     assert make_trial(method="snip_it_training", iterations=20).iterations == 20
     assert make_trial(method="gradual_magnitude").schedule == "cubic"
     assert make_trial(method="force").schedule == "exponential"
+
+
+def test_an_infeasible_trial_with_a_rule_has_all_static_metrics():
+    task = Task(constraints={"density": (None, 0.1)})
+    trial_run = trial.TrialRun(trial.prepare(make_trial(method="rigl", update_interval=1), task))
+    (metrics,) = trial_run
+    assert trial_run.prepared.outcome[0] == "infeasible"
+    assert {"macs", "effective_density"} <= trial_run.prepared.metrics.keys()
+    assert metrics["val_accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("method", ["rigl", "dpf", "lottery", "gradual_magnitude"])
+def test_the_time_of_an_epoch_is_measured_without_the_rule(method):
+    prepared = trial.prepare(make_trial(method=method, epochs=60))
+    assert trial.measure_epoch_seconds(prepared, 2) > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "gradual_magnitude", "density": 0.95, "epochs": 10},
+        {"method": "snip_it_training", "density": 0.7, "epochs": 10},
+    ],
+)
+def test_a_change_may_prune_nothing(fields):
+    trial.check_rule(make_trial(**fields), Task())

@@ -48,6 +48,11 @@ def prune(source: str | None, out: Path | None, **options: Any) -> None:
     if out and not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
     requested_trial = _make_trial(_load_fields(source, options))
+    if pruning.method_row(requested_trial.method).rule:
+        raise InputError(
+            f"--method {requested_trial.method} prunes while the network trains: it has no masks before; allowed: a "
+            "search with it, whose runs keep their last masks (masks.npz), or a method that prunes at initialization"
+        )
     with _locating_user_errors(requested_trial), contained():
         trial.check(requested_trial)
         prepared = trial.prepare(requested_trial, fetch_masks=tracking.fetch_masks)

@@ -42,11 +42,17 @@ def check_study(study: Study) -> list[dict[str, Any]]:
                 trial.check_saliency(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
+    steps: dict[tuple[object, ...], int] = {}
+
+    def count_steps(candidate: Trial) -> int:
+        setting = candidate.dataset, candidate.data_root, candidate.train_samples, candidate.batch_size
+        return steps.get(setting) or steps.setdefault(setting, trial.count_epoch_steps(candidate))
+
     length_fields = ["epochs", "batch_size", "iterations", "schedule", *RULE_OPTIONS]
     rule_fields = [*network_fields, "method", *CONTROLS, "density", *length_fields]
     for candidate in _list_candidates(study, rule_fields):
         try:
-            trial.check_rule(candidate, study.task)
+            trial.check_rule(candidate, study.task, count_steps)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
     check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))

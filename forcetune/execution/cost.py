@@ -20,6 +20,7 @@ from forcetune.search.stopping import estimate_trained_share
 from forcetune.stores import get_cost_file, ray_address
 from forcetune.study import ResolvedResources, Study, Task, Trial
 from forcetune.temporary import write_whole
+from forcetune.tracking import fetch_masks
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +159,12 @@ def _measure_seconds(configuration: Trial, task: Task) -> float:
     unscreened = configuration.model_copy(update={"screen": False})
     trial.clear_pruning_caches()
     started = time.perf_counter()
-    prepared = trial.prepare(_with_iterations(unscreened, 1), unconstrained_task)
+    prepared = trial.prepare(_with_iterations(unscreened, 1), unconstrained_task, fetch_masks)
     pruning = time.perf_counter() - started
     if configuration.fields().get("iterations", 1) > 1:
         trial.clear_pruning_caches()
         restarted = time.perf_counter()
-        trial.prepare(_with_iterations(unscreened, 2), unconstrained_task)
+        trial.prepare(_with_iterations(unscreened, 2), unconstrained_task, fetch_masks)
         pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
     return max(pruning, 0.0) + configuration.total_epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
 

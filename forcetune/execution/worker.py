@@ -80,7 +80,9 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
         trial_run = trial.TrialRun(trial.prepare(assignment.trial, assignment.task, fetch))
     prepared = trial_run.prepared
     curve = [Epoch(*values) for values in saved["curve"]] if saved else []
-    yield Report(trial_started=_describe_start(prepared, curve), files=_pack_files(trial_run))
+    files = {} if trial_run.has_rule else _pack_files(trial_run)  # masks that a rule changes follow once they settle
+    yield Report(trial_started=_describe_start(prepared, curve), files=files)
+    has_sent_masks = not trial_run.has_rule
     if saved and curve[-1].step == trial_run.total_epochs:  # the driver did not receive the last report
         yield _report_end(trial_run, {**prepared.metrics, **curve[-1].metrics})
     for metrics in trial_run:
@@ -90,13 +92,18 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
         if step and trial_run.is_resumable and (is_last or checkpoints.is_due()):
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
         all_metrics = {**prepared.metrics, **metrics}
-        yield _report_end(trial_run, all_metrics, curve[-1]) if is_last else Report(all_metrics, curve[-1])
+        if is_last:
+            yield _report_end(trial_run, all_metrics, curve[-1])
+        else:
+            files = {} if has_sent_masks or not metrics["settled"] else _pack_files(trial_run)
+            has_sent_masks |= bool(files)
+            yield Report(all_metrics, curve[-1], files=files)
 
 
 def _report_end(trial_run: trial.TrialRun, metrics: dict[str, float], epoch: Epoch | None = None) -> Report:
     """Return the last report of a trial, with its files where its masks have changed since the first report."""
     outcome, reason = trial_run.prepared.outcome
-    files = _pack_files(trial_run) if trial_run.trail else {}
+    files = _pack_files(trial_run) if trial_run.has_rule else {}
     return Report(metrics, epoch, outcome=outcome, reason=reason, files=files)
 
 
@@ -125,7 +132,7 @@ def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialS
 
 def _pack_files(trial_run: trial.TrialRun) -> dict[str, bytes]:
     """Return the files of a trial: its masks, the table of its layers and, where a rule changes masks, their trail."""
-    masks = trial_run.prepared.masks
+    masks = trial_run.masks
     files = {
         "masks.npz": pruning.pack_masks(masks),
         "layers.json": json.dumps(pruning.layer_table(masks), indent=1).encode(),

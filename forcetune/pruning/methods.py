@@ -44,7 +44,13 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
-from forcetune.pruning.shrinking import DynamicFeedback, GradualMagnitude, SnipItTraining, UniformGradualMagnitude
+from forcetune.pruning.shrinking import (
+    DynamicFeedback,
+    GradualMagnitude,
+    ShrinkingRule,
+    SnipItTraining,
+    UniformGradualMagnitude,
+)
 from forcetune.pruning.walks import biased_walks
 
 
@@ -212,7 +218,10 @@ def method_row(name: str) -> Method:
     """
     row = resolve(name, METHODS, "method")
     if isinstance(row, type) and issubclass(row, TrainingRule):
-        return Method(magnitude, data=False, rule=row, rule_options=row.options, starts_dense=True)
+        is_counted = issubclass(row, ShrinkingRule)
+        return Method(
+            magnitude, iterative=is_counted, data=False, rule=row, rule_options=row.options, starts_dense=True
+        )
     return row if isinstance(row, Method) else Method(row)
 
 

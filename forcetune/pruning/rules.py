@@ -46,7 +46,17 @@ class RulePlan:
     @property
     def last_step(self) -> int:
         """The step of the last change: the option `settle_at` is its share of the training."""
-        return int(self.options["settle_at"] * self.steps)
+        return int(self.get_option("settle_at") * self.steps)
+
+    def get_option(self, name: str) -> Any:
+        """Return an option.
+
+        Raises:
+            InputError: Neither the trial nor the rule has a value for it.
+        """
+        if name not in self.options:
+            raise InputError(f"the rule needs a value for {name!r}; allowed: a default in the `options` of its class")
+        return self.options[name]
 
     def list_interval_steps(self) -> list[int]:
         """Return the steps of the changes that come every `update_interval` steps, up to `last_step`.
@@ -54,11 +64,11 @@ class RulePlan:
         Raises:
             InputError: The training is too short for one of them.
         """
-        interval = int(self.options["update_interval"])
+        interval = int(self.get_option("update_interval"))
         if interval > self.last_step:
             raise InputError(
                 f"update_interval {interval}: no mask would change, since the training has {self.steps} steps and "
-                f"changes masks until step {self.last_step} (settle_at {self.options['settle_at']:g}); allowed: "
+                f"changes masks until step {self.last_step} (settle_at {self.get_option('settle_at'):g}); allowed: "
                 f"{f'at most {self.last_step}' if self.last_step else 'a longer training'}"
             )
         return list(range(interval, self.last_step + 1, interval))
@@ -131,6 +141,8 @@ class TrainingRule:
         keeps_dense_weights: Whether pruned weights stay underneath and are trained: the network computes with
             weight * mask, and the gradient at that point moves all weights.
         may_regrow: Whether a pruned weight may return.
+        ranks_dead_weights: Whether the decision depends on weights of channels that are dead. Such channels are cut out
+            only after the last change, since their weights would otherwise stand still in place of decaying.
         options: The options that a rule of the user's own takes, with their defaults: any of `settle_at`,
             `update_interval`, `drop_fraction`, `rewind_step` and `rewind`.
 
@@ -140,15 +152,26 @@ class TrainingRule:
 
     keeps_dense_weights = False
     may_regrow = False
+    ranks_dead_weights = True
     options: Mapping[str, Any] = {}
 
     def __init__(self, plan: RulePlan) -> None:
         self.plan = plan
-        if not self.event_steps or not 0 <= self.event_steps[-1] <= self.total_steps:
-            last = f"last at step {self.event_steps[-1]}" if self.event_steps else "at no step"
+        steps = list(self.event_steps)
+        if not steps or steps[0] < 0 or steps[-1] > self.total_steps:
             raise InputError(
-                f"{type(self).__name__} changes the masks {last}, but the training has {self.total_steps} steps; "
-                "allowed: a last change within the training"
+                f"{type(self).__name__} changes the masks after the steps {_shorten(steps)}, but the training has "
+                f"{self.total_steps} steps; allowed: at least one change, the last one within the training"
+            )
+        if steps != sorted({int(step) for step in steps}):
+            raise InputError(
+                f"event_steps of {type(self).__name__} are {_shorten(steps)}; allowed: whole numbers that rise"
+            )
+        level_ends = range(plan.steps, self.total_steps, max(plan.steps - self.rewind_step, 1))
+        if self.levels > 1 and not {*steps} <= {*level_ends}:
+            raise InputError(
+                f"event_steps of {type(self).__name__} are {_shorten(steps)}; allowed: the ends of its levels, "
+                f"{_shorten(list(level_ends))}"
             )
 
     @cached_property
@@ -192,6 +215,10 @@ class TrainingRule:
     def settled_step(self) -> int:
         """The step after which the masks stay as they are."""
         return self.event_steps[-1]
+
+
+def _shorten(steps: Sequence[float]) -> str:
+    return ", ".join(map(str, steps[:4])) + (f", ... {steps[-1]}" if len(steps) > 4 else "") or "none"
 
 
 def keep_by_count(scores: Weights, count: int) -> Masks:

@@ -18,7 +18,15 @@ from forcetune.study.study import (
     count_whole,
     load_study,
 )
-from forcetune.study.task import COST_METRICS, METRICS, PLANNED_METRICS, STATIC_METRICS, Task, check_reported
+from forcetune.study.task import (
+    COST_METRICS,
+    METRICS,
+    PLANNED_METRICS,
+    RULE_METRICS,
+    STATIC_METRICS,
+    Task,
+    check_reported,
+)
 from forcetune.study.trial import CONTROLS, RULE_OPTIONS, Trial, method_label, select_fields
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "COST_METRICS",
     "METRICS",
     "PLANNED_METRICS",
+    "RULE_METRICS",
     "RULE_OPTIONS",
     "SCHEMA_FILE",
     "SPARSITY_BAND_EDGES",

@@ -206,8 +206,8 @@ class Study(_Section):
     )
     constraints: dict[str, Annotated[_Short[float] | _Long[Bound], _BY_FORM]] = Field(
         default={},
-        description="bounds on metrics known before training, each a number (the maximum) or `{min: , max: }`; a "
-        "network that breaks one is not trained",
+        description="bounds on static metrics, each a number (the maximum) or `{min: , max: }`; a network that breaks "
+        "one is not trained, or is `infeasible` after it where its masks change",
     )
     measure: str | None = Field(
         None, description="`package.module:function` that measures the pruned network before training"

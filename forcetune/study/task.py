@@ -42,6 +42,7 @@ METRICS: dict[str, str] = {
 COST_METRICS = ("train_seconds", "training_flops", "training_flops_sparse")  # of the training so far
 # The static metrics that a trial has before training where a rule changes its masks; the others follow at its end.
 PLANNED_METRICS = ("density", "sparsity")
+RULE_METRICS = ("mask_density", "settled")  # only where a rule changes the masks, so that no study is judged by them
 
 Direction = Literal["max", "min"]
 
@@ -140,7 +141,8 @@ def task_problems(study: "Study") -> Iterator[Problem]:
     yield from _metric_problems("constraints", study.constraints, STATIC_METRICS, user_function)
     if study.metrics or study.train:
         user_function = "metrics" if study.metrics else "train"
-    yield from _metric_problems("objectives", study.objectives, METRICS, user_function)
+    reported = [name for name in METRICS if name not in RULE_METRICS]
+    yield from _metric_problems("objectives", study.objectives, reported, user_function)
     for name, bound in study.constraints.items():
         if isinstance(bound, Bound) and bound.min is None and bound.max is None:
             yield Problem(f"constraints.{name}", "has no bound; allowed: a number (the maximum), or {min: , max: }")
@@ -173,7 +175,10 @@ def _metric_problems(
     for name in names:
         if name in allowed or user_function:
             continue
-        if name in METRICS:
+        if section == "objectives" and name in RULE_METRICS:
+            message = f"only methods that prune while training report it; allowed: {', '.join(allowed)}"
+            yield Problem(f"{section}.{name}", message)
+        elif name in METRICS:
             yield Problem(
                 f"{section}.{name}",
                 f"is not known before training; allowed: {', '.join(allowed)}, and the metrics that `measure` returns",

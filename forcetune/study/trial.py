@@ -200,11 +200,10 @@ class Trial(BaseModel):
 
     @property
     def total_epochs(self) -> int:
-        """The epochs of all levels, where the method trains several; fewer where they begin at a late step."""
-        from forcetune.pruning import METHODS
+        """The epochs of all levels, where the method trains several; an upper bound where `rewind_step` is set."""
+        from forcetune.pruning import method_row
 
-        row = METHODS.get(self.method)
-        return self.epochs * (self.iterations + 1 if row and row.has_levels else 1)
+        return self.epochs * (self.iterations + 1 if method_row(self.method).has_levels else 1)
 
     @property
     def saliency_samples_per_class(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.pruning import Change, Masks, RuleState, Saliency, TrainingRule, Weights
+from forcetune.pruning.masks import density
 
 # Of the network, its masks, the step and a saliency: the scores, by parameter name.
 Scorer = Callable[[nn.Module, Masks, int, Saliency], Weights]
@@ -70,9 +71,10 @@ class ChangingMasks:
         Raises:
             ValueError: The rule has returned masks that it must not.
         """
+        shown_masks = {name: mask.clone() for name, mask in self.masks.items()}  # a rule may write into them
         state = RuleState(
             weights,
-            self.masks,
+            shown_masks,
             gradients,
             optimizer_state,
             score=lambda saliency: self._score_saliency(model, step, saliency),
@@ -81,6 +83,7 @@ class ChangingMasks:
         change = self.rule.after_step(step, state)
         self._asked_step = step
         if change is None:
+            self._check_count(self.masks, step)
             return None
         self._check(change.masks, step)
         masks = {name: change.masks[name] for name in self.masks}
@@ -96,7 +99,7 @@ class ChangingMasks:
     @property
     def density(self) -> float:
         """The fraction of the weights that the masks keep now."""
-        return sum(int(m.sum()) for m in self.masks.values()) / sum(m.numel() for m in self.masks.values())
+        return density(self.masks)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks and the trail."""
@@ -119,6 +122,9 @@ class ChangingMasks:
                 raise ValueError(
                     f"{self._name} must return a bool mask of shape {tuple(mask.shape)} for {name} after step {step}"
                 )
+        self._check_count(masks, step)
+
+    def _check_count(self, masks: Masks, step: int) -> None:
         total = sum(mask.numel() for mask in masks.values())
         kept, requested = sum(int(mask.sum()) for mask in masks.values()), int(total * self.rule.plan.density)
         if step == self.rule.settled_step and kept != requested:

@@ -95,6 +95,7 @@ class _Watched(TrainingRule):
     def __init__(self, rule: TrainingRule) -> None:
         self._rule = rule
         self.keeps_dense_weights, self.may_regrow = rule.keeps_dense_weights, rule.may_regrow
+        self.ranks_dead_weights = rule.ranks_dead_weights
         self.event_steps = rule.event_steps
         super().__init__(rule.plan)
 
@@ -113,10 +114,13 @@ class _Watched(TrainingRule):
         return self._rule.replaces_step(step)
 
     def after_step(self, step: int, state: RuleState) -> Change | None:
-        shown = [*state.weights.values(), *state.masks.values(), *state.gradients.values()]
-        copies = [tensor.clone() for tensor in shown]
+        shown: list[Mapping[str, Tensor]] = [state.weights, state.masks, state.gradients]
+        copies = [{name: tensor.clone() for name, tensor in tensors.items()} for tensors in shown]
         change = self._rule.after_step(step, state)
-        if not all(torch.equal(tensor, copied) for tensor, copied in zip(shown, copies, strict=True)):
+        if not all(
+            tensors.keys() == copied.keys() and all(torch.equal(tensors[name], copied[name]) for name in copied)
+            for tensors, copied in zip(shown, copies, strict=True)
+        ):
             raise ValueError(
                 f"the rule has written to the weights, masks or gradients that it was shown at step {step}"
             )

@@ -131,7 +131,7 @@ class Training:
             changes.masks = masks
         if not keeps_dense_weights:
             Masked(model, masks)
-        self._compacted = CompactedNetwork(model, masks, input_shape, is_cut=not changes or not changes.rule.may_regrow)
+        self._compacted = CompactedNetwork(model, masks, input_shape, is_cut=self._may_cut)
         precision = precision or ("bf16" if next(model.parameters()).is_cuda else "float32")
         self._recipe = Recipe(
             optimizer, momentum, weight_decay, clip_norm, loss, precision, compiled, keeps_dense_weights
@@ -226,6 +226,13 @@ class Training:
         return self._changes
 
     @property
+    def _may_cut(self) -> bool:
+        """Whether dead channels may be cut out: no pruned weight returns, and no decision depends on their weights."""
+        if self._changes is None or self._changes.is_settled:
+            return True
+        return not (self._changes.rule.may_regrow or self._changes.rule.ranks_dead_weights)
+
+    @property
     def total_epochs(self) -> int:
         """The number of epochs, those of all levels included."""
         return self._levels.total_epochs
@@ -297,6 +304,8 @@ class Training:
         weights = {name: parameters[name].detach() for name in changes.masks}
         if self._recipe.keeps_dense_weights:  # such a network is never compacted
             weights = self._step.masked.dense_weights()
+        if not all(torch.isfinite(weight).all() for weight in weights.values()):
+            raise Diverged(f"the weights were not finite after step {step}")
         change = changes.change(step, self._compacted.model, weights, gradients, self._find_optimizer_state)
         if change is None:
             return
@@ -311,6 +320,9 @@ class Training:
         self._is_stale = True
         if change.rewind:
             self._begin_level(change.rewind)
+        elif changes.is_settled and self._recipe.keeps_dense_weights:
+            self._compact_again()
+            self._model.train()
 
     def _find_optimizer_state(self, name: str) -> dict[str, Tensor]:
         """Return the optimizer's tensors of a weight, in the shape of the whole network."""
@@ -331,15 +343,15 @@ class Training:
             model.load_state_dict(self._rewinding_point["model"])
             self._training.restore(self._rewinding_point["order"])
         Masked(model, changes.masks)
-        self._replace_network(CompactedNetwork(model, changes.masks, self._input_shape))
+        self._replace_network(CompactedNetwork(model, changes.masks, self._input_shape, is_cut=self._may_cut))
         self._average = None  # the rungs are those of the first level
         self._is_stale = False
 
     def _compact_again(self) -> None:
-        """Cut the channels that the rule's changes have left dead; not before the last change where weights return."""
+        """Cut the channels that the rule's changes have left dead, once no decision depends on their weights."""
         changes = self._changes
         assert changes
-        if changes.rule.may_regrow and not changes.is_settled:
+        if not self._may_cut:
             return
         self._is_stale = False
         self._compacted.write_back()

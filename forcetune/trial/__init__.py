@@ -5,6 +5,7 @@ from forcetune.trial.checks import (
     check_rule,
     check_saliency,
     check_trials,
+    count_epoch_steps,
     find_reported_metrics,
     measure_epoch_seconds,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "check_saliency",
     "check_trials",
     "clear_pruning_caches",
+    "count_epoch_steps",
     "derive_seed",
     "find_reported_metrics",
     "measure_epoch_seconds",

@@ -1,7 +1,7 @@
 """The checks of a trial before it runs: whether it can run, which metrics it reports, and what it costs."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -11,7 +11,7 @@ import torch
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
-from forcetune.study import CONTROLS, METRICS, STATIC_METRICS, Task, Trial
+from forcetune.study import CONTROLS, METRICS, RULE_METRICS, STATIC_METRICS, Task, Trial
 from forcetune.trial.preparation import PreparedTrial, derive_seed, measure_pruned, prepare
 from forcetune.trial.trial_run import TrialRun, make_rule, resolve_metrics
 
@@ -109,15 +109,17 @@ def check_saliency(trial: Trial) -> None:
             ) from error
 
 
-def check_rule(trial: Trial, task: Task) -> None:
+def check_rule(trial: Trial, task: Task, count_steps: Callable[[Trial], int] | None = None) -> None:
     """Check that the rule by which a method prunes while it trains can be followed; other methods pass.
 
     Args:
         trial: The trial.
         task: The part of the study that its trials share.
+        count_steps: A function of a trial that returns the steps of its epochs; None for `count_epoch_steps`.
 
     Raises:
-        InputError: The training is too short for the rule, or has a field or a loop that does not go with it.
+        InputError: The training is too short for the rule, or has a field or a loop that does not go with it; or the
+            user's rule fails.
     """
     row = pruning.method_row(trial.method)
     if row.rule is None:
@@ -133,18 +135,30 @@ def check_rule(trial: Trial, task: Task) -> None:
             f"{controls[0]} needs masks before training, and {trial.method} has its masks only at the end; allowed: "
             f"{controls[0]} with a method that prunes at initialization (`when: {{method: [...]}}`)"
         )
+    with _refuse_errors("method", trial.method):
+        rule = make_rule(trial, (count_steps or count_epoch_steps)(trial))
+    if row.has_levels and isinstance(rule, pruning.ShrinkingRule):
+        _check_levels(trial, rule)
+
+
+def count_epoch_steps(trial: Trial) -> int:
+    """Return the number of optimizer steps of an epoch of a trial."""
     dataset = data.load(trial.dataset, trial.data_root)
     training_split, _ = dataset.split(derive_seed(trial, "split"), trial.train_samples)
-    rule = make_rule(trial, len(dataset.batches(training_split, trial.batch_size, 0)))
-    if isinstance(rule, pruning.ShrinkingRule):
-        model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
-        total = sum(weight.numel() for weight in pruning.prunable(model).values())
-        counts = [total, *(rule.count_after(step, total) for step in rule.event_steps)]
-        if any(before <= after for before, after in pairwise(counts)) and trial.density < 1:
-            raise InputError(
-                f"iterations {trial.iterations}: some of the prunings from {total} to {counts[-1]} weights would "
-                "remove none; allowed: fewer iterations, a lower density or another schedule"
-            )
+    return len(dataset.batches(training_split, trial.batch_size, 0))
+
+
+def _check_levels(trial: Trial, rule: pruning.ShrinkingRule) -> None:
+    """Raise InputError where a level would prune nothing, and train the same network once more."""
+    dataset = data.load(trial.dataset, trial.data_root)
+    model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
+    total = sum(weight.numel() for weight in pruning.prunable(model).values())
+    counts = [total, *(rule.count_after(step, total) for step in rule.event_steps)]
+    if any(before <= after for before, after in pairwise(counts)):
+        raise InputError(
+            f"iterations {trial.iterations}: some of the prunings from {total} to {counts[-1]} weights would "
+            "remove none, and the level after it would train the same network; allowed: fewer iterations"
+        )
 
 
 def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str]]:
@@ -163,7 +177,8 @@ def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str
     Raises:
         InputError: A function of the user's own fails.
     """
-    static_metrics, all_metrics = list(STATIC_METRICS), list(METRICS)
+    static_metrics = list(STATIC_METRICS)
+    all_metrics = [name for name in METRICS if name not in RULE_METRICS]
     if task.measure or task.metrics:
         prepared = prepare(trial)
     if task.measure:
@@ -188,7 +203,9 @@ def measure_epoch_seconds(prepared: PreparedTrial, steps: int) -> float:
         The estimate, in seconds.
     """
     # The first epoch is not timed, since it includes what is set up only once. At this learning rate nothing diverges.
-    trial = prepared.trial.model_copy(update={"epochs": 2, "lr": 1e-9})
+    # A method that changes the masks would change none in so few steps.
+    method = "random" if pruning.method_row(prepared.trial.method).rule else prepared.trial.method
+    trial = prepared.trial.model_copy(update={"epochs": 2, "lr": 1e-9, "method": method})
     limited = _limit_batches(replace(prepared, trial=trial), steps)
     epochs = iter(TrialRun(limited))
     next(epochs)

@@ -121,6 +121,16 @@ class TrialRun:
         return self._training.total_epochs
 
     @property
+    def masks(self) -> pruning.Masks:
+        """The masks as they are now."""
+        return self._changes.masks if self._changes else self.prepared.masks
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether a rule changes the masks."""
+        return self._changes is not None
+
+    @property
     def trail(self) -> list[dict[str, Any]]:
         """The changes of the masks so far, as `training.ChangingMasks` lists them; none without a rule."""
         return self._changes.trail if self._changes else []
@@ -178,6 +188,9 @@ class TrialRun:
 
     def _guess_metrics(self) -> dict[str, float]:
         prepared, task = self.prepared, self.prepared.task
+        if self._changes:  # its static metrics would follow at the end
+            starting_metrics = pruning.diagnose(prepared.model, prepared.masks, prepared.dataset.input_shape)
+            prepared.metrics = {**starting_metrics, **prepared.metrics}
         classes = prepared.dataset.classes
         loss = math.log(classes)
         metrics = {"epoch": 0, "train_loss": loss, "val_loss": loss, "val_accuracy": 1 / classes}

@@ -76,6 +76,9 @@ def test_a_trial_whose_masks_change_ends_with_its_last_masks(make_assignment, mo
     attempt.close()
     assert set(reports[0].trial_started.static_metrics) >= {"density", "sparsity"}
     assert "macs" not in reports[0].trial_started.static_metrics, "it is known at the end"
+    assert "masks.npz" not in reports[0].files, "they are not those of the trial's density yet"
+    has_files = [bool(report.files) for report in reports[1:]]
+    assert has_files == [report.metrics["settled"] == 1 for report in reports[1:]]
     *_, last = execute(make_assignment(2, **fields))
     assert last.outcome == "trained"
     assert last.metrics["density"] == pytest.approx(0.1, abs=1e-3)

@@ -14,6 +14,7 @@ from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
 from forcetune.pruning import METHODS, SCHEDULES, Change, RulePlan, TrainingRule
 from forcetune.training.cost import TrainingCost
+from forcetune.training.masked import MaskedDense
 
 DENSITY = 0.2
 TRAINED_EPOCHS = 6
@@ -162,6 +163,7 @@ def make_conv():
 class DeadEnd(TrainingRule):
     """A rule that prunes half of the second layer's outputs, in halves, after steps 4 and 12."""
 
+    ranks_dead_weights = False
     event_steps = (4, 12)  # type: ignore[assignment]
 
     def after_step(self, step, state):
@@ -279,6 +281,84 @@ def test_a_rule_that_breaks_its_word_ends_the_training(dataset, make_masks, mess
     run = Run(dataset, "rigl", Disobedient(RulePlan(0.5, 100), make_masks), density=0.5)
     with pytest.raises(ValueError, match=f"Disobedient {message}"):
         list(run.training)
+
+
+def test_a_rule_that_fills_the_masks_that_it_is_shown_is_followed(dataset):
+    class FillingRule(TrainingRule):
+        """A rule that writes its masks into those of the state."""
+
+        event_steps = (2,)  # type: ignore[assignment]
+
+        def after_step(self, step, state):
+            masks = pruning.keep_by_count(state.magnitudes, int(state.total * self.plan.density))
+            for name, mask in masks.items():
+                state.masks[name].copy_(mask)
+            return Change(state.masks)
+
+    run = Run(dataset, "random", FillingRule(RulePlan(0.5, 100)), density=1.0, epochs=1)
+    list(run.training)
+    assert run.changes.density == pytest.approx(0.5, abs=1e-3)
+    assert [change["removed"] > 0 for change in run.changes.trail] == [True]
+    weights = dict(run.model.named_parameters())
+    assert all(int((weights[name][~mask] != 0).sum()) == 0 for name, mask in run.changes.masks.items())
+
+
+@pytest.mark.parametrize("events", [(30, 10), (2, 2), (3.5,), (-1, 3), (3, 101), ()])
+def test_the_steps_of_a_rule_are_whole_numbers_that_rise_within_the_training(events):
+    class Scheduled(NeverChanging):
+        event_steps = events
+
+    with pytest.raises(InputError, match=r"Scheduled.*allowed: "):
+        Scheduled(RulePlan(0.5, 100))
+
+
+def test_events_of_a_rule_with_levels_are_at_their_ends():
+    class Leveled(NeverChanging):
+        levels = 3
+        rewind_step = 10
+        event_steps = (100, 150)
+
+    with pytest.raises(InputError, match=r"100, 150.*the ends of its levels, 100, 190"):
+        Leveled(RulePlan(0.5, 100))
+
+
+def test_a_rule_that_leaves_another_density_is_told_so(dataset):
+    rule = NeverChanging(RulePlan(0.5, TRAINED_EPOCHS * 3))
+    with pytest.raises(ValueError, match="NeverChanging keeps 832 of 832 weights.*is 416"):
+        list(Run(dataset, "random", rule, density=0.5).training)
+
+
+def test_an_option_without_a_value_is_named():
+    class WithoutOptions(TrainingRule):
+        event_steps = property(lambda self: [self.plan.last_step])
+
+    with pytest.raises(InputError, match="'settle_at'.*`options`"):
+        training.exercise_rule(WithoutOptions)
+
+
+@pytest.mark.parametrize("method", RULE_METHODS)
+def test_a_training_that_diverges_is_not_the_rules_fault(dataset, method):
+    run = Run(dataset, method)
+    run.training._lr = float("inf")
+    with pytest.raises(training.Diverged):
+        list(run.training)
+
+
+def test_dense_weights_are_dropped_after_the_last_change(dataset):
+    """One epoch of 5 batches: dynamic feedback settles within it, and later steps count sparse gradients."""
+    row = METHODS["dpf"]
+    rule = row.rule(make_plan(row, 5, settle_at=0.6, update_interval=1))
+    run = Run(dataset, "dpf", rule, epochs=1)
+    assert rule.event_steps == [1, 2, 3]
+    (metrics,) = run.training
+    assert not isinstance(run.training._step.masked, MaskedDense)
+    layer_macs = pruning.dense_macs(run.model, dataset.input_shape)
+    masks = run.changes.masks
+    sparse_macs = sum(macs * int(masks[name].sum()) / masks[name].numel() for name, macs in layer_macs.items())
+    samples = [len(targets) for _, targets in run.batches]
+    settled_flops = 6 * sparse_macs * sum(samples[3:])
+    dense_flops = 2 * sum(layer_macs.values()) * sum(samples[:3])  # of one gradient; the rest is nearly as much
+    assert settled_flops + dense_flops < metrics["training_flops_sparse"] < settled_flops + 3 * dense_flops
 
 
 @pytest.mark.parametrize("method", ONE_LEVEL_METHODS)
