@@ -8,6 +8,7 @@ from forcetune.training.exercise import exercise_rule
 from forcetune.training.loop import LR_SCHEDULES, TRAINING_LOSSES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
 from forcetune.training.own import TrainingLoop, UserTrainingLoop
+from forcetune.training.ruled import RuledTraining
 from forcetune.training.step import OPTIMIZERS, Loss, Precision
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Masked",
     "Metric",
     "Precision",
+    "RuledTraining",
     "Training",
     "TrainingLoop",
     "UserTrainingLoop",

@@ -12,7 +12,7 @@ from torch.nn import functional
 from forcetune import data, models
 from forcetune.pruning import Change, RulePlan, RuleState, TrainingRule, dense_masks, find_masks, score_network
 from forcetune.training.changes import ChangingMasks
-from forcetune.training.loop import Training
+from forcetune.training.ruled import RuledTraining
 
 EPOCHS = 4
 BATCH_SIZE = 32
@@ -54,7 +54,6 @@ def exercise_rule(
             "a training that was interrupted ended otherwise: the rule must depend on the step, the state and its plan "
             "alone, and keep nothing between two calls"
         )
-    assert unbroken.changes
     return unbroken.changes.trail
 
 
@@ -63,7 +62,7 @@ def _make_training(
     density: float,
     options: Mapping[str, float] | None,
     starts_dense: bool,
-) -> Training:
+) -> RuledTraining:
     dataset = data.load("synthetic")
     training_split, validation_split = dataset.split(0)
     batches = dataset.batches(training_split, BATCH_SIZE, 0)
@@ -77,7 +76,7 @@ def _make_training(
         return score_network(network, masks, scored_batches, saliency, functional.cross_entropy, step)
 
     torch.manual_seed(0)
-    return Training(
+    return RuledTraining(
         model,
         masks,
         batches,

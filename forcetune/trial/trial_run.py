@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -159,7 +160,8 @@ class TrialRun:
 
     def _make_masked_training(self) -> training.Training:
         trial, task, shape = self.prepared.trial, self.prepared.task, self.prepared.dataset.input_shape
-        return training.Training(
+        make = partial(training.RuledTraining, changes=self._changes) if self._changes else training.Training
+        return make(
             self.prepared.model,
             self.prepared.masks,
             self.prepared.training_batches(),
@@ -175,7 +177,6 @@ class TrialRun:
                 shape,
                 self.prepared.dataset.classes,
             ),
-            changes=self._changes,
         )
 
     def _make_user_training(self) -> training.UserTrainingLoop:

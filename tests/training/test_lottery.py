@@ -29,7 +29,7 @@ class TicketRun:
         plan = RulePlan(TICKET_DENSITY, LEVEL_EPOCHS * len(self.batches), LEVELS, SCHEDULES["exponential"], options)
         self.changes = training.ChangingMasks(METHODS["lottery"].rule(plan))
         torch.manual_seed(0)
-        self.training = training.Training(
+        self.training = training.RuledTraining(
             self.model,
             pruning.dense_masks(self.model),
             self.batches,

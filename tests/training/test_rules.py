@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from functools import cached_property
+from functools import cached_property, partial
 
 import pytest
 import torch
@@ -60,7 +60,8 @@ class Run:
         rule = rule or (row.rule and row.rule(make_plan(row, steps, density)))
         self.changes = training.ChangingMasks(rule, score, seed=5) if rule else None
         torch.manual_seed(0)
-        self.training = training.Training(
+        make = partial(training.RuledTraining, changes=self.changes) if self.changes else training.Training
+        self.training = make(
             self.model,
             dict(self.masks),
             self.batches,
@@ -68,7 +69,6 @@ class Run:
             epochs=epochs,
             lr=0.05,
             input_shape=dataset.input_shape,
-            changes=self.changes,
             **arguments,
         )
 
