@@ -760,3 +760,18 @@ def test_the_time_of_an_epoch_is_measured_without_the_rule(method):
 )
 def test_a_change_may_prune_nothing(fields):
     trial.check_rule(make_trial(**fields), Task())
+
+
+def test_the_levels_of_a_lottery_ticket_share_the_operations():
+    fields = {"method": "lottery", "iterations": 2, "density": 0.25, "epochs": 7}
+    equal, single = (
+        trial.TrialRun(trial.prepare(make_trial(**fields, equal_compute=equal))) for equal in (True, False)
+    )
+    assert (equal.total_epochs, single.total_epochs) == (6, 21)
+    assert len(list(equal)) == 6
+
+
+def test_a_small_dense_network_trains_longer_at_equal_compute():
+    fields = {"method": "random", "density": 0.2, "small_dense": "macs", "epochs": 2}
+    trial_run = trial.TrialRun(trial.prepare(make_trial(**fields, equal_compute=True)))
+    assert trial_run.total_epochs == min(int(2 / trial_run.prepared.metrics["macs_fraction"]), 8) > 2

@@ -71,6 +71,11 @@ def prune(source: str | None, out: Path | None, **options: Any) -> None:
     type=click.IntRange(1),
     help="trials for each method and density, with seeds 0, 1, ... (default: the seeds of FILE, or 5)",
 )
+@click.option(
+    "--equal",
+    type=click.Choice(["epochs", "compute"]),
+    help="what every method has as much of: epochs, or operations of training (at most four times the epochs)",
+)
 @_model_option
 @_dataset_option
 @click.option(
@@ -82,6 +87,7 @@ def compare(
     methods: str | None,
     densities: str | None,
     seeds: int | None,
+    equal: str | None,
     model: str | None,
     dataset: str | None,
     out: Path,
@@ -113,6 +119,7 @@ def compare(
         "method": parse_words("--methods", methods),
         "density": None if kept_fractions is None else list(dict.fromkeys(kept_fractions)),
         "seed": None if seeds is None else list(range(seeds)),
+        "equal_compute": None if equal is None else equal == "compute",
     }
     written = read_yaml(file) if file else {"study": f"{model}-{dataset}".replace(":", "-"), "trial": {}}
     with naming_file(file):

@@ -81,7 +81,7 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
     prepared = trial_run.prepared
     curve = [Epoch(*values) for values in saved["curve"]] if saved else []
     files = {} if trial_run.has_rule else _pack_files(trial_run)  # masks that a rule changes follow once they settle
-    yield Report(trial_started=_describe_start(prepared, curve), files=files)
+    yield Report(trial_started=_describe_start(trial_run, curve), files=files)
     has_sent_masks = not trial_run.has_rule
     if saved and curve[-1].step == trial_run.total_epochs:  # the driver did not receive the last report
         yield _report_end(trial_run, {**prepared.metrics, **curve[-1].metrics})
@@ -121,11 +121,13 @@ def _save(checkpoints: Checkpoints, state: dict[str, Any]) -> None:
         log.warning("no checkpoint was saved: %s", error)
 
 
-def _describe_start(prepared: trial.PreparedTrial, curve: list[Epoch]) -> TrialStarted:
+def _describe_start(trial_run: trial.TrialRun, curve: list[Epoch]) -> TrialStarted:
+    prepared = trial_run.prepared
     return TrialStarted(
         static_metrics=dict(prepared.metrics),  # they change at the end where a rule changes the masks
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         curve=list(curve),
+        epochs=trial_run.total_epochs,
         dataset=asdict(data.identify(prepared.trial.dataset, prepared.trial.data_root)),
     )
 

@@ -101,12 +101,14 @@ class TrialStarted:
         device: The name of the device.
         curve: The epochs of earlier attempts.
         dataset: The identity of the data set, the fields of `data.DataIdentity`.
+        epochs: The number of epochs of the training, all levels included; None where it is that of the trial.
     """
 
     static_metrics: dict[str, float]
     device: str
     curve: list[Epoch]
     dataset: Mapping[str, Any] | None = None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)

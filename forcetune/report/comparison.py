@@ -39,9 +39,11 @@ def make_caption(study: Study, seeds: int) -> str:
         seeds: The number of seeds.
     """
     model, dataset = (study.space[name].values[0] for name in ("model", "dataset"))
+    has_equal_compute = "equal_compute" in study.space and study.space["equal_compute"].values[0]
+    compute = ", with as many operations of training for every method" if has_equal_compute else ""
     return (
         f"Validation accuracy of {model} on {dataset} by sparsity, in percent: "
-        f"mean and 95 % interval over {seeds} seeds."
+        f"mean and 95 % interval over {seeds} seeds{compute}."
     )
 
 

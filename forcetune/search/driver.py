@@ -373,7 +373,8 @@ class Driver:
         if report.epoch:
             self._outbox.add(number, epochs=[report.epoch])
         curve = _curve(report)
-        self.progress.record_epoch(number, curve[-1].step if curve else 0)
+        epochs = report.trial_started.epochs if report.trial_started else None
+        self.progress.record_epoch(number, curve[-1].step if curve else 0, epochs)
 
     def _judge(self, number: int, report: Report) -> str | None:
         """Return why the trial is to be stopped after the last epoch of a report; None where it goes on.

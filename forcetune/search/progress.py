@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -47,6 +48,15 @@ class _NotebookBlock(JupyterMixin):
             self._last_refresh = time.monotonic()
 
 
+@dataclass
+class _RunningTrial:
+    """A trial that runs, with the number of its epochs and the last one that has ended."""
+
+    trial: Trial
+    epochs: int
+    epoch: int = 0
+
+
 class Progress:
     """The counts of trials, the front so far and an estimate of the time left.
 
@@ -63,7 +73,7 @@ class Progress:
         self._console = console
         self._live: Live | None = None
         self._notebook_block: _NotebookBlock | None = None
-        self._running: dict[int, tuple[Trial, int]] = {}  # each with its last epoch
+        self._running: dict[int, _RunningTrial] = {}
         self._outcome_counts: dict[str, int] = {}
         self._front: list[tuple[Trial, tuple[float, ...]]] = []
         self._done_here = 0
@@ -114,14 +124,21 @@ class Progress:
 
     def start_trial(self, number: int, trial: Trial) -> None:
         """Add a trial to the running ones."""
-        self._running[number] = (trial, 0)
+        self._running[number] = _RunningTrial(trial, trial.total_epochs)
         self._refresh()
 
-    def record_epoch(self, number: int, epoch: int) -> None:
-        """Note the last epoch that a worker has reported of a trial; 0 before the first one."""
+    def record_epoch(self, number: int, epoch: int, epochs: int | None = None) -> None:
+        """Note the last epoch that a worker has reported of a trial; 0 before the first one.
+
+        Args:
+            number: The trial's number.
+            epoch: The last epoch.
+            epochs: The number of epochs of its training; None where it is known already.
+        """
         self._first_report = self._first_report or time.monotonic()
         if number in self._running:
-            self._running[number] = (self._running[number][0], epoch)
+            running = self._running[number]
+            running.epoch, running.epochs = epoch, epochs or running.epochs
             self._refresh()
 
     def report_wait(self) -> None:
@@ -163,7 +180,7 @@ class Progress:
 
     def _time_left(self) -> str:
         """Return the time left as text, estimated from the trials and epochs that this driver has completed."""
-        partial_trials = sum(epoch / trial.total_epochs for trial, epoch in self._running.values())
+        partial_trials = sum(running.epoch / running.epochs for running in self._running.values())
         done_here = self._done_here + partial_trials
         trials_left = self._study.trials - self.done - partial_trials
         if not self._first_report or done_here < 1:
@@ -186,7 +203,7 @@ class Progress:
         bar = Table.grid()
         bar.add_row(ProgressBar(total=self._study.trials, completed=self.done, width=60))
         running = [
-            f"  {describe(trial)}: epoch {epoch}/{trial.total_epochs}" for trial, epoch in self._running.values()
+            f"  {describe(running.trial)}: epoch {running.epoch}/{running.epochs}" for running in self._running.values()
         ]
         return Group(
             Text(f"{self._study.study}: {self._summary()}", style="bold"),

@@ -33,7 +33,9 @@ def make_grid(written: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The content is not valid, another field varies, or not every trial would be trained to its end.
     """
-    study = Study.from_dict(written)
+    search = written.get("search", {}) if isinstance(written, Mapping) else {}
+    unstopped = {**written, "search": {"stopping": "none", **search}} if isinstance(search, Mapping) else written
+    study = Study.from_dict(unstopped)
     if problems := [*_find_misfits(study)]:
         raise InputError(summarize(problems))
     trial = written["trial"]

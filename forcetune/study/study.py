@@ -488,6 +488,12 @@ class Study(_Section):
             count = len(self.search.start)
             yield Problem("search.start", f"has {count} configurations, but the study has only {self.trials} trials")
         yield from warm_start_problems(self)
+        if "equal_compute" in self.space and any(self.space["equal_compute"].values):
+            if self.stopping != "none":
+                message = "trials at equal compute have other epochs, at which they cannot be judged; allowed: none"
+                yield Problem("search.stopping", message)
+            if self.train:
+                yield Problem("train", "a loop of your own has the epochs that it has; allowed: no trial.equal_compute")
         unknown = [name for name in self.objectives if name not in self.references(0)]
         for name in unknown if self.search.patience else []:
             yield Problem(

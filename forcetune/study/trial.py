@@ -132,6 +132,11 @@ class Trial(BaseModel):
     epochs: Annotated[int, Effect.LOOP] = Field(
         20, ge=1, description="passes over the training images; of `lottery`, those of each level"
     )
+    equal_compute: Annotated[bool, Effect.LOOP] = Field(
+        False,
+        description="train for as many passes as the operations of `epochs` passes of the dense network allow, at most "
+        "four times as many",
+    )
     batch_size: Annotated[int, Effect.TRAINING | Effect.TRAINING_MEMORY] = Field(
         128, ge=2, description="images per training step"
     )

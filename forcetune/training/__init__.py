@@ -3,6 +3,7 @@
 from forcetune.training.average import Average, find_rungs
 from forcetune.training.changes import ChangingMasks
 from forcetune.training.compaction import Compaction, CompactionError, compact, find_compaction
+from forcetune.training.cost import stretch_epochs
 from forcetune.training.evaluation import Metric, evaluate
 from forcetune.training.exercise import exercise_rule
 from forcetune.training.loop import LR_SCHEDULES, TRAINING_LOSSES, Diverged, Training, find_loss
@@ -35,4 +36,5 @@ __all__ = [
     "find_loss",
     "find_rungs",
     "hold",
+    "stretch_epochs",
 ]

@@ -10,6 +10,20 @@ FLOPS_PER_MAC = 2  # a multiplication and an addition
 BACKWARD_PASSES = 2  # the gradients of the inputs and those of the weights, each as large as the forward pass
 
 
+MAX_EPOCHS_FACTOR = 4  # of the epochs that a cheaper network may train at equal compute
+
+
+def stretch_epochs(epochs: int, cost_fraction: float) -> int:
+    """Return the epochs that cost as much as the dense network's: at least 1, at most MAX_EPOCHS_FACTOR times as many.
+
+    Args:
+        epochs: The epochs of the dense network.
+        cost_fraction: The operations of an epoch as a fraction of the dense network's.
+    """
+    most = MAX_EPOCHS_FACTOR * epochs
+    return max(1, min(int(epochs / cost_fraction + 1e-9), most)) if cost_fraction else most
+
+
 class TrainingCost:
     """The floating-point operations of the training steps so far.
 

@@ -13,7 +13,7 @@ from forcetune.data import AnyBatches
 from forcetune.names import resolve
 from forcetune.training.average import Average, find_rungs
 from forcetune.training.captured import make_step
-from forcetune.training.cost import TrainingCost
+from forcetune.training.cost import TrainingCost, stretch_epochs
 from forcetune.training.evaluation import Metric, evaluate
 from forcetune.training.levels import Levels
 from forcetune.training.masked import Masked
@@ -90,6 +90,8 @@ class Training:
         compiled: Whether torch.compile compiles the network. The first epoch's metrics then have `compile_seconds`.
         architecture: A value that is equal for models that compute the same from the same weights. On a GPU their
             trainings share one captured step, so one training must end before the next begins.
+        equal_compute: Whether `epochs` are those of the dense network, whose operations a network without its dead
+            channels may use up in more epochs (`stretch_epochs`).
 
     Attributes:
         epoch: The last complete epoch.
@@ -123,6 +125,7 @@ class Training:
         precision: Precision | None = None,
         compiled: bool = False,
         architecture: Hashable = None,
+        equal_compute: bool = False,
     ) -> None:
         if not self.keeps_dense_weights:
             Masked(model, masks)
@@ -136,6 +139,8 @@ class Training:
         self._cost = TrainingCost(model, masks, input_shape) if input_shape else None
         self._training = training
         self._validation = validation
+        if equal_compute:
+            epochs = stretch_epochs(epochs, self._compacted.macs_fraction)
         self._levels = Levels(epochs, len(training))
         self._lr = lr
         self._lr_factor = LR_SCHEDULES[lr_schedule]

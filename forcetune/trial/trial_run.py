@@ -166,7 +166,7 @@ class TrialRun:
             self.prepared.masks,
             self.prepared.training_batches(),
             self._validation,
-            **trial.loop_arguments,
+            **{**trial.loop_arguments, "epochs": _plan_epochs(trial, self.prepared.metrics)},
             loss=training.find_loss(task.loss),
             metrics=resolve_metrics(task),
             input_shape=shape,
@@ -205,6 +205,17 @@ class TrialRun:
         return metrics
 
 
+def _plan_epochs(trial: Trial, metrics: dict[str, float]) -> int:
+    """Return the epochs of a training, or of its first level, before dead channels are cut out.
+
+    At equal compute a small dense network trains longer, and the levels of a lottery ticket share the operations.
+    """
+    if not trial.equal_compute:
+        return trial.epochs
+    levels = trial.total_epochs // trial.epochs
+    return training.stretch_epochs(trial.epochs, metrics["macs_fraction"] if trial.small_dense else levels)
+
+
 def make_rule(trial: Trial, steps_per_epoch: int) -> pruning.TrainingRule | None:
     """Return the rule that changes the masks of a trial in training; None for a method that has none.
 
@@ -221,7 +232,7 @@ def make_rule(trial: Trial, steps_per_epoch: int) -> pruning.TrainingRule | None
     schedule = resolve(trial.schedule, pruning.SCHEDULES, "schedule")
     options = {**row.rule_options, **trial.rule_options}
     return row.rule(
-        pruning.RulePlan(trial.density, trial.epochs * steps_per_epoch, trial.iterations, schedule, options)
+        pruning.RulePlan(trial.density, _plan_epochs(trial, {}) * steps_per_epoch, trial.iterations, schedule, options)
     )
 
 

@@ -60,6 +60,7 @@ def test_constraints_bound_from_above_below_or_both():
         ({"constraints": {"macs": "10"}}, "constraints.macs: '10' should be a valid number"),
         ({"objectives": {"density": {"direction": "min"}}}, "objectives.density.reference: is missing"),
         ({"objectives": {"val_f1": "max"}}, "objectives.val_f1: no trial reports this metric"),
+        ({"trial": {**SNIP_TRIAL, "equal_compute": True}}, "search.stopping: trials at equal compute .* allowed: none"),
         ({"objectives": {"mask_density": "min"}}, "objectives.mask_density: only methods that prune while training"),
         ({"loss": "mse"}, "loss: unknown loss 'mse'; allowed: cross_entropy, or package.module:function"),
         ({"measure": "latency"}, "measure: unknown measure 'latency'; allowed: package.module:function"),

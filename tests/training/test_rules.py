@@ -387,6 +387,33 @@ def test_counts_fall_to_the_density_and_events_stay_within_the_training(method, 
     assert rule.event_steps[0] >= 1
 
 
+@pytest.mark.parametrize(
+    ("epochs", "fraction", "expected"),
+    [(10, 1.0, 10), (10, 0.5, 20), (10, 0.3, 33), (10, 0.1, 40), (4, 6, 1), (3, 0, 12)],
+)
+def test_epochs_at_equal_compute(epochs, fraction, expected):
+    assert training.stretch_epochs(epochs, fraction) == expected
+
+
+def test_a_network_without_its_dead_channels_has_more_epochs_at_equal_compute(dataset):
+    model = make_model(dataset)
+    masks = pruning.dense_masks(model)
+    first, second = list(masks)[:2]
+    masks[first][: len(masks[first]) * 3 // 4] = False
+    masks[second][:, : len(masks[first]) * 3 // 4] = False
+    training_split, validation_split = dataset.split(0)
+    batches = dataset.batches(training_split, 64, 2), dataset.batches(validation_split, 256)
+    arguments = {"epochs": 2, "lr": 0.05, "input_shape": dataset.input_shape}
+    dense = training.Training(
+        make_model(dataset), pruning.dense_masks(model), *batches, equal_compute=True, **arguments
+    )
+    cut = training.Training(model, masks, *batches, equal_compute=True, **arguments)
+    assert dense.total_epochs == 2
+    assert cut.total_epochs == min(int(2 / cut.macs_fraction), 8) > 2
+    flops = [list(made)[-1]["training_flops"] for made in (dense, cut)]
+    assert flops[1] <= flops[0]
+
+
 def test_the_cost_of_training_by_hand():
     """Two linear layers of 4 x 3 and 2 x 4 weights: 20 multiply-adds, 40 operations forward, 120 for a step."""
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
