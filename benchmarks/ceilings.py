@@ -48,7 +48,7 @@ def main() -> None:
             run_study(study)
         tables = [summarize(study) for study in studies]
     print(
-        f"\nValidation accuracy in percent, mean ± standard deviation of {arguments.seeds} seeds, and the operations of "
+        f"\nValidation accuracy in percent, mean ± deviation of {arguments.seeds} seeds, and the operations of "
         f"a training; `epochs`: {arguments.epochs}\n"
     )
     columns = [(number, density) for number in range(len(tables)) for density in DENSITIES]
