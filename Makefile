@@ -18,7 +18,7 @@ test-fast: .venv/installed   # while you write: no stores, processes or Ray
 	$(BIN)/pytest $(PARALLEL) -m "not heavy and not long and not gpu"
 
 test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long --durations=15
 
 test-bare: .venv-bare/installed   # the packages that need neither Ray nor MLflow, with the oldest torch
 	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
