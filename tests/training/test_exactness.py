@@ -200,8 +200,9 @@ def train_perturbed(model, masks):
     def find_error(tensor):
         return tensor * 1e-15 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
 
-    def perturb_gradients(module, gradients):
-        return tuple(gradient + find_error(gradient) for gradient in gradients)
+    def perturb_gradients(module, inputs, outputs):  # a hook of the module itself warns in torch 2.11
+        if outputs.requires_grad:
+            outputs.register_hook(lambda gradient: gradient + find_error(gradient))
 
     def perturb_mean(norm, inputs, outputs):
         variances, means = torch.var_mean(inputs[0].detach(), (0, 2, 3), correction=0, keepdim=True)
@@ -215,7 +216,7 @@ def train_perturbed(model, masks):
         weight.data += find_error(weight.data)
     for module in perturbed.modules():
         if not list(module.children()):
-            module.register_full_backward_pre_hook(perturb_gradients)
+            module.register_forward_hook(perturb_gradients)
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(perturb_mean)
         if isinstance(module, KINKED_MODULES):
