@@ -15,7 +15,7 @@ def timed(monkeypatch):
     """Make trials take the time that their fields imply: 2 s a pruning step, 3 s an epoch."""
     clock = [0.0]
 
-    def prepare(requested, task):
+    def prepare(requested, task, fetch_masks):
         clock[0] += 2.0 * requested.iterations
         return requested
 
