@@ -61,7 +61,7 @@ def record(monkeypatch):
     return find
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.starts_dense])
 def test_masks_are_those_of_the_cpu(method, device, record):
     on_cpu, on_device = record(method, torch.device("cpu")), record(method, device)
     assert len(on_cpu) == len(on_device) > 0
