@@ -210,7 +210,9 @@ class Study(_Section):
         "one is not trained, or is `infeasible` after it where its masks change",
     )
     measure: str | None = Field(
-        None, description="`package.module:function` that measures the pruned network before training"
+        None,
+        description="`package.module:function` that measures the pruned network, before training or, where its masks "
+        "change, after it",
     )
     metrics: str | list[str] = Field(
         default=[],

@@ -28,8 +28,7 @@ class RuledTraining(Training):
     Args:
         model: The network. It has the trained weights after each epoch.
         masks: A bool tensor for each masked parameter, by its name; True keeps.
-        training: The batches of an epoch.
-        validation: The batches that are measured.
+        batches: The batches of an epoch, and those that are measured.
         changes: The rule, with what it needs.
         arguments: The other arguments of `Training`, by keyword.
 
@@ -42,17 +41,17 @@ class RuledTraining(Training):
         self,
         model: nn.Module,
         masks: dict[str, Tensor],
-        training: AnyBatches,
-        validation: AnyBatches,
-        *,
+        *batches: AnyBatches,
         changes: ChangingMasks,
         **arguments: Any,
     ) -> None:
         self.changes = changes
         changes.masks = masks
         self.keeps_dense_weights = changes.rule.keeps_dense_weights
-        super().__init__(model, masks, training, validation, **arguments)
-        self._levels = Levels(self._levels.epochs, len(training), changes.rule.levels, changes.rule.rewind_step)
+        super().__init__(model, masks, *batches, **arguments)
+        self._levels = Levels(
+            self._levels.epochs, self._levels.steps_per_epoch, changes.rule.levels, changes.rule.rewind_step
+        )
         self._input_shape = arguments.get("input_shape")
         self._architecture = arguments.get("architecture")
         self._is_stale = False  # whether the masks have changed since the network was compacted

@@ -290,3 +290,24 @@ def build(layers):
         "flat": nn.Flatten,
     }
     return nn.Sequential(*(makers[kind](*arguments) for kind, *arguments in layers)).double()
+
+
+def test_the_documents_count_the_cases():
+    """Each row of the table of the page has the cases and changes that are recorded."""
+    words = {
+        "snip_it_training": ("during",),
+        "gradual_magnitude": ("gmp_prune",),
+        "gradual_magnitude_uniform": ("gmp_s",),
+        "dpf": ("dpf",),
+        "lottery": ("imp_",),
+        "rigl": ("rigl",),
+        "set": ("set_",),
+    }
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "while-training.md").read_text()
+    for method, parts_of_names in words.items():
+        cases = [parameter.values[1] for parameter in list_cases(*parts_of_names)]
+        compared = [case for case in cases if not case["name"].startswith("schedule")]
+        changes = sum(
+            len(case.get("events") or case.get("updates") or case.get("levels") or case["kept"]) for case in compared
+        )
+        assert f"| `{method}` | {len(compared)} | {changes} |" in page
