@@ -6,6 +6,7 @@ from typing import Any
 from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
+from forcetune.search.samplers import make_sampler
 from forcetune.study import CONTROLS, RULE_OPTIONS, Study, Trial, check_reported, method_label
 
 
@@ -57,6 +58,8 @@ def check_study(study: Study) -> list[dict[str, Any]]:
             trial.check_rule(candidate, study.task, count_steps)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
+    if ":" in study.search.sampler:
+        make_sampler(study, 0)
     check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))
     return list({tuple(description.items()): description for description in descriptions.values()}.values())
 
