@@ -224,8 +224,8 @@ class NetworkChannels:
 
     def split(self, channels: Tensor) -> Sequence[Tensor]:
         """Return the parts of a tensor of channels that belong to each group."""
-        parts: tuple[Tensor, ...] = channels.split([group.size for group in self.groups])
-        return parts
+        tensors: tuple[Tensor, ...] = channels.split([group.size for group in self.groups])
+        return tensors
 
     def _sum_layers(self, rows: Weights, layers: dict[str, int]) -> Tensor:
         totals = [torch.zeros(group.size, dtype=torch.float64) for group in self.groups]

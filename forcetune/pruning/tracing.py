@@ -267,13 +267,13 @@ def _reads_other_size(node: fx.Node) -> bool:
     if node.op == "call_method" and node.target == "size" and len(node.args) > 1:
         return _is_other_dim(node.args[1])
     is_shape = (node.op == "call_method" and node.target == "size") or (
-        node.target is getattr and node.args[1] == "shape"
+        node.target is getattr and str(node.args[1]) == "shape"
     )
     return is_shape and all(user.target is operator.getitem and _is_other_dim(user.args[1]) for user in node.users)
 
 
 def _is_other_dim(dim: Any) -> bool:
-    return isinstance(dim, int) and bool(dim == 0 or dim > 1)
+    return isinstance(dim, int) and (dim == 0 or dim > 1)
 
 
 def is_call(operation: Any, calls: set[Any]) -> bool:

@@ -17,6 +17,7 @@ from forcetune import models
 from forcetune.errors import InputError
 from forcetune.pruning import (
     METHODS,
+    SALIENCY_LOSSES,
     SCHEDULES,
     NetworkChannels,
     RulePlan,
@@ -140,6 +141,13 @@ def test_relevances_by_hand():
     assert rule.event_steps == [6, 8], "the first half of the training is dense"
     state = RuleState(weights, masks, {}, lambda name: {}, score, None, list_channels(model, (1,)))
     assert rule.after_step(8, state).masks["0.weight"].tolist() == [[True], [False], [True]]
+
+
+def test_the_linear_error_by_hand():
+    """Probabilities of 3/4 and 1/4: |1 - 3/4| + |0 - 1/4| = 1/2, and for the other class 3/2; their mean is 1."""
+    logits = torch.tensor([[math.log(3.0), 0.0]] * 2)
+    assert SALIENCY_LOSSES["linear_error"](logits, torch.tensor([0, 0])) == pytest.approx(0.5)
+    assert SALIENCY_LOSSES["linear_error"](logits, torch.tensor([0, 1])) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", CHANNEL_METHODS)
