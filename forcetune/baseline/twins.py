@@ -80,9 +80,8 @@ class Comparison:
 def make_fixed_comparisons(champion: Champion) -> list[Comparison]:
     """Make the comparisons of a champion with the twins that inherit its settings.
 
-    The twins of a champion that was pruned while it trained have random masks from the start, and as many operations
-    of training as the champion, in at most four times its passes. `shuffled` and `small_dense` then take the layer
-    densities of the champion's last masks, since its first ones tell nothing.
+    The twins of a champion that was pruned while it trained have random masks from the start. `shuffled` and
+    `small_dense` then take the layer densities of the champion's last masks, since its first ones tell nothing.
     """
     return [
         Comparison(champion, against, _make_twin(champion, fields)) for against, fields in FIXED_TWIN_FIELDS.items()
@@ -191,9 +190,6 @@ def _make_twin(champion: Champion, fields: Mapping[str, Any]) -> Trial:
         fields = {"method": "random", "layers_from": champion.run_id}
     elif has_rule and "small_dense" in fields:
         fields = {"method": "random", "layers_from": champion.run_id, **fields}
-    if has_rule:
-        # As many operations as the champion's, which trains the whole network until its masks settle, level by level
-        fields = {**fields, "epochs": champion.trial.total_epochs, "equal_compute": True}
     if champion.trial.prunes_channels and "method" in fields:
         fields = {"granularity": "channel", **fields}
     return replace_fields(champion.trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})

@@ -66,7 +66,7 @@ def check_study(study: Study) -> list[dict[str, Any]]:
 
 def _check_channels(study: Study, network_fields: list[str]) -> None:
     """Raise InputError where whole channels are pruned in a network that has none, or to less than one a layer."""
-    lowest_densities: dict[tuple[object, ...], float] = {}
+    lowest_densities: dict[tuple[object, ...], tuple[float, float]] = {}
     for candidate in _list_candidates(study, [*network_fields, "method", "granularity", "density"]):
         if not candidate.prunes_channels:
             continue
@@ -76,11 +76,12 @@ def _check_channels(study: Study, network_fields: list[str]) -> None:
                 lowest_densities[network] = trial.check_channels(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
-        if candidate.density < lowest_densities[network]:
+        lowest, rounded_lowest = lowest_densities[network]
+        if candidate.density < lowest:
             raise InputError(
                 f"trial.density {candidate.density:g} leaves less than one channel in a layer of {candidate.model}, of "
                 f"which {method_label(candidate.fields())} prunes whole channels; allowed: at least "
-                f"{lowest_densities[network]:g}, or a `when:` that keeps lower densities to other methods"
+                f"{rounded_lowest:g}, or a `when:` that keeps lower densities to other methods"
             )
 
 

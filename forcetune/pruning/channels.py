@@ -1,12 +1,16 @@
 """The channels that may be cut out of a network, and the choice among them by a score for each."""
 
+import copy
+import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from forcetune.errors import InputError
+from forcetune.models.preserving import preserve_model
 from forcetune.pruning.layers import Rule, allocate
 from forcetune.pruning.masks import Masks, permuted, prunable
 from forcetune.pruning.network import Weights
@@ -202,8 +206,11 @@ class NetworkChannels:
     def smallest_density(self) -> float:
         """The lowest density, rounded up to two digits."""
         density = self.smallest_count / self.total
-        rounded = float(f"{density:.2g}")
-        return rounded if rounded >= density else float(f"{density * 1.05:.2g}")
+        exponent = math.floor(math.log10(density)) - 1
+        digits = math.ceil(round(density / 10.0**exponent, 9))
+        while int(self.total * float(f"{digits}e{exponent}")) < self.smallest_count:  # the product rounds down
+            digits += 1
+        return min(float(f"{digits}e{exponent}"), 1.0)
 
     def _order(self, scores: Tensor) -> Tensor:
         """Return the channels from the best to the worst, the best of each group before all others."""
@@ -217,8 +224,8 @@ class NetworkChannels:
 
     def split(self, channels: Tensor) -> Sequence[Tensor]:
         """Return the parts of a tensor of channels that belong to each group."""
-        segments: tuple[Tensor, ...] = channels.split([group.size for group in self.groups])
-        return segments
+        tensors: tuple[Tensor, ...] = channels.split([group.size for group in self.groups])
+        return tensors
 
     def _sum_layers(self, rows: Weights, layers: dict[str, int]) -> Tensor:
         totals = [torch.zeros(group.size, dtype=torch.float64) for group in self.groups]
@@ -249,24 +256,29 @@ def shuffle_channels(model: nn.Module, masks: Masks, input_shape: tuple[int, ...
 
 
 def _trace_groups(model: nn.Module, weights: Weights, input_shape: tuple[int, ...]) -> list[ChannelGroup]:
-    """Return the groups of a network's channels; those of weights that may not be pruned are fixed."""
+    """Return the groups of a network's channels; those of weights that cannot be cut are fixed."""
     weight = next(iter(weights.values()))
     example = torch.zeros((EXAMPLE_SAMPLES, *input_shape), dtype=weight.dtype, device=weight.device)
-    training = model.training
     try:
-        with torch.no_grad():
-            groups = TracedNetwork(model.eval(), example).groups
+        with preserve_model(model), torch.no_grad():
+            network = TracedNetwork(copy.deepcopy(model).eval(), example)  # a forward pass may write into its buffers
     except Exception as error:  # tracing runs the user's code, which may do anything
         raise InputError(
             f"{type(model).__name__} cannot be traced ({error}), so that no whole channels can be cut out of it; "
             "allowed: granularity `weight`"
         ) from error
-    finally:
-        model.train(training)
-    for group in groups:
+    cuttable = weights.keys() - _find_shared(model) - network.attributes
+    for group in network.groups:
         layers = [*group.writers, *group.passers, *(name for name, _ in group.readers)]
-        group.fixed |= not group.writers or any(_weight_name(name) not in weights for name in layers)
-    return groups
+        group.fixed |= not group.writers or any(_weight_name(name) not in cuttable for name in layers)
+    return network.groups
+
+
+def _find_shared(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that several modules share."""
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    counts = Counter(id(parameter) for _, parameter in parameters)
+    return {name for name, parameter in parameters if counts[id(parameter)] > 1}
 
 
 def _weight_name(layer: str) -> str:

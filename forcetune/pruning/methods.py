@@ -136,6 +136,7 @@ class Method:
         return batches_per_step * (iterations if self.pooled else 1) * (1 + int(options.get("inner_steps", 0)))
 
 
+GRANULARITIES = ("weight", "channel")
 _GRASP_OPTIONS = {"temperature": 200}
 
 
@@ -393,6 +394,8 @@ def mask_steps(
 
 
 def _make_selection(net: Network, row: Method, granularity: str, invert: bool, layer_masks: Masks | None) -> Selection:
+    if granularity not in GRANULARITIES:
+        raise InputError(f"granularity {granularity!r} is not what is pruned; allowed: {', '.join(GRANULARITIES)}")
     if granularity == "weight" and not row.scores_gates:
         layers = make_weight_rule(row.layers, layer_masks, net.weights)
         return WeightSelection(net, layers, invert, row.resurrect)

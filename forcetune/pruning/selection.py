@@ -90,7 +90,7 @@ class ChannelSelection(Selection):
     because a sum of many draws would favour some layers. Of gates, it is the absolute value of their derivative.
 
     Where a channel may return, the network is scored with the weights that read the channel: without them, no gradient
-    would reach those that compute it. None does behind a ReLU, whose derivative at 0 is 0.
+    would reach those that compute it. None does behind a ReLU where biases and shifts are 0: its derivative at 0 is 0.
 
     Args:
         net: The network.
@@ -147,7 +147,7 @@ class ChannelSelection(Selection):
             scores = scores.masked_fill(~channels.find_kept(self._net.masks), -torch.inf)
         if self._layer_masks is not None:
             layer_densities(self._layer_masks, self._net.weights)  # the masks of another network are refused
-            copied_counts = channels.count_kept(channels.find_kept(self._layer_masks))
+            copied_counts = [max(k, 1) for k in channels.count_kept(channels.find_kept(self._layer_masks))]
             return channels.make_masks(self._keep_as_copied(scores, copied_counts))
         if self._layers is not None:
             scores = channels.rank_in_groups(scores, channels.find_shares(self._layers, count))

@@ -3,6 +3,8 @@
 Channels that are added, normalized or multiplied together form one group, and are kept or cut together.
 """
 
+import contextlib
+import io
 import operator
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,13 +81,15 @@ class TracedNetwork:
         dense_macs: The multiply-adds of one sample, before anything is cut.
 
     Raises:
-        Exception: The network cannot be traced. It runs the user's code, which may raise anything.
+        Exception: The network cannot be traced, or calls other layers in training than in eval mode. It runs the user's
+            code, which may raise anything.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.modules = dict(model.named_modules())
         self.graph = fx.symbolic_trace(model)
-        ShapeProp(self.graph).propagate(example)
+        self._check_modes(model)
+        self._find_shapes(example)
         self._samples = len(example)
         self._groups: dict[fx.Node, ChannelGroup] = {}
         self._features: dict[fx.Node, int] = {}  # of one channel: more than one behind a flattening
@@ -108,6 +112,11 @@ class TracedNetwork:
         return total
 
     @property
+    def attributes(self) -> set[str]:
+        """The names of the parameters and buffers that the network reads outside their layers."""
+        return {str(node.target) for node in self.graph.graph.nodes if node.op == "get_attr"}
+
+    @property
     def groups(self) -> list[ChannelGroup]:
         """The groups of channels, in the order of the graph."""
         return list({id(group): group for group in self._groups.values()}.values())
@@ -120,6 +129,34 @@ class TracedNetwork:
         """Return the module that a node calls, or else the function or the name of the method."""
         return self.modules[str(node.target)] if node.op == "call_module" else node.target
 
+    def _check_modes(self, model: nn.Module) -> None:
+        """Raise ValueError where the network calls other layers in training than in eval mode."""
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            trained = fx.symbolic_trace(model.train())
+        finally:
+            for module, training in modes:
+                module.training = training
+        calls, trained_calls = (self._list_layers(graph) for graph in (self.graph, trained))
+        if calls != trained_calls:
+            raise ValueError("it calls other layers in training than in eval mode")
+
+    def _list_layers(self, graph: fx.GraphModule) -> list[str]:
+        """Return the names of the layers with parameters, and of the parameters outside them, in the graph's order."""
+        return [
+            str(node.target)
+            for node in graph.graph.nodes
+            if node.op == "get_attr" or (node.op == "call_module" and [*self.find_operation(node).parameters()])
+        ]
+
+    def _find_shapes(self, example: Tensor) -> None:
+        """Note the shape of each node's tensor; an error is that of the layer which fails."""
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # torch prints a traceback before it raises
+                ShapeProp(self.graph).propagate(example)
+        except RuntimeError as error:
+            raise error.__cause__ or error from None
+
     def _add_node(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self._groups]
         operation = self.find_operation(node)
@@ -128,7 +165,7 @@ class TracedNetwork:
         self.has_dropout |= operation is functional.dropout or (isinstance(operation, _DropoutNd) and operation.p > 0)
         if node.op == "output":
             self._fix(sources)
-        elif node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+        elif _reads_other_size(node):
             pass
         elif get_shape(node) is None:
             self._fix(sources)
@@ -216,9 +253,27 @@ def _has_same_channels(node: fx.Node, source: fx.Node) -> bool:
 
 
 def _is_flattened(node: fx.Node, source: fx.Node) -> bool:
-    """Return whether (N, C, ...) has become (N, C * ...)."""
+    """Return whether (N, C, ...) has become (N, C * ...), by a call that does the same for fewer channels."""
     before, after = get_shape(source) or (), get_shape(node) or ()
+    if node.op == "call_method" and node.target in ("view", "reshape"):
+        sizes = node.args[1:] if len(node.args) > 2 else node.args[1]
+        if isinstance(sizes, tuple | list) and isinstance(sizes[-1], int) and sizes[-1] != -1:
+            return False  # the number of features is written into the call
     return len(after) == 2 and before[0] == after[0] and torch.Size(before).numel() == torch.Size(after).numel()
+
+
+def _reads_other_size(node: fx.Node) -> bool:
+    """Return whether a node reads the size of another dimension than that of the channels, as `x.shape[0]` does."""
+    if node.op == "call_method" and node.target == "size" and len(node.args) > 1:
+        return _is_other_dim(node.args[1])
+    is_shape = (node.op == "call_method" and node.target == "size") or (
+        node.target is getattr and str(node.args[1]) == "shape"
+    )
+    return is_shape and all(user.target is operator.getitem and _is_other_dim(user.args[1]) for user in node.users)
+
+
+def _is_other_dim(dim: Any) -> bool:
+    return isinstance(dim, int) and (dim == 0 or dim > 1)
 
 
 def is_call(operation: Any, calls: set[Any]) -> bool:

@@ -136,7 +136,7 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
 
 
 def _plan_metrics(trial: Trial, masks: dict[str, Tensor]) -> dict[str, float]:
-    """Return the metrics that the masks are certain to have in the end, where a rule changes them."""
+    """Return the metrics that the masks have in the end, where a rule changes them; a bound of those of channels."""
     total = sum(mask.numel() for mask in masks.values())
     density = int(total * trial.density) / total
     return dict(zip(PLANNED_METRICS, (density, 1 - density), strict=True))

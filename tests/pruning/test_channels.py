@@ -1,6 +1,7 @@
 """Whole channels: which can be cut, how many fit a density, and what remains of the network."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from forcetune import models
 from forcetune.errors import InputError
 from forcetune.pruning import (
     METHODS,
+    SALIENCY_LOSSES,
     SCHEDULES,
     NetworkChannels,
     RulePlan,
@@ -24,11 +26,13 @@ from forcetune.pruning import (
     mask_steps,
     prunable,
     score_network,
+    shuffle_channels,
 )
+from forcetune.pruning.layers import uniform
 from forcetune.pruning.network import Network
 from forcetune.pruning.saliency import gate_sensitivity
 from forcetune.pruning.skeletonization import Skeletonization
-from forcetune.training import find_compaction
+from forcetune.training import CompactionError, find_compaction
 
 IMAGE = (1, 8, 8)
 # A saliency of each kind: of data and weights, signed, of chance, with layer densities, resurrecting, of gates
@@ -139,6 +143,13 @@ def test_relevances_by_hand():
     assert rule.after_step(8, state).masks["0.weight"].tolist() == [[True], [False], [True]]
 
 
+def test_the_linear_error_by_hand():
+    """Probabilities of 3/4 and 1/4: |1 - 3/4| + |0 - 1/4| = 1/2, and for the other class 3/2; their mean is 1."""
+    logits = torch.tensor([[math.log(3.0), 0.0]] * 2)
+    assert SALIENCY_LOSSES["linear_error"](logits, torch.tensor([0, 0])) == pytest.approx(0.5)
+    assert SALIENCY_LOSSES["linear_error"](logits, torch.tensor([0, 1])) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("method", CHANNEL_METHODS)
 @pytest.mark.parametrize("density", [0.7, 0.2, 0.05])
 def test_the_network_becomes_smaller_and_stays_dense_inside(method, density):
@@ -197,10 +208,15 @@ def test_channels_are_the_same_again_and_leave_the_model_alone(method):
     assert model.training
 
 
-def test_a_channel_returns_only_where_the_method_allows_it():
-    """Behind a ReLU a channel that is cut gets no gradient, and never returns; behind a tanh it may."""
+@pytest.mark.parametrize(
+    ("activation", "has_biases", "force_returns"),
+    [(nn.Tanh, True, True), (nn.ReLU, True, True), (nn.ReLU, False, False)],
+)
+def test_a_channel_returns_only_where_the_method_allows_it(activation, has_biases, force_returns):
+    """Behind a ReLU a channel that is cut gets a gradient, and may return, only if it has a positive bias."""
     torch.manual_seed(0)
-    layers = nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 10)
+    widths = (8, 40, 30, 10)
+    layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m, bias=has_biases), activation())][:-1]
     returned = {}
     for method in ("iter_snip", "force", "snap_it"):
         batches = draw_batches((8,), count=12)
@@ -208,7 +224,7 @@ def test_a_channel_returns_only_where_the_method_allows_it():
         returned[method] = any(
             (after[name] & ~before[name]).any() for before, after in pairwise(steps) for name in after
         )
-    assert returned == {"iter_snip": False, "force": True, "snap_it": False}
+    assert returned == {"iter_snip": False, "force": force_returns, "snap_it": False}
 
 
 def test_layers_of_other_masks_keep_as_many_channels():
@@ -289,6 +305,181 @@ def test_frozen_layers_keep_the_channels_that_they_touch():
     model[2].weight.requires_grad_(False)
     with pytest.raises(InputError, match="no channel"):
         find_masks(model, [], "random", 0.5, granularity="channel")
+
+
+def test_weights_that_are_shared_or_read_elsewhere_keep_their_channels():
+    class Tied(nn.Module):
+        def __init__(self, reads_weight):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 6)
+            self.third, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+            self.reads_weight = reads_weight
+            if not reads_weight:
+                self.third.weight = self.second.weight
+
+        def forward(self, inputs):
+            inside = torch.relu(self.second(torch.relu(self.first(inputs))))
+            third = functional.linear(inside, self.second.weight) if self.reads_weight else self.third(inside)
+            return self.last(torch.relu(third))
+
+    for reads_weight in (False, True):
+        with pytest.raises(InputError, match="no channel of Tied can be cut"):
+            list_channels(Tied(reads_weight), (4,))
+
+
+def test_networks_that_call_other_layers_in_training_are_refused():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, inputs):
+            inside = torch.relu(self.first(inputs))
+            return self.last(inside) + self.second(inside) if self.training else self.last(inside)
+
+    with pytest.raises(InputError, match="calls other layers in training"):
+        list_channels(Auxiliary(), (4,))
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(Auxiliary()).items()}
+    with pytest.raises(CompactionError, match="calls other layers in training"):
+        find_compaction(Auxiliary(), masks, (4,))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "is_cut"),
+    [
+        (lambda x: x.view(x.shape[0], -1), True),
+        (lambda x: x.view(-1, 6 * 36), False),
+        (lambda x: x.view((-1, 6 * 36)), False),
+        (lambda x: x.view(x.shape[0], x.shape[1] * 36), False),
+        (lambda x: x.flatten(1), True),
+    ],
+    ids=["shape", "number", "tuple", "channels", "flatten"],
+)
+def test_a_flattening_is_cut_where_it_fits_fewer_channels(flatten, is_cut):
+    class Flattening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inside, self.last = nn.Conv2d(1, 5, 1), nn.Conv2d(5, 6, 3), nn.Linear(6 * 36, 3)
+
+        def forward(self, images):
+            return self.last(flatten(torch.relu(self.inside(torch.relu(self.first(images))))))
+
+    model = Flattening()
+    assert [group.size for group in list_channels(model).groups] == ([5, 6] if is_cut else [5])
+    masks = find_masks(model, draw_batches(), "magnitude", 0.9, granularity="channel")
+    assert sum(weight.numel() for weight in prunable(find_compaction(model, masks, IMAGE).network).values()) == (
+        count_kept(masks)
+    )
+
+
+def test_tracing_leaves_modes_buffers_and_random_state_alone(capsys):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm, self.last = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 10)
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, images):
+            self.passes.add_(1)
+            return self.last(torch.relu(self.norm(self.layer(images))).mean((2, 3)))
+
+    model = Counting()
+    model.norm.eval()
+    masks = find_masks(model, draw_batches(), "snip", 0.5, granularity="channel")
+    shuffle_channels(model, masks, IMAGE, 0)
+    assert (model.passes, model.training, model.norm.training) == (0, True, False)
+
+
+def test_an_error_in_the_forward_pass_is_one_line(capsys):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(5, 2))
+    with pytest.raises(InputError) as error:
+        list_channels(model, (4,))
+    assert "\n" not in str(error.value)
+    assert "shapes cannot be multiplied" in str(error.value)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_granularity_is_refused():
+    with pytest.raises(InputError, match="granularity 'filter'.*allowed: weight, channel"):
+        find_masks(mlp(), [], "magnitude", 0.5, granularity="filter")
+
+
+def test_masks_without_a_channel_leave_one():
+    model = mlp()
+    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    copied = find_masks(model, [], "random", 0.3, granularity="channel", layer_masks=masks)
+    channels = list_channels(model, (6,))
+    assert channels.count_kept(channels.find_kept(copied)) == [1, 1]
+
+
+def test_the_lowest_density_is_the_lowest_of_two_digits():
+    for widths in [(33, 19, 18, 3), (6, 5, 4, 3), (90, 3, 7, 4), (29, 1, 1), (5, 12, 3, 7)]:
+        channels = list_channels(mlp(widths), (widths[0],))
+        lowest = channels.smallest_density
+        assert int(channels.total * lowest) >= channels.smallest_count
+        below = lowest - 10.0 ** (math.floor(math.log10(lowest) + 1e-9) - 1)
+        assert int(channels.total * below) < channels.smallest_count
+
+
+def test_random_draws_favour_no_layer():
+    """One draw a channel: a sum of 100 draws would beat a sum of 4."""
+    model = mlp((100, 10, 4, 10, 3))
+    channels = list_channels(model, (100,))
+    rates = torch.zeros(3)
+    for seed in range(100):
+        masks = find_masks(model, [], "random", 0.5, granularity="channel", seed=seed)
+        rates += torch.tensor(channels.count_kept(channels.find_kept(masks))) / torch.tensor([10, 4, 10])
+    assert rates[0] / 100 < rates[2] / 100 + 0.1
+
+
+def test_snap_ranks_the_size_of_a_derivative():
+    """The derivatives are 2 and -3: the second unit stays, and with `invert` the first."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[2].weight.copy_(torch.tensor([[2.0, -3.0]]))
+    batches = [(torch.ones(2, 1), torch.zeros(2))]
+    for invert, expected in ((False, [False, True]), (True, [True, False])):
+        masks = find_masks(model, batches, "snap", 0.5, loss=lambda outputs, _: outputs.mean(), invert=invert)
+        assert masks["0.weight"].flatten().tolist() == expected
+
+
+def test_depthwise_filters_count_in_the_score():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 2, 1, groups=2, bias=False), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+        model[1].weight.copy_(torch.tensor([4.0, 2.0]).view(2, 1, 1, 1))  # the sums are 5 and 4
+    assert list_channels(model).sum_rows(dict(prunable(model))).tolist() == [5, 4]
+
+
+def test_the_share_of_a_group_is_the_root_of_its_density():
+    channels = list_channels(mlp((20, 20, 20, 20)), (20,))
+    assert channels.find_shares(uniform, channels.total // 4) == pytest.approx([0.5, 0.5])
+
+
+def test_a_unit_that_was_cut_does_not_return_for_its_relevance_of_zero():
+    model = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+    channels = list_channels(model, (1,))
+    masks = channels.make_masks(torch.tensor([False, True, True]))
+    gates = {"0.weight": torch.tensor([0.0, 1.0, 2.0]), "2.weight": torch.zeros(1)}  # relevances 0, -1 and -2
+    state = RuleState({}, masks, {}, lambda name: {}, lambda saliency: gates, None, channels)
+    state.weights.update(prunable(model))
+    rule = Skeletonization(RulePlan(2 / 6, 8, 1, SCHEDULES["linear"], {"settle_at": 1}))
+    assert rule.after_step(8, state).masks["0.weight"].flatten().tolist() == [False, True, False]
+
+
+def test_a_shuffle_keeps_the_number_of_channels_of_each_group():
+    model = small_resnet()
+    channels = list_channels(model)
+    masks = find_masks(model, draw_batches(), "snip", 0.2, granularity="channel")
+    keep = channels.find_kept(masks)
+    shuffles = [shuffle_channels(model, masks, IMAGE, seed) for seed in (0, 0, 1)]
+    kept = [channels.find_kept(shuffled) for shuffled in shuffles]
+    assert all(channels.count_kept(shuffled) == channels.count_kept(keep) for shuffled in kept)
+    assert all(count_kept(shuffled) == count_kept(masks) for shuffled in shuffles)
+    assert torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
+    assert not torch.equal(kept[0], keep)
 
 
 RECORDS_FOLDER = Path(__file__).parents[1] / "data" / "conformance_training"
