@@ -9,8 +9,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from forcetune.analysis import non_dominated
 from forcetune.analysis.belief import Belief, Field, Observations, Space, Staircase
 from forcetune.analysis.gaussian_process import Array
 
@@ -133,7 +135,10 @@ class FrontSampler(BaseSampler):
     def _select_window(self, study: optuna.Study, ended: list[FrozenTrial]) -> list[FrozenTrial]:
         if len(ended) <= WINDOW_TRIALS:
             return ended
-        front = {trial.number for trial in study.best_trials}
+        directions = ["max" if direction == StudyDirection.MAXIMIZE else "min" for direction in study.directions]
+        candidates = [trial for trial in ended if all(c <= 0 for c in trial.constraints.values())]
+        on_front = non_dominated(np.array([trial.values for trial in candidates]).reshape(-1, 2), directions)
+        front = {trial.number for trial, is_best in zip(candidates, on_front, strict=True) if is_best}
         return [*(t for t in ended[:-WINDOW_TRIALS] if t.number in front), *ended[-WINDOW_TRIALS:]]
 
     def _choose(
@@ -171,7 +176,7 @@ class FrontSampler(BaseSampler):
         return row
 
     def _observe(self, study: optuna.Study, space: Space, ended: Iterable[FrozenTrial]) -> Observations:
-        quality_index = study.directions.index(optuna.study.StudyDirection.MAXIMIZE)
+        quality_index = study.directions.index(StudyDirection.MAXIMIZE)
         cost_field, rows, qualities, costs, bounds = space.fields[0], [], [], [], []
         for trial in ended:
             quality, cost = trial.values[quality_index], trial.values[1 - quality_index]
