@@ -1,4 +1,4 @@
-"""What the trials so far say about configurations that were not run: a model of the quality at each density."""
+"""A model of the quality at each density: what the trials so far say about configurations that were not run."""
 
 from __future__ import annotations
 

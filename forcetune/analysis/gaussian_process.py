@@ -97,13 +97,13 @@ class GaussianProcess:
         weights = cho_solve((factor, True), values)
         return Posterior(self, rows, factor, weights)
 
-    def measure_covariance(self, rows: Array, others: Array) -> Array:
-        """Return the covariance of the values of two sets of configurations, (rows, others)."""
-        return self._covariance(self._measure(rows, others), rows[:, 0], others[:, 0], self.hyperparameters)
+    def measure_covariance(self, rows: Array, second_rows: Array) -> Array:
+        """Return the covariance of the values of two sets of configurations, (rows, second_rows)."""
+        return self._covariance(self._measure(rows, second_rows), rows[:, 0], second_rows[:, 0], self.hyperparameters)
 
-    def correlate(self, rows: Array, others: Array) -> Array:
-        """Return the correlation of the values of two sets of configurations around their mean, (rows, others)."""
-        distances = self._measure(rows, others)
+    def correlate(self, rows: Array, second_rows: Array) -> Array:
+        """Return the correlation of the values of two sets of configurations around their mean, (rows, second_rows)."""
+        distances = self._measure(rows, second_rows)
         return self._matern(np.sqrt(np.tensordot(np.exp(self.hyperparameters.log_weights), distances, 1)))
 
     def measure_variance(self, rows: Array) -> Array:
@@ -113,9 +113,9 @@ class GaussianProcess:
         )
         return variance
 
-    def _measure(self, rows: Array, others: Array) -> Array:
-        """Return the squared distances in each field, (fields, rows, others)."""
-        first, second = rows.T[:, :, None], others.T[:, None, :]
+    def _measure(self, rows: Array, second_rows: Array) -> Array:
+        """Return the squared distances in each field, (fields, rows, second_rows)."""
+        first, second = rows.T[:, :, None], second_rows.T[:, None, :]
         first_applies, second_applies = ~np.isnan(first), ~np.isnan(second)
         differences = np.where(
             self._is_choice[:, None, None], (first != second).astype(float), np.nan_to_num(first - second) ** 2
