@@ -17,10 +17,12 @@ from forcetune.tracking.tables import (
     load_companions,
     load_progress,
     load_reruns,
+    load_run_metrics,
     load_run_tags,
     load_study_file,
     load_table,
     load_trial_fields,
+    read_file,
     select_reruns,
 )
 from forcetune.tracking.writing import REFUSED_TAG, Epoch, LoggedContent, Tracker
@@ -56,6 +58,7 @@ __all__ = [
     "load_curves",
     "load_progress",
     "load_reruns",
+    "load_run_metrics",
     "load_run_tags",
     "load_runs",
     "load_study_file",
@@ -63,6 +66,7 @@ __all__ = [
     "load_trial_fields",
     "log_page",
     "make_tables",
+    "read_file",
     "read_json",
     "restore_experiment",
     "select_reruns",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -238,6 +239,42 @@ def load_run_tags(run: str, uri: str | None = None) -> dict[str, str]:
         InputError: The store has no such run.
     """
     return dict(_get_run(run, uri or mlflow_uri()).data.tags)
+
+
+def load_run_metrics(run: str, uri: str | None = None) -> dict[str, float]:
+    """Return the last value of each metric of a run.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
+    return dict(_get_run(run, uri or mlflow_uri()).data.metrics)
+
+
+def read_file(run: str, name: str, uri: str | None = None) -> bytes | None:
+    """Return the content of a file among a run's artifacts; None where the run has no such file.
+
+    Args:
+        run: The id of the run.
+        name: The name of the file.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run, or its artifacts cannot be read.
+    """
+    store = uri or mlflow_uri()
+    run_id = _get_run(run, store).info.run_id
+    client = make_client(store)
+    try:
+        if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+            return None
+        with TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"{name} of the run {run} in {hide_password(store)} cannot be read: {error}") from error
 
 
 def _get_run(run: str, store: str) -> Run:
