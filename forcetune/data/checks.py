@@ -22,6 +22,13 @@ def check(dataset: object) -> None:
         _check_streamed(dataset)
     else:
         raise InputError(f"the loader returned {type(dataset).__name__}, not a forcetune.data.Dataset or Streamed")
+    _check_class_names(dataset.class_names, dataset.classes)
+
+
+def _check_class_names(names: object, classes: int) -> None:
+    is_tuple = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+    if not is_tuple or (names and len(names) != classes):  # type: ignore[arg-type]
+        raise InputError(f"class_names must be a tuple of {classes} texts, one per class, or empty; got {names!r}")
 
 
 def _check_in_memory(dataset: Dataset) -> None:

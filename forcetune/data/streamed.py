@@ -68,6 +68,7 @@ class Streamed:
         workers: The number of processes that read; 0 to read in this process, None for as many as torch has threads.
             Batches do not depend on it.
         device: The device of the batches.
+        class_names: The name of each class, for people; empty where the classes have no names.
     """
 
     train: Source
@@ -79,6 +80,7 @@ class Streamed:
     validation: float | Source = 0.1
     workers: int | None = None
     device: torch.device | str = "cpu"
+    class_names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "Streamed":
         """Return the data set with batches on a device.

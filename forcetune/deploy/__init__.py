@@ -1,5 +1,6 @@
-"""The trained network of a trial: loaded with the weights that its run keeps, for use outside of forcetune."""
+"""Deployment: the kept weights of a run, their export to a file that runs, its verification and its cost."""
 
+from forcetune.deploy.export import Export, ExportOptions, export_network
 from forcetune.deploy.trained import TrainedNetwork, load_trained_network
 
-__all__ = ["TrainedNetwork", "load_trained_network"]
+__all__ = ["Export", "ExportOptions", "TrainedNetwork", "export_network", "load_trained_network"]

@@ -5,7 +5,7 @@ from forcetune.tracking.copying import MOVED_FROM_TAG, MOVING_SUFFIX, copy_exper
 from forcetune.tracking.curves import load_curves
 from forcetune.tracking.experiments import Experiment, list_experiments
 from forcetune.tracking.origin import RUN_CONTEXT_VARIABLE, collect_origin_tags
-from forcetune.tracking.records import Record, list_records, log_page, read_json
+from forcetune.tracking.records import Record, list_records, log_metrics, log_page, read_json
 from forcetune.tracking.runs import UnknownError, count_runs, format_params, is_foreign, load_runs
 from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
@@ -14,6 +14,7 @@ from forcetune.tracking.tables import (
     TrialTable,
     fetch_masks,
     find_run,
+    find_study,
     load_companions,
     load_progress,
     load_reruns,
@@ -48,6 +49,7 @@ __all__ = [
     "delete_experiment",
     "fetch_masks",
     "find_run",
+    "find_study",
     "format_params",
     "has_experiment",
     "is_deleted",
@@ -64,6 +66,7 @@ __all__ = [
     "load_study_file",
     "load_table",
     "load_trial_fields",
+    "log_metrics",
     "log_page",
     "make_tables",
     "read_file",

@@ -254,6 +254,20 @@ def load_run_metrics(run: str, uri: str | None = None) -> dict[str, float]:
     return dict(_get_run(run, uri or mlflow_uri()).data.metrics)
 
 
+def find_study(run: str, uri: str | None = None) -> str:
+    """Return the name of the study, or of the companion study, that a run belongs to.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
+    store = uri or mlflow_uri()
+    return str(make_client(store).get_experiment(_get_run(run, store).info.experiment_id).name)
+
+
 def read_file(run: str, name: str, uri: str | None = None) -> bytes | None:
     """Return the content of a file among a run's artifacts; None where the run has no such file.
 

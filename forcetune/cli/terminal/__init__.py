@@ -1,6 +1,7 @@
 """The output of the commands: tables and sentences on the terminal."""
 
 from forcetune.cli.terminal.effects import effects, importance
+from forcetune.cli.terminal.exports import export
 from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front
 from forcetune.cli.terminal.layout import console
 from forcetune.cli.terminal.nights import describe_plan, night, schedule, shares, verdicts
@@ -15,6 +16,7 @@ __all__ = [
     "dense",
     "describe_plan",
     "effects",
+    "export",
     "findings",
     "follow",
     "front",

@@ -72,6 +72,7 @@ def tiny_imagenet(root: str | None) -> Streamed:
         eval_transform=v2.Compose(final_transforms),
         classes=len(classes),
         input_shape=(3, 64, 64),
+        class_names=tuple(classes),
     )
 
 
@@ -119,6 +120,7 @@ def imagenet(root: str | None) -> Streamed:
         classes=len(classes),
         input_shape=(3, 224, 224),
         validation=0.04,
+        class_names=tuple(classes),
     )
 
 
