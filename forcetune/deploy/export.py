@@ -291,6 +291,8 @@ class _Subject:
         stored = safetensors.torch.load_file(path)
         weights = {name: tensor for name, tensor in stored.items() if not name.startswith(MASK_NAME_PREFIX)}
         network.load_state_dict(weights)
+        if not all(torch.equal(weights[name], tensor) for name, tensor in self._network.state_dict().items()):
+            raise InputError(f"{path.name} does not have the bits that were written to it; no file is written")
         verification = self._compare(network.eval(), normalized=True)
         check_outputs(verification)
         check_accuracy(verification, self._trained.run_id, self._trained.metrics.get("val_accuracy"))

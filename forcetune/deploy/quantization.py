@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from forcetune import data
 from forcetune.deploy.inputs import InputFormat, iterate_samples
 from forcetune.deploy.runtimes import INPUT_NAME
+from forcetune.deploy.writing import silence_logs
 
 CALIBRATION_SAMPLES, CALIBRATION_BATCH_SIZE = 512, 32
 # The layers, and what stands between two of them; the normalization of the input stays float32.
@@ -33,10 +33,7 @@ def quantize(source: Path, target: Path, dataset: data.AnyDataset, split: Any, i
         input_format: The format of the samples of the file.
     """
     prepared = source.with_name(f"{source.stem}-prepared.onnx")
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # ONNX Runtime logs advice to the root logger
-    try:
+    with silence_logs():
         quant_pre_process(str(source), str(prepared))
         quantize_static(
             str(prepared),
@@ -48,9 +45,7 @@ def quantize(source: Path, target: Path, dataset: data.AnyDataset, split: Any, i
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-    finally:
-        root.setLevel(level)
-        prepared.unlink(missing_ok=True)
+    prepared.unlink()
 
 
 class _SampleReader(CalibrationDataReader):

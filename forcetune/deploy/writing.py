@@ -105,14 +105,21 @@ def make_safetensors(network: nn.Module, masks: Masks, metadata: Mapping[str, st
 
 
 @contextmanager
-def _exporting() -> Iterator[None]:
-    """Turn what torch raises into an ExportError; its warnings and log lines are about its own inner workings."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def silence_logs() -> Iterator[None]:
+    """Keep log lines from being written in this block: torch and ONNX Runtime log advice on their inner workings."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Turn what torch raises into an ExportError, without its warnings and log lines."""
+    try:
+        with silence_logs(), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     except ExportError:
@@ -120,6 +127,3 @@ def _exporting() -> Iterator[None]:
     except Exception as error:  # tracing runs the user's code, and torch raises errors of many kinds
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
         raise ExportError(f"torch cannot export it ({type(error).__name__}: {reason[:300]})") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

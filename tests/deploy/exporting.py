@@ -10,7 +10,7 @@ from forcetune.trial import TrialRun, prepare
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 CONVOLUTIONAL_TRIAL = Trial(
-    dataset="synthetic", model="resnet8", width=8, method="snip", density=0.1, epochs=3, batch_size=32
+    dataset="synthetic", model="resnet8", width=8, method="snip", density=0.02, epochs=3, batch_size=32
 )
 
 

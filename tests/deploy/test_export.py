@@ -45,10 +45,12 @@ def test_the_file_takes_pixels_in_batches_of_any_size(trained, exported):
 
 
 def test_the_graph_is_compact_and_has_no_batch_norm(trained, exported):
-    graph = onnx.load(exported.paths[0]).graph
-    onnx.checker.check_model(onnx.load(exported.paths[0]))
+    model = onnx.load(exported.paths[0])
+    onnx.checker.check_model(model)
+    graph = model.graph
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
-    sizes = [weight.dims[0] for weight in graph.initializer if len(weight.dims) == 4]
+    kernels = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    sizes = [weight.dims[0] for weight in graph.initializer if weight.name in kernels]
     dense_sizes = [module.out_channels for module in trained.network.modules() if isinstance(module, nn.Conv2d)]
     assert len(sizes) == len(dense_sizes)
     assert sum(sizes) < sum(dense_sizes)
@@ -122,7 +124,7 @@ def test_int8_takes_the_same_pixels(trained, exported):
 
 def test_the_card_has_the_figures_and_the_command(trained, exported):
     card = exported.paths[-1].read_text()
-    assert "pruned by `snip` to a sparsity of 90.0" in card
+    assert "pruned by `snip` to a sparsity of 98.0" in card
     assert f"{trained.metrics['val_accuracy']:.2%}" in card
     assert f"forcetune export {RUN_ID} --format onnx --layout nhwc --int8 --max-loss 100 --no-rival --out" in card
     assert "There is no comparison with the dense network of equal latency: `--no-rival` left it out." in card
@@ -156,7 +158,7 @@ def test_a_file_of_safetensors_has_each_bit(trained, tmp_path):
         assert all(
             torch.equal(stored.get_tensor(name), tensor) for name, tensor in trained.network.state_dict().items()
         )
-    assert export.verifications[PRUNED].largest_difference == 0
+    assert export.verifications[PRUNED].relative_difference < 1e-6
     assert not export.costs
 
 
@@ -193,11 +195,11 @@ class Checking(nn.Module):
         return self.network(samples)
 
 
-class Printing(Checking):
+class Branching(Checking):
     """A network that torch.export cannot trace either."""
 
     def forward(self, samples):
-        return self.network(torch.from_numpy(samples.numpy() * 1))
+        return self.network(samples * 2 if float(samples.sum()) > 1e9 else samples)
 
 
 def wrap(trained, kind):
@@ -207,7 +209,7 @@ def wrap(trained, kind):
 
 def test_a_network_that_cannot_be_compacted_is_exported_whole_and_the_card_says_so(trained_mlp, tmp_path):
     export = export_network(wrap(trained_mlp, Checking), tmp_path, rival=False)
-    assert any("at" in note and "full size, with zeros for pruned weights" in note for note in export.notes)
+    assert "Checking cannot be traced" in export.notes[0]
     assert "full size, with zeros for pruned weights" in export.paths[-1].read_text()
     assert export.macs_fraction == 1
     sizes = [[*weight.dims] for weight in onnx.load(export.paths[0]).graph.initializer if len(weight.dims) == 2]
@@ -215,8 +217,8 @@ def test_a_network_that_cannot_be_compacted_is_exported_whole_and_the_card_says_
 
 
 def test_a_network_that_cannot_be_exported_is_refused(trained_mlp, tmp_path):
-    with pytest.raises(InputError, match="--format onnx: Printing cannot be exported: .*--format safetensors"):
-        export_network(wrap(trained_mlp, Printing), tmp_path / "out")
+    with pytest.raises(InputError, match="--format onnx: Branching cannot be exported: .*--format safetensors"):
+        export_network(wrap(trained_mlp, Branching), tmp_path / "out")
     assert [*tmp_path.iterdir()] == []
 
 
