@@ -14,6 +14,7 @@ from forcetune.errors import InputError
 
 METRIC_NAME_CHARACTERS = 246  # MLflow takes 250, and metrics of the validation images begin with val_
 COMPANION = ".companion"  # follows a study's name in the name of its companion study
+NETWORK_FILE = "network.safetensors"  # the artifact of a run with the trained weights of its trial
 
 
 def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:

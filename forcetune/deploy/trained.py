@@ -7,8 +7,8 @@ from torch import nn
 
 from forcetune import models, tracking
 from forcetune.errors import InputError
-from forcetune.pruning import Masks
-from forcetune.pruning.weights import NETWORK_FILE, Architecture, read_architecture, unpack_network
+from forcetune.names import NETWORK_FILE
+from forcetune.pruning import Architecture, Masks, read_architecture, unpack_network
 from forcetune.study import Trial
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.errors import InputError
+from forcetune.names import NETWORK_FILE
 from forcetune.pruning.masks import Masks
 
-NETWORK_FILE = "network.safetensors"
 NETWORK_FILE_VERSION = "1"  # another one where files that are there could no longer be read
 VALUES_PREFIX, MASK_PREFIX, TENSOR_PREFIX = "values/", "mask/", "tensor/"  # of the names in the file
 
