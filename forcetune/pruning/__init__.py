@@ -19,7 +19,7 @@ from forcetune.pruning.network import Batch, Network, Weights
 from forcetune.pruning.rules import Change, RulePlan, RuleState, Saliency, TrainingRule, keep_by_count, score_network
 from forcetune.pruning.schedules import SCHEDULES
 from forcetune.pruning.shrinking import ShrinkingRule
-from forcetune.pruning.weights import Architecture, pack_network, read_architecture, unpack_network
+from forcetune.pruning.weights import Architecture, pack_network, read_architecture, unpack_masks, unpack_network
 
 __all__ = [
     "METHODS",
@@ -57,5 +57,6 @@ __all__ = [
     "save_masks",
     "score_network",
     "shuffled",
+    "unpack_masks",
     "unpack_network",
 ]

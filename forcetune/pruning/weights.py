@@ -86,6 +86,20 @@ def read_architecture(content: bytes) -> Architecture:
     return Architecture(**{**values, "input_shape": tuple(values["input_shape"])})
 
 
+def unpack_masks(content: bytes) -> Masks:
+    """Return the masks in a file, parameter name to bool tensor, on the CPU.
+
+    Args:
+        content: The content of the file, as `pack_network` returns it.
+
+    Raises:
+        InputError: The content is damaged, or not that of a network.
+    """
+    shapes: dict[str, list[int]] = _read_metadata(content)["masks"]
+    stored = _read_tensors(content)
+    return {name: _unpack_mask(stored, name, shape) for name, shape in shapes.items()}
+
+
 def unpack_network(content: bytes, network: nn.Module) -> Masks:
     """Put the weights of a file into a network, exactly as they were; pruned weights become 0.
 
@@ -99,9 +113,7 @@ def unpack_network(content: bytes, network: nn.Module) -> Masks:
     Raises:
         InputError: The content is damaged, not that of a network, or that of another network.
     """
-    shapes: dict[str, list[int]] = _read_metadata(content)["masks"]
-    stored = _read_tensors(content)
-    masks = {name: _unpack_mask(stored, name, shape) for name, shape in shapes.items()}
+    masks, stored = unpack_masks(content), _read_tensors(content)
     restored = {
         name.removeprefix(TENSOR_PREFIX): tensor for name, tensor in stored.items() if name.startswith(TENSOR_PREFIX)
     }

@@ -236,6 +236,21 @@ def find_run(run: str, uri: str | None = None) -> str:
     return str(ids[name])
 
 
+def find_study(run: str, uri: str | None = None) -> str:
+    """Return the name of the experiment that has a run: that of the study, or of its companion.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
+    store = uri or mlflow_uri()
+    experiment_id = _get_run(run, store).info.experiment_id
+    return str(make_client(store).get_experiment(experiment_id).name)
+
+
 def load_run_tags(run: str, uri: str | None = None) -> dict[str, str]:
     """Return the tags of a run.
 

@@ -32,6 +32,7 @@ REFUSED_NAME_CHARACTERS = 100  # of each name in REFUSED_TAG
 METRICS_PER_REQUEST = 900  # MLflow takes 1000
 KEEP_TAG = "forcetune.keep"  # of a parent run: whose weights are kept, as JSON
 WEIGHTS_TAG = "forcetune.weights"  # of a run that has weights, is about to get them, or has lost them
+RETRAINED_TAG = "forcetune.retrained"  # of a run with weights: the metrics of theirs that differ from the run's
 KEPT_BY_SEARCH, KEPT_BY_USER, WEIGHTS_DROPPED = "search", "user", "dropped"  # the values of WEIGHTS_TAG
 
 
