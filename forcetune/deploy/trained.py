@@ -25,7 +25,7 @@ class TrainedNetwork:
         run_id: The id of the run in MLflow.
         metrics: The metrics of these weights, by name (`val_accuracy`, ...): the last values of the run's metrics, or
             those that `forcetune train` has measured where they differ.
-        architecture: What the network is built from; it has the shape of a sample and the number of classes.
+        architecture: The arguments of the network's builder, with the shape of a sample and the number of classes.
     """
 
     network: nn.Module

@@ -22,7 +22,7 @@ VALUES_PREFIX, MASK_PREFIX, TENSOR_PREFIX = "values/", "mask/", "tensor/"  # of 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is built from; equal architectures have tensors of equal names and shapes.
+    """The arguments of a network's builder; networks of equal arguments have tensors of equal names and shapes.
 
     Attributes:
         model: The name of the network's builder, as `models.build` takes it.
@@ -48,7 +48,7 @@ def pack_network(network: nn.Module, masks: Masks, architecture: Architecture) -
     Args:
         network: The network. What its weights are where the masks prune them does not matter.
         masks: A bool tensor for each masked parameter, by its name; True keeps.
-        architecture: What the network is built from.
+        architecture: The arguments of the network's builder.
 
     Returns:
         The content.
@@ -72,7 +72,7 @@ def pack_network(network: nn.Module, masks: Masks, architecture: Architecture) -
 
 
 def read_architecture(content: bytes) -> Architecture:
-    """Return what the network in a file is built from.
+    """Return the arguments of the builder of the network in a file.
 
     Args:
         content: The content of the file, as `pack_network` returns it.

@@ -172,8 +172,7 @@ def test_training_again_keeps_weights_that_no_search_deletes(rows):
     driver.close()
     load_trained_network(run)
     assert not any(examine_study("small")[1])
-    again = invoke("train", run)
-    assert "has its weights already, so nothing was trained" in again.output
+    assert "has its weights already, so nothing was trained" in invoke("train", run).output
 
 
 def test_a_training_that_gives_other_numbers_says_so(rows, monkeypatch):

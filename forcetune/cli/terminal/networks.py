@@ -38,17 +38,17 @@ def report_retrained(run: str, retrained: Retrained) -> None:
 
 
 def _describe_differences(run: str, retrained: Retrained) -> str:
-    parts = [
+    differences = [
         f"{name} {now:.9g}, where the run has {before:.9g}" for name, (before, now) in retrained.differences.items()
     ]
-    if len(parts) > SHOWN_DIFFERENCES:
-        parts = [*parts[:SHOWN_DIFFERENCES], f"and {len(parts) - SHOWN_DIFFERENCES} more"]
+    if len(differences) > SHOWN_DIFFERENCES:
+        differences = [*differences[:SHOWN_DIFFERENCES], f"and {len(differences) - SHOWN_DIFFERENCES} more"]
     if retrained.changed_masks:
-        parts.append(f"{retrained.changed_masks} weights that only the masks of one of the two keep")
-    if not parts:
+        differences.append(f"{retrained.changed_masks} weights that only the masks of one of the two keep")
+    if not differences:
         return "this training gave the numbers of the run to the last digit"
     return (
-        f"this training is not the run's: {', '.join(parts)}. Another machine, device or version of torch, or a "
+        f"this training is not the run's: {', '.join(differences)}. Another machine, device or version of torch, or a "
         "function of your own that has changed, gives other digits. The weights are those of this training, and "
         f"load_network knows its numbers; the metrics of {run} stay as they are"
     )
