@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forcetune import jobs
-    from forcetune.deploy import export_network
-    from forcetune.pruning import find_masks, load_masks
+    from forcetune.deploy import export_network, load_masks, load_network
+    from forcetune.pruning import find_masks
     from forcetune.report.results import load_results, load_trial
     from forcetune.run import run_study
     from forcetune.study import Study, load_study
@@ -18,6 +18,7 @@ __all__ = [
     "find_masks",
     "jobs",
     "load_masks",
+    "load_network",
     "load_results",
     "load_study",
     "load_trial",
@@ -29,7 +30,8 @@ _MODULES = {
     "Study": "forcetune.study",
     "export_network": "forcetune.deploy",
     "find_masks": "forcetune.pruning",
-    "load_masks": "forcetune.pruning",
+    "load_masks": "forcetune.deploy",
+    "load_network": "forcetune.deploy",
     "load_results": "forcetune.report.results",
     "load_study": "forcetune.study",
     "load_trial": "forcetune.report.results",

@@ -25,6 +25,7 @@ PUBLIC_NAMES = [
     "find_masks",
     "jobs",
     "load_masks",
+    "load_network",
     "load_results",
     "load_study",
     "load_trial",

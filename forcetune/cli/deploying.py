@@ -9,10 +9,10 @@ import click
 
 from forcetune.cli.asking import Question
 from forcetune.cli.group import json_option, main
-from forcetune.cli.methods import RUN_PATTERN
 from forcetune.cli.options import print_json, require_at_most_one
 from forcetune.containment import contained
 from forcetune.errors import InputError
+from forcetune.names import RUN_PATTERN
 
 if TYPE_CHECKING:
     from forcetune.deploy.inputs import InputType, Layout

@@ -28,7 +28,6 @@ from forcetune.deploy.verification import Verification, check_accuracy, check_ou
 from forcetune.deploy.writing import MASK_NAME_PREFIX, SUFFIXES, FileFormat, make_safetensors
 from forcetune.errors import InputError
 from forcetune.study import Study, Task, Trial
-from forcetune.study.task import make_task
 from forcetune.trial import derive_seed
 
 VERIFIED_BATCH_SIZE = 128
@@ -257,7 +256,7 @@ def export_network(
 def _load_task(run_id: str, uri: str | None) -> Task:
     """Return the part of the study that its trials share."""
     study = tracking.find_study(run_id, uri)
-    return make_task(Study.from_dict(tracking.load_study_file(study, uri)))
+    return Study.from_dict(tracking.load_study_file(study, uri)).task
 
 
 class _Subject:

@@ -1,14 +1,16 @@
-"""A trained network, as the run of its trial keeps it."""
+"""A trained network and its masks, as the run of the trial keeps them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
-from forcetune import models, tracking
+from forcetune import models, pruning, tracking, training
 from forcetune.errors import InputError
-from forcetune.pruning import Masks
-from forcetune.pruning.weights import NETWORK_FILE, Architecture, read_architecture, unpack_network
+from forcetune.names import NETWORK_FILE, RUN_PATTERN
+from forcetune.pruning import Architecture, Masks, read_architecture, unpack_network
 from forcetune.study import Trial
 
 
@@ -21,8 +23,9 @@ class TrainedNetwork:
         masks: A bool tensor for each masked parameter, by its name; True keeps.
         trial: The configuration.
         run_id: The id of the run in MLflow.
-        metrics: The last values of the run's metrics, by name (`val_accuracy`, ...).
-        architecture: What the network is built from; it has the shape of a sample and the number of classes.
+        metrics: The metrics of these weights, by name (`val_accuracy`, ...): the last values of the run's metrics, or
+            those that `forcetune train` has measured where they differ.
+        architecture: The arguments of the network's builder, with the shape of a sample and the number of classes.
     """
 
     network: nn.Module
@@ -63,11 +66,56 @@ def load_trained_network(run_id: str, tracking_uri: str | None = None) -> Traine
         masks = unpack_network(content, network)
     except InputError as error:
         raise InputError(f"the weights of the run {run_id} cannot be loaded: {error}") from error
+    retrained = json.loads(tracking.load_run_tags(run, tracking_uri).get(tracking.RETRAINED_TAG, "{}"))
     return TrainedNetwork(
         network=network.eval(),
         masks=masks,
         trial=trial,
         run_id=run,
-        metrics=tracking.load_run_metrics(run, tracking_uri),
+        metrics={**tracking.load_run_metrics(run, tracking_uri), **retrained},
         architecture=architecture,
     )
+
+
+def load_network(run: str, compact: bool = False, tracking_uri: str | None = None) -> nn.Module:
+    """Return the trained network of a run, in eval mode, on the CPU; see `load_trained_network`.
+
+    Args:
+        run: The id of the run, or its study and name, as in `digits/trial-0036`.
+        compact: Whether dead channels are cut out, so that the network is smaller and computes the same. Where that is
+            not possible the network has its full size, and the log says so.
+        tracking_uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        The network, which takes a batch (N, *input_shape) as the data set gives it, and returns logits (N, classes).
+        Without `compact` its parameters have the names that the masks have, and pruned weights are 0.
+
+    Raises:
+        InputError: There is no such run, it keeps no weights, or the weights do not fit the network.
+    """
+    trained = load_trained_network(run, tracking_uri)
+    if not compact:
+        return trained.network
+    return training.compact(trained.network, trained.masks, trained.architecture.input_shape)
+
+
+def load_masks(source: str | Path, tracking_uri: str | None = None) -> Masks:
+    """Read masks from a file, or those of a run.
+
+    Args:
+        source: A file that `forcetune prune --out` or `forcetune.pruning.save_masks` has written, any .safetensors file
+            with one bool tensor for each parameter, the id of a run, or its study and name, as in `digits/trial-0036`.
+        tracking_uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Returns:
+        Parameter name to bool tensor of the parameter's shape, True where a weight is kept, in the order of the
+        network's modules.
+
+    Raises:
+        InputError: The file holds no masks, or there is no such run, or it has no masks.
+    """
+    path = Path(source)
+    if path.exists() or path.suffix or not RUN_PATTERN.fullmatch(str(source)):
+        return pruning.load_masks(path)
+    run = tracking.find_run(str(source), tracking_uri)
+    return pruning.load_masks(tracking.fetch_masks(run, tracking_uri))

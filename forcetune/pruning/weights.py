@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.errors import InputError
+from forcetune.names import NETWORK_FILE
 from forcetune.pruning.masks import Masks
 
-NETWORK_FILE = "network.safetensors"
 NETWORK_FILE_VERSION = "1"  # another one where files that are there could no longer be read
 VALUES_PREFIX, MASK_PREFIX, TENSOR_PREFIX = "values/", "mask/", "tensor/"  # of the names in the file
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is built from; equal architectures have tensors of equal names and shapes.
+    """The arguments of a network's builder; networks of equal arguments have tensors of equal names and shapes.
 
     Attributes:
         model: The name of the network's builder, as `models.build` takes it.
@@ -48,7 +48,7 @@ def pack_network(network: nn.Module, masks: Masks, architecture: Architecture) -
     Args:
         network: The network. What its weights are where the masks prune them does not matter.
         masks: A bool tensor for each masked parameter, by its name; True keeps.
-        architecture: What the network is built from.
+        architecture: The arguments of the network's builder.
 
     Returns:
         The content.
@@ -72,7 +72,7 @@ def pack_network(network: nn.Module, masks: Masks, architecture: Architecture) -
 
 
 def read_architecture(content: bytes) -> Architecture:
-    """Return what the network in a file is built from.
+    """Return the arguments of the builder of the network in a file.
 
     Args:
         content: The content of the file, as `pack_network` returns it.
@@ -84,6 +84,20 @@ def read_architecture(content: bytes) -> Architecture:
     if values.keys() != {field.name for field in fields(Architecture)}:
         raise _damaged(f"its architecture has the entries {', '.join(values)}")
     return Architecture(**{**values, "input_shape": tuple(values["input_shape"])})
+
+
+def unpack_masks(content: bytes) -> Masks:
+    """Return the masks in a file, parameter name to bool tensor, on the CPU.
+
+    Args:
+        content: The content of the file, as `pack_network` returns it.
+
+    Raises:
+        InputError: The content is damaged, or not that of a network.
+    """
+    shapes: dict[str, list[int]] = _read_metadata(content)["masks"]
+    stored = _read_tensors(content)
+    return {name: _unpack_mask(stored, name, shape) for name, shape in shapes.items()}
 
 
 def unpack_network(content: bytes, network: nn.Module) -> Masks:
@@ -99,9 +113,7 @@ def unpack_network(content: bytes, network: nn.Module) -> Masks:
     Raises:
         InputError: The content is damaged, not that of a network, or that of another network.
     """
-    shapes: dict[str, list[int]] = _read_metadata(content)["masks"]
-    stored = _read_tensors(content)
-    masks = {name: _unpack_mask(stored, name, shape) for name, shape in shapes.items()}
+    masks, stored = unpack_masks(content), _read_tensors(content)
     restored = {
         name.removeprefix(TENSOR_PREFIX): tensor for name, tensor in stored.items() if name.startswith(TENSOR_PREFIX)
     }

@@ -74,6 +74,9 @@ NUMBER_OR_SHARE_SCHEMA = {
 }
 
 
+Keep = Literal["best", "front", "all", "none"]  # whose trained weights are kept
+
+
 class Search(_Section):
     """The section `search:`: how configurations are proposed."""
 
@@ -104,6 +107,11 @@ class Search(_Section):
         None,
         description="failed trials that the search allows: a number, or a share once ten trials have ended; one more "
         "ends the search (the search ends when five in a row fail for the same reason)",
+    )
+    keep: Keep = Field(
+        "front",
+        description="trials whose trained weights their runs keep: `best` (the most accurate), `front` (those that may "
+        "stand on it), `all` or `none`",
     )
     start: list[dict[str, Any]] = Field(
         default=[], description="known configurations to run first; fields that they do not set are sampled"

@@ -26,15 +26,30 @@ from forcetune.tracking.tables import (
     read_file,
     select_reruns,
 )
-from forcetune.tracking.writing import REFUSED_TAG, Epoch, LoggedContent, Tracker
+from forcetune.tracking.writing import (
+    KEPT_BY_SEARCH,
+    KEPT_BY_USER,
+    REFUSED_TAG,
+    RETRAINED_TAG,
+    WEIGHTS_DROPPED,
+    WEIGHTS_TAG,
+    Epoch,
+    LoggedContent,
+    Tracker,
+)
 
 __all__ = [
     "FRONT_TAG",
+    "KEPT_BY_SEARCH",
+    "KEPT_BY_USER",
     "KNEE_TAG",
     "MOVED_FROM_TAG",
     "MOVING_SUFFIX",
     "REFUSED_TAG",
+    "RETRAINED_TAG",
     "RUN_CONTEXT_VARIABLE",
+    "WEIGHTS_DROPPED",
+    "WEIGHTS_TAG",
     "Epoch",
     "Experiment",
     "LoggedContent",
