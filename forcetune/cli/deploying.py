@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from forcetune.cli.asking import Question
-from forcetune.cli.group import json_option, main
+from forcetune.cli.group import INTERRUPTED, json_option, main
 from forcetune.cli.options import print_json, require_at_most_one
 from forcetune.containment import contained
 from forcetune.errors import InputError
@@ -93,17 +94,21 @@ def export_command(
     from forcetune.deploy import export_network
 
     run = _select_run(source, knee, top, where)
-    with contained():
-        export = export_network(
-            run,
-            out,
-            file_format=file_format,
-            layout=layout,
-            input_type=input_type,
-            int8=int8,
-            max_loss=max_loss,
-            rival=rival,
-        )
+    try:
+        with contained():
+            export = export_network(
+                run,
+                out,
+                file_format=file_format,
+                layout=layout,
+                input_type=input_type,
+                int8=int8,
+                max_loss=max_loss,
+                rival=rival,
+            )
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; no file is written", err=True)
+        sys.exit(INTERRUPTED)
     if as_json:
         print_json({"run_id": export.run_id, "files": [str(path) for path in export.paths], **export.metrics})
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from forcetune.deploy.measurement import TIMED_RUNS, WARM_UP_RUNS, FileCost
 from forcetune.formats import format_bytes, format_markdown_table, format_sparsity
+from forcetune.study import method_label
 
 if TYPE_CHECKING:
     from forcetune.deploy.export import Export
@@ -84,7 +85,8 @@ def tabulate_verification(export: Export) -> tuple[Sequence[str], list[list[str]
 def _describe_network(export: Export) -> str:
     trial, metrics = export.trial, export.run_metrics
     sparsity = metrics.get("sparsity", 1 - trial.density)
-    pruned = f"pruned by `{trial.method}` to a sparsity of {format_sparsity(sparsity)}"
+    label = method_label(trial.fields())
+    pruned = f"pruned by `{label}` to a sparsity of {format_sparsity(sparsity)}" if sparsity else "with nothing pruned"
     return (
         f"The network `{trial.model}` for the data set `{trial.dataset}`, {pruned}, and trained by forcetune "
         f"{export.version} with the seed {trial.seed} (run `{export.run_id}`). {export.macs_fraction:.1%} of the dense "

@@ -28,6 +28,7 @@ from forcetune.deploy.verification import Verification, check_accuracy, check_ou
 from forcetune.deploy.writing import MASK_NAME_PREFIX, SUFFIXES, FileFormat, make_safetensors
 from forcetune.errors import InputError
 from forcetune.study import Study, Task, Trial
+from forcetune.training import Diverged
 from forcetune.trial import derive_seed
 
 VERIFIED_BATCH_SIZE = 128
@@ -75,11 +76,13 @@ class ExportOptions:
             raise InputError(f"--int8 quantizes an ONNX file; --format {self.file_format} has no int8 version")
         if not self.max_loss >= 0:
             raise InputError(f"--max-loss {self.max_loss:g}: allowed: points of accuracy, 0 or more")
-        if self.rival and self.file_format == "safetensors":
-            raise InputError(
-                "--rival compares networks of equal latency, and a file of safetensors does not run; allowed: --format "
-                "onnx, torch"
-            )
+        if self.file_format == "safetensors":
+            graph_options = {"--layout nhwc": self.layout == "nhwc", "--input": self.input_type, "--rival": self.rival}
+            if unfit := [option for option, is_set in graph_options.items() if is_set]:
+                raise InputError(
+                    f"{unfit[0]}: a file of safetensors has weights and masks, and no graph that runs; allowed: "
+                    "--format onnx, torch"
+                )
         if self.file_format == "onnx":
             require_packages()
 
@@ -241,9 +244,9 @@ def export_network(
     options = ExportOptions(file_format, layout, input_type, int8, max_loss, rival)
     options.check()
     trained = load_trained_network(run, uri) if isinstance(run, str) else run
-    task = _load_task(trained.run_id, uri) if isinstance(run, str) else Task()
+    origin = _load_origin(trained.run_id, uri) if isinstance(run, str) else _Origin()
     with writing_to(Path(out)) as folder:
-        subject = _Subject(trained, task, options, folder)
+        subject = _Subject(trained, origin, options, folder)
         export = subject.export_tensors() if file_format == "safetensors" else subject.export_graph()
         card = folder / f"{subject.stem}.md"
         export = dataclasses.replace(export, paths=[*export.paths, card])
@@ -253,18 +256,30 @@ def export_network(
     return dataclasses.replace(export, paths=[Path(out) / path.name for path in export.paths])
 
 
-def _load_task(run_id: str, uri: str | None) -> Task:
-    """Return the part of the study that its trials share."""
-    study = tracking.find_study(run_id, uri)
-    return Study.from_dict(tracking.load_study_file(study, uri)).task
+@dataclass(frozen=True)
+class _Origin:
+    """The circumstances in which a network was trained.
+
+    Attributes:
+        task: The part of the study that its trials share.
+        device: The device that trained it, as the run's tag has it.
+    """
+
+    task: Task = field(default_factory=Task)
+    device: str = "cpu"
+
+
+def _load_origin(run_id: str, uri: str | None) -> _Origin:
+    study = Study.from_dict(tracking.load_study_file(tracking.find_study(run_id, uri), uri))
+    return _Origin(study.task, tracking.load_run_tags(run_id, uri).get("forcetune.device", "cpu"))
 
 
 class _Subject:
     """A trained network that is exported: its data, its options, and the steps of the export."""
 
-    def __init__(self, trained: TrainedNetwork, task: Task, options: ExportOptions, folder: Path) -> None:
+    def __init__(self, trained: TrainedNetwork, origin: _Origin, options: ExportOptions, folder: Path) -> None:
         self._trained = trained
-        self._task = task
+        self._origin = origin
         self._options = options
         self._folder = folder
         trial = trained.trial
@@ -362,10 +377,11 @@ class _Subject:
         if reason is None:
             try:
                 width, ratio = choose_width(self._trained.trial, lambda width: self._measure_ratio(path, width))
+                return train_rival(self._trained.trial, self._origin.task, width, ratio)
             except InputError as error:
                 reason = str(error)
-            else:
-                return train_rival(self._trained.trial, self._task, width, ratio)
+            except Diverged as error:
+                reason = f"its training diverged ({error})"
         if self._options.rival:
             raise InputError(f"--rival: {reason}")
         self._notes.append(f"There is no comparison with the dense network of equal latency: {reason}.")
@@ -381,6 +397,8 @@ class _Subject:
             return "this network is a dense network itself"
         if wanted is None and seconds is None:
             return "the cost of training it is not known; `--rival` trains it"
+        if wanted is None and self._origin.device != "cpu" and not torch.cuda.is_available():
+            return f"the trial was trained on {self._origin.device}, which this machine lacks; `--rival` trains it"
         if wanted is None and seconds > MAX_QUICK_TRAINING_S:  # type: ignore[operator]
             return f"training it takes about {seconds:.0f} s, as the trial did; `--rival` trains it"
         return None

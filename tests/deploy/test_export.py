@@ -14,6 +14,7 @@ from shared_constants import REPOSITORY
 from torch import nn
 
 from forcetune import data, models
+from forcetune.deploy import export as export_module
 from forcetune.deploy import export_network, files, network, quantization, runtimes
 from forcetune.deploy.export import DENSE, PRUNED, QUANTIZED, SMALL_DENSE
 from forcetune.deploy.measurement import FileCost, Latency
@@ -21,7 +22,7 @@ from forcetune.deploy.rival import Rival
 from forcetune.deploy.runtimes import OnnxRuntime, TorchRuntime
 from forcetune.deploy.writing import METADATA_FILE
 from forcetune.errors import InputError
-from forcetune.training import Masked
+from forcetune.training import Diverged, Masked
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,8 @@ def test_a_missing_package_is_one_sentence(trained_mlp, tmp_path, monkeypatch):
         ({"input_type": "int8"}, "--input int8: allowed: uint8, float32"),
         ({"int8": True, "file_format": "torch"}, "--format torch has no int8 version"),
         ({"int8": True, "max_loss": -1}, "--max-loss -1: allowed"),
-        ({"rival": True, "file_format": "safetensors"}, "--rival compares networks of equal latency"),
+        ({"rival": True, "file_format": "safetensors"}, "--rival: a file of safetensors has weights and masks"),
+        ({"layout": "nhwc", "file_format": "safetensors"}, "--layout nhwc: a file of safetensors"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(trained_mlp, tmp_path, options, message):
@@ -294,6 +296,28 @@ def test_a_small_dense_network_is_trained_by_the_same_recipe(trained_mlp, export
     assert exported_mlp.accuracies[SMALL_DENSE] == rival.accuracy
     assert SMALL_DENSE in exported_mlp.costs
     assert "small dense network (width" in exported_mlp.paths[-1].read_text()
+
+
+def test_a_rival_that_cannot_be_trained_is_refused_or_noted(trained_mlp, tmp_path, monkeypatch):
+    def diverge(*arguments):
+        raise Diverged("the training loss is nan")
+
+    monkeypatch.setattr(export_module, "train_rival", diverge)
+    monkeypatch.setattr(export_module, "choose_width", lambda trial, measure_ratio: (3, 1.0))
+    with pytest.raises(InputError, match=r"--rival: its training diverged \(the training loss is nan\)"):
+        export_network(trained_mlp, tmp_path / "out", rival=True)
+    export = export_network(trained_mlp, tmp_path / "out")
+    assert export.notes == [
+        "There is no comparison with the dense network of equal latency: its training diverged (the training loss is "
+        "nan)."
+    ]
+
+
+def test_a_rival_is_trained_unasked_only_where_it_is_quick(trained_mlp, tmp_path):
+    slow = dataclasses.replace(trained_mlp, metrics={**trained_mlp.metrics, "train_seconds": 7200.0})
+    export = export_network(slow, tmp_path)
+    assert export.rival is None
+    assert "training it takes about 7200 s, as the trial did; `--rival` trains it" in export.paths[-1].read_text()
 
 
 def with_rival(export, latency_ms, accuracy, tmp_path):

@@ -20,7 +20,7 @@ STUDY = {
         "density": [0.02, 0.1, 0.3, 0.5],
         "epochs": 3,
     },
-    "search": {"trials": 4, "stop": "none", "keep": "all"},
+    "search": {"trials": 4, "stopping": "none", "keep": "all"},
 }
 
 
@@ -66,7 +66,7 @@ def test_a_question_selects_the_trial_of_a_study(searched):
     best = json.loads(run_command(searched, "best", "small", "--top", "1", "--json").output)
     assert exported["run_id"] == best[0]["run_id"]
     assert exported["deployed_accuracy"] == best[0]["val_accuracy"]
-    by_condition = run_command(searched, "export", "small", "--where", "density=0.02", *arguments)
+    by_condition = run_command(searched, "export", "small", "--where", "density<5%", *arguments)
     assert json.loads(by_condition.output)["files"][0].startswith("chosen/mlp-snip-")
 
 
