@@ -121,14 +121,20 @@ def choose_input_format(dataset: data.AnyDataset, dtype: InputType | None, layou
     if len(shape) != 3 and layout == "nhwc":
         raise InputError(f"--layout nhwc: the samples have the shape {shape} and are no images; allowed: nchw")
     sample_layout: Layout | None = layout if len(shape) == 3 else None
-    if isinstance(dataset, data.Dataset):
-        return InputFormat(shape, dtype or "uint8", sample_layout, tuple(dataset.mean), tuple(dataset.std))
-    if dtype == "uint8":
+    mean, std = _find_normalization(dataset)
+    if mean is None and dtype == "uint8":
         raise InputError(
             "--input uint8: this data set makes float values by a transform of its own (eval_transform), which the "
-            "graph cannot contain; allowed: float32, the values that this transform returns"
+            "graph cannot contain; allowed: float32, the values that this transform returns, or a data set that says "
+            "by which `mean` and `std` its transform normalizes pixels in the end"
         )
-    return InputFormat(shape, "float32", sample_layout)
+    return InputFormat(shape, dtype or ("float32" if mean is None else "uint8"), sample_layout, mean, std)
+
+
+def _find_normalization(dataset: data.AnyDataset) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    """Return the mean and the standard deviation by which a data set normalizes pixels in 0..1; None where unknown."""
+    mean, std = getattr(dataset, "mean", None), getattr(dataset, "std", None)
+    return (None, None) if mean is None or std is None else (tuple(mean), tuple(std))
 
 
 def iterate_samples(
@@ -145,8 +151,17 @@ def iterate_samples(
     start = 0
     for normalized, targets in dataset.batches(split, batch_size):
         samples = normalized
-        if input_format.mean is not None:
-            pixels = split.inputs[start : start + len(targets)]
+        if input_format.mean is not None and input_format.std is not None:
+            if isinstance(dataset, data.Dataset):
+                pixels = split.inputs[start : start + len(targets)]
+            else:
+                pixels = _restore_pixels(normalized, input_format.mean, input_format.std)
             samples = pixels if input_format.dtype == "uint8" else pixels.float() / 255
         start += len(targets)
         yield SampleBatch(input_format.arrange(samples), normalized, targets)
+
+
+def _restore_pixels(normalized: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the uint8 pixels that were normalized; exact where the values were 8-bit pixels before."""
+    means, deviations = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return ((normalized * deviations + means) * 255).round().clamp(0, 255).to(torch.uint8)

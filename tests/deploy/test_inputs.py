@@ -57,6 +57,22 @@ def test_a_transform_of_the_users_own_is_not_part_of_the_graph():
         choose_input_format(dataset, "uint8", "nchw")
 
 
+def test_a_transform_that_ends_in_a_normalization_is_undone_to_pixels():
+    dataset = dataclasses.replace(
+        make_streamed(),
+        eval_transform=lambda index: (torch.full((3, 2, 2), (251 + index) / 255) - 0.4) / 0.3,
+        mean=(0.4,) * 3,
+        std=(0.3,) * 3,
+    )
+    input_format = choose_input_format(dataset, None, "nhwc")
+    assert (input_format.dtype, input_format.sample_shape) == ("uint8", (2, 2, 3))
+    split = dataset.split(0)[0]
+    batch = next(iterate_samples(dataset, split, input_format, 3))
+    assert batch.inputs[:, 0, 0, 0].tolist() == [251 + index for index in split.indices.tolist()]
+    network = PixelNetwork(torch.nn.Identity(), input_format)
+    assert torch.allclose(network(batch.inputs), batch.normalized, atol=1e-6)
+
+
 def test_rows_have_no_layout():
     rows = InputFormat((5,), "float32", None)
     assert rows.describe() == "float32 (batch, 5): normalized values, as the batches of the data set have them"
