@@ -66,6 +66,5 @@ def format_markdown_table(
 
 def format_bytes(count: float) -> str:
     """Format a number of bytes with three digits and a prefix, such as 807 kB."""
-    prefixes = ("", "k", "M", "G", "T")
-    power = min(max(math.floor(math.log10(count)) // 3, 0), len(prefixes) - 1) if count > 0 else 0
-    return f"{count / 1000**power:.3g} {prefixes[power]}B"
+    text = format_flops(count)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"

@@ -246,9 +246,9 @@ def export_network(
     trained = load_trained_network(run, uri) if isinstance(run, str) else run
     origin = _load_origin(trained.run_id, uri) if isinstance(run, str) else _Origin()
     with writing_to(Path(out)) as folder:
-        subject = _Subject(trained, origin, options, folder)
-        export = subject.export_tensors() if file_format == "safetensors" else subject.export_graph()
-        card = folder / f"{subject.stem}.md"
+        exporter = _Exporter(trained, origin, options, folder)
+        export = exporter.export_tensors() if file_format == "safetensors" else exporter.export_graph()
+        card = folder / f"{exporter.stem}.md"
         export = dataclasses.replace(export, paths=[*export.paths, card])
         card.write_text(render_card(export, options.make_command(trained.run_id, Path(out))), "utf-8")
         if isinstance(run, str):
@@ -274,8 +274,8 @@ def _load_origin(run_id: str, uri: str | None) -> _Origin:
     return _Origin(study.task, tracking.load_run_tags(run_id, uri).get("forcetune.device", "cpu"))
 
 
-class _Subject:
-    """A trained network that is exported: its data, its options, and the steps of the export."""
+class _Exporter:
+    """The export of one trained network: its data, its options, and the steps."""
 
     def __init__(self, trained: TrainedNetwork, origin: _Origin, options: ExportOptions, folder: Path) -> None:
         self._trained = trained

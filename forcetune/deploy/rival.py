@@ -77,5 +77,5 @@ def train_rival(trial: Trial, task: Task, width: int, latency_ratio: float) -> R
     run = TrialRun(prepare(rival_trial, Task(loss=task.loss, train=task.train)))
     *_, metrics = run
     if "val_accuracy" not in metrics:
-        raise InputError(f"--rival: the training loop {task.train} reports no val_accuracy to compare with")
+        raise InputError(f"the training loop {task.train} reports no val_accuracy to compare with")
     return Rival(rival_trial, run.prepared.model.eval().cpu(), metrics["val_accuracy"], latency_ratio)
