@@ -7,7 +7,6 @@ import pandas as pd
 from forcetune import analysis, tracking
 from forcetune.ledger.fail_points import durable
 from forcetune.names import COMPANION, NETWORK_FILE
-from forcetune.stores import is_http
 from forcetune.tracking import FRONT_TAG, KEPT_BY_SEARCH, KNEE_TAG, WEIGHTS_DROPPED, Tracker, TrialTable
 
 
@@ -72,8 +71,8 @@ def mark_front(tracker: Tracker, is_last: bool = False) -> None:
 
     Args:
         tracker: The tracker of the study's experiment.
-        is_last: Whether the search ends here. Then weights that a late request to a server has written after they were
-            deleted are deleted again.
+        is_last: Whether the search ends here. Then weights that were written after they were deleted, by a request that
+            was late, are deleted again.
     """
     if tracker.study.endswith(COMPANION):
         return
@@ -82,7 +81,7 @@ def mark_front(tracker: Tracker, is_last: bool = False) -> None:
         tracker.mark(change.run, change.tag, change.is_set)
     for run in changes.surplus_weights:
         drop_weights(tracker, run)
-    for run in changes.dropped_weights if is_last and is_http(tracker.uri) else ():
+    for run in changes.dropped_weights if is_last else ():
         if NETWORK_FILE in tracker.list_files(run):
             drop_weights(tracker, run)
 

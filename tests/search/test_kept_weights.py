@@ -276,7 +276,7 @@ def test_a_deletion_that_fails_is_named_and_the_doctor_completes_it(folder, monk
     assert read_weights() == [0.05]
 
 
-def test_weights_that_a_late_request_wrote_again_are_deleted_again(folder, monkeypatch):
+def test_weights_that_a_late_request_wrote_again_are_deleted_again(folder):
     run_all(make_driver(make_study()))
     run = tracking.load_table("s").trials.set_index("density").loc[0.4, "run_id"]
     write_late(run)
@@ -286,7 +286,6 @@ def test_weights_that_a_late_request_wrote_again_are_deleted_again(folder, monke
     assert examine_study("s", mend=True)[1] == []
     assert read_weights() == [0.05]
     write_late(run)
-    monkeypatch.setattr("forcetune.search.marking.is_http", lambda uri: True)
     run_all(make_driver(make_study()))
     assert read_weights() == [0.05]
 
