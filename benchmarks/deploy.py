@@ -34,7 +34,7 @@ LATENCY_CASES = {
 }
 ACCURACY_CASES = {
     "digits": Trial(
-        dataset="digits", model="vgg_small", method="force", density=0.02, iterations=20, epochs=20, batch_size=64
+        dataset="digits", model="convnet", width=16, method="force", density=0.05, epochs=15, batch_size=64
     ),
     "fashion": Trial(
         dataset="fashion_mnist", model="resnet8", method="force", density=0.05, epochs=5, train_samples=10000

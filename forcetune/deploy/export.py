@@ -21,7 +21,7 @@ from forcetune.deploy.files import NetworkWriter
 from forcetune.deploy.folder import writing_to
 from forcetune.deploy.inputs import InputFormat, InputType, Layout, SampleBatch, choose_input_format, iterate_samples
 from forcetune.deploy.measurement import FileCost, describe_machine, measure_files, measure_latency_ratio
-from forcetune.deploy.rival import Rival, choose_width, train_rival
+from forcetune.deploy.rival import MAX_EQUAL_LATENCY_RATIO, Rival, choose_width, train_rival
 from forcetune.deploy.runtimes import RUNTIMES, require_packages
 from forcetune.deploy.trained import TrainedNetwork, load_trained_network
 from forcetune.deploy.verification import Verification, check_accuracy, check_outputs, compare_outputs
@@ -34,7 +34,6 @@ from forcetune.trial import derive_seed
 VERIFIED_BATCH_SIZE = 128
 PRUNED, QUANTIZED, DENSE, SMALL_DENSE = "pruned", "pruned, int8", "dense", "small dense"  # the names of networks
 MAX_QUICK_TRAINING_S = 120.0  # of a trial whose small dense network is trained unless the user says otherwise
-MAX_EQUAL_LATENCY_RATIO = 1.05  # up to which the small dense network counts as being as quick
 MAX_LOSS_POINTS = 1.0  # of accuracy by int8, where the user says nothing else
 
 
@@ -152,8 +151,8 @@ class Export:
         """Whether the small dense network is as quick as the pruned one and at least as accurate."""
         if not self.rival:
             return False
-        is_quick = self._median_ms(SMALL_DENSE) <= MAX_EQUAL_LATENCY_RATIO * self._median_ms(PRUNED)
-        return is_quick and self.rival.accuracy >= self.accuracies[PRUNED]
+        ratios = (self.rival.latency_ratio, self._median_ms(SMALL_DENSE) / self._median_ms(PRUNED))
+        return min(ratios) <= MAX_EQUAL_LATENCY_RATIO and self.rival.accuracy >= self.accuracies[PRUNED]
 
     @property
     def rival_verdict(self) -> str | None:
@@ -162,7 +161,7 @@ class Export:
             return None
         points = 100 * (self.accuracies[PRUNED] - self.rival.accuracy)
         numbers = (
-            f"a small dense network (width {self.rival.trial.width}), trained by the same recipe, takes "
+            f"a dense network of width {self.rival.trial.width}, trained by the same recipe, takes "
             f"{self._median_ms(SMALL_DENSE):.3f} ms and reaches {self.rival.accuracy:.2%}; the pruned network takes "
             f"{self._median_ms(PRUNED):.3f} ms and reaches {self.accuracies[PRUNED]:.2%} ({points:+.2f} points). Each "
             "accuracy is that of one training."

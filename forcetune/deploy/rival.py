@@ -1,6 +1,6 @@
-"""The rival of an exported network: the small dense network of equal measured latency, trained by the same recipe."""
+"""The rival of an exported network: the widest dense network that is as quick, trained by the same recipe."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +12,8 @@ from forcetune.errors import InputError
 from forcetune.study import Task, Trial
 from forcetune.trial import TrialRun, prepare
 
+MAX_EQUAL_LATENCY_RATIO = 1.05  # up to which a network counts as being as quick as another one
+WIDTH_STEP = 4  # channels
 UNPRUNED = {"method": "random", "density": 1.0}
 CONTROLS_OFF = {"layers_from": None, "invert": False, "shuffle": False, "reinit": False, "small_dense": None}
 
@@ -34,7 +36,10 @@ class Rival:
 
 
 def choose_width(trial: Trial, measure_ratio: Callable[[int], float]) -> tuple[int, float]:
-    """Return the width whose dense network is nearest in latency to the exported network.
+    """Return the largest width whose dense network is as quick as the exported network.
+
+    Above three, widths are multiples of WIDTH_STEP or the width of the trial: between two of them a network may be
+    slower than the next wider one, since runtimes have quick kernels for such numbers of channels alone.
 
     Args:
         trial: The trial of the exported network.
@@ -42,16 +47,17 @@ def choose_width(trial: Trial, measure_ratio: Callable[[int], float]) -> tuple[i
             of the exported network.
 
     Returns:
-        The width, and its ratio.
+        The width, at most that of the trial, and its ratio: at most MAX_EQUAL_LATENCY_RATIO unless the width is 1.
 
     Raises:
         InputError: The width of the model cannot be changed.
     """
     measured = cache(measure_ratio)
     full_width = trial.width or models.default_width(trial.model)
-    first_above = 1 + bisect_left(range(1, full_width), 1.0, key=measured)
-    candidates = {max(first_above - 1, 1), first_above}
-    width = min(candidates, key=lambda width: abs(measured(width) - 1))
+    narrow_widths = range(1, min(WIDTH_STEP, full_width))
+    widths = sorted({*narrow_widths, *range(WIDTH_STEP, full_width, WIDTH_STEP), full_width})
+    quick_count = bisect_right(widths, MAX_EQUAL_LATENCY_RATIO, key=measured)
+    width = widths[max(quick_count - 1, 0)]
     return width, measured(width)
 
 

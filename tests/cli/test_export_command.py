@@ -45,7 +45,7 @@ def refuse(folder, *arguments):
 def test_a_run_is_exported_and_its_figures_become_metrics_of_the_run(searched):
     result = run_command(searched, "export", "small/trial-0001", "--out", "device", "--rival")
     assert result.exit_code == 0, result.output
-    assert "small dense network (width" in result.output.splitlines()[0]
+    assert "a dense network of width " in result.output.splitlines()[0]
     assert "written: device/mlp-snip-" in result.output
     uri = f"sqlite:///{searched}/mlflow.db"
     run = tracking.find_run("small/trial-0001", uri)

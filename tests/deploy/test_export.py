@@ -295,7 +295,7 @@ def test_a_small_dense_network_is_trained_by_the_same_recipe(trained_mlp, export
     assert all(getattr(rival.trial, name) == getattr(trained_mlp.trial, name) for name in same)
     assert exported_mlp.accuracies[SMALL_DENSE] == rival.accuracy
     assert SMALL_DENSE in exported_mlp.costs
-    assert "small dense network (width" in exported_mlp.paths[-1].read_text()
+    assert "a dense network of width " in exported_mlp.paths[-1].read_text()
 
 
 def test_a_rival_that_cannot_be_trained_is_refused_or_noted(trained_mlp, tmp_path, monkeypatch):
@@ -340,7 +340,7 @@ def test_a_small_dense_network_that_wins_is_said_first(exported_mlp, tmp_path, l
     export = with_rival(exported_mlp, latency_ms, accuracy, tmp_path)
     assert export.is_beaten == is_beaten
     first = render_card(export, "forcetune export").split("\n\n")[1]
-    assert first.startswith("**Pruning was not worth it here: a small dense network (width 3)") == is_beaten
+    assert first.startswith("**Pruning was not worth it here: a dense network of width 3,") == is_beaten
     assert "Pruning was not worth it" in render_card(export, "") or not is_beaten
 
 

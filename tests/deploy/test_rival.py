@@ -9,9 +9,9 @@ from forcetune.study import Trial
 
 
 @pytest.mark.parametrize(
-    ("milliseconds_per_width", "width"), [(0.25, 4), (0.3, 3), (0.22, 5), (2.0, 1), (0.05, 8)], ids=str
+    ("milliseconds_per_width", "width"), [(0.25, 4), (0.26, 4), (0.27, 3), (0.13, 8), (0.05, 8), (0.15, 4), (2.0, 1)]
 )
-def test_the_width_of_nearest_latency_is_chosen(milliseconds_per_width, width):
+def test_the_widest_network_that_is_as_quick_is_chosen(milliseconds_per_width, width):
     measured = []
 
     def measure_ratio(candidate):
@@ -20,6 +20,13 @@ def test_the_width_of_nearest_latency_is_chosen(milliseconds_per_width, width):
 
     assert choose_width(CONVOLUTIONAL_TRIAL, measure_ratio) == (width, milliseconds_per_width * width)
     assert len(measured) == len({*measured}), "each width is measured once"
+    assert {*measured} <= {1, 2, 3, 4, 8}
+
+
+@pytest.mark.parametrize(("full_width", "widths"), [(1, {1}), (3, {1, 2, 3}), (10, {1, 2, 3, 4, 8, 10})])
+def test_the_width_of_the_trial_is_the_largest(full_width, widths):
+    trial = CONVOLUTIONAL_TRIAL.model_copy(update={"width": full_width})
+    assert {choose_width(trial, lambda width, most=most: width / most)[0] for most in (1, 2, 3, 4, 8, 10)} == widths
 
 
 def test_a_model_without_a_width_has_no_rival():
