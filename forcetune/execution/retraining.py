@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forcetune import pruning, tracking
@@ -14,9 +14,9 @@ from forcetune.errors import InputError, StoppedError
 from forcetune.execution.worker import execute
 from forcetune.ledger.checkpoints import SupersededError
 from forcetune.ledger.messages import Assignment, LostError, Report
-from forcetune.names import NETWORK_FILE
+from forcetune.names import COMPANION, NETWORK_FILE
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
-from forcetune.study import METRICS, Study, Trial
+from forcetune.study import METRICS, Study, Task, Trial
 from forcetune.tracking import (
     KEPT_BY_USER,
     RETRAINED_TAG,
@@ -75,7 +75,6 @@ def train_again(run: str, show: Callable[[Epoch], None] = lambda epoch: None) ->
     if tags.get(WEIGHTS_TAG, WEIGHTS_DROPPED) != WEIGHTS_DROPPED and tracking.read_file(run_id, NETWORK_FILE):
         Tracker(study, mlflow_uri()).tag_weights(run_id, KEPT_BY_USER)
         return Retrained(run_id, load_run_metrics(run_id), {}, 0, 0)
-    task = Study.from_dict(tracking.load_study_file(study)).task
     if tags.get("forcetune.device") == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     folder = state_folder(optuna_uri()) / f"train-{run_id}"
@@ -83,7 +82,7 @@ def train_again(run: str, show: Callable[[Epoch], None] = lambda epoch: None) ->
     assignment = Assignment(
         number=0,
         trial=trial,
-        task=task,
+        task=_load_task(study),
         attempt=1 + max([int(path.name) for path in folder.glob("*") if path.name.isdigit()], default=0),
         mlflow_uri=mlflow_uri(),
         folder=str(Path.cwd()),
@@ -112,6 +111,13 @@ def _check_outcome(run: str, tags: Mapping[str, str]) -> None:
         f"{run} {reasons.get(outcome, f'has the outcome {outcome}')}; allowed: a trial that was trained to its end, "
         "as `forcetune best STUDY` lists them"
     )
+
+
+def _load_task(study: str) -> Task:
+    """Return the task of a study, or of a companion: that has a name which no study file may have, and test images."""
+    written = tracking.load_study_file(study)
+    task = Study.from_dict({**written, "study": written["study"].removesuffix(COMPANION)}).task
+    return replace(task, tested=study.endswith(COMPANION))
 
 
 def _train(run: str, assignment: Assignment, show: Callable[[Epoch], None]) -> Report:

@@ -18,9 +18,10 @@ from forcetune.execution import retraining
 from forcetune.execution.worker import execute
 from forcetune.names import NETWORK_FILE
 from forcetune.run import examine_study
+from forcetune.search.companions import run_listed_companions
 from forcetune.search.driver import open_driver
 from forcetune.stores import mlflow_uri
-from forcetune.study import Study
+from forcetune.study import Companion, CompanionRuns, Study, Trial
 from forcetune.tracking import KEPT_BY_USER, RETRAINED_TAG, Tracker
 from forcetune.trial import derive_seed
 
@@ -49,12 +50,16 @@ def searched(tmp_path_factory, empty_mlflow):
             patch.delenv(name, raising=False)
         study = Study.from_dict(STUDY)
         driver = open_driver(study, lambda: None, Console(quiet=True))
-        driver.describe()
-        while assignment := driver.issue():
-            for report in execute(assignment):
-                (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, report)
-        driver.close()
+        drive(driver)
         yield folder
+
+
+def drive(driver):
+    driver.describe()
+    while assignment := driver.issue():
+        for report in execute(assignment):
+            (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, report)
+    driver.close()
 
 
 @pytest.fixture
@@ -214,6 +219,39 @@ def test_weights_that_mlflow_does_not_take_are_not_trained_again(rows, monkeypat
     assert "epoch" not in second.output.partition("keeps its weights")[0], "the checkpoint has the trained weights"
     assert "to the last digit" in second.output
     load_trained_network(run)
+
+
+def test_a_training_that_is_interrupted_goes_on(rows, monkeypatch):
+    run = find_run(rows)
+    Tracker("small", mlflow_uri()).remove_file(run, NETWORK_FILE)
+
+    def interrupt(epoch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forcetune.cli.terminal.show_epoch", interrupt)
+    result = invoke("train", run)
+    assert result.exit_code == 130
+    assert f"interrupted; run `forcetune train {run}` again to continue" in result.stderr
+    monkeypatch.undo()
+    second = invoke("train", run)
+    assert "epoch 1" not in second.output
+    assert "epoch 2" in second.output
+    assert "to the last digit" in second.output
+
+
+def test_a_companion_is_trained_again_with_its_test_accuracy(rows):
+    study = Study.from_dict(STUDY)
+    trial = load_trained_network(find_run(rows)).trial
+    twin = Companion(Trial(**{**trial.fields(), "method": "random", "seed": 7}), trial.key, {"arm": "random"})
+    run_listed_companions(CompanionRuns(study, [twin]), lambda: None, Console(quiet=True), drive)
+    run = "small.companion/trial-0000"
+    with pytest.raises(InputError, match="keeps no weights"):
+        forcetune.load_network(run)
+    result = invoke("train", run)
+    assert "this training gave the numbers of the run to the last digit" in result.output, result.output
+    assert 0 < load_trained_network(run).metrics["test_accuracy"] < 1
+    assert retraining._load_task("small.companion").tested
+    assert not retraining._load_task("small").tested
 
 
 def test_a_trial_that_was_not_trained_is_refused(rows):
