@@ -99,7 +99,14 @@ def _compare(network: nn.Module, folded: nn.Module, example: Tensor) -> float:
 
 
 def _copy_masked(network: nn.Module, masks: Masks | None) -> nn.Module:
+    """Return a copy of a network with its pruned weights at 0, float32, on the CPU.
+
+    Its weights are in torch's default memory order. From channels last, in which networks are trained, torch exports a
+    flattening as nine operations, which cost a tenth of a small network's time.
+    """
     copied = copy.deepcopy(network).float().cpu().eval()
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.contiguous()
     if masks is not None:
         Masked(copied, {name: mask.cpu() for name, mask in masks.items()})
     return copied
