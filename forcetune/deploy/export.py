@@ -151,6 +151,7 @@ class Export:
         """Whether the small dense network is as quick as the pruned one and at least as accurate."""
         if not self.rival:
             return False
+        # its width was chosen by the first of these, so that the noise of the second does not speak for pruning
         ratios = (self.rival.latency_ratio, self._median_ms(SMALL_DENSE) / self._median_ms(PRUNED))
         return min(ratios) <= MAX_EQUAL_LATENCY_RATIO and self.rival.accuracy >= self.accuracies[PRUNED]
 
