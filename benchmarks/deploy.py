@@ -114,7 +114,7 @@ def write_dense(trial: Trial, export: Export, folder: Path) -> Path:
 
 def compare_accuracy(trial: Trial, seeds: int) -> None:
     """Print the accuracy of exported networks beside that of small dense networks of equal latency, seed by seed."""
-    rows = []
+    rows: list[dict[str, float]] = []
     for seed in range(seeds):
         seeded = trial.model_copy(update={"seed": seed})
         with tempfile.TemporaryDirectory() as folder:
