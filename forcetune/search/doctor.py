@@ -262,7 +262,7 @@ class _Examination:
 
     def _deliver(self) -> None:
         """Deliver all trials that have ended to MLflow, as a driver does when it starts."""
-        open_driver(self._study, self._check, Console(quiet=True)).close()
+        open_driver(self._study, self._check, Console(quiet=True), is_recorded=True).close()
         mark_front(self._tracker)
 
     def _surplus(self, run: dict[str, Any], what: str) -> Finding:

@@ -68,6 +68,8 @@ class Driver:
         progress: The progress that the user sees.
         references: The reference point of the hypervolume, by objective.
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
+        is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
+            runs keep weights then stays.
 
     Attributes:
         ledger: The study's ledger.
@@ -89,6 +91,7 @@ class Driver:
         progress: Progress,
         references: Mapping[str, float],
         propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
+        is_recorded: bool = False,
     ) -> None:
         self._study = study
         self._kept_weights = KeptWeights(study)
@@ -104,7 +107,8 @@ class Driver:
         ledger.claim()
         with durable("parent"):
             self.parent = tracker.open_study(study.directions, provenance)
-            tracker.set_keep_rule(self.parent, self._kept_weights.keep, self._kept_weights.has_seeds)
+            if not is_recorded:
+                tracker.set_keep_rule(self.parent, self._kept_weights.keep, self._kept_weights.has_seeds)
         folder.mkdir(parents=True, exist_ok=True)
         trials = ledger.trials()
         history = select_current(trials)
@@ -569,6 +573,7 @@ def open_driver(
     experiment: str | None = None,
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
+    is_recorded: bool = False,
 ) -> Driver:
     """Return the driver of a study on the stores that the environment names.
 
@@ -579,6 +584,8 @@ def open_driver(
         experiment: The name of the MLflow experiment where it differs from the study's.
         references: The reference point of the hypervolume, by objective.
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
+        is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
+            runs keep weights then stays.
     """
     uri = optuna_uri()
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True), durable("tables"):
@@ -588,7 +595,7 @@ def open_driver(
     if count := ledger.retry():
         console.print(f"running {count} failed trials again", soft_wrap=True, highlight=False)
     progress = Progress(study, console)
-    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)
+    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose, is_recorded)
 
 
 def _curve(report: Report) -> list[Epoch]:

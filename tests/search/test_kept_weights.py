@@ -19,6 +19,7 @@ from forcetune.ledger.ledger import load_trials
 from forcetune.ledger.messages import Proposal, Report, TrialStarted
 from forcetune.ledger.outbox import Outbox
 from forcetune.run import examine_study
+from forcetune.search.archive import archive
 from forcetune.search.companions import rerun
 from forcetune.search.driver import open_driver
 from forcetune.search.keeping import KeptWeights
@@ -274,6 +275,32 @@ def test_a_deletion_that_fails_is_named_and_the_doctor_completes_it(folder, monk
     assert "has trained weights that `search.keep` does not keep" in {finding.what for finding in findings}
     assert examine_study("s", mend=True)[1] == []
     assert read_weights() == [0.05]
+
+
+def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch):
+    """It has only the ledger's record of the study, which does not say whose weights are kept."""
+    driver = make_driver(make_study("all"))
+    for _ in range(len(DENSITIES) - 1):
+        assignment = driver.issue()
+        start(driver, assignment)
+        end(driver, assignment)
+    driver.close(10.0)
+    driver = make_driver(make_study("all"))
+    monkeypatch.setattr(driver._outbox, "end", lambda number, outcome: None)
+    assignment = driver.issue()
+    start(driver, assignment)
+    end(driver, assignment)
+    driver._outbox.close()
+    mended, left, _ = examine_study("s", mend=True)
+    assert "has ended, but its result is not in both stores" in {finding.what for finding in mended}
+    assert left == []
+    assert read_weights() == [*DENSITIES]
+
+
+def test_an_archived_study_keeps_its_weights(folder):
+    run_all(make_driver(make_study("all", trials=2)))
+    name = archive("s", lambda: None, Console(quiet=True), fresh=True)
+    assert read_weights(name) == [0.4, 0.3]
 
 
 def test_weights_that_a_late_request_wrote_again_are_deleted_again(folder):
