@@ -20,7 +20,7 @@ from forcetune.pruning import Masks
 
 FileFormat = Literal["onnx", "torch", "safetensors"]
 SUFFIXES: dict[FileFormat, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
-EXAMPLE_SAMPLES = 2  # torch.export takes a batch of 1 for a constant
+TRACED_SAMPLES = 2  # torch.export takes a batch of 1 for a constant
 METADATA_PREFIX = "forcetune."
 METADATA_FILE = "forcetune.json"  # in a file of torch.export
 MASK_NAME_PREFIX = "masks/"  # of a mask's name in a file of safetensors
@@ -49,7 +49,7 @@ def make_onnx(module: nn.Module, input_format: InputFormat, metadata: Mapping[st
     with _exporting():
         program = torch.onnx.export(
             module,
-            (input_format.make_example(EXAMPLE_SAMPLES),),
+            (input_format.make_example(TRACED_SAMPLES),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[INPUT_NAME],
@@ -82,7 +82,7 @@ def make_torch(module: nn.Module, input_format: InputFormat, metadata: Mapping[s
     """
     content = io.BytesIO()
     with _exporting():
-        example = (input_format.make_example(EXAMPLE_SAMPLES),)
+        example = (input_format.make_example(TRACED_SAMPLES),)
         program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it says where the code stands on this machine

@@ -10,7 +10,7 @@ from forcetune.deploy import export_network
 from forcetune.deploy.runtimes import OnnxRuntime
 from forcetune.errors import InputError
 
-STUDY = {
+EXPORTED_STUDY = {
     "study": "small",
     "trial": {
         "dataset": "synthetic",
@@ -28,7 +28,7 @@ STUDY = {
 def searched(tmp_path_factory):
     """Return the folder of a study whose four trials keep their weights."""
     folder = tmp_path_factory.mktemp("searched")
-    result = run_command(folder, "search", write_study(folder, STUDY))
+    result = run_command(folder, "search", write_study(folder, EXPORTED_STUDY))
     assert result.exit_code == 0, result.output
     return folder
 
