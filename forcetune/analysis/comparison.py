@@ -20,10 +20,17 @@ def compare(table: pd.DataFrame, configurations: Sequence[dict[str, Any]], chanc
     Returns:
         A row for each method and density, with the columns method, density, sparsity, seeds, mean, std, half_width
         (half of Student's 95 % interval of the mean; NaN for one seed), collapsed and failed (the numbers of such
-        trials).
+        trials), and reached (the mean density that the trials reached: whole channels reach less than was asked for).
     """
     accuracy = table.get("val_accuracy", np.nan)
-    outcomes = pd.DataFrame({"trial": table["trial"], "outcome": table["outcome"], "accuracy": accuracy})
+    outcomes = pd.DataFrame(
+        {
+            "trial": table["trial"],
+            "outcome": table["outcome"],
+            "accuracy": accuracy,
+            "reached": table.get("density", np.nan),
+        }
+    )
     ended = pd.DataFrame(configurations).merge(outcomes.dropna(subset="outcome"), on="trial")
     ended["accuracy"] = ended["accuracy"].where(ended["outcome"] == "trained", chance)
     for outcome in ("collapsed", "failed"):
@@ -34,6 +41,7 @@ def compare(table: pd.DataFrame, configurations: Sequence[dict[str, Any]], chanc
         std=("accuracy", "std"),
         collapsed=("collapsed", "sum"),
         failed=("failed", "sum"),
+        reached=("reached", "mean"),
     )
     rows["half_width"] = student_half_width(rows["std"] / np.sqrt(rows["seeds"]), rows["seeds"] - 1)
     rows.insert(2, "sparsity", 1 - rows["density"])

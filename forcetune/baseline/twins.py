@@ -29,7 +29,7 @@ RIVAL_DESCRIPTIONS: dict[str, str] = {
     "random_uniform": "random weights, with the same density in every layer",
     "random_erk": "random weights, with higher densities in small layers (ERK)",
     "shuffled": "random weights, with the champion's layer densities: tests whether the method chooses weights or only "
-    "layer densities",
+    "layer densities; the rivals of a champion of whole channels are random channels",
     "small_dense": "an unpruned network with as many multiply-adds as the champion",
     TUNED_TWIN_ARM: "the best random trial of the band, after as many ERK trials as the champion's method has there",
 }
@@ -80,8 +80,9 @@ class Comparison:
 def make_fixed_comparisons(champion: Champion) -> list[Comparison]:
     """Make the comparisons of a champion with the twins that inherit its settings.
 
-    The twins of a champion that was pruned while it trained have random masks from the start. `shuffled` and
-    `small_dense` then take the layer densities of the champion's last masks, since its first ones tell nothing.
+    The twins of a champion that was pruned while it trained have random masks from the start, and as many operations
+    of training as the champion, in at most four times its passes. `shuffled` and `small_dense` then take the layer
+    densities of the champion's last masks, since its first ones tell nothing.
     """
     return [
         Comparison(champion, against, _make_twin(champion, fields)) for against, fields in FIXED_TWIN_FIELDS.items()
@@ -190,6 +191,9 @@ def _make_twin(champion: Champion, fields: Mapping[str, Any]) -> Trial:
         fields = {"method": "random", "layers_from": champion.run_id}
     elif has_rule and "small_dense" in fields:
         fields = {"method": "random", "layers_from": champion.run_id, **fields}
+    if has_rule:
+        # As many operations as the champion's, which trains the whole network until its masks settle, level by level
+        fields = {**fields, "epochs": champion.trial.total_epochs, "equal_compute": True}
     if champion.trial.prunes_channels and "method" in fields:
         fields = {"granularity": "channel", **fields}
     return replace_fields(champion.trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})

@@ -156,7 +156,8 @@ class NetworkChannels:
     def keep_best(self, scores: Tensor, number: int) -> Tensor:
         """Return the channels with the highest scores, a bool tensor; ties go to the lower index.
 
-        The best channel of each group comes first. Channels with a score of -inf are not kept.
+        The best channel of each group comes first, so that no group is empty where `number` is at least the number of
+        groups. Channels with a score of -inf are not kept.
 
         Args:
             scores: A score for each channel.

@@ -293,7 +293,8 @@ def find_masks(
         batches: Batches of (inputs, targets). Every step takes the next `batches_per_step` of them and starts over at
             the end. May be empty where the method reads no data; synflow, ntk_sap and phew take the shape of an input
             from the first batch.
-        method: A row of METHODS or `package.module:object`.
+        method: A row of METHODS or `package.module:object`. The defaults that a row sets for a trial, as the 7 steps of
+            `snap_it`, are no defaults here.
         density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain, or
             at most as many where whole channels are pruned.
         **arguments: Any of these, by keyword:

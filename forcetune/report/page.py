@@ -49,7 +49,7 @@ def render_page(evidence: Evidence) -> str:
     section_figures = {
         "trials": [figure for figure in drawn if figure.id in ("main", "objectives")],
         "pruning": _pair_figures(drawn, ("iterations", "methods", "layers")),
-        "search": _pair_figures(drawn, ("growth", "curves", "trails")),
+        "search": _pair_figures(drawn, ("growth", "curves", "trails", "changes")),
         "baseline": [figure for figure in drawn if figure.id == "forest"],
     }
     has_content = {
@@ -94,6 +94,7 @@ def draw_figures(evidence: Evidence) -> list[Figure | None]:
         figures.draw_growth(results),
         figures.draw_curves(trials, evidence.curves, evidence.curve_metric, style),
         figures.draw_trails(trials, evidence.trails, style),
+        figures.draw_changing_layers(trials, evidence.layers, evidence.trails),
         figures.draw_forest(evidence.verdicts, evidence.margin),
     ]
 

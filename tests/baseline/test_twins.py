@@ -52,7 +52,7 @@ def test_the_twins_of_a_champion_that_is_pruned_in_training_have_the_layers_of_i
     fields = {"dataset": "digits", "model": "mlp", "method": method, "density": 0.1, "settle_at": 0.5, "epochs": 9}
     champion = Champion("s", "trial-0001", Trial(**fields), 0.9, (0.9, 1.0), run_id="a" * 32)
     twins = {comparison.against: comparison.twin for comparison in make_fixed_comparisons(champion)}
-    assert {twin.epochs for twin in twins.values()} == {9}
+    assert {(twin.epochs, twin.equal_compute) for twin in twins.values()} == {(9, True)}
     assert {twin.settle_at for twin in twins.values()} == {None}
     masks = {name: (twin.method, twin.layers_from, twin.small_dense, twin.shuffle) for name, twin in twins.items()}
     assert masks == {
@@ -63,13 +63,21 @@ def test_the_twins_of_a_champion_that_is_pruned_in_training_have_the_layers_of_i
     }
 
 
+def test_the_twins_of_a_lottery_ticket_have_the_cost_of_its_levels():
+    fields = {"dataset": "digits", "model": "mlp", "method": "lottery", "iterations": 3, "density": 0.1, "epochs": 5}
+    champion = Champion("s", "trial-0001", Trial(**fields), 0.9, (0.9, 1.0), run_id="a" * 32)
+    twins = [comparison.twin for comparison in make_fixed_comparisons(champion)]
+    assert {(twin.epochs, twin.equal_compute, twin.rewind_step) for twin in twins} == {(20, True, None)}
+
+
 @pytest.mark.parametrize("fields", [{"method": "snip", "granularity": "channel"}, {"method": "snap"}])
 def test_the_twins_of_a_champion_of_whole_channels_prune_channels(fields):
     trial = Trial(dataset="digits", model="mlp", density=0.1, **fields)
     champion = Champion("s", "trial-0001", trial, 0.9, (0.9, 1.0), run_id="a" * 32)
     twins = {comparison.against: comparison.twin for comparison in make_fixed_comparisons(champion)}
     assert all(twin.prunes_channels for twin in twins.values())
-    assert twins["random_erk"].fields()["granularity"] == "channel"
+    assert twins["random_erk"].method == "random_erk"
+    assert twins["shuffled"] == trial.model_copy(update={"shuffle": True})
 
 
 def test_the_twins_of_skeletonization_prune_channels():

@@ -234,3 +234,15 @@ def test_the_trail_of_a_mask_in_densities(make_study):
     assert "3 weights returned" in figure.alt_text
     assert [trace["name"] for trace in figure.traces] == ["gradual_magnitude", "rigl"]
     assert figures.draw_trails(trials, {}, Style(trials["label"])) is None
+    layers = {gradual: [{"layer": "first", "weights": 60}, {"layer": "last", "weights": 40}]}
+    heat = figures.draw_changing_layers(trials, layers, trails)
+    assert heat.frame[["step", "layer", "density"]].values.tolist() == [
+        ["5", "first", 0.5],
+        ["5", "last", 0.5],
+        ["10", "first", 0.1],
+        ["10", "last", 0.1],
+    ]
+    long_trail = {gradual: [{"step": step, "kept": [100 - step, 0]} for step in range(100)]}
+    heat = figures.draw_changing_layers(trials, layers, long_trail)
+    assert heat.frame["step"].unique().tolist()[-2:] == ["96", "99"], "the last change is always shown"
+    assert figures.draw_changing_layers(trials, {}, trails) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from forcetune.report.looks import (
 from forcetune.report.results import Results
 
 PANELS_PER_ROW = 3
+MAX_CHANGES = 40  # columns of the heat map of changes
 MAX_LABELLED_POINTS = 7  # points of the heat map whose names fit side by side
 SCHEDULE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 MEANS_CAPTION = "with 95 % intervals over seeds and other varied fields; collapsed trials count at chance accuracy."
@@ -267,7 +268,64 @@ def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) 
     )
 
 
-def _make_heat(id_: str, rows: pd.DataFrame) -> dict[str, Any]:
+def draw_changing_layers(
+    trials: pd.DataFrame,
+    layer_rows: Mapping[str, list[dict[str, Any]]],
+    trails: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Figure | None:
+    """Draw the density by layer after each change of the masks, of the sparsest trial whose masks changed.
+
+    Args:
+        trials: The trials, as those of `numbers.prepare_trials`.
+        layer_rows: The rows of layers.json by run id.
+        trails: The changes by run id, each with `step` and the weights `kept` in each layer.
+
+    Returns:
+        The figure; None where no trial has both.
+    """
+    runs = trials[trials["run_id"].isin({*layer_rows} & {*trails})].sort_values("density")
+    if not len(runs):
+        return None
+    trial = runs.iloc[0]
+    changes, layers = trails[trial["run_id"]], layer_rows[trial["run_id"]]
+    stride = -(-len(changes) // MAX_CHANGES)
+    rows = pd.DataFrame(
+        [
+            {
+                "step": f"{change['step']:,}",
+                "layer": layer["layer"],
+                "kept": kept,
+                "weights": layer["weights"],
+                "density": kept / layer["weights"],
+            }
+            for change in changes[::-1][::stride][::-1]
+            for layer, kept in zip(layers, change["kept"], strict=True)
+        ]
+    )
+    steps, names = rows["step"].drop_duplicates().tolist(), rows["layer"].drop_duplicates().tolist()
+    step_stride = -(-len(steps) // MAX_LABELLED_POINTS)
+    x = make_axis(
+        "training step of the change", type="category", showgrid=False, tickangle=0, tickvals=steps[::step_stride]
+    )
+    y = make_axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
+    y["ticktext"] = [escape_markup(name) for name in names]
+    which = "" if stride == 1 else f" Every {stride}th change is shown, with the last."
+    return Figure(
+        "changes",
+        "Density by layer while training",
+        f"Share of the weights kept in each layer after each change of the masks of {trial['name']} "
+        f"({trial['label']}), the sparsest point of the front that was pruned while it trained; the colours are "
+        f"logarithmic.{which}",
+        f"Density by layer of {trial['name']} after {len(changes)} changes of its masks.",
+        [_make_heat("changes", rows, "step"), *_make_crosses("changes", rows, "step")],
+        make_layout(max(320, 150 + 20 * len(names)), xaxis=x, yaxis=y, showlegend=False),
+        rows,
+        ["step", "layer", "kept", "weights", "density"],
+        {},
+    )
+
+
+def _make_heat(id_: str, rows: pd.DataFrame, x: str = "name") -> dict[str, Any]:
     """Make the colours, which grow in lightness so that they can be read without their hue."""
     log_densities = np.log10(rows["density"][rows["kept"] > 0].to_numpy(float))
     lowest = float(log_densities.min()) if len(log_densities) else -1.0
@@ -281,15 +339,15 @@ def _make_heat(id_: str, rows: pd.DataFrame) -> dict[str, Any]:
         "xgap": 1,
         "ygap": 1,
         "colorbar": {"title": {"text": "density", "font": {"size": 13}}, "thickness": 14, "outlinewidth": 0, **bar},
-        "meta": make_meta(id_, rows.index, "name", "layer", z="density", hover="shown"),
+        "meta": make_meta(id_, rows.index, x, "layer", z="density", hover="shown"),
     }
 
 
-def _make_crosses(id_: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _make_crosses(id_: str, rows: pd.DataFrame, x: str = "name") -> list[dict[str, Any]]:
     """Make a cross at each layer that has no weight left."""
     gaps = rows.index[rows["kept"] == 0]
     look = {"symbol": "x-thin", "size": 10, "color": INK, "line": {"color": INK, "width": 2}}
-    meta = make_meta(id_, gaps, "name", "layer", hover="shown")
+    meta = make_meta(id_, gaps, x, "layer", hover="shown")
     return [{"type": "scatter", "mode": "markers", "name": "empty", "marker": look, "meta": meta}] if len(gaps) else []
 
 
