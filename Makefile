@@ -65,5 +65,5 @@ clean:
 
 .venv-bare/installed: .venv/installed
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-bare
-	$(BIN)/uv pip install --quiet --python .venv-bare/bin/python "torch==2.11.*" "torchvision==0.26.*" numpy pytest hypothesis
+	$(BIN)/uv pip install --quiet --python .venv-bare/bin/python "torch==2.11.*" "torchvision==0.26.*" numpy safetensors pytest hypothesis
 	touch $@

@@ -1,6 +1,7 @@
 """Numbers as people read them: durations, times, and shares in percent."""
 
 import math
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 MAX_SPARSITY_DIGITS = 12  # more than any network has weights for
@@ -46,3 +47,24 @@ def format_sparsity(sparsity: float) -> str:
     while sparsity < 1 and digits < MAX_SPARSITY_DIGITS and float(f"{sparsity * 100:.{digits}f}") == 100:
         digits += 1
     return f"{sparsity:.{digits}%}"
+
+
+def format_markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Collection[str] = ()
+) -> str:
+    """Return a table in Markdown, without a line break at its end.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells of each row.
+        text_columns: The names of the columns that hold text, which stands on the left; numbers stand on the right.
+    """
+    # DataFrame.to_markdown needs another package, tabulate, for these lines.
+    rule = ["---" if name in text_columns else "---:" for name in header]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with three digits and a prefix, such as 807 kB."""
+    text = format_flops(count)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"

@@ -6,7 +6,8 @@ The package filelock leaves the file, and a try without waiting fails where the 
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 RECREATE_TRIES, RECREATE_PAUSE_S = 200, 0.001  # for a file and its folder, which a holder may remove at any time
@@ -53,3 +54,26 @@ def _open(path: Path, make_folder: Callable[[], object], mode: int) -> int:
             time.sleep(RECREATE_PAUSE_S)
     make_folder()
     return os.open(path, os.O_RDWR | os.O_CREAT, mode)
+
+
+@contextmanager
+def machine_lock(path: Path) -> Iterator[None]:
+    """Have a lock that all accounts of this machine share, and wait for it where another process has it.
+
+    The file stays. It is opened for reading where it exists, since it may belong to another account.
+
+    Args:
+        path: The path of the file.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

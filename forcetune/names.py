@@ -13,7 +13,9 @@ from forcetune.containment import ProcessEndError, contained
 from forcetune.errors import InputError
 
 METRIC_NAME_CHARACTERS = 246  # MLflow takes 250, and metrics of the validation images begin with val_
+RUN_PATTERN = re.compile(r"[0-9a-f]{32}|[\w.-]+/[\w.-]+")  # the id of a run, or a study and the name of a trial
 COMPANION = ".companion"  # follows a study's name in the name of its companion study
+NETWORK_FILE = "network.safetensors"  # the artifact of a run with the trained weights of its trial
 
 
 def resolve(name: str, table: Mapping[str, Any], kind: str) -> Any:

@@ -7,8 +7,10 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from forcetune import analysis
+from forcetune.names import NETWORK_FILE
 from forcetune.stores import mlflow_uri, optuna_uri
-from forcetune.tracking import load_table
+from forcetune.tracking import WEIGHTS_DROPPED, TrialTable, load_reruns, load_table, read_file
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 RUN_STATUS_BY_TRIAL_STATE = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}  # Optuna: MLflow
@@ -39,6 +41,7 @@ def check_promise(
     for row in rows[rows["status"] == "FINISHED"].to_dict("records"):
         assert trials_by_key[row["trial"]].values == [row[name] for name in table.objectives]
     _check_runs(study, mlflow, rows)
+    _check_weights(table, mlflow)
     if saved:
         _check_saved(saved)
     return rows
@@ -54,6 +57,17 @@ def _load_trials(study: str, uri: str) -> dict[str, FrozenTrial]:
     keys = Counter(trial.user_attrs["key"] for trial in counted_trials)
     assert not [key for key, count in keys.items() if count > 1], "no configuration is a trial twice"
     return {trial.user_attrs["key"]: trial for trial in counted_trials}
+
+
+def _check_weights(table: TrialTable, uri: str) -> None:
+    """Assert that exactly the runs whose weights the study keeps have them, and that their tags say so."""
+    reruns = load_reruns(table.studies[0], uri)
+    trials = analysis.add_seed_estimates(table.trials, reruns, table.objectives)
+    kept = analysis.select_kept(trials, table.objectives, **table.keep_rule) if table.keep_rule else trials.iloc[:0]
+    tagged = {run for run, keeper in table.weights.items() if keeper != WEIGHTS_DROPPED}
+    assert tagged <= set(kept["run_id"]), "weights that are no longer kept are deleted"
+    for run in table.trials["run_id"]:
+        assert (read_file(run, NETWORK_FILE, uri) is not None) == (run in tagged), f"{run}: weights have their tag"
 
 
 def _check_runs(study: str, uri: str, rows: pd.DataFrame) -> None:

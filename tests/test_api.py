@@ -19,7 +19,18 @@ from forcetune import Study, analysis, load_results, load_study, run, run_study
 from forcetune.errors import InputError
 from forcetune.report import results
 
-PUBLIC_NAMES = ["Study", "find_masks", "jobs", "load_masks", "load_results", "load_study", "load_trial", "run_study"]
+PUBLIC_NAMES = [
+    "Study",
+    "export_network",
+    "find_masks",
+    "jobs",
+    "load_masks",
+    "load_network",
+    "load_results",
+    "load_study",
+    "load_trial",
+    "run_study",
+]
 HEAVY_PACKAGES = ("torch", "ray", "mlflow", "optuna", "pydantic", "pandas", "plotly")
 API_STUDY = {
     "study": "s",

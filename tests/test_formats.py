@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcetune.formats import format_flops, format_percent, format_sparsity
+from forcetune.formats import format_bytes, format_flops, format_markdown_table, format_percent, format_sparsity
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,13 @@ def test_a_sparsity_below_1_is_not_100_percent(sparsity, text):
 )
 def test_a_number_of_operations(count, text):
     assert format_flops(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (55146, "55.1 kB"), (66_700_000, "66.7 MB")])
+def test_a_number_of_bytes(count, text):
+    assert format_bytes(count) == text
+
+
+def test_a_table_in_markdown():
+    table = format_markdown_table(("name", "ms"), [["dense", "1.5"], ["pruned", "0.5"]], {"name"})
+    assert table == "| name | ms |\n| --- | ---: |\n| dense | 1.5 |\n| pruned | 0.5 |"

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from forcetune import analysis, tracking
+from forcetune.errors import InputError
 from forcetune.report import results
 from forcetune.stores import mlflow_uri
 
@@ -176,3 +177,19 @@ def test_optuna_dashboard_shows_the_same_note(search_study):
     assert [len(read_notes()[f"dashboard:note_str:{n}"]) for n in range(3)] == [2045, 2045, 910]
     ledger.describe("short")
     assert [read_notes()[f"dashboard:note_str:{n}"] for n in range(3)] == ["short", "", ""]
+
+
+def test_metrics_of_an_ended_run_are_replaced_by_later_ones(search_study):
+    search_study(TRACKED_TRIALS)
+    run = tracking.find_run("s/trial-0001")
+    for value in (3.5, 2.5):
+        tracking.log_metrics(run, {"deployed_latency_ms": value})
+    metrics = tracking.load_run_metrics(run)
+    assert (metrics["deployed_latency_ms"], metrics["val_accuracy"]) == (2.5, 0.95)
+    assert results.load("s").trials["deployed_latency_ms"].dropna().tolist() == [2.5]
+
+
+def test_metrics_of_a_run_that_does_not_exist_are_refused(search_study):
+    search_study(TRACKED_TRIALS)
+    with pytest.raises(InputError, match="metrics cannot be logged to the run 0000"):
+        tracking.log_metrics("0" * 32, {"deployed_latency_ms": 1.0})

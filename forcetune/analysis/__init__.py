@@ -12,6 +12,7 @@ from forcetune.analysis.fronts import (
     objective_column,
     pareto_ranks,
 )
+from forcetune.analysis.keeping import select_kept
 from forcetune.analysis.paired import (
     Verdict,
     detectable_effect,
@@ -73,6 +74,7 @@ __all__ = [
     "pareto_ranks",
     "pool_by_seed",
     "rank_varied_fields",
+    "select_kept",
     "student_interval",
     "summarize_dense",
     "top",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forcetune.cli.group import main, naming_file
+from forcetune.cli.group import INTERRUPTED, main, naming_file
 from forcetune.cli.options import drop_unset, parse_numbers, parse_words, require_all
 from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
 from forcetune.errors import InputError
+from forcetune.names import RUN_PATTERN
 
 if TYPE_CHECKING:
     from forcetune.study import Study, Trial
-
-RUN_PATTERN = re.compile(r"[0-9a-f]{32}|[\w.-]+/[\w.-]+")  # the id of a run, or a study and the name of a trial
 
 _model_option = click.option("--model", help="a row of MODELS, torchvision:name, or package.module:function")
 _dataset_option = click.option("--dataset", help="a row of DATASETS, or package.module:function")
@@ -61,6 +60,31 @@ def prune(source: str | None, out: Path | None, **options: Any) -> None:
     if out:
         pruning.save_masks(out, prepared.masks)
         click.echo(f"{out}: {sum(int(mask.sum()) for mask in prepared.masks.values())} weights kept")
+
+
+@main.command()
+@click.argument("run")
+def train(run: str) -> None:
+    """Train the configuration of a run again, and keep its weights among the run's artifacts.
+
+    RUN is the id of a run, or STUDY/TRIAL, such as digits/trial-0036. The training has the fields, the task and the
+    number of threads of the run: on the same machine and build it gives the same numbers, and the command says where it
+    does not. No search deletes these weights. Where the run has its weights already, nothing is trained.
+    """
+    from forcetune.cli import terminal
+    from forcetune.execution import retraining
+
+    if not RUN_PATTERN.fullmatch(run):
+        raise InputError(
+            f"{run} is not a run; allowed: the id of a run, or STUDY/TRIAL, such as digits/trial-0036; `forcetune best "
+            "STUDY` prints both"
+        )
+    try:
+        retrained = retraining.train_again(run, terminal.show_epoch)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; run `forcetune train {run}` again to continue", err=True)
+        sys.exit(INTERRUPTED)
+    terminal.report_retrained(run, retrained)
 
 
 @main.command()

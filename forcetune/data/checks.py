@@ -22,6 +22,13 @@ def check(dataset: object) -> None:
         _check_streamed(dataset)
     else:
         raise InputError(f"the loader returned {type(dataset).__name__}, not a forcetune.data.Dataset or Streamed")
+    _check_class_names(dataset.class_names, dataset.classes)
+
+
+def _check_class_names(names: object, classes: int) -> None:
+    is_tuple = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+    if not is_tuple or (names and len(names) != classes):  # type: ignore[arg-type]
+        raise InputError(f"class_names must be a tuple of {classes} texts, one per class, or empty; got {names!r}")
 
 
 def _check_in_memory(dataset: Dataset) -> None:
@@ -99,6 +106,11 @@ def _check_streamed(dataset: Streamed) -> None:
         raise InputError(f"input_shape must be three ints (C, H, W); got {shape!r}")
     if dataset.workers is not None and dataset.workers != 0 and not _is_positive(dataset.workers):
         raise InputError(f"workers must be None or an int, at least 0; got {dataset.workers!r}")
+    lengths = [None if values is None else len(values) for values in (dataset.mean, dataset.std)]
+    if lengths not in ([None, None], [shape[0], shape[0]]):
+        raise InputError(
+            f"mean and std must have one value per channel, or both be None; got {dataset.mean} and {dataset.std}"
+        )
     sources: dict[str, Any] = {"train": dataset.train, "test": dataset.test}
     if _is_map_style(dataset.validation):
         sources["validation"] = dataset.validation

@@ -70,6 +70,7 @@ class Dataset:
         validation: The share of `train` that is set aside for validation, or a split of its own.
         augment: A function that replaces shifts and mirror images. It maps uint8 (N, C, H, W) on the data's device, and
             a generator on the CPU, to the same type and shape.
+        class_names: The name of each class, for people; empty where the classes have no names.
     """
 
     train: Images
@@ -81,6 +82,7 @@ class Dataset:
     flip: bool = False
     validation: float | Images = 0.1
     augment: Augment | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

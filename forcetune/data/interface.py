@@ -39,6 +39,10 @@ class AnyDataset(Protocol):
         """The number of classes; targets are 0 to classes - 1."""
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class; empty where the classes have no names."""
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one image, (C, H, W)."""
 

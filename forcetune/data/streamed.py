@@ -68,6 +68,10 @@ class Streamed:
         workers: The number of processes that read; 0 to read in this process, None for as many as torch has threads.
             Batches do not depend on it.
         device: The device of the batches.
+        class_names: The name of each class, for people; empty where the classes have no names.
+        mean: The mean of each channel, of pixels in 0..1, where the last step of `eval_transform` is to subtract it and
+            to divide by `std`: an exported network then takes pixels. None for other transforms.
+        std: The standard deviation of each channel, of pixels in 0..1; None where `mean` is None.
     """
 
     train: Source
@@ -79,6 +83,9 @@ class Streamed:
     validation: float | Source = 0.1
     workers: int | None = None
     device: torch.device | str = "cpu"
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def to(self, device: torch.device | str) -> "Streamed":
         """Return the data set with batches on a device.

@@ -381,6 +381,7 @@ class DriverSearcher(Searcher):
         if result and not error and result[REPORT_KEY].outcome:
             self.ended_trials += 1
             self._guard(lambda: self._driver.end(assignment.number, assignment.attempt, result[REPORT_KEY]))
+            result[REPORT_KEY].files.clear()  # Tune keeps the last result of every trial in memory
 
     def report_loss(self, trial_id: str, cause: Cause, reason: str) -> None:
         """Tell the driver that a trial's actor is gone, or of no more use."""

@@ -22,7 +22,7 @@ from forcetune import data, pruning, trial
 from forcetune.containment import ProcessEndError, contained
 from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 from forcetune.ledger.messages import Assignment, Cause, LostError, Report, TrialStarted
-from forcetune.names import add_import_folder
+from forcetune.names import NETWORK_FILE, add_import_folder
 from forcetune.study import COST_METRICS
 from forcetune.tracking import Epoch, fetch_masks
 
@@ -84,7 +84,7 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
     yield Report(trial_started=_describe_start(trial_run, curve), files=files)
     has_sent_masks = not trial_run.has_rule
     if saved and curve[-1].step == trial_run.total_epochs:  # the driver did not receive the last report
-        yield _report_end(trial_run, {**prepared.metrics, **curve[-1].metrics})
+        yield _report_end(assignment, trial_run, {**prepared.metrics, **curve[-1].metrics})
     for metrics in trial_run:
         step = int(metrics["epoch"])
         is_last = step in (0, trial_run.total_epochs)
@@ -93,18 +93,37 @@ def _run(assignment: Assignment, checkpoints: Checkpoints) -> Iterator[Report]:
             _save(checkpoints, {"trial": trial_run.state_dict(), "curve": [epoch.plain() for epoch in curve]})
         all_metrics = {**prepared.metrics, **metrics}
         if is_last:
-            yield _report_end(trial_run, all_metrics, curve[-1])
+            yield _report_end(assignment, trial_run, all_metrics, curve[-1])
         else:
             files = {} if has_sent_masks or not metrics["settled"] else _pack_files(trial_run)
             has_sent_masks |= bool(files)
             yield Report(all_metrics, curve[-1], files=files)
 
 
-def _report_end(trial_run: trial.TrialRun, metrics: dict[str, float], epoch: Epoch | None = None) -> Report:
-    """Return the last report of a trial, with its files where its masks have changed since the first report."""
+def _report_end(
+    assignment: Assignment, trial_run: trial.TrialRun, metrics: dict[str, float], epoch: Epoch | None = None
+) -> Report:
+    """Return the last report of a trial, with its weights, and its masks where they have changed since the first one.
+
+    The worker sends the weights to the driver, and the driver writes them: the worker does not know what is on the
+    front, and need not have a folder that the driver can read.
+    """
     outcome, reason = trial_run.prepared.outcome
     files = _pack_files(trial_run) if trial_run.has_rule else {}
+    if assignment.sends_weights and outcome == "trained":
+        files |= _pack_weights(trial_run)
     return Report(metrics, epoch, outcome=outcome, reason=reason, files=files)
+
+
+def _pack_weights(trial_run: trial.TrialRun) -> dict[str, bytes]:
+    """Return the file of the trained network; none where a network of the user's own has tensors that no file takes."""
+    try:
+        return {NETWORK_FILE: trial_run.pack_weights()}
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        if _find_cause(error):
+            raise
+        log.warning("the weights of the trial are not kept: %s", error)
+        return {}
 
 
 def _select_logged_metrics(metrics: dict[str, float], is_last: bool) -> dict[str, float]:

@@ -27,6 +27,7 @@ WRITES = {
     "end": "driver, MLflow: the run is FINISHED or FAILED",
     "tell": "driver, ledger: the trial is COMPLETE or FAIL",
     "clean": "driver, files: the trial's folder is removed",
+    "drop": "driver, MLflow: weights that are no longer kept are deleted",
     "close": "driver, MLflow: the study's own run is FINISHED",
     "archive begun": "driver, ledger: the name under which --fresh archives the study",
     "experiment archived": "driver, MLflow: the new name of the experiment",

@@ -79,6 +79,7 @@ class Assignment:
         checkpoints: The trial's folder of checkpoints.
         threads: The number of torch's threads.
         memory_factor: The multiple of the study's `resources` that the attempt gets.
+        sends_weights: Whether the last report of a trial that was trained has its weights.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Assignment:
     checkpoints: str
     threads: int
     memory_factor: int = 1
+    sends_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Report:
     outcome: str | None = None
     reason: str | None = None
     trace: tuple[str, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Proposal, TrialOutcome
 from forcetune.ledger.rewriting import RunContent, write_anew
-from forcetune.tracking import Epoch, LoggedContent, Tracker
+from forcetune.names import NETWORK_FILE
+from forcetune.tracking import KEPT_BY_SEARCH, Epoch, LoggedContent, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ class Outbox:
         record = Record(number, proposal, int(time.time() * 1000), adopt, retried_at)
         tags = {**({"of": proposal.parent_key} if proposal.parent_key else {}), **proposal.tags}
         record.tags = {f"forcetune.{name}": value for name, value in tags.items()}
-        record.files = {path.name: path for path in folder.glob("*.*") if path.is_file()}
+        # a name that ends in ~ is that of a file that a driver was killed while it wrote
+        record.files = {path.name: path for path in folder.glob("*.*") if path.is_file() and path.name[-1] != "~"}
         with self._changed:
             self._records[number] = record
         self._enqueue(number)
@@ -325,6 +327,8 @@ class Outbox:
             self._tracker.log_dataset(self._run_id(record), record.dataset)
             record.sent_dataset = record.dataset
         for name, path in list(record.files.items()):
+            if name == NETWORK_FILE:  # the tag comes first, so that no weights are in MLflow without it
+                self._tracker.tag_weights(self._run_id(record), KEPT_BY_SEARCH)
             with durable("artifact"):
                 self._tracker.log_file(self._run_id(record), path)
             with self._changed:

@@ -20,11 +20,13 @@ from forcetune.pruning.network import Batch, Network, Weights
 from forcetune.pruning.rules import Change, RulePlan, RuleState, Saliency, TrainingRule, keep_by_count, score_network
 from forcetune.pruning.schedules import SCHEDULES
 from forcetune.pruning.shrinking import ShrinkingRule
+from forcetune.pruning.weights import Architecture, pack_network, read_architecture, unpack_masks, unpack_network
 
 __all__ = [
     "METHODS",
     "SALIENCY_LOSSES",
     "SCHEDULES",
+    "Architecture",
     "Batch",
     "Change",
     "Inspection",
@@ -51,9 +53,13 @@ __all__ = [
     "mask_steps",
     "method_row",
     "pack_masks",
+    "pack_network",
     "prunable",
+    "read_architecture",
     "save_masks",
     "score_network",
     "shuffle_channels",
     "shuffled",
+    "unpack_masks",
+    "unpack_network",
 ]

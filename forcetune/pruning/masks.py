@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -196,9 +197,9 @@ def save_masks(path: str | Path, masks: Masks) -> None:
         masks: Parameter name to mask.
 
     Raises:
-        InputError: The file cannot be written, or the package safetensors is missing.
+        InputError: The file cannot be written.
     """
-    content = _pack_safetensors(path, masks) if Path(path).suffix == SAFETENSORS_SUFFIX else pack_masks(masks)
+    content = _pack_safetensors(masks) if Path(path).suffix == SAFETENSORS_SUFFIX else pack_masks(masks)
     try:
         Path(path).write_bytes(content)
     except OSError as error:
@@ -216,7 +217,7 @@ def load_masks(path: str | Path) -> Masks:
         .safetensors file of another program, in the order of the file.
 
     Raises:
-        InputError: The file holds no such masks, or the package safetensors is missing.
+        InputError: The file holds no such masks.
     """
     if Path(path).suffix == SAFETENSORS_SUFFIX:
         return _load_safetensors(path)
@@ -230,15 +231,13 @@ def load_masks(path: str | Path) -> Masks:
         ) from error
 
 
-def _pack_safetensors(path: str | Path, masks: Masks) -> bytes:
-    safetensors = _import_safetensors(path)
+def _pack_safetensors(masks: Masks) -> bytes:
     contiguous_masks = {name: mask.cpu().contiguous() for name, mask in masks.items()}
     content: bytes = safetensors.torch.save(contiguous_masks, {LAYER_ORDER_KEY: json.dumps(list(masks))})
     return content
 
 
 def _load_safetensors(path: str | Path) -> Masks:
-    safetensors = _import_safetensors(path)
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
             order = (stored.metadata() or {}).get(LAYER_ORDER_KEY)
@@ -249,14 +248,6 @@ def _load_safetensors(path: str | Path) -> Masks:
         if mask.dtype != torch.bool:
             raise InputError(f"{path}: {name} is {mask.dtype}; a mask must be bool, True where a weight is kept")
     return masks
-
-
-def _import_safetensors(path: str | Path) -> ModuleType:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise InputError(f"{path} needs the package safetensors; install it with `pip install safetensors`") from None
-    return safetensors
 
 
 def _unpack_bits(bits: np.ndarray, shape: list[int]) -> Tensor:

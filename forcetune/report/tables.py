@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forcetune.formats import format_markdown_table
+
 if TYPE_CHECKING:
     from markupsafe import Markup
     from rich.table import Table as TerminalTable
@@ -59,13 +61,11 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, below its caption and above its legend."""
-        # DataFrame.to_markdown needs another package, tabulate, for these lines.
-        rule = ["---" if name in self.text_columns else "---:" for name in self.header]
         rows = [
             [f"`{cell}`" if name in self.code_columns else cell for name, cell in zip(self.header, row, strict=True)]
             for row in self.rows
         ]
-        lines = "\n".join(f"| {' | '.join(cells)} |" for cells in (self.header, rule, *rows))
+        lines = format_markdown_table(self.header, rows, self.text_columns)
         return "\n\n".join(filter(None, [self.caption, lines, self.legend])) + "\n"
 
     def to_latex(self) -> str:

@@ -55,7 +55,11 @@ def _archive(
 ) -> None:
     is_renamed = tracking.has_experiment(name, mlflow_uri())
     driver = open_driver(
-        load_recorded_study(study, optuna_uri()), check, console, experiment=name if is_renamed else study
+        load_recorded_study(study, optuna_uri()),
+        check,
+        console,
+        experiment=name if is_renamed else study,
+        is_recorded=True,
     )
     driver.ledger.begin_archive(name)
     driver.give_up(ARCHIVED_REASON)

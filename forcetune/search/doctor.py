@@ -17,13 +17,13 @@ from forcetune.ledger.checkpoints import read_checkpoint
 from forcetune.ledger.ledger import Ledger, load_recorded_study, pending_archive, retried_at, select_counted
 from forcetune.ledger.messages import TrialOutcome
 from forcetune.ledger.rewriting import RunContent, write_anew
-from forcetune.names import COMPANION
+from forcetune.names import COMPANION, NETWORK_FILE
 from forcetune.search.archive import archive
 from forcetune.search.driver import open_driver
-from forcetune.search.marking import find_tag_changes, mark_front
+from forcetune.search.marking import FrontChanges, drop_weights, find_front_changes, mark_front
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.study import Study
-from forcetune.tracking import FRONT_TAG, KNEE_TAG, REFUSED_TAG, Tracker
+from forcetune.tracking import FRONT_TAG, KNEE_TAG, REFUSED_TAG, WEIGHTS_DROPPED, WEIGHTS_TAG, Tracker
 
 RUN_STATUS_BY_STATE = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED"}
 
@@ -154,9 +154,16 @@ class _Examination:
             yield self._surplus(parent, "is an extra parent run")
 
     def _check_front(self) -> Iterator[Finding]:
-        """Compare the tags of the front with what `best` prints. Studies of earlier versions have no tags."""
+        """Compare the tags of the front with what `best` prints, and the weights with what `search.keep` keeps.
+
+        Studies of earlier versions have no tags.
+        """
         is_tagged = any(FRONT_TAG in run["tags"] for runs in self._runs.values() for run in runs)
-        changes = find_tag_changes(self._study.study, mlflow_uri()) if is_tagged else []
+        front_changes = find_front_changes(self._study.study, mlflow_uri()) if is_tagged else FrontChanges()
+        for run in front_changes.surplus_weights:
+            what = "has trained weights that `search.keep` does not keep"
+            yield Finding(f"run {run}", what, "delete the weights", partial(drop_weights, self._tracker, run))
+        changes = front_changes.tags
         for tag, meaning in ((FRONT_TAG, "the front"), (KNEE_TAG, "the knee of the front")):
             lacking = sum(change.is_set for change in changes if change.tag == tag)
             surplus = sum(not change.is_set for change in changes if change.tag == tag)
@@ -186,10 +193,23 @@ class _Examination:
             yield Finding(
                 where, "has a run under another parent run", "set the study's parent run", lambda: discard(adopt())
             )
-        elif trial.state == TrialState.COMPLETE and "masks.npz" not in self._tracker.list_files(runs[0]["id"]):
-            yield Finding(where, "has a run without masks.npz", "none: `forcetune prune RUN` may find the same masks")
+        elif trial.state == TrialState.COMPLETE:
+            yield from self._check_files(where, runs[0])
         if (folder := self._trial_folder(trial)).exists():
             yield self._leftover(folder)
+
+    def _check_files(self, where: str, run: dict[str, Any]) -> Iterator[Finding]:
+        files = self._tracker.list_files(run["id"])
+        if "masks.npz" not in files:
+            yield Finding(where, "has a run without masks.npz", "none: `forcetune prune RUN` may find the same masks")
+        is_tagged = run["tags"].get(WEIGHTS_TAG, WEIGHTS_DROPPED) != WEIGHTS_DROPPED
+        if self._is_live or (NETWORK_FILE in files) == is_tagged:
+            return
+        drop = partial(drop_weights, self._tracker, run["id"])
+        if is_tagged:
+            yield Finding(where, f"has a run that is tagged as if it had {NETWORK_FILE}", "correct the tag", drop)
+        else:  # a late request has written them again
+            yield Finding(where, f"has a run with {NETWORK_FILE}, which was deleted before", "delete it again", drop)
 
     def _check_open(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
         if "ended" in trial.user_attrs:
@@ -242,7 +262,7 @@ class _Examination:
 
     def _deliver(self) -> None:
         """Deliver all trials that have ended to MLflow, as a driver does when it starts."""
-        open_driver(self._study, self._check, Console(quiet=True)).close()
+        open_driver(self._study, self._check, Console(quiet=True), is_recorded=True).close()
         mark_front(self._tracker)
 
     def _surplus(self, run: dict[str, Any], what: str) -> Finding:

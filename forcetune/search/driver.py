@@ -23,7 +23,9 @@ from forcetune.ledger.fail_points import durable
 from forcetune.ledger.ledger import Ledger, is_failed, retried_at, select_current
 from forcetune.ledger.messages import Assignment, Attempts, Cause, Proposal, Report, TrialOutcome
 from forcetune.ledger.outbox import Outbox, remove_trial_folder
+from forcetune.names import NETWORK_FILE
 from forcetune.search.ending import StoppingCriterion, find_spent, list_outcomes
+from forcetune.search.keeping import KeptWeights
 from forcetune.search.marking import mark_front
 from forcetune.search.meter import Meter
 from forcetune.search.note import render_note
@@ -66,6 +68,8 @@ class Driver:
         progress: The progress that the user sees.
         references: The reference point of the hypervolume, by objective.
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
+        is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
+            runs keep weights then stays.
 
     Attributes:
         ledger: The study's ledger.
@@ -87,8 +91,10 @@ class Driver:
         progress: Progress,
         references: Mapping[str, float],
         propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
+        is_recorded: bool = False,
     ) -> None:
         self._study = study
+        self._kept_weights = KeptWeights(study)
         self.ledger = ledger
         self.tracker = tracker
         self._mlflow_uri = mlflow_uri
@@ -101,6 +107,8 @@ class Driver:
         ledger.claim()
         with durable("parent"):
             self.parent = tracker.open_study(study.directions, provenance)
+            if not is_recorded:
+                tracker.set_keep_rule(self.parent, self._kept_weights.keep, self._kept_weights.has_seeds)
         folder.mkdir(parents=True, exist_ok=True)
         trials = ledger.trials()
         history = select_current(trials)
@@ -197,6 +205,7 @@ class Driver:
             checkpoints=str(self._trial_folder(number)),
             threads=self._study.resources.threads,
             memory_factor=running.attempts.room,
+            sends_weights=self._kept_weights.keep != "none",
         )
 
     def report(self, number: int, attempt: int, report: Report) -> bool:
@@ -232,12 +241,15 @@ class Driver:
         """
         if not self._is_in_force(number, attempt):
             return
-        self._record(number, report)
+        reference_metrics: dict[str, float] = {}
         if report.outcome in ("collapsed", "infeasible"):  # a training loop of the user's own has no metrics for these
             reference_metrics = {name: value for name, value in self._references.items() if name not in report.metrics}
-            self._outbox.add(number, reference_metrics)
-            report = replace(report, metrics={**report.metrics, **reference_metrics})
-        self._end(number, self._determine_outcome(report))
+        outcome = self._determine_outcome(replace(report, metrics={**report.metrics, **reference_metrics}))
+        if not self._kept_weights.add(outcome):
+            report = replace(report, files={name: report.files[name] for name in report.files if name != NETWORK_FILE})
+        self._record(number, report)
+        self._outbox.add(number, reference_metrics)
+        self._end(number, outcome)
 
     def report_loss(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
         """Record that an attempt ended without its trial's end: another one follows while the trial has retries left.
@@ -333,13 +345,16 @@ class Driver:
                     leftover.rmdir()
 
     def _mark_front(self) -> None:
-        """Tag the runs on the front; a study does not fail for these tags, since the doctor sets them too."""
+        """Tag the runs on the front, and delete weights that are no longer kept.
+
+        A study does not fail for either, since the doctor does both too.
+        """
         try:
-            mark_front(self.tracker)
+            mark_front(self.tracker, is_last=True)
         except Exception as error:  # MLflow's, or what a table of unusual runs leads to
             self.progress.warn(
-                f"the runs on the front could not be tagged in MLflow: {error}; "
-                f"`forcetune doctor {self.name} --repair` tags them"
+                f"the runs on the front could not be tagged in MLflow, or other weights could not be deleted: {error}; "
+                f"`forcetune doctor {self.name} --repair` does both"
             )
 
     def _hand_back(self, number: int) -> None:
@@ -510,6 +525,8 @@ class Driver:
         outcome = TrialOutcome(**attrs["ended"]) if "ended" in attrs else None
         if not trial.state.is_finished():
             folder = self._trial_folder(trial.number)
+            if not outcome:  # the next attempt sends its weights, or ends in another way
+                (folder / NETWORK_FILE).unlink(missing_ok=True)
             self._outbox.open(trial.number, proposal, folder, adopt=True, retried_at=retried_at(trial))
             if outcome:
                 curve = [Epoch(*entry) for entry in outcome.record["curve"]]
@@ -518,6 +535,7 @@ class Driver:
                 self._outbox.end(trial.number, outcome)
                 self._proposals.tell(proposal, outcome.values, outcome.on_front)
         if outcome:
+            self._kept_weights.add(outcome)
             self.progress.restore(proposal.trial, outcome)
             for step, _, metrics in outcome.record.get("curve", []):
                 self._early_stopping.record(trial.number, proposal.trial, step, {**outcome.record["facts"], **metrics})
@@ -555,6 +573,7 @@ def open_driver(
     experiment: str | None = None,
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
+    is_recorded: bool = False,
 ) -> Driver:
     """Return the driver of a study on the stores that the environment names.
 
@@ -565,6 +584,8 @@ def open_driver(
         experiment: The name of the MLflow experiment where it differs from the study's.
         references: The reference point of the hypervolume, by objective.
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
+        is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
+            runs keep weights then stays.
     """
     uri = optuna_uri()
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True), durable("tables"):
@@ -574,7 +595,7 @@ def open_driver(
     if count := ledger.retry():
         console.print(f"running {count} failed trials again", soft_wrap=True, highlight=False)
     progress = Progress(study, console)
-    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose)
+    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose, is_recorded)
 
 
 def _curve(report: Report) -> list[Epoch]:

@@ -84,6 +84,9 @@ NUMBER_OR_SHARE_SCHEMA = {
 }
 
 
+Keep = Literal["best", "front", "all", "none"]  # whose trained weights are kept
+
+
 def _check_sampler(written: str) -> str:
     name = written.removeprefix(OPTUNA_PREFIX)
     if written not in SAMPLERS and not (":" in written and all(written.partition(":")[::2]) and name):
@@ -134,6 +137,11 @@ class Search(_Section):
         None,
         description="failed trials that the search allows: a number, or a share once ten trials have ended; one more "
         "ends the search (the search ends when five in a row fail for the same reason)",
+    )
+    keep: Keep = Field(
+        "front",
+        description="trials whose trained weights their runs keep: `best` (the most accurate), `front` (those that may "
+        "stand on it), `all` or `none`",
     )
     start: list[dict[str, Any]] = Field(
         default=[], description="known configurations to run first; fields that they do not set are sampled"

@@ -5,7 +5,7 @@ from forcetune.tracking.copying import MOVED_FROM_TAG, MOVING_SUFFIX, copy_exper
 from forcetune.tracking.curves import load_curves
 from forcetune.tracking.experiments import Experiment, list_experiments
 from forcetune.tracking.origin import RUN_CONTEXT_VARIABLE, collect_origin_tags
-from forcetune.tracking.records import Record, list_records, log_page, read_json
+from forcetune.tracking.records import Record, list_records, log_metrics, log_page, read_json
 from forcetune.tracking.runs import UnknownError, count_runs, format_params, is_foreign, load_runs
 from forcetune.tracking.schema import make_tables
 from forcetune.tracking.tables import (
@@ -14,24 +14,42 @@ from forcetune.tracking.tables import (
     TrialTable,
     fetch_masks,
     find_run,
+    find_study,
     load_companions,
     load_progress,
     load_reruns,
+    load_run_metrics,
     load_run_tags,
     load_study_file,
     load_table,
     load_trial_fields,
+    read_file,
     select_reruns,
 )
-from forcetune.tracking.writing import REFUSED_TAG, Epoch, LoggedContent, Tracker
+from forcetune.tracking.writing import (
+    KEPT_BY_SEARCH,
+    KEPT_BY_USER,
+    REFUSED_TAG,
+    RETRAINED_TAG,
+    WEIGHTS_DROPPED,
+    WEIGHTS_TAG,
+    Epoch,
+    LoggedContent,
+    Tracker,
+)
 
 __all__ = [
     "FRONT_TAG",
+    "KEPT_BY_SEARCH",
+    "KEPT_BY_USER",
     "KNEE_TAG",
     "MOVED_FROM_TAG",
     "MOVING_SUFFIX",
     "REFUSED_TAG",
+    "RETRAINED_TAG",
     "RUN_CONTEXT_VARIABLE",
+    "WEIGHTS_DROPPED",
+    "WEIGHTS_TAG",
     "Epoch",
     "Experiment",
     "LoggedContent",
@@ -46,6 +64,7 @@ __all__ = [
     "delete_experiment",
     "fetch_masks",
     "find_run",
+    "find_study",
     "format_params",
     "has_experiment",
     "is_deleted",
@@ -56,13 +75,16 @@ __all__ = [
     "load_curves",
     "load_progress",
     "load_reruns",
+    "load_run_metrics",
     "load_run_tags",
     "load_runs",
     "load_study_file",
     "load_table",
     "load_trial_fields",
+    "log_metrics",
     "log_page",
     "make_tables",
+    "read_file",
     "read_json",
     "restore_experiment",
     "select_reruns",

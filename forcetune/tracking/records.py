@@ -127,3 +127,26 @@ def log_page(run: str, name: str, content: str) -> None:
         client.set_tag(run, REPORT_TAG, name)
     except Exception as error:  # an MlflowException, or what writing to the artifact store raises
         raise InputError(f"{name} cannot be written to the run {run} in {hide_password(store)}: {error}") from error
+
+
+def log_metrics(run: str, metrics: Mapping[str, float], uri: str | None = None) -> None:
+    """Log metrics of a run that has ended, at step 0; a value replaces the one of an earlier call.
+
+    Args:
+        run: The id of the run.
+        metrics: The values by name.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: MLflow refuses the metrics, or does not answer.
+    """
+    from mlflow.entities import Metric
+
+    store = uri or mlflow_uri()
+    check_answers(store)
+    time_ms = int(time.time() * 1000)
+    try:
+        values = [Metric(name, float(value), time_ms, 0) for name, value in metrics.items()]
+        make_client(store).log_batch(run, metrics=values)
+    except Exception as error:  # an MlflowException, or an error of the connection
+        raise InputError(f"metrics cannot be logged to the run {run} in {hide_password(store)}: {error}") from error

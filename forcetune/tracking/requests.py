@@ -30,7 +30,7 @@ class RetryingClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        return method if name.startswith(UNREPEATED_PREFIXES) else partial(_repeat, method)
+        return method if name.startswith(UNREPEATED_PREFIXES) else partial(repeat, method)
 
 
 def add_retries(client: MlflowClient) -> MlflowClient:
@@ -55,13 +55,26 @@ def create_once(find: Callable[[], ResultT | None], create: Callable[[], ResultT
         entity = find()
         return create() if entity is None else entity
 
-    return _repeat(find_or_create, extra_codes=("RESOURCE_ALREADY_EXISTS",))
+    return repeat(find_or_create, extra_codes=("RESOURCE_ALREADY_EXISTS",))
 
 
-def _repeat(
+def repeat(
     request: Callable[..., ResultT], *arguments: Any, extra_codes: tuple[str, ...] = (), **options: Any
 ) -> ResultT:
-    """Send a request, and repeat it where it failed on its way or with one of the extra codes."""
+    """Send a request, and repeat it where it failed on its way or with one of the extra codes.
+
+    Args:
+        request: Sends the request, which changes nothing when it is sent again.
+        *arguments: The arguments of `request`.
+        extra_codes: MLflow's codes of other errors after which the request is repeated.
+        **options: The arguments of `request` by keyword.
+
+    Returns:
+        What `request` returns.
+
+    Raises:
+        MlflowException: MLflow refuses, or does not answer for longer than a request is repeated.
+    """
     from mlflow.exceptions import MlflowException
 
     deadline, pause_s = time.monotonic() + REPEAT_WITHIN_S, FIRST_PAUSE_S

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from forcetune.stores import hide_password, mlflow_uri
 from forcetune.tracking.client import list_all_experiments, list_runs, make_client, open_client
 from forcetune.tracking.copying import find_moved_run
 from forcetune.tracking.runs import UnknownError, load_runs, parse_param
-from forcetune.tracking.writing import STUDY_FILE
+from forcetune.tracking.writing import KEEP_TAG, STUDY_FILE, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -42,6 +43,10 @@ class TrialTable:
         state: The state of the search: RUNNING, FINISHED, ...
         references: The worst value of each objective that counts, where it is set; empty for several studies.
         parent: The id of the study's parent run; empty for several studies.
+        keep_rule: Whose weights are kept, as the last search noted it: `keep` and `has_seeds`; empty for several
+            studies, and for those of versions that kept none.
+        weights: Who keeps the weights of a trial (KEPT_BY_SEARCH, KEPT_BY_USER), or that they were deleted
+            (WEIGHTS_DROPPED), by the id of its run; empty for several studies.
         marked: For FRONT_TAG and KNEE_TAG the ids of the runs that have them; empty for several studies.
     """
 
@@ -53,6 +58,8 @@ class TrialTable:
     state: str
     references: Mapping[str, float] = field(default_factory=dict)
     parent: str = ""
+    keep_rule: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
     marked: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -87,6 +94,8 @@ def load_table(study: str, uri: str | None = None) -> TrialTable:
         state=parent["status"],
         references=json.loads(parent["tags"].get("forcetune.references", "{}")),
         parent=parent["id"],
+        keep_rule=json.loads(parent["tags"].get(KEEP_TAG, "{}")),
+        weights={run["id"]: run["tags"][WEIGHTS_TAG] for run in trials if WEIGHTS_TAG in run["tags"]},
         marked={tag: [run["id"] for run in trials if tag in run["tags"]] for tag in (FRONT_TAG, KNEE_TAG)},
     )
 
@@ -227,6 +236,21 @@ def find_run(run: str, uri: str | None = None) -> str:
     return str(ids[name])
 
 
+def find_study(run: str, uri: str | None = None) -> str:
+    """Return the name of the experiment that has a run: that of the study, or of its companion.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
+    store = uri or mlflow_uri()
+    experiment_id = _get_run(run, store).info.experiment_id
+    return str(make_client(store).get_experiment(experiment_id).name)
+
+
 def load_run_tags(run: str, uri: str | None = None) -> dict[str, str]:
     """Return the tags of a run.
 
@@ -238,6 +262,42 @@ def load_run_tags(run: str, uri: str | None = None) -> dict[str, str]:
         InputError: The store has no such run.
     """
     return dict(_get_run(run, uri or mlflow_uri()).data.tags)
+
+
+def load_run_metrics(run: str, uri: str | None = None) -> dict[str, float]:
+    """Return the last value of each metric of a run.
+
+    Args:
+        run: The id of the run.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run.
+    """
+    return dict(_get_run(run, uri or mlflow_uri()).data.metrics)
+
+
+def read_file(run: str, name: str, uri: str | None = None) -> bytes | None:
+    """Return the content of a file among a run's artifacts; None where the run has no such file.
+
+    Args:
+        run: The id of the run.
+        name: The name of the file.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: The store has no such run, or its artifacts cannot be read.
+    """
+    store = uri or mlflow_uri()
+    run_id = _get_run(run, store).info.run_id
+    client = make_client(store)
+    try:
+        if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+            return None
+        with TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"{name} of the run {run} in {hide_password(store)} cannot be read: {error}") from error
 
 
 def _get_run(run: str, store: str) -> Run:

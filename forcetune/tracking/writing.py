@@ -16,7 +16,7 @@ from forcetune.errors import InputError
 from forcetune.stores import enable_write_ahead_log, hide_password
 from forcetune.tracking.client import DELETED_STAGE, check_answers, explain_deleted, make_client
 from forcetune.tracking.experiments import VIEW_TAG, make_view
-from forcetune.tracking.requests import create_once
+from forcetune.tracking.requests import create_once, repeat
 from forcetune.tracking.runs import format_params
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ REFUSED_TAG = "forcetune.refused"  # the tag of a run with the names that MLflow
 PERMANENT_CODES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # MLflow's codes of errors that a repetition cannot mend
 REFUSED_NAME_CHARACTERS = 100  # of each name in REFUSED_TAG
 METRICS_PER_REQUEST = 900  # MLflow takes 1000
+KEEP_TAG = "forcetune.keep"  # of a parent run: whose weights are kept, as JSON
+WEIGHTS_TAG = "forcetune.weights"  # of a run that has weights, is about to get them, or has lost them
+RETRAINED_TAG = "forcetune.retrained"  # of a run with weights: the metrics of theirs that differ from the run's
+KEPT_BY_SEARCH, KEPT_BY_USER, WEIGHTS_DROPPED = "search", "user", "dropped"  # the values of WEIGHTS_TAG
 
 
 @dataclass(frozen=True)
@@ -341,6 +345,42 @@ class Tracker:
             self.client.set_tag(run, tag, "true")
         else:
             self._delete_tag(run, tag)
+
+    def tag_weights(self, run: str, keeper: str) -> None:
+        """Tag a run that is about to get the weights of its trial, or that has lost them.
+
+        Args:
+            run: The id of the run.
+            keeper: KEPT_BY_SEARCH or KEPT_BY_USER, since only the weights that a search keeps are deleted by it; or
+                WEIGHTS_DROPPED.
+        """
+        self.client.set_tag(run, WEIGHTS_TAG, keeper)
+
+    def set_keep_rule(self, parent: str, keep: str, has_seeds: bool) -> None:
+        """Note in the parent run of a study whose weights are kept, for all who mark the front and for the doctor.
+
+        Args:
+            parent: The id of the parent run.
+            keep: The field `search.keep`.
+            has_seeds: Whether the study has `search.seeds`.
+        """
+        self.client.set_tag(parent, KEEP_TAG, json.dumps({"keep": keep, "has_seeds": has_seeds}))
+
+    def remove_file(self, run: str, name: str) -> None:
+        """Delete a file among the run's artifacts; nothing happens where there is none.
+
+        Args:
+            run: The id of the run.
+            name: The name of the file.
+
+        Raises:
+            MlflowException: MLflow does not answer, or its artifact store deletes no files.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        artifact_uri = self.client.get_run(run).info.artifact_uri
+        repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)  # MlflowClient deletes no artifact
+        repeat(lambda: repository.delete_artifacts(name))
 
     def log_file(self, run: str, path: Path) -> None:
         """Log a file among the run's artifacts."""

@@ -111,13 +111,17 @@ def compact(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, 
         return _copy_masked(model, masks).eval()
 
 
-def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...]) -> Compaction:
+def find_compaction(
+    model: nn.Module, masks: dict[str, Tensor], input_shape: tuple[int, ...], channel_multiple: int = 1
+) -> Compaction:
     """Cut the dead channels out of a copy of a pruned network.
 
     Args:
         model: The network.
         masks: A bool tensor for each masked parameter, by its name; True keeps.
         input_shape: The shape of one sample, without the batch.
+        channel_multiple: The number that divides the channels that are left of a layer: as few dead channels as that
+            takes stay, for runtimes whose quick paths need it.
 
     Returns:
         The smaller copy, and the place of its tensors in those of `model`.
@@ -134,7 +138,7 @@ def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tup
         masked, small = _copy_masked(model, masks).eval(), _copy_masked(model, masks).eval()
         with torch.no_grad():
             network = TracedNetwork(small, example)
-            kept_indices = _cut_dead_channels(network, masks)
+            kept_indices = _cut_dead_channels(network, masks, channel_multiple)
             compaction = Compaction(small, kept_indices, network.count_macs() / network.dense_macs, network.has_dropout)
             difference = _find_difference(masked, compaction, example)
     except Exception as error:  # copying and tracing run the user's code, which may do anything
@@ -213,7 +217,9 @@ def _copy_masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     return copied
 
 
-def _cut_dead_channels(network: TracedNetwork, masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+def _cut_dead_channels(
+    network: TracedNetwork, masks: dict[str, Tensor], channel_multiple: int
+) -> dict[str, dict[int, Tensor]]:
     """Cut the dead channels out of the network's layers, and return the indices that are kept, as in `Compaction`."""
     groups = network.groups
     kept = {id(group): torch.ones(group.size, dtype=torch.bool) for group in groups}
@@ -245,9 +251,21 @@ def _cut_dead_channels(network: TracedNetwork, masks: dict[str, Tensor]) -> dict
             break
     kept_indices: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for group in groups:
+        kept[id(group)] = _round_up(kept[id(group)], channel_multiple)
         if not kept[id(group)].all():
             _resize(network, group, kept[id(group)], kept_indices)
     return dict(kept_indices)
+
+
+def _round_up(keep: Tensor, multiple: int) -> Tensor:
+    """Keep so many dead channels more that the number of kept ones is a multiple; all where there are too few.
+
+    The network computes the same with any of its dead channels. In the order in which they were found, one that is 0
+    has weights only from channels that were found before and are 0, and one that no layer reads is read only by
+    channels that were found before; so none of them reaches a channel that counts.
+    """
+    missing = -int(keep.sum()) % multiple
+    return keep | (~keep & ((~keep).cumsum(0) <= missing))
 
 
 def _find_dead(

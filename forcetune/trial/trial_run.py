@@ -136,6 +136,21 @@ class TrialRun:
         """The changes of the masks so far, as `training.ChangingMasks` lists them; none without a rule."""
         return self._changes.trail if self._changes else []
 
+    def pack_weights(self) -> bytes:
+        """Return the network and its masks as they are now, as the content of a file; see `pruning.pack_network`.
+
+        After the last epoch the weights are those that the metrics of that epoch were measured on: not averaged, and
+        without the dense weights that some rules keep underneath.
+        """
+        prepared = self.prepared
+        architecture = pruning.Architecture(
+            model=prepared.trial.model,
+            width=find_trained_width(prepared.trial, prepared.metrics),
+            input_shape=tuple(prepared.dataset.input_shape),
+            classes=prepared.dataset.classes,
+        )
+        return pruning.pack_network(prepared.model, self.masks, architecture)
+
     @property
     def is_resumable(self) -> bool:
         """Whether the training has a `state_dict`, which a loop of the user's own may lack."""

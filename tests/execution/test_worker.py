@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from forcetune import trial
+from forcetune import models, pruning, training, trial
 from forcetune.execution.worker import execute
 from forcetune.ledger.checkpoints import Checkpoints, SupersededError
 from forcetune.ledger.messages import Assignment, LostError
@@ -24,10 +24,18 @@ def make_assignment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s").mkdir()
 
-    def make(attempt=1, number=0, **changed):
-        configuration = Trial(**{**SNIP_TRIAL_FIELDS, **changed})
-        checkpoints = str(tmp_path / "s" / f"{number:04d}")
-        return Assignment(number, configuration, Task(), attempt, "sqlite:///none.db", str(tmp_path), checkpoints, 1)
+    def make(attempt=1, number=0, task=Task(), sends_weights=False, **changed):  # noqa: B008 - it is frozen
+        return Assignment(
+            number=number,
+            trial=Trial(**{**SNIP_TRIAL_FIELDS, **changed}),
+            task=task,
+            attempt=attempt,
+            mlflow_uri="sqlite:///none.db",
+            folder=str(tmp_path),
+            checkpoints=str(tmp_path / "s" / f"{number:04d}"),
+            threads=1,
+            sends_weights=sends_weights,
+        )
 
     return make
 
@@ -108,6 +116,75 @@ def test_the_next_attempt_goes_on_from_the_last_checkpoint(make_assignment, monk
     assert collect_curve(reports) == collect_curve(execute(make_assignment(number=1))), (
         "bit for bit what an unbroken attempt measures"
     )
+
+
+OWN_TRAINING_CODE = """
+import torch
+from forcetune import training
+
+def train(model, masks, batches, validation, trial):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    training.hold(optimizer, model, masks)
+    for epoch in range(trial["epochs"]):
+        model.train()
+        for inputs, targets in batches:
+            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        yield training.evaluate(model, validation)
+
+def build(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 20), torch.nn.BatchNorm1d(20), torch.nn.ReLU(),
+                               torch.nn.Linear(20, classes))
+"""
+DIGITS = {"dataset": "digits", "epochs": 2}
+TRAININGS = {
+    "compacted": {**DIGITS, "density": 0.01},  # channels are cut out, and the weights grown back
+    "convolutions": {**DIGITS, "model": "convnet", "width": 4},
+    "dense weights underneath": {**DIGITS, "method": "dpf", "density": 0.2, "update_interval": 4},
+    "weights that return": {**DIGITS, "method": "rigl", "density": 0.2, "update_interval": 4},
+    "masks that shrink": {**DIGITS, "method": "gradual_magnitude", "iterations": 4},
+    "several levels": {**DIGITS, "method": "lottery", "iterations": 2, "density": 0.2},
+    "a small dense network": {**DIGITS, "small_dense": "parameters", "width": 24},
+    "new weights": {**DIGITS, "reinit": True},
+    "a network and a loop of the user's own": {**DIGITS, "model": "own_training:build", "width": None, "task": "own"},
+}
+
+
+@pytest.mark.parametrize("changed", TRAININGS.values(), ids=TRAININGS.keys())
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_weights_are_those_that_the_accuracy_was_measured_on(make_assignment, tmp_path, changed, resumed):
+    """A resumed attempt finds the checkpoint of the last epoch, since the driver did not receive the last report."""
+    (tmp_path / "own_training.py").write_text(OWN_TRAINING_CODE)
+    task = Task(train="own_training:train") if changed.get("task") else Task()
+    fields = {"sends_weights": True, **changed, "task": task}
+    *_, last = execute(make_assignment(**fields))
+    if resumed:
+        *_, last = execute(make_assignment(2, **fields))
+    assert last.outcome == "trained", last.reason
+    content = last.files["network.safetensors"]
+    architecture = pruning.read_architecture(content)
+    network = models.build(architecture.model, architecture.input_shape, architecture.classes, architecture.width)
+    masks = pruning.unpack_network(content, network)
+    context = trial.preparation.TrialContext(make_assignment(**fields).trial)
+    measured = training.evaluate(network, context.dataset.batches(context.validation, 1024))
+    assert measured["val_accuracy"] == last.metrics["val_accuracy"]
+    assert measured["val_loss"] == pytest.approx(last.metrics["val_loss"], rel=1e-5)
+    assert pruning.diagnose(network, masks, architecture.input_shape)["effective_density"] <= 1
+    if "small_dense" not in changed:
+        (tmp_path / "masks.npz").write_bytes(last.files.get("masks.npz") or pruning.pack_masks(masks))
+        total = sum(mask.numel() for mask in masks.values())
+        assert sum(int(mask.sum()) for mask in masks.values()) == int(total * changed.get("density", 0.1))
+        assert all(torch.equal(mask, masks[name]) for name, mask in load_masks(tmp_path / "masks.npz").items())
+
+
+def test_weights_are_sent_only_where_they_are_asked_for_and_the_trial_was_trained(make_assignment):
+    *_, last = execute(make_assignment())
+    assert "network.safetensors" not in last.files
+    *_, collapsed = execute(make_assignment(number=1, sends_weights=True, density=0.0013))
+    assert collapsed.outcome == "collapsed", collapsed.reason
+    assert "network.safetensors" not in collapsed.files
 
 
 def test_a_checkpoint_of_another_trial_is_passed_over(make_assignment):

@@ -8,7 +8,7 @@ from torch import nn
 
 from forcetune.data import load
 from forcetune.models import build
-from forcetune.pruning import find_masks
+from forcetune.pruning import Architecture, find_masks, pack_network, unpack_network
 from forcetune.training import Average, Training, captured, evaluate
 from forcetune.training.layout import lay_out
 
@@ -61,6 +61,17 @@ def weights(model):
 
 def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("density", [0.3, 0.02])  # without and with channels that are cut out
+def test_the_file_of_a_network_has_the_weights_of_its_last_epoch(device, density):
+    model, masks, training = make(device, density=density)
+    *_, last = training
+    content = pack_network(model, masks, Architecture("resnet8", 8, TEXTURES_SHAPE, TEXTURES_CLASSES))
+    restored = resnet(seed=1).to(device)
+    restored_masks = unpack_network(content, restored)
+    assert evaluate(restored, training._validation)["val_accuracy"] == last["val_accuracy"]
+    assert all(torch.equal(restored_masks[name], mask.cpu()) for name, mask in masks.items())
 
 
 @pytest.mark.parametrize("precision", LOSS_TOLERANCES)

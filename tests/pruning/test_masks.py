@@ -1,13 +1,13 @@
 """Masks: the prunable weights, the largest scores, and masks on disk."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
+from safetensors.torch import save_file
 from torch import nn
 
 from forcetune.errors import InputError
@@ -101,27 +101,19 @@ def test_loaded_masks_are_those_that_were_saved(tmp_path):
 
 
 def test_masks_as_safetensors(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "masks.safetensors"
     save_masks(path, MASKS)
     loaded = load_masks(path)
     assert [*loaded] == [*MASKS], "in the same order"
     assert all(loaded[n].dtype == torch.bool and torch.equal(loaded[n], mask) for n, mask in MASKS.items())
-    safetensors.save_file(dict(MASKS), path)  # as another program would write it
+    save_file(dict(MASKS), path)  # as another program would write it
     assert {n: mask.tolist() for n, mask in load_masks(path).items()} == {n: m.tolist() for n, m in MASKS.items()}
-    safetensors.save_file({"a.weight": torch.ones(2, 2)}, path)
+    save_file({"a.weight": torch.ones(2, 2)}, path)
     with pytest.raises(InputError, match=r"a\.weight is torch\.float32; .*bool"):
         load_masks(path)
     path.write_bytes(b"no such file")
     with pytest.raises(InputError, match="is not a readable mask file"):
         load_masks(path)
-
-
-def test_safetensors_without_its_package_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(InputError, match="safetensors.*`pip install safetensors`"):
-        save_masks(tmp_path / "masks.safetensors", MASKS)
 
 
 def test_the_file_holds_packed_bits_and_no_pickle(tmp_path):

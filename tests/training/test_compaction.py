@@ -314,3 +314,22 @@ def test_networks_that_are_hard_to_compact_train_the_same(kind, warning, caplog)
         assert all(
             compacted_metrics[metric] == pytest.approx(value, rel=1e-9) for metric, value in masked_metrics.items()
         )
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg_small", "convnet", "mlp", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize("multiple", [4, 16])
+def test_layers_keep_dead_channels_up_to_a_multiple_and_compute_the_same(name, multiple):
+    shape = (3, 32, 32)
+    model = build(name, shape, 10, None if ":" in name else 32)
+    masks = find_masks(model, [(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long))], "synflow", 0.01)
+    small, rounded = (find_compaction(model, masks, shape, number).network for number in (1, multiple))
+    sizes, rounded_sizes, dense_sizes = (
+        [len(weight) for weight in prunable(network).values()] for network in (small, rounded, model)
+    )
+    for size, rounded_size, dense_size in zip(sizes, rounded_sizes, dense_sizes, strict=True):
+        assert rounded_size == min(-(-size // multiple) * multiple, dense_size)
+    Masked(model, masks)
+    samples = torch.randn((5, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        expected, outputs = (network.double().eval()(samples) for network in (model, rounded))
+    assert torch.allclose(expected, outputs, rtol=1e-9, atol=1e-12)

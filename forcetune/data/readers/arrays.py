@@ -12,6 +12,8 @@ from forcetune.data.dataset import Dataset, Images
 from forcetune.data.readers.places import find_folder
 from forcetune.errors import InputError
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 
 def cifar10(root: str | None) -> Dataset:
     """Read CIFAR-10, its "python version": 60 000 photographs in 10 classes.
@@ -39,6 +41,7 @@ def cifar10(root: str | None) -> Dataset:
         std=(0.2470, 0.2435, 0.2616),
         pad=4,
         flip=True,
+        class_names=CIFAR10_CLASSES,
     )
 
 
@@ -88,6 +91,7 @@ def svhn(root: str | None) -> Dataset:
         mean=(0.4377, 0.4438, 0.4728),
         std=(0.1980, 0.2010, 0.1970),
         pad=4,
+        class_names=tuple("0123456789"),
     )
 
 

@@ -13,6 +13,8 @@ from forcetune.data.streamed import Streamed, Transform
 from forcetune.errors import InputError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Sample = tuple[str, int]  # the path of a file, and its class
 
 
@@ -64,7 +66,7 @@ def tiny_imagenet(root: str | None) -> Streamed:
     )
     classes = sorted(_read_text(folder / "wnids.txt").split())
     train = [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"train/{wnid}/images")]
-    final_transforms = _to_floats(mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821))
+    final_transforms = _to_floats(TINY_IMAGENET_MEAN, TINY_IMAGENET_STD)
     return Streamed(
         train=ImageFiles(folder, train),
         test=ImageFiles(folder, _read_annotations(folder, classes)),
@@ -72,6 +74,9 @@ def tiny_imagenet(root: str | None) -> Streamed:
         eval_transform=v2.Compose(final_transforms),
         classes=len(classes),
         input_shape=(3, 64, 64),
+        class_names=tuple(classes),
+        mean=TINY_IMAGENET_MEAN,
+        std=TINY_IMAGENET_STD,
     )
 
 
@@ -106,7 +111,7 @@ def imagenet(root: str | None) -> Streamed:
         raise InputError(
             f"{folder}: train and val must have the same folders, one for each class; not in both: {unmatched}"
         )
-    final_transforms = _to_floats(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    final_transforms = _to_floats(IMAGENET_MEAN, IMAGENET_STD)
     train, test = (
         [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"{split}/{wnid}")]
         for split in ("train", "val")
@@ -119,6 +124,9 @@ def imagenet(root: str | None) -> Streamed:
         classes=len(classes),
         input_shape=(3, 224, 224),
         validation=0.04,
+        class_names=tuple(classes),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     )
 
 

@@ -15,6 +15,9 @@ from forcetune.data.readers.places import find_folder
 from forcetune.errors import InputError
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 
 
 def mnist(root: str | None) -> Dataset:
@@ -31,7 +34,8 @@ def mnist(root: str | None) -> Dataset:
         InputError: A file is missing or not readable.
     """
     folder = _find_idx_folder("mnist", root, "MNIST/raw")
-    return Dataset(*_splits(folder), classes=10, mean=(0.1307,), std=(0.3081,), pad=2)
+    names = tuple("0123456789")
+    return Dataset(*_splits(folder), classes=10, mean=(0.1307,), std=(0.3081,), pad=2, class_names=names)
 
 
 def fashion_mnist(root: str | None) -> Dataset:
@@ -49,7 +53,15 @@ def fashion_mnist(root: str | None) -> Dataset:
     """
     remedy = ", or install Debian's package dataset-fashion-mnist"
     folder = _find_idx_folder("fashion_mnist", root, "FashionMNIST/raw", (FASHION_MNIST_FOLDER,), remedy)
-    return Dataset(*_splits(folder), classes=10, mean=(0.2860,), std=(0.3530,), pad=2, flip=True)
+    return Dataset(
+        *_splits(folder),
+        classes=10,
+        mean=(0.2860,),
+        std=(0.3530,),
+        pad=2,
+        flip=True,
+        class_names=FASHION_MNIST_CLASSES,
+    )
 
 
 def _find_idx_folder(

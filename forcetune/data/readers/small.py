@@ -36,6 +36,7 @@ def digits(root: str | None) -> Dataset:
         std=(0.376,),
         pad=1,
         validation=0.25,
+        class_names=tuple("0123456789"),
     )
 
 

@@ -1,0 +1,14 @@
+"""Deployment: the kept weights of a run, their export to a file that runs, its verification and its cost."""
+
+from forcetune.deploy.export import Export, ExportOptions, export_network
+from forcetune.deploy.trained import TrainedNetwork, load_masks, load_network, load_trained_network
+
+__all__ = [
+    "Export",
+    "ExportOptions",
+    "TrainedNetwork",
+    "export_network",
+    "load_masks",
+    "load_network",
+    "load_trained_network",
+]
