@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from forcetune import trial
 from forcetune.data import Dataset
 from forcetune.errors import InputError
-from forcetune.pruning import METHODS, layer_table, prunable, save_masks
+from forcetune.pruning import METHODS, NetworkChannels, layer_table, prunable, save_masks
 from forcetune.study import METRICS, Effect, Task, Trial, method_label, select_fields
 from forcetune.study.trial import METHOD_OPTIONS
 from forcetune.training import Training
@@ -675,3 +675,18 @@ def test_the_pruning_cache_is_bounded(monkeypatch):
         run_trial(seed=seed)
     assert len(reuse._pruning_caches) < 4
     assert run_trial(seed=0)[-1]["steps_reused"] == 0
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_trial_prunes_whole_channels(shuffle):
+    prepared = prepare_trial(method="snip", granularity="channel", shuffle=shuffle, density=0.2)
+    weights = {name: weight.detach() for name, weight in prunable(prepared.model).items()}
+    channels = NetworkChannels(prepared.model, weights, prepared.dataset.input_shape)
+    remade = channels.make_masks(channels.find_kept(prepared.masks))
+    assert all(torch.equal(remade[name], mask) for name, mask in prepared.masks.items())
+    assert 0.6 * 0.2 < prepared.metrics["density"] <= 0.2
+
+
+def test_the_label_says_that_channels_are_pruned():
+    assert method_label(make_trial(method="snip", granularity="channel").fields()) == "snip by channel"
+    assert method_label(make_trial(method="snip").fields()) == "snip"

@@ -9,7 +9,8 @@ import pandas as pd
 
 from forcetune.analysis.questions import choose_quality
 
-LABEL_FIELDS = ("method", "density", "invert", "shuffle", "reinit", "small_dense")  # a label and the sparsity show them
+# a label and the sparsity show them
+LABEL_FIELDS = ("method", "density", "granularity", "invert", "shuffle", "reinit", "small_dense")
 VALUE_GROUPS = 4  # into which the values of a range are put
 
 

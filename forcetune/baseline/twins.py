@@ -126,7 +126,7 @@ def plan_tuning(study: Study, champion: Champion, table: pd.DataFrame, night: st
         night: The date of the night that asks for the trials; None outside nights.
     """
     band = select_band_rows(table, champion.band)
-    strongest = _select_random(band)
+    strongest = _select_random(band, champion)
     strongest = strongest[strongest["method"] == STRONGEST_RANDOM_METHOD]
     missing = int((band["method"] == champion.trial.method).sum()) - len(strongest)
     if missing <= 0:
@@ -149,7 +149,7 @@ def find_best_random(champion: Champion, table: pd.DataFrame, tuning_runs: pd.Da
     Returns:
         The row of the trial; None where every trial has failed.
     """
-    tables = [_select_random(select_band_rows(table, champion.band)), tuning_runs]
+    tables = [_select_random(select_band_rows(table, champion.band), champion), tuning_runs]
     candidates = pd.concat(
         [rows[rows["outcome"].isin(analysis.COUNTED_OUTCOMES)] for rows in tables if len(rows)] or [pd.DataFrame()]
     )
@@ -162,16 +162,24 @@ def _make_random_study(study: Study, champion: Champion) -> Study:
     """Return the study with random pruning alone, at the champion's density and without controls."""
     domains = {name: domain for name, domain in study.trial.items() if name not in CONTROLS}
     fields = {**domains, "method": STRONGEST_RANDOM_METHOD, "density": champion.trial.density}
+    fields["granularity"] = _find_granularity(champion)
     random_search = {"sampler": "random", "seed": int(champion.key[:8], 16)}
     return Study.model_validate({**study.model_dump(), "trial": fields, "search": random_search})
 
 
-def _select_random(table: pd.DataFrame) -> pd.DataFrame:
+def _find_granularity(champion: Champion) -> str:
+    return "channel" if champion.trial.prunes_channels else "weight"
+
+
+def _select_random(table: pd.DataFrame, champion: Champion) -> pd.DataFrame:
+    """Select the trials of random pruning that prune weights or channels as the champion does."""
     random_methods = {name for name in METHODS if METHODS[name].is_random}
     is_random = table["method"].isin(random_methods)
     for control in ("small_dense", "layers_from"):
         if control in table:
             is_random &= table[control].isna()
+    granularity = table["granularity"].fillna("weight") if "granularity" in table else pd.Series("weight", table.index)
+    is_random &= granularity == _find_granularity(champion)
     return table[is_random]
 
 
@@ -182,4 +190,6 @@ def _make_twin(champion: Champion, fields: Mapping[str, Any]) -> Trial:
         fields = {"method": "random", "layers_from": champion.run_id}
     elif has_rule and "small_dense" in fields:
         fields = {"method": "random", "layers_from": champion.run_id, **fields}
+    if champion.trial.prunes_channels and "method" in fields:
+        fields = {"granularity": "channel", **fields}
     return replace_fields(champion.trial, {**(_RANDOM_MASK_FIELDS if "method" in fields else {}), **fields})

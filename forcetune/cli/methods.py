@@ -31,6 +31,7 @@ _dataset_option = click.option("--dataset", help="a row of DATASETS, or package.
 @_dataset_option
 @click.option("--method", help="a row of METHODS, or package.module:function")
 @click.option("--density", type=float, help="fraction of prunable weights kept")
+@click.option("--granularity", type=click.Choice(["weight", "channel"]), help="what is pruned: weights or channels")
 @click.option("--iterations", type=int, help="pruning steps of an iterative method")
 @click.option("--schedule", help="density after each step of an iterative method: a row of SCHEDULES")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file for the masks, such as masks.npz")

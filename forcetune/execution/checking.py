@@ -6,7 +6,8 @@ from typing import Any
 from forcetune import trial
 from forcetune.containment import contained
 from forcetune.errors import InputError
-from forcetune.study import CONTROLS, RULE_OPTIONS, Study, Trial, check_reported
+from forcetune.search.samplers import make_sampler
+from forcetune.study import CONTROLS, RULE_OPTIONS, Study, Trial, check_reported, method_label
 
 
 @contained()
@@ -21,9 +22,10 @@ def check_study(study: Study) -> list[dict[str, Any]]:
 
     Raises:
         InputError: A data set does not load; a network does not fit the data, or keeps no weight at the lowest density;
-            a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); a training is too
-            short for the rule that changes its masks; a function of the user fails; or an objective or a constraint is
-            a metric that no trial reports.
+            a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); whole channels
+            cannot be cut out of a network, or a density keeps less than one a layer; a training is too short for the
+            rule that changes its masks; a function of the user fails; or an objective or a constraint is a metric that
+            no trial reports.
     """
     lowest_density = min(study.space["density"].values)
     network_fields = ["dataset", "data_root", "train_samples", "model", "width"]
@@ -42,6 +44,7 @@ def check_study(study: Study) -> list[dict[str, Any]]:
                 trial.check_saliency(candidate)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
+    _check_channels(study, network_fields)
     steps: dict[tuple[object, ...], int] = {}
 
     def count_steps(candidate: Trial) -> int:
@@ -55,8 +58,31 @@ def check_study(study: Study) -> list[dict[str, Any]]:
             trial.check_rule(candidate, study.task, count_steps)
         except InputError as error:
             raise InputError(f"trial.method {candidate.method}: {error}") from None
+    if ":" in study.search.sampler:
+        make_sampler(study, 0)
     check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))
     return list({tuple(description.items()): description for description in descriptions.values()}.values())
+
+
+def _check_channels(study: Study, network_fields: list[str]) -> None:
+    """Raise InputError where whole channels are pruned in a network that has none, or to less than one a layer."""
+    lowest_densities: dict[tuple[object, ...], tuple[float, float]] = {}
+    for candidate in _list_candidates(study, [*network_fields, "method", "granularity", "density"]):
+        if not candidate.prunes_channels:
+            continue
+        network = tuple(getattr(candidate, name) for name in network_fields)
+        try:
+            if network not in lowest_densities:
+                lowest_densities[network] = trial.check_channels(candidate)
+        except InputError as error:
+            raise InputError(f"trial.method {candidate.method}: {error}") from None
+        lowest, rounded_lowest = lowest_densities[network]
+        if candidate.density < lowest:
+            raise InputError(
+                f"trial.density {candidate.density:g} leaves less than one channel in a layer of {candidate.model}, of "
+                f"which {method_label(candidate.fields())} prunes whole channels; allowed: at least "
+                f"{rounded_lowest:g}, or a `when:` that keeps lower densities to other methods"
+            )
 
 
 def _list_candidates(study: Study, names: list[str]) -> Iterator[Trial]:

@@ -1,6 +1,7 @@
 """The choice of the weights that a network keeps: at initialization, and by rules that go on while it trains."""
 
 from forcetune.pruning.cache import PruningCache
+from forcetune.pruning.channels import NetworkChannels, shuffle_channels
 from forcetune.pruning.diagnosis import dense_macs, diagnose
 from forcetune.pruning.inspection import Inspection, inspect
 from forcetune.pruning.masks import (
@@ -32,6 +33,7 @@ __all__ = [
     "Masks",
     "Method",
     "Network",
+    "NetworkChannels",
     "PruningCache",
     "RulePlan",
     "RuleState",
@@ -56,6 +58,7 @@ __all__ = [
     "read_architecture",
     "save_masks",
     "score_network",
+    "shuffle_channels",
     "shuffled",
     "unpack_masks",
     "unpack_network",

@@ -17,16 +17,14 @@ from forcetune.names import resolve
 from forcetune.pruning.cache import PruningCache
 from forcetune.pruning.layers import (
     Rule,
-    allocate,
     balanced,
-    copied,
     erdos_renyi_kernel,
     smart_ratio,
     uniform,
     uniform_plus,
 )
 from forcetune.pruning.lottery import LotteryTicket
-from forcetune.pruning.masks import Masks, keep_largest, layer_densities
+from forcetune.pruning.masks import Masks
 from forcetune.pruning.network import Batch, Loss, Network, Weights
 from forcetune.pruning.paths import path_exclusion
 from forcetune.pruning.regrowth import RigL, SparseEvolution
@@ -34,6 +32,7 @@ from forcetune.pruning.rules import RulePlan, TrainingRule
 from forcetune.pruning.saliency import (
     connection_sensitivity,
     fisher,
+    gate_sensitivity,
     gradient_flow,
     hutchinson,
     magnitude,
@@ -44,6 +43,7 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
+from forcetune.pruning.selection import ChannelSelection, Selection, WeightSelection, make_weight_rule
 from forcetune.pruning.shrinking import (
     DynamicFeedback,
     GradualMagnitude,
@@ -51,6 +51,7 @@ from forcetune.pruning.shrinking import (
     SnipItTraining,
     UniformGradualMagnitude,
 )
+from forcetune.pruning.skeletonization import Skeletonization
 from forcetune.pruning.walks import biased_walks
 
 
@@ -69,6 +70,8 @@ class Method:
         pooled: Whether the single step takes the batches that an iterative method would take in all of its steps.
         layers: The rule for the number of weights that each layer keeps; None where weights are ranked over all layers.
         options: The numbers that the score takes, with their defaults.
+        scores_gates: Whether the score is the derivative of the loss for a gate on each output of a layer; whole
+            channels are pruned then.
         samples_per_class: The samples of each class in a saliency batch; 0 where they are drawn from all samples.
         rule: The rule that changes the masks while the network trains; None where they stay as they are.
         rule_options: The options that the rule takes, with their defaults.
@@ -86,6 +89,7 @@ class Method:
     pooled: bool = False
     layers: Rule | None = None
     options: Mapping[str, float] = field(default_factory=dict)
+    scores_gates: bool = False
     samples_per_class: int = 0
     rule: Callable[[RulePlan], TrainingRule] | None = None
     rule_options: Mapping[str, Any] = field(default_factory=dict)
@@ -99,9 +103,19 @@ class Method:
         return self.score is random and self.rule is None
 
     @property
+    def always_prunes_channels(self) -> bool:
+        """Return whether the method prunes whole channels, whatever the granularity."""
+        return self.scores_gates or getattr(self.rule, "prunes_channels", False)
+
+    @property
     def uses_iterations(self) -> bool:
         """Return whether the number of iterations changes the masks."""
         return self.iterative or self.pooled
+
+    @property
+    def has_granularity(self) -> bool:
+        """Return whether weights or whole channels may be pruned."""
+        return self.rule is None and not self.scores_gates
 
     @property
     def uses_loss(self) -> bool:
@@ -122,6 +136,7 @@ class Method:
         return batches_per_step * (iterations if self.pooled else 1) * (1 + int(options.get("inner_steps", 0)))
 
 
+GRANULARITIES = ("weight", "channel")
 _GRASP_OPTIONS = {"temperature": 200}
 
 
@@ -165,6 +180,15 @@ METHODS: dict[str, Method] = {
     "px": Method(path_exclusion, iterative=True, loss=False, mode="eval"),
     "fisher": Method(fisher),
     "hutchinson": Method(hutchinson),
+    "magnitude_uniform": Method(magnitude, data=False, layers=uniform),
+    "snap": Method(gate_sensitivity, mode="eval", scores_gates=True, defaults={"batches_per_step": 5}),
+    "snap_it": Method(
+        gate_sensitivity,
+        iterative=True,
+        mode="eval",
+        scores_gates=True,
+        defaults={"iterations": 7, "schedule": "halving", "batches_per_step": 5},
+    ),
     "phew": Method(biased_walks, data=False, mode="eval"),
     "snip_it_training": Method(
         connection_sensitivity,
@@ -194,13 +218,30 @@ METHODS: dict[str, Method] = {
         has_levels=True,
         defaults={"iterations": 5},
     ),
+    "skeletonization": Method(
+        gate_sensitivity,
+        iterative=True,
+        mode="eval",
+        rule=Skeletonization,
+        rule_options={"settle_at": 0.75},
+        starts_dense=True,
+        defaults={"batches_per_step": 5, "saliency_loss": "linear_error"},
+    ),
     "rigl": _exchanging(RigL),
     "set": _exchanging(SparseEvolution),
 }
 
+
+def linear_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over the classes of |target - probability|, the mean over the samples."""
+    one_hot = functional.one_hot(targets, logits.shape[1])
+    return (one_hot - logits.softmax(1)).abs().sum(1).mean()
+
+
 SALIENCY_LOSSES: dict[str, Loss] = {
     "cross_entropy": functional.cross_entropy,
     "nll_logits": functional.nll_loss,  # on raw logits, as the FORCE authors' scripts do
+    "linear_error": linear_error,
 }
 
 
@@ -234,6 +275,7 @@ class PruningArguments(TypedDict, total=False):
     loss: str | Loss
     seed: int
     invert: bool
+    granularity: Literal["weight", "channel"]
     layer_masks: Masks | None
     options: Mapping[str, float] | None
     cache: PruningCache | None
@@ -252,7 +294,8 @@ def find_masks(
             the end. May be empty where the method reads no data; synflow, ntk_sap and phew take the shape of an input
             from the first batch.
         method: A row of METHODS or `package.module:object`.
-        density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain.
+        density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain, or
+            at most as many where whole channels are pruned.
         **arguments: Any of these, by keyword:
 
             - `iterations`: The number of pruning steps, at least 1 (20); a one-shot method takes one step, a pooled one
@@ -264,8 +307,11 @@ def find_masks(
               returns the batch mean (`cross_entropy`).
             - `seed`: The seed of the random methods, hutchinson, ntk_sap and phew (0); the other methods draw nothing.
             - `invert`: Whether to keep the lowest scores (False).
+            - `granularity`: What is pruned: each `weight` for itself, or a whole `channel` (`weight`). The score of a
+              channel is the sum of the scores of the weights that compute it; `snap` and `snap_it` always prune
+              channels. At most int(N * density) weights then remain.
             - `layer_masks`: Masks of the same network (None); each layer keeps its density in them, scaled to `density`
-              over all layers.
+              over all layers. Of channels, each layer keeps its number of channels in them.
             - `options`: Numbers that the method's score takes, in place of those of its METHODS row (None).
             - `cache`: A cache of the steps of earlier calls (None). They must have the same weights, batches, method
               and other arguments, except density, schedule and an iterative method's iterations. Steps in the cache are
@@ -275,8 +321,9 @@ def find_masks(
         Parameter name to bool tensor of the parameter's shape, in module order; True keeps the weight.
 
     Raises:
-        InputError: An argument is out of range, the model has no prunable layer, the density keeps no weight, data are
-            missing, or scores are not finite. InputError is a ValueError.
+        InputError: An argument is out of range, the model has no prunable layer, the density keeps no weight or less
+            than a channel a layer, data are missing, scores are not finite, or the channels of the network cannot be
+            traced. InputError is a ValueError.
     """
     return deque(mask_steps(model, batches, method, density, **arguments), maxlen=1).pop()
 
@@ -293,6 +340,7 @@ def mask_steps(
     loss: str | Loss = "cross_entropy",
     seed: int = 0,
     invert: bool = False,
+    granularity: Literal["weight", "channel"] = "weight",
     layer_masks: Masks | None = None,
     options: Mapping[str, float] | None = None,
     cache: PruningCache | None = None,
@@ -318,17 +366,13 @@ def mask_steps(
     counts = _kept_counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
     score_options = _merge_options(row, method, options or {})
     batch_count = row.batches(iterations, batches_per_step, score_options)
-    rule = row.layers if layer_masks is None else copied(layer_densities(layer_masks, net.weights))
+    selection = _make_selection(net, row, granularity, invert, layer_masks)
 
     def score() -> Tensor:
-        return _flatten_scores(row.score(net, **score_options), net, f"{method} step {t} of {len(counts)}")
-
-    def keep(scores: Tensor) -> Masks:
-        if invert:
-            scores = -scores
-        if not row.resurrect:
-            scores = scores.masked_fill(~_flatten_masks(net.masks), -torch.inf)
-        return _keep(scores, net, rule, row.resurrect)
+        kept, net.masks = net.masks, selection.scoring_masks
+        scores = selection.flatten(row.score(net, **score_options), f"{method} step {t} of {len(counts)}")
+        net.masks = kept
+        return scores
 
     # torch's fast attention kernels have no second derivative, and on a GPU they add up in any order
     with preserve_model(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -337,14 +381,33 @@ def mask_steps(
             net.input_shape = feed.input_shape()
         for t, net.count in enumerate(counts, 1):
             model.train(row.mode == "train")
-            net.batches = feed.take(batch_count, method) if row.data else ()
+            if row.data:
+                net.batches = feed.take(batch_count, method)
+                net.input_shape = tuple(net.batches[0][0].shape[1:])
             if cache is None:
-                net.masks = keep(score())
+                net.masks = selection.keep(score())
             elif t == 1:
-                net.masks = keep(cache.scores(net, score))
+                net.masks = selection.keep(cache.scores(net, score))
             else:
-                net.masks = cache.masks(counts[:t], net, lambda: keep(score()))
+                net.masks = cache.masks(counts[:t], net, lambda: selection.keep(score()))
             yield net.masks
+
+
+def _make_selection(net: Network, row: Method, granularity: str, invert: bool, layer_masks: Masks | None) -> Selection:
+    if granularity not in GRANULARITIES:
+        raise InputError(f"granularity {granularity!r} is not what is pruned; allowed: {', '.join(GRANULARITIES)}")
+    if granularity == "weight" and not row.scores_gates:
+        layers = make_weight_rule(row.layers, layer_masks, net.weights)
+        return WeightSelection(net, layers, invert, row.resurrect)
+    return ChannelSelection(
+        net,
+        row.layers,
+        invert,
+        row.resurrect,
+        layer_masks=layer_masks,
+        scores_gates=row.scores_gates,
+        is_random=row.is_random,
+    )
 
 
 def _merge_options(row: Method, method: str, options: Mapping[str, float]) -> dict[str, float]:
@@ -353,20 +416,6 @@ def _merge_options(row: Method, method: str, options: Mapping[str, float]) -> di
             allowed = f"allowed: {', '.join(row.options)}" if row.options else "this method has no options"
             raise InputError(f"method {method!r} has no option {name!r}; {allowed}")
     return {**row.options, **options}
-
-
-def _keep(scores: Tensor, net: Network, rule: Rule | None, resurrect: bool) -> Masks:
-    """Keep the `net.count` largest scores, over all layers or in each layer the number that the rule gives it."""
-    if rule is None:
-        return _unflatten(keep_largest(scores, net.count), net.weights)
-    shapes = [tuple(weight.shape) for weight in net.weights.values()]
-    capacities = None if resurrect else [int(mask.sum()) for mask in net.masks.values()]
-    counts = allocate(rule, shapes, net.count, capacities)
-    segments = scores.split([weight.numel() for weight in net.weights.values()])
-    return _unflatten(
-        torch.cat([keep_largest(segment, k) for segment, k in zip(segments, counts, strict=True)]),
-        net.weights,
-    )
 
 
 def _kept_counts(total: int, density: float, iterations: int, schedule: str, batches_per_step: int) -> list[int]:
@@ -410,26 +459,3 @@ class _BatchFeed:
     def input_shape(self) -> tuple[int, ...] | None:
         batch = next(self._batches, None)
         return None if batch is None else tuple(batch[0].shape[1:])
-
-
-def _flatten_scores(scores: Weights, net: Network, context: str) -> Tensor:
-    for name, weight in net.weights.items():
-        if name not in scores or scores[name].shape != weight.shape:
-            raise InputError(f"{context}: the score of {name!r} must have the weight's shape {tuple(weight.shape)}")
-    flat = torch.cat([scores[name].detach().flatten() for name in net.weights])
-    # One sum is quicker than a check of each layer, but finite scores may overflow in it
-    if not torch.isfinite(flat.sum()):
-        for name in net.weights:
-            if not torch.isfinite(scores[name]).all():
-                raise InputError(f"{context}: the scores of {name!r} are not finite")
-    return flat if flat.is_floating_point() else flat.double()  # integers have no -inf, the score of pruned weights
-
-
-def _flatten_masks(masks: Masks) -> Tensor:
-    return torch.cat([mask.flatten() for mask in masks.values()])
-
-
-def _unflatten(flat_mask: Tensor, weights: Weights) -> Masks:
-    """Return a flat mask as one mask for each weight."""
-    segments = flat_mask.split([weight.numel() for weight in weights.values()])
-    return {n: segment.view(w.shape) for (n, w), segment in zip(weights.items(), segments, strict=True)}

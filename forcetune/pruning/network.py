@@ -71,6 +71,11 @@ class Network:
             "(its values are not used)"
         )
 
+    def find_biases(self) -> Weights:
+        """Return the biases of the layers whose weights may be pruned, by parameter name."""
+        names = {f"{name.removesuffix('weight')}bias" for name in self.weights}
+        return {name: parameter for name, parameter in self.model.named_parameters() if name in names}
+
     def sparse_weights(self) -> Weights:
         """Return the sparse weights, theta0 * m, as leaves of a new graph.
 

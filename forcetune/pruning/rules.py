@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
 from forcetune.models.preserving import preserve_model
+from forcetune.pruning.channels import NetworkChannels
 from forcetune.pruning.layers import Rule as LayerRule
 from forcetune.pruning.layers import allocate
 from forcetune.pruning.masks import Masks, keep_largest
@@ -90,6 +91,7 @@ class RuleState:
             that are drawn for this step.
         draw: A function of a parameter name that returns uniform random numbers in [0, 1) in the weight's shape. They
             depend on the trial's seed, the step and the name alone.
+        channels: The channels that may be cut, where the rule prunes whole channels; None elsewhere.
     """
 
     weights: Weights
@@ -98,6 +100,7 @@ class RuleState:
     optimizer_state: Callable[[str], Mapping[str, Tensor]]
     score: Callable[[Saliency], Weights]
     draw: Callable[[str], Tensor]
+    channels: NetworkChannels | None = None
 
     @property
     def total(self) -> int:
@@ -141,6 +144,8 @@ class TrainingRule:
         keeps_dense_weights: Whether pruned weights stay underneath and are trained: the network computes with
             weight * mask, and the gradient at that point moves all weights.
         may_regrow: Whether a pruned weight may return.
+        prunes_channels: Whether whole channels are pruned, so that the last change leaves at most the weights of the
+            density, and the network has channels to cut.
         ranks_dead_weights: Whether the decision depends on weights of channels that are dead. Such channels are cut out
             only after the last change, since their weights would otherwise stand still in place of decaying.
         options: The options that a rule of the user's own takes, with their defaults: any of `settle_at`,
@@ -152,6 +157,7 @@ class TrainingRule:
 
     keeps_dense_weights = False
     may_regrow = False
+    prunes_channels = False
     ranks_dead_weights = True
     options: Mapping[str, Any] = {}
 

@@ -67,6 +67,25 @@ def fisher(net: Network) -> Weights:
     return {name: net.weights[name] ** 2 * h[name] for name in weights}
 
 
+def gate_sensitivity(net: Network) -> Weights:
+    """Return dL/dc, signed, for gates c = 1 on the outputs of each layer, after its bias: SNAP [2006.00896].
+
+    A gate scales a row of the layer's weights and its bias, so dL/dc is the sum of theta * g over both. Pruning ranks
+    its absolute value.
+
+    Returns:
+        Parameter name of a layer's weight to the derivatives, the mean over the batches, (outputs,).
+    """
+    sparse_weights = net.sparse_weights()
+    biases = net.find_biases()
+    tensors = {**sparse_weights, **{name: bias.detach().requires_grad_() for name, bias in biases.items()}}
+    g = mean(gradient(net.batch_loss(tensors, batch), tensors) for batch in net.batches)
+    gates = {name: (weight.detach() * g[name]).flatten(1).sum(1) for name, weight in sparse_weights.items()}
+    for name, bias in biases.items():
+        gates[f"{name.removesuffix('bias')}weight"] += bias.detach() * g[name]
+    return gates
+
+
 def hutchinson(net: Network, draws: int = 8) -> Weights:
     """Return theta0^2 * h, with h Hutchinson's estimate of the Hessian's diagonal [2502.11450].
 

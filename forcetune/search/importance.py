@@ -12,7 +12,8 @@ from optuna.trial import create_trial
 
 from forcetune import analysis, tracking
 from forcetune.errors import InputError
-from forcetune.search.proposals import distribution, find_sampled_params
+from forcetune.search.proposals import find_sampled_params
+from forcetune.search.samplers import make_distribution
 from forcetune.study import Choice, Domain, Range, Study
 
 GOOD_SHARE = 0.1  # of the trials count as good
@@ -93,7 +94,7 @@ def _read_sampled_params(study: Study, fields: Mapping[str, Any]) -> SampledPara
     }
     if not values:
         return None
-    return values, {name: distribution(study.space[name]) for name in values}
+    return values, {name: make_distribution(study.space[name]) for name in values}
 
 
 def _find_proposed_density(domain: Domain, density: float) -> float:

@@ -229,7 +229,8 @@ def describe(trial: Trial) -> str:
     fields = trial.fields()
     steps = f" T={fields['iterations']}" if "iterations" in fields else ""
     schedule = f" {fields['schedule']}" if "schedule" in fields else ""  # snip_mb has steps and no schedule
-    return f"{method_label(fields)}{steps}{schedule} at {format_sparsity(1 - trial.density)} sparsity"
+    bound = " or more" if trial.prunes_channels else ""
+    return f"{method_label(fields)}{steps}{schedule} at {format_sparsity(1 - trial.density)} sparsity{bound}"
 
 
 def _result(study: Study, outcome: TrialOutcome) -> str:

@@ -4,18 +4,20 @@ import hashlib
 import json
 import math
 import random
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from forcetune.errors import InputError
 from forcetune.ledger.ledger import directions
 from forcetune.ledger.messages import PriorTrial, Proposal
+from forcetune.search.front_sampler import FrontSampler
+from forcetune.search.samplers import count_start_trials, make_distribution, make_sampler
 from forcetune.study import Choice, Domain, Fixed, Range, Study, Trial, is_in_domain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # since Optuna would log a line for each in-memory study
@@ -89,7 +91,7 @@ class GridProposals:
             return None
         # without the fields that have their default, since their `when:` does not hold
         params = find_sampled_params(self._study, trial.fields()) or {}
-        return Proposal(trial, params, {name: distribution(self._study.space[name]) for name in params})
+        return Proposal(trial, params, {name: make_distribution(self._study.space[name]) for name in params})
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         """Take no notice: the grid is fixed."""
@@ -118,7 +120,7 @@ class SampledProposals:
             (digest, values) for digest, values in _hash_values(study.start) if digest not in done
         )
         self._asked_count = len(prior) + sum("start" not in trial.user_attrs for trial in earlier)
-        self._sampler = _sampler(study, len(earlier))
+        self._sampler = make_sampler(study, len(earlier))
         self._make_memory_study(
             [*prior, *(self._convert_trial(trial) for trial in earlier if trial.state.is_finished())]
         )
@@ -136,15 +138,39 @@ class SampledProposals:
             self._asked_count += 1
         if preset_values:
             self._memory_study.enqueue_trial(preset_values)
-        optuna_trial = self._memory_study.ask()
+        try:
+            optuna_trial = self._memory_study.ask()
+            sampled = self._sample(optuna_trial)
+        except InputError:
+            raise
+        except Exception as error:
+            if ":" not in (name := self._study.search.sampler):
+                raise
+            raise InputError(
+                f"search.sampler {name} raised {type(error).__name__} when it was asked for a trial: {error}; the "
+                "study keeps its trials, and goes on with another sampler"
+            ) from error
+        return Proposal(self._study.make_trial(sampled), sampled, dict(optuna_trial.distributions), start, optuna_trial)
+
+    def _sample(self, optuna_trial: optuna.Trial) -> dict[str, Any]:
+        """Return the values of the fields that are sampled.
+
+        Raises:
+            InputError: A value is not in its domain.
+        """
         sampled: dict[str, Any] = {}
         chosen: dict[str, Any] = {}
         for name, domain in self._study.space.items():
             if self._study.is_active(name, chosen):
                 chosen[name] = domain.value if isinstance(domain, Fixed) else _suggest(optuna_trial, name, domain)
                 if not isinstance(domain, Fixed):
+                    if not is_in_domain(chosen[name], domain):
+                        raise InputError(
+                            f"search.sampler {self._study.search.sampler} proposes {name} {chosen[name]!r}, which is "
+                            f"not in the domain of trial.{name}; allowed: values of that domain"
+                        )
                     sampled[name] = chosen[name]
-        return Proposal(self._study.make_trial(sampled), sampled, dict(optuna_trial.distributions), start, optuna_trial)
+        return sampled
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         """Tell the sampler how a proposal ended."""
@@ -179,7 +205,7 @@ class SampledProposals:
     def _convert_prior_trial(self, prior_trial: PriorTrial) -> FrozenTrial:
         params = find_sampled_params(self._study, prior_trial.fields)
         assert params is not None
-        distributions = {name: distribution(self._study.space[name]) for name in params}
+        distributions = {name: make_distribution(self._study.space[name]) for name in params}
         return self._make_memory_trial(params, distributions, prior_trial.values, prior_trial.on_front)
 
     def _convert_trial(self, trial: FrozenTrial) -> FrozenTrial:
@@ -216,9 +242,11 @@ class SampledProposals:
         search in ten would see all of seven methods.
         """
         choices = {n: d.values for n, d in self._study.space.items() if isinstance(d, Choice) and not d.when}
-        covered = {}
+        covered: dict[str, Any] = {}
+        if isinstance(self._sampler, FrontSampler):
+            return covered  # it covers them itself
         for name, values in choices.items():
-            if index < startup_trials(self._study):
+            if index < count_start_trials(self._study):
                 lap, position = divmod(index, len(values))
                 generator = random.Random(f"{self._study.search.seed} {name} {lap}")
                 covered[name] = generator.sample(values, len(values))[position]
@@ -271,34 +299,6 @@ def _hash_values(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, A
     """Yield each configuration with a hash of its values; the ledger keeps the hash once it is proposed."""
     for values in start:
         yield hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16], values
-
-
-def startup_trials(study: Study) -> int:
-    """Return how many proposals come before the sampler learns: ten, or enough to see every choice twice."""
-    return max([10, *(2 * len(d.values) for d in study.space.values() if isinstance(d, Choice))])
-
-
-def _sampler(study: Study, trial_count: int) -> BaseSampler:
-    """Return the study's sampler, seeded by the number of its trials, so that a restart does not repeat proposals."""
-    seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {trial_count}".encode()).digest()[:4], "big")
-    if study.search.sampler == "random":
-        return RandomSampler(seed)
-    if study.search.sampler == "nsga2":
-        # with Optuna's 50 trials a generation a search of 50 trials would have one generation alone
-        return NSGAIISampler(seed=seed, population_size=min(50, max(4, study.trials // 4)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # `group` models the parameters of each branch of a conditional space separately
-        return TPESampler(multivariate=True, group=True, seed=seed, n_startup_trials=startup_trials(study))
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    """Return the Optuna distribution of a domain."""
-    if isinstance(domain, Range) and isinstance(domain.low, int):
-        return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step or 1)
-    if isinstance(domain, Range):
-        return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
-    return CategoricalDistribution(domain.values)
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:

@@ -8,6 +8,7 @@ from forcetune.study.schema import make_schema
 from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
 from forcetune.study.study import (
     AUTO,
+    OPTUNA_PREFIX,
     Budget,
     Code,
     Priority,
@@ -27,13 +28,14 @@ from forcetune.study.task import (
     Task,
     check_reported,
 )
-from forcetune.study.trial import CONTROLS, RULE_OPTIONS, Trial, method_label, select_fields
+from forcetune.study.trial import CONTROLS, RULE_OPTIONS, Trial, is_applicable, method_label, select_fields
 
 __all__ = [
     "AUTO",
     "CONTROLS",
     "COST_METRICS",
     "METRICS",
+    "OPTUNA_PREFIX",
     "PLANNED_METRICS",
     "RULE_METRICS",
     "RULE_OPTIONS",
@@ -60,6 +62,7 @@ __all__ = [
     "check_bands",
     "check_reported",
     "count_whole",
+    "is_applicable",
     "is_in_domain",
     "list_search_spaces",
     "load_companion_runs",

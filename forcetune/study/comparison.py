@@ -43,6 +43,7 @@ def make_grid(written: Mapping[str, Any]) -> dict[str, Any]:
         **written,
         "trial": {
             **{name: value for name, value in trial.items() if name not in COMPARED_FIELDS},
+            **_choose_granularity(study),
             "method": list(dict.fromkeys([*study.space["method"].values, *COMPARED_CONTROLS])),
             "seed": trial.get("seed", list(range(COMPARED_SEEDS))),
             "density": trial["density"],  # last, so that its trials, which share pruning steps, are near
@@ -67,8 +68,28 @@ def _find_misfits(study: Study) -> Iterator[str]:
             f"search: a comparison trains every combination to its end, without {', '.join(misfits)}; allowed: "
             f"{', '.join(allowed)}"
         )
+    channel_methods = _list_channel_methods(study)
+    weight_methods = [
+        name for name in study.space["method"].values if name not in (*COMPARED_CONTROLS, *channel_methods)
+    ]
+    if channel_methods and weight_methods and "granularity" not in study.space:
+        yield (
+            f"trial.method: {channel_methods[0]} prunes whole channels and {weight_methods[0]} single weights, and the "
+            "random controls can do one of both; write `granularity: channel` or `granularity: weight`"
+        )
     if study.constraints:
         yield "constraints: a comparison trains every network, without constraints; remove them"
+
+
+def _choose_granularity(study: Study) -> dict[str, str]:
+    """Return the granularity of the random controls, where methods that prune channels are compared and none is set."""
+    return {"granularity": "channel"} if _list_channel_methods(study) and "granularity" not in study.space else {}
+
+
+def _list_channel_methods(study: Study) -> list[str]:
+    from forcetune.pruning import method_row
+
+    return [name for name in study.space["method"].values if method_row(name).always_prunes_channels]
 
 
 def list_configurations(study: Study) -> list[dict[str, Any]]:

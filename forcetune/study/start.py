@@ -66,7 +66,9 @@ def warm_start_problems(study: "Study") -> Iterator[Problem]:
     """Yield a problem for each name in `search.warm_start` that no sampler can learn from."""
     names, sampler = study.search.warm_start, study.search.sampler
     if names and sampler in ("grid", "random"):
-        yield Problem("search.warm_start", f"`sampler: {sampler}` cannot learn from other studies; allowed: tpe, nsga2")
+        yield Problem(
+            "search.warm_start", f"`sampler: {sampler}` cannot learn from other studies; allowed: tpe, front, nsga2"
+        )
     for i, name in enumerate(names):
         if name == study.study:
             message = f"{name!r} is this study; a study always continues from its own trials"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -51,6 +52,12 @@ class Budget(_Section):
     device_hours: float | None = Field(None, gt=0, description="hours of GPUs, or of cores where a trial has no GPU")
 
 
+class Focus(_Section):
+    """The band of the front that counts for the sampler."""
+
+    sparsity: list[float] = Field(min_length=2, max_length=2, description="lowest and highest sparsity of the band")
+
+
 class Patience(_Section):
     """The condition under which the front counts as complete."""
 
@@ -65,6 +72,9 @@ def _number_or_share(written: Any) -> Any:
     return written
 
 
+SAMPLERS = ("tpe", "front", "nsga2", "random", "grid")
+OPTUNA_PREFIX = "optuna:"  # before the name of a sampler of Optuna's
+SAMPLER_SCHEMA = {"anyOf": [{"enum": list(SAMPLERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
 NUMBER_OR_SHARE_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": 0},
@@ -77,6 +87,16 @@ NUMBER_OR_SHARE_SCHEMA = {
 Keep = Literal["best", "front", "all", "none"]  # whose trained weights are kept
 
 
+def _check_sampler(written: str) -> str:
+    name = written.removeprefix(OPTUNA_PREFIX)
+    if written not in SAMPLERS and not (":" in written and all(written.partition(":")[::2]) and name):
+        raise ValueError(
+            f"is no sampler{suggestion(written, SAMPLERS)}; allowed: {', '.join(SAMPLERS)}, "
+            f"{OPTUNA_PREFIX}NAME or package.module:function"
+        )
+    return written
+
+
 class Search(_Section):
     """The section `search:`: how configurations are proposed."""
 
@@ -85,7 +105,17 @@ class Search(_Section):
         ge=1,
         description=f"number of trials, including collapsed and failed ones ({DEFAULT_TRIALS}; grid: all)",
     )
-    sampler: Literal["tpe", "nsga2", "random", "grid"] = Field("tpe", description="`tpe`, `nsga2`, `random` or `grid`")
+    sampler: Annotated[str, AfterValidator(_check_sampler), WithJsonSchema(SAMPLER_SCHEMA)] = Field(
+        "tpe",
+        description="`tpe`, `front`, `nsga2`, `random`, `grid`, `optuna:NAME` for a sampler of Optuna's, or "
+        "`package.module:function` that returns one",
+    )
+    sampler_options: dict[str, Any] = Field(
+        default={}, description="arguments of a sampler of Optuna's or of your own, by name"
+    )
+    focus: Focus | None = Field(
+        None, description="`{sparsity: [low, high]}`: the sampler `front` works on this band of the front"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the sampler")
     stopping: Literal["pareto", "safe", "none"] | None = Field(
         None, description="rule that ends trials early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
@@ -400,6 +430,8 @@ class Study(_Section):
         functions = [self.task.loss, self.task.measure, self.task.train, *self.task.metrics]
         for field in ("dataset", "model", "method", "saliency_loss"):
             functions += self.space[field].values if field in self.space else []
+        if not self.search.sampler.startswith(OPTUNA_PREFIX):
+            functions.append(self.search.sampler)
         return {name.partition(":")[0].partition(".")[0] for name in functions if name and ":" in name}
 
     @property
@@ -498,6 +530,7 @@ class Study(_Section):
             count = len(self.search.start)
             yield Problem("search.start", f"has {count} configurations, but the study has only {self.trials} trials")
         yield from warm_start_problems(self)
+        yield from self._sampler_problems()
         if "equal_compute" in self.space and any(self.space["equal_compute"].values):
             if self.stopping != "none":
                 message = "trials at equal compute have other epochs, at which they cannot be judged; allowed: none"
@@ -510,6 +543,26 @@ class Study(_Section):
                 f"objectives.{name}",
                 "`patience` needs the hypervolume, and the hypervolume needs a reference value; write "
                 f"{name}: {{direction: {self.directions[name]}, reference: ...}}",
+            )
+
+    def _sampler_problems(self) -> Iterator[Problem]:
+        search = self.search
+        if search.sampler_options and ":" not in search.sampler:
+            yield Problem(
+                "search.sampler_options",
+                f"`sampler: {search.sampler}` takes none; allowed with {OPTUNA_PREFIX}NAME or package.module:function",
+            )
+        if search.focus is None:
+            return
+        if search.sampler != "front":
+            yield Problem("search.focus", f"`sampler: {search.sampler}` has no focus; allowed: front")
+        low, high = search.focus.sparsity
+        densities = self.space["density"].values
+        sparsest, densest = 1 - min(densities), 1 - max(densities)
+        if not densest <= low < high <= sparsest:
+            yield Problem(
+                "search.focus.sparsity",
+                f"is [{low:g}, {high:g}]; allowed: two rising sparsities from {densest:g} to {sparsest:g}",
             )
 
     def _check_when(self, name: str) -> None:
@@ -553,6 +606,9 @@ class Study(_Section):
             for value in self.space[name].values if name in self.space else []:
                 yield partial(_check_name, f"trial.{name}", find, value)
         yield partial(_check_name, "loss", find_loss, self.task.loss)
+        if ":" in self.search.sampler and not self.search.sampler.startswith(OPTUNA_PREFIX):
+            find_sampler = partial(resolve, table={}, kind="sampler")
+            yield partial(_check_name, "search.sampler", find_sampler, self.search.sampler)
         functions = {"measure": self.task.measure, "train": self.task.train}
         for key, function in [*functions.items(), *(("metrics", metric) for metric in self.task.metrics)]:
             if function is not None:

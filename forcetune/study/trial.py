@@ -17,6 +17,7 @@ METHOD_COLUMNS = {
     "saliency_batch_size": "data",
     "samples_per_class": "data",
     "saliency_loss": "uses_loss",
+    "granularity": "has_granularity",
 }
 SCORE_OPTIONS = ("temperature", "inner_steps", "inner_lr")
 RULE_OPTIONS = ("settle_at", "update_interval", "drop_fraction", "rewind_step", "rewind")
@@ -52,21 +53,27 @@ class Trial(BaseModel):
         description="a row of METHODS, or `package.module:function`"
     )
     density: Annotated[float, Effect.MASK] = Field(gt=0, le=1, description="fraction of prunable weights kept")
+    granularity: Annotated[Literal["weight", "channel"], Effect.SCORES] = Field(
+        "weight",
+        description="what is pruned: each `weight` for itself, or a whole `channel`, whose score is the sum over its "
+        "weights and whose density is then at most `density`",
+    )
     iterations: Annotated[int, Effect.SCORES] = Field(
         20,
         ge=1,
         description="pruning steps; `snip_mb` and `grasp_mb` use the batches of so many steps at once "
-        "(20; `snip_it_training`: 7, `lottery`: 5)",
+        "(20; `snip_it_training`, `snap_it`: 7, `lottery`: 5)",
     )
     schedule: Annotated[str, Effect.MASK] = Field(
         "exponential",
         description="density after each step of an iterative method: `exponential`, `linear`, `cubic` or `halving` "
-        "(exponential; gradual magnitude: cubic; `snip_it_training`: halving)",
+        "(exponential; gradual magnitude: cubic; `snip_it_training`, `snap_it`: halving)",
     )
     batches_per_step: Annotated[int, Effect.SCORES] = Field(
         1,
         ge=1,
-        description="saliency batches per pruning step, for methods that read data (1; `snip_it_training`: 5)",
+        description="saliency batches per pruning step, for methods that read data (1; `snip_it_training`, `snap`, "
+        "`snap_it`, `skeletonization`: 5)",
     )
     saliency_batch_size: Annotated[int, Effect.SCORES | Effect.PRUNING_MEMORY] = Field(
         128, ge=1, description="images per saliency batch"
@@ -79,7 +86,8 @@ class Trial(BaseModel):
     )
     saliency_loss: Annotated[str, Effect.SCORES] = Field(
         "cross_entropy",
-        description="loss that only the saliency uses: `cross_entropy`, `nll_logits` or `package.module:function`",
+        description="loss that only the saliency uses: `cross_entropy`, `nll_logits`, "
+        "`linear_error` or `package.module:function` (cross_entropy; `skeletonization`: linear_error)",
     )
     temperature: Annotated[float | None, Effect.SCORES] = Field(
         None, gt=0, description="divisor of the logits in GraSP's loss (200)"
@@ -204,6 +212,13 @@ class Trial(BaseModel):
         return {name: getattr(self, name) for name in select_fields(Effect.LOOP)}
 
     @property
+    def prunes_channels(self) -> bool:
+        """Whether whole channels are pruned."""
+        from forcetune.pruning import method_row
+
+        return self.fields().get("granularity") == "channel" or method_row(self.method).always_prunes_channels
+
+    @property
     def total_epochs(self) -> int:
         """The epochs of all levels, where the method trains several; an upper bound where `rewind_step` is set."""
         from forcetune.pruning import method_row
@@ -235,15 +250,16 @@ def _to_python(value: Any) -> Any:
 
 
 def method_label(fields: Mapping[str, Any]) -> str:
-    """Return the name of a trial's method and those of its controls, as `snip+shuffle`.
+    """Return the name of a trial's method and those of its controls, as `snip+shuffle` or `snip by channel`.
 
     Args:
         fields: The fields of the trial.
     """
     controls = [name for name in CONTROLS if fields.get(name)]
+    method = f"{fields['method']} by channel" if fields.get("granularity") == "channel" else fields["method"]
     return "+".join(
         [
-            fields["method"],
+            method,
             *(f"small_dense:{fields[control]}" if control == "small_dense" else control for control in controls),
         ]
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forcetune.pruning import Change, Masks, RuleState, Saliency, TrainingRule, Weights
+from forcetune.pruning import Change, Masks, NetworkChannels, RuleState, Saliency, TrainingRule, Weights
 from forcetune.pruning.masks import density
 
 # Of the network, its masks, the step and a saliency: the scores, by parameter name.
@@ -28,6 +28,7 @@ class ChangingMasks:
         masks: The masks so far, by parameter name, in the shapes of the whole network.
         trail: One dict for each change: the `step`, the number of weights `kept` in each layer, and the numbers of
             weights that `returned` and that were `removed`.
+        input_shape: The shape of one sample, which the training sets.
     """
 
     def __init__(self, rule: TrainingRule, score: Scorer | None = None, seed: int = 0) -> None:
@@ -36,6 +37,8 @@ class ChangingMasks:
         self.trail: list[dict[str, Any]] = []
         self._score = score
         self._seed = seed
+        self.input_shape: tuple[int, ...] = ()
+        self._channels: NetworkChannels | None = None
         self._asked_step = -1
         self._events = frozenset(rule.event_steps)
 
@@ -72,6 +75,8 @@ class ChangingMasks:
             ValueError: The rule has returned masks that it must not.
         """
         shown_masks = {name: mask.clone() for name, mask in self.masks.items()}  # a rule may write into them
+        if self.rule.prunes_channels and self._channels is None:
+            self._channels = NetworkChannels(model, weights, self.input_shape)
         state = RuleState(
             weights,
             shown_masks,
@@ -79,6 +84,7 @@ class ChangingMasks:
             optimizer_state,
             score=lambda saliency: self._score_saliency(model, step, saliency),
             draw=lambda name: self._draw(step, name, weights[name]),
+            channels=self._channels,
         )
         change = self.rule.after_step(step, state)
         self._asked_step = step
@@ -127,7 +133,8 @@ class ChangingMasks:
     def _check_count(self, masks: Masks, step: int) -> None:
         total = sum(mask.numel() for mask in masks.values())
         kept, requested = sum(int(mask.sum()) for mask in masks.values()), int(total * self.rule.plan.density)
-        if step == self.rule.settled_step and kept != requested:
+        is_kept = kept <= requested if self.rule.prunes_channels else kept == requested
+        if step == self.rule.settled_step and not is_kept:
             raise ValueError(
                 f"{self._name} keeps {kept} of {total} weights after its last change, at step {step}; the trial's "
                 f"density {self.rule.plan.density} is {requested}"

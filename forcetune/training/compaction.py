@@ -2,25 +2,30 @@
 
 A channel is cut out where it counts for no layer that reads it: all weights by which the layer reads it are pruned, or
 the channel is 0 there and stays 0 in training. The latter needs more than pruned weights in front of the channel: every
-bias and every shift of a norm on its way is 0, and no gradient reaches one of them (`_find_zeros`). Channels that are
-added, normalized or multiplied together form one group, and are kept or cut together.
+bias and every shift of a norm on its way is 0, and no gradient reaches one of them (`_find_zeros`). Groups of channels
+are kept or cut together (`forcetune.pruning.tracing`).
 """
 
 import copy
 import logging
-import operator
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional
-from torch.nn.modules.dropout import _DropoutNd
 
-from forcetune.pruning.diagnosis import count_positions
+from forcetune.pruning.tracing import (
+    BATCH_NORMS,
+    NONZERO_AT_ZERO_CALLS,
+    NONZERO_AT_ZERO_MODULES,
+    RELU_CALLS,
+    RELU_MODULES,
+    ChannelGroup,
+    TracedNetwork,
+    get_shape,
+    is_call,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +33,6 @@ COMPARED_SAMPLES = 8  # on which a network and its compaction are compared
 MAX_RELATIVE_ERROR = 1e-4  # of the distances between the outputs for different samples; deep networks lose ten digits
 # Relative to the size of the outputs: the error of float64, and the distance below which outputs differ by it alone.
 FLOAT64_ERROR, DEAD_DISTANCE = 1e-13, 1e-14
-RELU_MODULES = (nn.ReLU, nn.ReLU6)
-CHANNELWISE_MODULES = (
-    *RELU_MODULES, nn.Identity, nn.Dropout, nn.Dropout2d, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
-    nn.Hardsigmoid, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-CHANNELWISE_CALLS: set[Any] = {
-    functional.relu, functional.relu6, functional.dropout, functional.max_pool2d, functional.avg_pool2d,
-    functional.adaptive_avg_pool2d, functional.silu, functional.gelu, functional.sigmoid, torch.relu, torch.sigmoid,
-    "relu", "relu_", "mean", torch.mean, "contiguous",
-}  # fmt: skip
-NONZERO_AT_ZERO_MODULES = (nn.Sigmoid, nn.Hardsigmoid)  # of the channelwise ones: a zero does not stay 0
-NONZERO_AT_ZERO_CALLS: set[Any] = {functional.sigmoid, torch.sigmoid}
-RELU_CALLS: set[Any] = {functional.relu, functional.relu6, torch.relu, "relu", "relu_"}
-JOINING_CALLS: set[Any] = {operator.add, operator.iadd, operator.mul, torch.add, torch.mul, "add", "add_", "mul"}
-FLATTENING_CALLS: set[Any] = {torch.flatten, "flatten", "view", "reshape", nn.Flatten}
 
 
 @dataclass
@@ -144,7 +133,7 @@ def find_compaction(model: nn.Module, masks: dict[str, Tensor], input_shape: tup
     try:
         masked, small = _copy_masked(model, masks).eval(), _copy_masked(model, masks).eval()
         with torch.no_grad():
-            network = _TracedNetwork(small, example)
+            network = TracedNetwork(small, example)
             kept_indices = _cut_dead_channels(network, masks)
             compaction = Compaction(small, kept_indices, network.count_macs() / network.dense_macs, network.has_dropout)
             difference = _find_difference(masked, compaction, example)
@@ -224,154 +213,7 @@ def _copy_masked(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     return copied
 
 
-@dataclass
-class _ChannelGroup:
-    """Channels of several tensors that are kept or cut together.
-
-    Attributes:
-        size: The number of channels.
-        fixed: Whether all channels are kept.
-        joined: Whether the group has a sum or a product of tensors.
-        writers: The layers whose outputs are the channels.
-        readers: The layers whose inputs are the channels, each with the number of its inputs that a channel has.
-        passers: The depthwise convolutions, which keep each channel apart.
-        norms: The batch norms of the channels.
-    """
-
-    size: int
-    fixed: bool = False
-    joined: bool = False
-    writers: list[str] = field(default_factory=list)
-    readers: list[tuple[str, int]] = field(default_factory=list)
-    passers: list[str] = field(default_factory=list)
-    norms: list[str] = field(default_factory=list)
-
-    def merge(self, other: "_ChannelGroup") -> None:
-        self.fixed |= other.fixed or self.size != other.size
-        self.joined |= other.joined
-        for name in ("writers", "readers", "passers", "norms"):
-            getattr(self, name).extend(getattr(other, name))
-
-
-class _TracedNetwork:
-    """The channel groups of a network, found in one pass over its graph."""
-
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.modules = dict(model.named_modules())
-        self.graph = fx.symbolic_trace(model)
-        ShapeProp(self.graph).propagate(example)
-        self._groups: dict[fx.Node, _ChannelGroup] = {}
-        self._features: dict[fx.Node, int] = {}  # of one channel: more than one behind a flattening
-        self.module_nodes: dict[str, fx.Node] = {}
-        self.has_dropout = False
-        call_counts = Counter(str(node.target) for node in self.graph.graph.nodes if node.op == "call_module")
-        self._shared_modules = {name for name, count in call_counts.items() if count > 1}
-        for node in self.graph.graph.nodes:
-            self._add_node(node)
-        self.dense_macs = self.count_macs()
-
-    def count_macs(self) -> int:
-        """Return the multiply-adds of one sample in the layers as they are now."""
-        total = 0
-        for name, node in self.module_nodes.items():
-            layer, shape = self.modules[name], _get_shape(node)
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                positions = count_positions(layer, shape) // COMPARED_SAMPLES if shape else 1
-                total += positions * layer.weight.numel()
-        return total
-
-    @property
-    def groups(self) -> list[_ChannelGroup]:
-        return list({id(group): group for group in self._groups.values()}.values())
-
-    def find_group(self, node: fx.Node) -> _ChannelGroup | None:
-        """Return the group of the channels of a node's tensor; None where it has no channels."""
-        return self._groups.get(node)
-
-    def find_operation(self, node: fx.Node) -> Any:
-        """Return the module that a node calls, or else the function or the name of the method."""
-        return self.modules[str(node.target)] if node.op == "call_module" else node.target
-
-    def _add_node(self, node: fx.Node) -> None:
-        sources = [source for source in node.all_input_nodes if source in self._groups]
-        operation = self.find_operation(node)
-        if node.op == "call_module":
-            self.module_nodes[str(node.target)] = node
-        self.has_dropout |= operation is functional.dropout or (isinstance(operation, _DropoutNd) and operation.p > 0)
-        if node.op == "output":
-            self._fix(sources)
-        elif node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
-            pass
-        elif _get_shape(node) is None:
-            self._fix(sources)
-        elif isinstance(operation, nn.Module) and str(node.target) in self._shared_modules and operation.state_dict():
-            self._fix([*sources, node])
-        elif isinstance(operation, nn.Conv2d | nn.Linear) and len(sources) == 1:
-            self._add_layer(node, operation, sources[0])
-        elif isinstance(operation, BATCH_NORMS) and len(sources) == 1 and self._features[sources[0]] == 1:
-            self._continue_group(node, sources[0])
-            self._groups[node].norms.append(str(node.target))
-        elif (
-            (isinstance(operation, CHANNELWISE_MODULES) or _is_call(operation, CHANNELWISE_CALLS))
-            and len(sources) == 1
-            and _has_same_channels(node, sources[0])
-        ):
-            self._continue_group(node, sources[0])
-        elif (
-            (isinstance(operation, nn.Flatten) or _is_call(operation, FLATTENING_CALLS))
-            and len(sources) == 1
-            and _is_flattened(node, sources[0])
-        ):
-            self._continue_group(node, sources[0])
-            self._features[node] *= _get_shape(node)[1] // _get_shape(sources[0])[1]  # type: ignore[index]
-        elif (
-            _is_call(operation, JOINING_CALLS)
-            and len(sources) == 2
-            and _count_channels(sources[0]) == _count_channels(sources[1])
-        ):
-            self._join_groups(node, *sources)
-        else:
-            self._fix([*sources, node])
-
-    def _add_layer(self, node: fx.Node, module: nn.Conv2d | nn.Linear, source: fx.Node) -> None:
-        name, group = str(node.target), self._groups[source]
-        if isinstance(module, nn.Linear) and len(_get_shape(node) or ()) != 2:
-            self._fix([source, node])
-        elif isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1:
-            self._continue_group(node, source)
-            group.passers.append(name)
-        else:
-            group.readers.append((name, self._features[source]))
-            self._start_group(node)
-            self._groups[node].writers.append(name)
-            if isinstance(module, nn.Conv2d) and module.groups > 1:
-                self._fix([source, node])
-
-    def _start_group(self, node: fx.Node) -> None:
-        self._groups[node], self._features[node] = _ChannelGroup(_count_channels(node)), 1
-
-    def _continue_group(self, node: fx.Node, source: fx.Node) -> None:
-        self._groups[node], self._features[node] = self._groups[source], self._features[source]
-
-    def _join_groups(self, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
-        joined, absorbed = self._groups[first], self._groups[second]
-        if absorbed is not joined:
-            joined.merge(absorbed)
-            self._groups = {n: joined if group is absorbed else group for n, group in self._groups.items()}
-        joined.joined = True
-        joined.fixed |= self._features[first] != self._features[second]
-        self._continue_group(node, first)
-
-    def _fix(self, nodes: list[fx.Node]) -> None:
-        """Keep all channels of the nodes."""
-        for node in nodes:
-            if node not in self._groups and _get_shape(node) is not None:
-                self._start_group(node)
-            if node in self._groups:
-                self._groups[node].fixed = True
-
-
-def _cut_dead_channels(network: "_TracedNetwork", masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
+def _cut_dead_channels(network: TracedNetwork, masks: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
     """Cut the dead channels out of the network's layers, and return the indices that are kept, as in `Compaction`."""
     groups = network.groups
     kept = {id(group): torch.ones(group.size, dtype=torch.bool) for group in groups}
@@ -409,8 +251,8 @@ def _cut_dead_channels(network: "_TracedNetwork", masks: dict[str, Tensor]) -> d
 
 
 def _find_dead(
-    network: _TracedNetwork,
-    group: _ChannelGroup,
+    network: TracedNetwork,
+    group: ChannelGroup,
     find_connections: Callable[[str], Tensor],
     find_mask: Callable[[str], Tensor],
 ) -> Tensor:
@@ -425,8 +267,8 @@ def _find_dead(
 
 
 def _find_zeros(
-    network: _TracedNetwork,
-    group: _ChannelGroup,
+    network: TracedNetwork,
+    group: ChannelGroup,
     unread: dict[str, Tensor],
     find_connections: Callable[[str], Tensor],
     find_mask: Callable[[str], Tensor],
@@ -460,7 +302,7 @@ def _find_zeros(
 
 
 def _find_zeros_before_shift(
-    network: _TracedNetwork, node: fx.Node, zeros: dict[fx.Node, Tensor], pruned: dict[str, Tensor]
+    network: TracedNetwork, node: fx.Node, zeros: dict[fx.Node, Tensor], pruned: dict[str, Tensor]
 ) -> Tensor | bool:
     """Return the channels of a node's output that are 0 where its own shift is 0."""
     operation = network.find_operation(node)
@@ -471,14 +313,14 @@ def _find_zeros_before_shift(
     if (
         input_zeros is None
         or isinstance(operation, NONZERO_AT_ZERO_MODULES)
-        or _is_call(operation, NONZERO_AT_ZERO_CALLS)
+        or is_call(operation, NONZERO_AT_ZERO_CALLS)
     ):
         return False
     return input_zeros
 
 
 def _find_blocked(
-    network: _TracedNetwork,
+    network: TracedNetwork,
     node: fx.Node,
     user: fx.Node,
     zeros: dict[fx.Node, Tensor],
@@ -489,13 +331,13 @@ def _find_blocked(
     """Return the channels for which a node gets no gradient from one that uses it."""
     name = str(user.target)
     if user not in zeros:  # in another group: a layer that reads this one, or a call that returns the batch size
-        return unread[name] if name in unread else _get_shape(user) is None and user.op != "output"
+        return unread[name] if name in unread else get_shape(user) is None and user.op != "output"
     if _is_relu(network, user):
         return zeros[node] | blocked[user]
     return pruned[name] | blocked[user] if name in pruned else blocked[user]
 
 
-def _find_unshifted(network: _TracedNetwork, node: fx.Node, size: int) -> Tensor:
+def _find_unshifted(network: TracedNetwork, node: fx.Node, size: int) -> Tensor:
     """Return the channels to which a node adds nothing: bias, beta and running mean are 0."""
     operation = network.find_operation(node)
     unshifted = torch.ones(size, dtype=torch.bool)
@@ -508,18 +350,18 @@ def _find_unshifted(network: _TracedNetwork, node: fx.Node, size: int) -> Tensor
     return unshifted
 
 
-def _has_trained_shift(network: _TracedNetwork, node: fx.Node) -> bool:
+def _has_trained_shift(network: TracedNetwork, node: fx.Node) -> bool:
     operation = network.find_operation(node)
     return isinstance(operation, (nn.Conv2d, nn.Linear, *BATCH_NORMS)) and operation.bias is not None
 
 
-def _is_relu(network: _TracedNetwork, node: fx.Node) -> bool:
+def _is_relu(network: TracedNetwork, node: fx.Node) -> bool:
     operation = network.find_operation(node)
-    return isinstance(operation, RELU_MODULES) or _is_call(operation, RELU_CALLS)
+    return isinstance(operation, RELU_MODULES) or is_call(operation, RELU_CALLS)
 
 
 def _resize(
-    network: _TracedNetwork, group: _ChannelGroup, keep: Tensor, kept_indices: dict[str, dict[int, Tensor]]
+    network: TracedNetwork, group: ChannelGroup, keep: Tensor, kept_indices: dict[str, dict[int, Tensor]]
 ) -> None:
     """Cut a group down in all layers that use it, and note the indices that are kept."""
 
@@ -559,29 +401,3 @@ def _resize(
         for attribute in ("weight", "bias", "running_mean", "running_var"):
             shrink(name, attribute, 0)
         network.modules[name].num_features = size
-
-
-def _get_shape(node: fx.Node) -> tuple[int, ...] | None:
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else None
-
-
-def _count_channels(node: fx.Node) -> int:
-    shape = _get_shape(node) or ()
-    return shape[1] if len(shape) > 1 else 0
-
-
-def _has_same_channels(node: fx.Node, source: fx.Node) -> bool:
-    """Return whether the channels stay in dimension 1; a mean may take the positions away."""
-    return _count_channels(node) == _count_channels(source) and len(_get_shape(node) or ()) in (2, 4)
-
-
-def _is_flattened(node: fx.Node, source: fx.Node) -> bool:
-    """Return whether (N, C, ...) has become (N, C * ...)."""
-    before, after = _get_shape(source) or (), _get_shape(node) or ()
-    return len(after) == 2 and before[0] == after[0] and torch.Size(before).numel() == torch.Size(after).numel()
-
-
-def _is_call(operation: Any, calls: set[Any]) -> bool:
-    """Return whether a node's operation is one of these functions and methods."""
-    return not isinstance(operation, nn.Module) and operation in calls

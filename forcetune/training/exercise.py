@@ -27,9 +27,9 @@ def exercise_rule(
     """Train a small network with a rule, and check that the rule keeps to its duties.
 
     The training has 4 epochs of 9 steps on made-up images. A rule passes where it returns masks of the right shapes and
-    type, returns no pruned weight unless it says so, leaves exactly int(N * density) weights after its last change,
-    writes to nothing that it is shown, decides the same when it is asked twice, and ends a training that was
-    interrupted as one that was not.
+    type, returns no pruned weight unless it says so, leaves exactly int(N * density) weights after its last change (at
+    most as many where it prunes whole channels), writes to nothing that it is shown, decides the same when it is asked
+    twice, and ends a training that was interrupted as one that was not.
 
     Args:
         make_rule: The rule: a subclass of TrainingRule, or another function of a plan.
@@ -94,7 +94,7 @@ class _Watched(TrainingRule):
     def __init__(self, rule: TrainingRule) -> None:
         self._rule = rule
         self.keeps_dense_weights, self.may_regrow = rule.keeps_dense_weights, rule.may_regrow
-        self.ranks_dead_weights = rule.ranks_dead_weights
+        self.ranks_dead_weights, self.prunes_channels = rule.ranks_dead_weights, rule.prunes_channels
         self.event_steps = rule.event_steps
         super().__init__(rule.plan)
 

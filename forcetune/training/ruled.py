@@ -46,7 +46,7 @@ class RuledTraining(Training):
         **arguments: Any,
     ) -> None:
         self.changes = changes
-        changes.masks = masks
+        changes.masks, changes.input_shape = masks, arguments.get("input_shape") or ()
         self.keeps_dense_weights = changes.rule.keeps_dense_weights
         super().__init__(model, masks, *batches, **arguments)
         self._levels = Levels(

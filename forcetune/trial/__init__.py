@@ -2,6 +2,7 @@
 
 from forcetune.trial.checks import (
     check,
+    check_channels,
     check_rule,
     check_saliency,
     check_trials,
@@ -18,6 +19,7 @@ __all__ = [
     "PreparedTrial",
     "TrialRun",
     "check",
+    "check_channels",
     "check_rule",
     "check_saliency",
     "check_trials",

@@ -141,6 +141,25 @@ def check_rule(trial: Trial, task: Task, count_steps: Callable[[Trial], int] | N
         _check_levels(trial, rule)
 
 
+def check_channels(trial: Trial) -> tuple[float, float]:
+    """Check that a network has whole channels to cut.
+
+    Args:
+        trial: The trial.
+
+    Returns:
+        The lowest density, at which one channel is left in each layer: as it is, and rounded up to two digits.
+
+    Raises:
+        InputError: The network cannot be traced, or has no channel that may be cut.
+    """
+    dataset = data.load(trial.dataset, trial.data_root)
+    model = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width)
+    weights = {name: weight.detach() for name, weight in pruning.prunable(model).items()}
+    channels = pruning.NetworkChannels(model, weights, dataset.input_shape)
+    return channels.smallest_count / channels.total, channels.smallest_density
+
+
 def count_epoch_steps(trial: Trial) -> int:
     """Return the number of optimizer steps of an epoch of a trial."""
     dataset = data.load(trial.dataset, trial.data_root)

@@ -114,7 +114,7 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
     if row.starts_dense:
         masks = pruning.dense_masks(model)
     else:
-        masks = _find_masks(trial, model, batches, fetch_masks, pruning_cache)
+        masks = _find_masks(trial, model, batches, dataset.input_shape, fetch_masks, pruning_cache)
     seconds = time.perf_counter() - started
     reused_steps, saved_seconds = (
         (pruning_cache.reused_steps - before[0], pruning_cache.saved_seconds - before[1]) if pruning_cache else before
@@ -136,7 +136,7 @@ def prepare(trial: Trial, task: Task | None = None, fetch_masks: Callable[[str],
 
 
 def _plan_metrics(trial: Trial, masks: dict[str, Tensor]) -> dict[str, float]:
-    """Return the metrics that the masks are certain to have in the end, where a rule changes them."""
+    """Return the metrics that the masks have in the end, where a rule changes them; a bound of those of channels."""
     total = sum(mask.numel() for mask in masks.values())
     density = int(total * trial.density) / total
     return dict(zip(PLANNED_METRICS, (density, 1 - density), strict=True))
@@ -167,6 +167,7 @@ def _find_masks(
     trial: Trial,
     model: nn.Module,
     batches: Iterable[pruning.Batch],
+    input_shape: tuple[int, ...],
     fetch_masks: Callable[[str], str | Path],
     pruning_cache: pruning.PruningCache | None,
 ) -> dict[str, Tensor]:
@@ -181,11 +182,17 @@ def _find_masks(
         loss=trial.saliency_loss,
         seed=derive_seed(trial, "mask"),
         invert=trial.invert,
+        granularity=trial.granularity,
         layer_masks=pruning.load_masks(fetch_masks(trial.layers_from)) if trial.layers_from else None,
         options=trial.options,
         cache=pruning_cache,
     )
-    return pruning.shuffled(masks, derive_seed(trial, "shuffle")) if trial.shuffle else masks
+    if not trial.shuffle:
+        return masks
+    seed = derive_seed(trial, "shuffle")
+    if trial.prunes_channels:
+        return pruning.shuffle_channels(model, masks, input_shape, seed)
+    return pruning.shuffled(masks, seed)
 
 
 def _make_small_dense(

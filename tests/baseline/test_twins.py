@@ -63,6 +63,22 @@ def test_the_twins_of_a_champion_that_is_pruned_in_training_have_the_layers_of_i
     }
 
 
+@pytest.mark.parametrize("fields", [{"method": "snip", "granularity": "channel"}, {"method": "snap"}])
+def test_the_twins_of_a_champion_of_whole_channels_prune_channels(fields):
+    trial = Trial(dataset="digits", model="mlp", density=0.1, **fields)
+    champion = Champion("s", "trial-0001", trial, 0.9, (0.9, 1.0), run_id="a" * 32)
+    twins = {comparison.against: comparison.twin for comparison in make_fixed_comparisons(champion)}
+    assert all(twin.prunes_channels for twin in twins.values())
+    assert twins["random_erk"].fields()["granularity"] == "channel"
+
+
+def test_the_twins_of_skeletonization_prune_channels():
+    fields = {"dataset": "digits", "model": "mlp", "method": "skeletonization", "density": 0.1, "epochs": 9}
+    champion = Champion("s", "trial-0001", Trial(**fields), 0.9, (0.9, 1.0), run_id="a" * 32)
+    for comparison in make_fixed_comparisons(champion):
+        assert comparison.twin.fields()["granularity"] == "channel"
+
+
 def test_champion_and_twin_have_the_same_fresh_seed(champion_study):
     seed = get_comparison_seed(champion_study.study, 0)
     assert seed >= champion_study.study.first_fresh_seed + COMPARISON_SEED_OFFSET, (

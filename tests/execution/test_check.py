@@ -94,3 +94,24 @@ def test_user_functions_are_tried_before_anything_starts(tmp_path, monkeypatch):
         InputError, match=r"measure: my_checked:renamed raised .*'latency \(ms\)'.* 'latency_ms' is allowed"
     ):
         check(measure="my_checked:renamed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "snap", "density": 0.0005}, "density 0.0005 leaves less than one channel .* snap prunes"),
+        ({"granularity": ["weight", "channel"], "density": 0.0005}, "which snip by channel prunes whole channels"),
+        ({"method": "skeletonization", "density": 0.0005, "epochs": 9}, "which skeletonization prunes whole channels"),
+    ],
+)
+def test_channels_that_cannot_be_cut_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        check_study(parse_study(**fields))
+
+
+def test_the_lowest_density_of_whole_channels_is_allowed():
+    with pytest.raises(InputError, match="at least") as error:
+        check_study(parse_study(method="snap", density=0.0005))
+    lowest = float(str(error.value).partition("at least ")[2].partition(",")[0])
+    assert check_study(parse_study(method="snap", density=lowest))
+    assert check_study(parse_study(method="snap", density=0.995 * lowest)), "the message rounds up"

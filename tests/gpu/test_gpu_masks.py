@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from forcetune.pruning import METHODS, find_masks, methods
+from forcetune.pruning import METHODS, find_masks
+from forcetune.pruning.selection import WeightSelection
 
 pytestmark = pytest.mark.gpu
 
 # Two scores that differ by less, relative to the larger one where it exceeds 1, may be ranked either way
 TIE_TOLERANCE = 1e-12
 SCORED_SHAPE, SCORED_CLASSES, SCORED_SAMPLES = (2, 8, 8), 4, 16
+WEIGHT_METHODS = [name for name, row in METHODS.items() if not row.starts_dense and not row.scores_gates]
 
 
 def network():
@@ -46,22 +48,22 @@ def record(monkeypatch):
 
     def find(method, device):
         steps = []
-        keep = methods._keep
+        keep = WeightSelection.keep
 
-        def recording(scores, *arguments):
-            masks = keep(scores, *arguments)
+        def recording(selection, scores):
+            masks = keep(selection, scores)
             steps.append((scores.cpu(), torch.cat([mask.flatten() for mask in masks.values()]).cpu()))
             return masks
 
         with monkeypatch.context() as patched:
-            patched.setattr(methods, "_keep", recording)
+            patched.setattr(WeightSelection, "keep", recording)
             find_masks(network().to(device), batches(device), method, 0.1, iterations=5, seed=3)
         return steps
 
     return find
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.starts_dense])
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_masks_are_those_of_the_cpu(method, device, record):
     on_cpu, on_device = record(method, torch.device("cpu")), record(method, device)
     assert len(on_cpu) == len(on_device) > 0
@@ -73,6 +75,15 @@ def test_masks_are_those_of_the_cpu(method, device, record):
         gap = (dropped.max() - taken.min()).abs()
         assert gap < TIE_TOLERANCE * max(1.0, float(dropped.abs().max())), f"{len(taken)} weights differ"
         break  # later steps score other networks
+
+
+@pytest.mark.parametrize("method", ["snip", "force", "synflow", "random", "magnitude_uniform", "snap", "snap_it"])
+def test_channels_are_those_of_the_cpu(method, device):
+    on_cpu, on_device = (
+        find_masks(network().to(d), batches(d), method, 0.3, iterations=5, granularity="channel", seed=3)
+        for d in (torch.device("cpu"), device)
+    )
+    assert all(torch.equal(mask, on_device[name].cpu()) for name, mask in on_cpu.items())
 
 
 def test_the_model_stays_as_it_was(device):

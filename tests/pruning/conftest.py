@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 
 @pytest.fixture
@@ -22,3 +23,23 @@ def snapshot():
         }
 
     return take
+
+
+@pytest.fixture
+def build_layers():
+    """Return a function that builds the network of a record, in float64, from its list of layers."""
+
+    def build(layers):
+        makers = {
+            "lin": nn.Linear,
+            "bn1": nn.BatchNorm1d,
+            "bn2": nn.BatchNorm2d,
+            "relu": nn.ReLU,
+            "pool": lambda: nn.MaxPool2d(2),
+            "conv": lambda inputs, outputs, size: nn.Conv2d(inputs, outputs, size, padding=size // 2),
+            "aap": nn.AdaptiveAvgPool2d,
+            "flat": nn.Flatten,
+        }
+        return nn.Sequential(*(makers[kind](*arguments) for kind, *arguments in layers)).double()
+
+    return build

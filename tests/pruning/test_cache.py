@@ -31,10 +31,10 @@ class Counting(nn.Sequential):
         return super().forward(x)
 
 
-def find_with_cache(model, method, setting, cache):
+def find_with_cache(model, method, setting, cache, **arguments):
     density, iterations = setting
     torch.manual_seed(7)
-    return find_masks(model, BATCHES, method, density, iterations=iterations, cache=cache)
+    return find_masks(model, BATCHES, method, density, iterations=iterations, cache=cache, **arguments)
 
 
 def equal(masks, other_masks):
@@ -44,7 +44,8 @@ def equal(masks, other_masks):
 
 
 @pytest.mark.parametrize(
-    "method", [name for name, row in METHODS.items() if not row.rule and (row.data or row.iterative)]
+    "method",
+    [name for name, row in METHODS.items() if row.has_granularity and (row.data or row.iterative)],
 )
 def test_every_method_finds_the_same_masks(method):
     model, cache = Counting(), PruningCache()
@@ -57,6 +58,17 @@ def test_every_method_finds_the_same_masks(method):
     assert cache.reused_steps >= len(DENSITIES_AND_ITERATIONS) - 1
     assert cache.saved_seconds > 0
     assert cache.size > 0
+
+
+@pytest.mark.parametrize("method", ["snip", "force", "snap_it"])
+def test_whole_channels_are_the_same(method):
+    model, cache = Counting(), PruningCache()
+    for setting in [(0.5, 2), (0.25, 4), (0.9, 1), (0.25, 4), (0.4, 3)]:
+        uncached, cached = (
+            find_with_cache(model, method, setting, used_cache, granularity="channel") for used_cache in (None, cache)
+        )
+        assert equal(cached, uncached), setting
+    assert cache.reused_steps >= 4
 
 
 @pytest.mark.parametrize(

@@ -240,12 +240,12 @@ def test_the_learning_rate_of_the_lottery_tickets_program():
 
 
 @pytest.mark.parametrize(("file", "case"), list_cases("during"))
-def test_snip_it_during_training(file, case):
+def test_snip_it_during_training(file, case, build_layers):
     reference = Reference(file, case)
     record, arrays = reference.record, reference.arrays
     loss = {"ce": functional.cross_entropy, "nll_logits": functional.nll_loss}[case["loss"]]
     rule = make_rule("snip_it_training", 1 - case["limit"], iterations=7)
-    model = build(record["layers"])
+    model = build_layers(record["layers"])
     for event, recorded in enumerate(case["events"]):
         prefix = f"event/{case['name']}/{event}/"
         state = {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
@@ -275,21 +275,6 @@ def test_the_targets_of_snip_it_during_training():
     counts = [rule.count_after(step, total) for step in rule.event_steps]
     requested = [event["k_requested"] for event in case["events"]]
     assert counts == pytest.approx(requested, abs=1)
-
-
-def build(layers):
-    """Return the network of a record, in float64."""
-    makers = {
-        "lin": nn.Linear,
-        "bn1": nn.BatchNorm1d,
-        "bn2": nn.BatchNorm2d,
-        "relu": nn.ReLU,
-        "pool": lambda: nn.MaxPool2d(2),
-        "conv": lambda inputs, outputs, size: nn.Conv2d(inputs, outputs, size, padding=size // 2),
-        "aap": nn.AdaptiveAvgPool2d,
-        "flat": nn.Flatten,
-    }
-    return nn.Sequential(*(makers[kind](*arguments) for kind, *arguments in layers)).double()
 
 
 def test_the_documents_count_the_cases():

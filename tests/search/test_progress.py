@@ -131,6 +131,13 @@ def test_every_method_is_described(method):
     assert describe(Trial(dataset="digits", model="mlp", method=method, density=0.05)).startswith(method)
 
 
+def test_the_density_of_whole_channels_is_a_bound():
+    fields = {"dataset": "digits", "model": "mlp", "density": 0.05}
+    assert describe(Trial(method="snap", **fields)) == "snap at 95.00% sparsity or more"
+    by_channel = Trial(method="snip", granularity="channel", **fields)
+    assert describe(by_channel) == "snip by channel at 95.00% sparsity or more"
+
+
 def test_a_description_has_the_schedule_of_an_iterative_method(make_study):
     study = make_study()
     assert (

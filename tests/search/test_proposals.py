@@ -7,7 +7,8 @@ from optuna.trial import TrialState, create_trial
 
 from forcetune.ledger.messages import PriorTrial
 from forcetune.search import proposals as proposals_module
-from forcetune.search.proposals import GridProposals, SampledProposals, make_proposals, select_fitting, startup_trials
+from forcetune.search.proposals import GridProposals, SampledProposals, make_proposals, select_fitting
+from forcetune.search.samplers import count_start_trials
 
 CONDITIONAL_SPACE = {
     "method": ["random", "snip", "force", "synflow"],
@@ -26,7 +27,7 @@ def drive(proposals, count):
     return drawn
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "front", "nsga2", "random", "optuna:GPSampler", "optuna:QMCSampler"])
 def test_samplers_keep_to_the_space(make_study, sampler):
     drawn = drive(make_proposals(make_study(CONDITIONAL_SPACE, search={"sampler": sampler}), []), 30)
     for proposal in drawn:
@@ -40,14 +41,14 @@ def test_samplers_keep_to_the_space(make_study, sampler):
 
 def test_each_choice_comes_up_equally_often_at_the_start(make_study):
     study = make_study(CONDITIONAL_SPACE)
-    methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), startup_trials(study))]
+    methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), count_start_trials(study))]
     for lap in (methods[:4], methods[4:8]):
         assert sorted(lap) == ["force", "random", "snip", "synflow"]
 
 
 def test_the_sampler_is_free_after_the_start(make_study):
     study = make_study(CONDITIONAL_SPACE, search={"sampler": "random"})
-    start = startup_trials(study)
+    start = count_start_trials(study)
     methods = [proposal.trial.method for proposal in drive(SampledProposals(study, []), start + 40)][start:]
     laps = [methods[index : index + 4] for index in range(0, 40, 4)]
     assert any(len(set(lap)) < 4 for lap in laps), "choices are no longer dealt out in turn"
@@ -110,7 +111,7 @@ def make_history(proposals, values=(0.5, 0.5)):
     ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "front", "nsga2", "random", "optuna:GPSampler", "optuna:QMCSampler"])
 def test_start_configurations_come_first_and_once(make_study, sampler):
     study = make_study(CONDITIONAL_SPACE, search={"sampler": sampler, "start": START_CONFIGURATIONS})
     drawn = drive(make_proposals(study, []), 5)

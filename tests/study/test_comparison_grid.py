@@ -32,6 +32,19 @@ def test_the_grid_of_a_grid_is_the_same():
     assert comparison.make_grid(grid) == grid
 
 
+def test_the_controls_prune_channels_where_the_methods_do():
+    """Random weights would be no control of whole channels."""
+    study = make_study(method=["snap", "snap_it"])
+    assert all(trial.prunes_channels for trial in study.grid())
+    assert not any(trial.prunes_channels for trial in make_study(method=["snip"]).grid())
+    for granularity in ("weight", "channel"):
+        trials = make_study(method=["snap", "snip"], granularity=granularity).grid()
+        controls = [trial for trial in trials if trial.method == "random"]
+        assert {trial.granularity for trial in controls} == {granularity}
+    with pytest.raises(InputError, match="snap prunes whole channels and snip single weights.*write `granularity"):
+        make_study(method=["snap", "snip"])
+
+
 def test_a_method_may_have_settings_of_its_own():
     study = make_study(method=["snip", "force"], iterations={"choices": [7], "when": {"method": "force"}})
     assert {trial.iterations for trial in study.grid() if trial.method == "force"} == {7}

@@ -24,6 +24,7 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
         study: The study.
         descriptions: Its data sets and networks, as `execution.checking.check_study` returns them.
     """
+    from forcetune.search.samplers import describe_sampler
     from forcetune.stores import hide_password, mlflow_uri, optuna_uri
 
     table = plain_table()
@@ -31,7 +32,7 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
     gpus = "a share of a gpu (auto)" if resources.gpus == "auto" else f"{resources.gpus:g} gpus"
     at_once = f"{resources.concurrent} at once" if resources.concurrent else "as many at once as fit"
     table.add_row("study", f"{study.study}: " + ", ".join(f"{name} {way}" for name, way in study.directions.items()))
-    table.add_row("trials", f"{study.trials}, proposed by {study.search.sampler}, seed {study.search.seed}")
+    table.add_row("trials", f"{study.trials}, proposed by {describe_sampler(study)}, seed {study.search.seed}")
     if study.stopping != "none":
         table.add_row("stopping", study.stopping)
     for name, (low, high) in study.task.constraints.items():
