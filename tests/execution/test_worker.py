@@ -148,6 +148,7 @@ TRAININGS = {
     "several levels": {**DIGITS, "method": "lottery", "iterations": 2, "density": 0.2},
     "whole channels": {**DIGITS, "model": "convnet", "width": 4, "density": 0.5, "granularity": "channel"},
     "channels that go in training": {
+        "iterations": 4,
         **DIGITS,
         "model": "convnet",
         "width": 4,
