@@ -278,7 +278,7 @@ def test_a_deletion_that_fails_is_named_and_the_doctor_completes_it(folder, monk
 
 
 def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch):
-    """It has only the ledger's record of the study, which does not say whose weights are kept."""
+    """The ledger's record of a study does not say whose weights are kept."""
     driver = make_driver(make_study("all"))
     for _ in range(len(DENSITIES) - 1):
         assignment = driver.issue()
