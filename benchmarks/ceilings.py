@@ -23,7 +23,7 @@ from forcetune.study.comparison import list_configurations
 
 RESULTS_FOLDER = Path(__file__).parent / "ceilings-results"
 METHODS_AT_INITIALIZATION = ["force", "synflow", "snip", "random_erk"]
-CEILING_METHODS = ["lottery", "dpf", "rigl", "gradual_magnitude"]
+CEILING_METHODS = ["lottery", "dpf", "rigl", "gradual_magnitude", "snap_it", "skeletonization"]
 SMALL_DENSE = "small dense"
 DENSITIES = [0.05, 0.01]
 LEVELS = 5

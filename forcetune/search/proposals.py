@@ -18,7 +18,7 @@ from forcetune.ledger.ledger import directions
 from forcetune.ledger.messages import PriorTrial, Proposal
 from forcetune.search.front_sampler import FrontSampler
 from forcetune.search.samplers import count_start_trials, make_distribution, make_sampler
-from forcetune.study import Choice, Domain, Fixed, Range, Study, Trial, is_in_domain
+from forcetune.study import Choice, Domain, Range, Study, Trial, is_in_domain
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # since Optuna would log a line for each in-memory study
 
@@ -158,19 +158,17 @@ class SampledProposals:
         Raises:
             InputError: A value is not in its domain.
         """
-        sampled: dict[str, Any] = {}
-        chosen: dict[str, Any] = {}
-        for name, domain in self._study.space.items():
-            if self._study.is_active(name, chosen):
-                chosen[name] = domain.value if isinstance(domain, Fixed) else _suggest(optuna_trial, name, domain)
-                if not isinstance(domain, Fixed):
-                    if not is_in_domain(chosen[name], domain):
-                        raise InputError(
-                            f"search.sampler {self._study.search.sampler} proposes {name} {chosen[name]!r}, which is "
-                            f"not in the domain of trial.{name}; allowed: values of that domain"
-                        )
-                    sampled[name] = chosen[name]
-        return sampled
+
+        def choose(name: str, domain: Domain) -> Any:
+            value = _suggest(optuna_trial, name, domain)
+            if not is_in_domain(value, domain):
+                raise InputError(
+                    f"search.sampler {self._study.search.sampler} proposes {name} {value!r}, which is not in the "
+                    f"domain of trial.{name}; allowed: values of that domain"
+                )
+            return value
+
+        return self._study.sample(choose)
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
         """Tell the sampler how a proposal ended."""
@@ -283,16 +281,21 @@ def find_sampled_params(study: Study, fields: Mapping[str, Any]) -> dict[str, An
     Returns:
         The values by field; None where a value is not in its domain.
     """
-    sampled: dict[str, Any] = {}
-    chosen: dict[str, Any] = {}
-    for name, domain in study.space.items():
-        if study.is_active(name, chosen):
-            chosen[name] = domain.value if isinstance(domain, Fixed) else fields.get(name)
-            if not isinstance(domain, Fixed):
-                if not is_in_domain(chosen[name], domain):
-                    return None
-                sampled[name] = chosen[name]
-    return sampled
+
+    def choose(name: str, domain: Domain) -> Any:
+        value = fields.get(name)
+        if not is_in_domain(value, domain):
+            raise _OutsideSpaceError(name)
+        return value
+
+    try:
+        return study.sample(choose)
+    except _OutsideSpaceError:
+        return None
+
+
+class _OutsideSpaceError(Exception):
+    """A field has a value that the study never samples."""
 
 
 def _hash_values(start: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -329,11 +329,25 @@ class Study(_Section):
         Args:
             sampled: The values of the fields that are sampled, by name.
         """
+        return Trial(**self._assign(lambda name, domain: sampled[name]))
+
+    def sample(self, choose: Callable[[str, Domain], Any]) -> dict[str, Any]:
+        """Return the values of the fields that are sampled and apply, by name.
+
+        Args:
+            choose: A function of a field's name and its domain, which returns its value. It is asked for the parents of
+                a `when:` before their children.
+        """
+        assigned = self._assign(choose)
+        return {name: value for name, value in assigned.items() if not isinstance(self.space[name], Fixed)}
+
+    def _assign(self, choose: Callable[[str, Domain], Any]) -> dict[str, Any]:
+        """Return the values of all fields that apply, fixed ones included."""
         values: dict[str, Any] = {}
         for name, domain in self.space.items():
             if self.is_active(name, values):
-                values[name] = domain.value if isinstance(domain, Fixed) else sampled[name]
-        return Trial(**values)
+                values[name] = domain.value if isinstance(domain, Fixed) else choose(name, domain)
+        return values
 
     def grid(self) -> Iterator[Trial]:
         """Yield a trial for every combination of the choices, each once.
