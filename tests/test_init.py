@@ -13,7 +13,7 @@ from forcetune.cli import main
 from forcetune.errors import InputError
 from forcetune.study import SCHEMA_FILE, Search, Study, Trial, load_study, make_schema, read_shipped_schema
 from forcetune.study.reading import read_yaml
-from forcetune.study.study import Resources
+from forcetune.study.sections import Resources
 
 STUDY_FILES = [*sorted(SEARCH_SPACES.glob("*.yaml")), REPOSITORY / "benchmarks" / "curves.yaml"]
 EDITOR_LINE = "# yaml-language-server: $schema="

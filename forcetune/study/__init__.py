@@ -5,8 +5,7 @@ from forcetune.study.domains import Choice, Domain, Fixed, Range, is_in_domain
 from forcetune.study.effect import Effect
 from forcetune.study.nightly import SPARSITY_BAND_EDGES, Nightly, check_bands, load_nightly
 from forcetune.study.schema import make_schema
-from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
-from forcetune.study.study import (
+from forcetune.study.sections import (
     AUTO,
     OPTUNA_PREFIX,
     Budget,
@@ -15,10 +14,10 @@ from forcetune.study.study import (
     ResolvedResources,
     Resources,
     Search,
-    Study,
     count_whole,
-    load_study,
 )
+from forcetune.study.shipped import SCHEMA_FILE, list_search_spaces, read_search_space, read_shipped_schema
+from forcetune.study.study import Study, load_study
 from forcetune.study.task import (
     COST_METRICS,
     METRICS,

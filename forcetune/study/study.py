@@ -5,18 +5,14 @@ from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationError,
-    WithJsonSchema,
 )
 
 from forcetune.errors import InputError
@@ -24,204 +20,26 @@ from forcetune.names import COMPANION, resolve, suggestion
 from forcetune.study.domains import Domain, Fixed, Range, describe_error, parse_domain
 from forcetune.study.problems import Problem, collect, show_value, summarize
 from forcetune.study.reading import read_yaml
+from forcetune.study.sections import (
+    DEFAULT_TRIALS,
+    OPTUNA_PREFIX,
+    Budget,
+    Code,
+    Focus,
+    Patience,
+    Resources,
+    Search,
+    Section,
+    Seeds,
+)
 from forcetune.study.start import parse_start, start_problems, warm_start_problems
 from forcetune.study.task import Bound, Direction, Objective, Task, make_task, task_problems
 from forcetune.study.trial import CONDITIONAL_FIELDS, Trial, is_applicable
 
 REQUIRED_TRIAL_FIELDS = [name for name, info in Trial.model_fields.items() if info.is_required()]
-DEFAULT_TRIALS = 32
 GRID_TRIALS = 100_000  # at most, since a study lists all of them before it starts
 NAME_CHARACTERS = 200  # a file system takes 255, and forcetune adds to the name
 LAST_SEED = 2**62  # of a study; fresh seeds follow it, below 2^63
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Seeds(_Section):
-    """The limit on the re-runs of a point."""
-
-    front: int = Field(ge=1, description="maximum number of fresh seeds for a trial on the front or within its noise")
-
-
-class Budget(_Section):
-    """The limit on the cost of a search."""
-
-    hours: float | None = Field(None, gt=0, description="hours of searching, including restarts")
-    device_hours: float | None = Field(None, gt=0, description="hours of GPUs, or of cores where a trial has no GPU")
-
-
-class Focus(_Section):
-    """The band of the front that counts for the sampler."""
-
-    sparsity: list[float] = Field(min_length=2, max_length=2, description="lowest and highest sparsity of the band")
-
-
-class Patience(_Section):
-    """The condition under which the front counts as complete."""
-
-    trials: int = Field(ge=1, description="number of trials within which the front must grow")
-    gain: float = Field(gt=0, description="share of its hypervolume by which the front must grow")
-
-
-def _number_or_share(written: Any) -> Any:
-    is_number = isinstance(written, int) and not isinstance(written, bool) and written >= 0
-    if written is not None and not is_number and not (isinstance(written, float) and 0 < written < 1):
-        raise ValueError("should be a number of trials (0 or more), or a share of them (between 0 and 1)")
-    return written
-
-
-SAMPLERS = ("tpe", "front", "nsga2", "random", "grid")
-OPTUNA_PREFIX = "optuna:"  # before the name of a sampler of Optuna's
-SAMPLER_SCHEMA = {"anyOf": [{"enum": list(SAMPLERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
-NUMBER_OR_SHARE_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        {"type": "null"},
-    ]
-}
-
-
-Keep = Literal["best", "front", "all", "none"]  # whose trained weights are kept
-
-
-def _check_sampler(written: str) -> str:
-    name = written.removeprefix(OPTUNA_PREFIX)
-    if written not in SAMPLERS and not (":" in written and all(written.partition(":")[::2]) and name):
-        raise ValueError(
-            f"is no sampler{suggestion(written, SAMPLERS)}; allowed: {', '.join(SAMPLERS)}, "
-            f"{OPTUNA_PREFIX}NAME or package.module:function"
-        )
-    return written
-
-
-class Search(_Section):
-    """The section `search:`: how configurations are proposed."""
-
-    trials: int | None = Field(
-        None,
-        ge=1,
-        description=f"number of trials, including collapsed and failed ones ({DEFAULT_TRIALS}; grid: all)",
-    )
-    sampler: Annotated[str, AfterValidator(_check_sampler), WithJsonSchema(SAMPLER_SCHEMA)] = Field(
-        "tpe",
-        description="`tpe`, `front`, `nsga2`, `random`, `grid`, `optuna:NAME` for a sampler of Optuna's, or "
-        "`package.module:function` that returns one",
-    )
-    sampler_options: dict[str, Any] = Field(
-        default={}, description="arguments of a sampler of Optuna's or of your own, by name"
-    )
-    focus: Focus | None = Field(
-        None, description="`{sparsity: [low, high]}`: the sampler `front` works on this band of the front"
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the sampler")
-    stopping: Literal["pareto", "safe", "none"] | None = Field(
-        None, description="rule that ends trials early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
-    )
-    seeds: Seeds | None = Field(
-        None, description="`{front: N}`: after the last proposal, the front runs again with up to N fresh seeds"
-    )
-    budget: Budget | None = Field(
-        None, description="`{hours: , device_hours: }`: no trial starts once one of the two is used up"
-    )
-    patience: Patience | None = Field(
-        None,
-        description="`{trials: , gain: }`: the search ends when over `trials` trials the hypervolume grew by "
-        "less than the share `gain`",
-    )
-    max_failures: Annotated[
-        int | float | None, BeforeValidator(_number_or_share), WithJsonSchema(NUMBER_OR_SHARE_SCHEMA)
-    ] = Field(
-        None,
-        description="failed trials that the search allows: a number, or a share once ten trials have ended; one more "
-        "ends the search (the search ends when five in a row fail for the same reason)",
-    )
-    keep: Keep = Field(
-        "front",
-        description="trials whose trained weights their runs keep: `best` (the most accurate), `front` (those that may "
-        "stand on it), `all` or `none`",
-    )
-    start: list[dict[str, Any]] = Field(
-        default=[], description="known configurations to run first; fields that they do not set are sampled"
-    )
-    warm_start: list[str] = Field(
-        default=[],
-        description="studies that the sampler learns from, in the same Optuna storage, with the same objectives",
-    )
-
-
-AUTO: Literal["auto"] = "auto"
-Priority = Literal["normal", "low"]  # of a study among the studies on its cluster
-
-
-def _number_or_auto(written: Any) -> Any:
-    number = isinstance(written, int | float) and not isinstance(written, bool)
-    if written != AUTO and not (number and 0 <= written < float("inf")):
-        raise ValueError("should be a number, at least 0, or auto")  # pydantic itself reports one error for each type
-    return written
-
-
-NUMBER_OR_AUTO_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]}
-
-
-class Resources(_Section):
-    """The section `resources:`: what one trial occupies, and how many trials run at once."""
-
-    cpus: float = Field(1, gt=0, description="cores per trial, and the number of its threads")
-    gpus: Annotated[
-        float | Literal["auto"], BeforeValidator(_number_or_auto), WithJsonSchema(NUMBER_OR_AUTO_SCHEMA)
-    ] = Field(
-        0.0,
-        description="GPUs per trial; trials with a fraction share a GPU; `auto`: a probe finds how many trials fit in "
-        "the memory of a GPU; without a GPU, it means 0",
-    )
-    concurrent: int | None = Field(None, ge=1, description="trials that run at the same time (as many as fit)")
-    compile: bool = Field(False, description="train with torch.compile, which needs time before the first step")
-    max_seconds: float | None = Field(
-        None, gt=0, description="time limit of one attempt at a trial, after which the trial fails (none)"
-    )
-    retries: int = Field(
-        3,
-        ge=0,
-        description="further attempts at a trial whose worker was lost or ran out of memory; a lost node "
-        "does not count",
-    )
-
-    @property
-    def threads(self) -> int:
-        """The number of torch's threads in each trial; the last digits of its losses depend on it."""
-        return max(1, int(self.cpus))
-
-
-class ResolvedResources(Resources):
-    """The resources with the GPUs of a trial as a number, also where the study has `auto`."""
-
-    gpus: float = 0
-
-    @property
-    def devices(self) -> float:
-        """The devices of a trial, whose time counts: its GPUs, or its cores where it has no GPU."""
-        return self.gpus or self.cpus
-
-    def count_fitting(self, cpus: float, gpus: float) -> int:
-        """Return the number of trials that fit on so many cores and GPUs at once."""
-        by_cpus = count_whole(cpus, self.cpus)
-        return min(by_cpus, count_whole(gpus, self.gpus)) if self.gpus else by_cpus
-
-
-def count_whole(available: float, share: float) -> int:
-    """Return how many whole shares there are: three of a third are in 1, in spite of rounding."""
-    return int(available / share + 1e-9)
-
-
-class Code(_Section):
-    """The section `code:`: what is sent to a cluster with the study file."""
-
-    paths: list[str] = Field(default=[], description="files and folders with your own code, in the current folder")
-    pip: list[str] = Field(default=[], description="pip requirements that the cluster's machines do not have")
-
 
 # The two forms of a section: a value that stands for it, or its keys. They are never shown to the user.
 SHORT_FORM, LONG_FORM = "short", "long"
@@ -231,7 +49,7 @@ _Long = Annotated[Form, Tag(LONG_FORM)]
 _BY_FORM = Discriminator(lambda written: LONG_FORM if isinstance(written, dict | BaseModel) else SHORT_FORM)
 
 
-class Study(_Section):
+class Study(Section):
     """The content of a study file; `load_study(path)` and `Study.from_dict(...)` make one and validate it."""
 
     study: str = Field(
@@ -673,7 +491,7 @@ def load_study(path: str | Path) -> Study:
 def _find_section(keys: list[str]) -> type[BaseModel]:
     """Return the section of a value, from the keys of its position."""
     sections: dict[str, type[BaseModel]] = {"search": Search, "resources": Resources, "code": Code}
-    inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience}
+    inner: dict[str, type[BaseModel]] = {"seeds": Seeds, "budget": Budget, "patience": Patience, "focus": Focus}
     if not keys:  # the key itself is not text
         return Study
     if keys[0] == "search" and len(keys) > 1:
