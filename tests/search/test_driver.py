@@ -11,6 +11,7 @@ import optuna
 import pytest
 import yaml
 from click.testing import CliRunner
+from commands import SequentialSession
 from rich.console import Console
 
 from forcetune import run
@@ -658,23 +659,8 @@ def test_max_failures_allows_more_failures(folder, make_study):
     driver.close()
 
 
-class FailingCluster:
-    """A cluster on which each trial fails."""
-
-    def __init__(self, *arguments):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def begin(self):
-        pass
-
-    def start(self):
-        pass
+class FailingSession(SequentialSession):
+    """A session in which each trial fails."""
 
     def drive(self, driver):
         while assignment := driver.issue():
@@ -683,7 +669,7 @@ class FailingCluster:
 
 
 def test_a_hopeless_study_ends_with_its_reason_and_exit_code_1(folder, make_study, monkeypatch):
-    monkeypatch.setattr(run, "RaySession", FailingCluster)
+    monkeypatch.setattr(run, "RaySession", FailingSession)
     study_file = make_study(search={"trials": 12}).model_dump(include={"study", "trial"})
     (folder / "s.yaml").write_text(yaml.safe_dump({**study_file, "search": {"trials": 12}}))
     for trials in (5, 10):  # the second command continues the study
