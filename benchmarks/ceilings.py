@@ -1,4 +1,4 @@
-"""How far pruning at initialization is from its ceilings: ResNet-14 on 10,000 images of Fashion-MNIST, three seeds.
+"""The distance of pruning at initialization from its ceilings: ResNet-14 on 10,000 images of Fashion-MNIST.
 
     python benchmarks/ceilings.py                       # both comparisons; a second call goes on where the first ended
     python benchmarks/ceilings.py --equal epochs --seeds 1 --epochs 2 --methods force,rigl   # a short one
@@ -26,7 +26,7 @@ METHODS_AT_INITIALIZATION = ["force", "synflow", "snip", "random_erk"]
 CEILING_METHODS = ["lottery", "dpf", "rigl", "gradual_magnitude", "snap_it", "skeletonization"]
 SMALL_DENSE = "small dense"
 DENSITIES = [0.05, 0.01]
-LEVELS = 5
+TICKET_LEVELS = 5
 FIELDS = {"dataset": "fashion_mnist", "train_samples": 10_000, "model": "resnet14", "width": 8, "batch_size": 128}
 
 

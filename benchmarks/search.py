@@ -29,7 +29,7 @@ from forcetune.study import Study, Trial
 
 RESULTS_FILE = Path(__file__).parent / "search-results" / "digits.jsonl"
 SEARCH_TRIALS = 64
-FRESH_SEEDS = (10_001, 10_002)
+REMEASURING_SEEDS = (10_001, 10_002)
 DIGITS_CHANCE = 0.1
 COMPARED_SAMPLERS = ("front", "tpe", "tpe_sobol", "optuna:GPSampler", "nsga2", "random", "grid")
 SPACE_LOW_DENSITY, SPACE_HIGH_DENSITY = 0.005, 0.5
@@ -87,13 +87,13 @@ def print_table(samplers: list[str], rows: dict[tuple[str, int], dict[str, Any]]
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for sampler in samplers:
-        own = [rows[sampler, seed] for seed in seeds]
-        cells = [format_mean([row["volumes"][count - 1] for row in own]) for count in (16, 32, SEARCH_TRIALS)] + [
-            format_mean([row["fresh_volume"] for row in own])
-        ]
+        sampler_rows = [rows[sampler, seed] for seed in seeds]
+        cells = [
+            format_mean([row["volumes"][count - 1] for row in sampler_rows]) for count in (16, 32, SEARCH_TRIALS)
+        ] + [format_mean([row["fresh_volume"] for row in sampler_rows])]
         reached, ahead = "-", "-"
         if ("tpe", seeds[0]) in rows and sampler != "tpe":
-            pairs = [(row["volumes"], rows["tpe", row["seed"]]["volumes"]) for row in own]
+            pairs = [(row["volumes"], rows["tpe", row["seed"]]["volumes"]) for row in sampler_rows]
             counts = [
                 next((i for i, volume in enumerate(volumes, 1) if volume >= tpe[-1]), SEARCH_TRIALS + 1)
                 for volumes, tpe in pairs
@@ -101,7 +101,7 @@ def print_table(samplers: list[str], rows: dict[tuple[str, int], dict[str, Any]]
             median = np.median(counts)
             reached = f"{median:g}" if median <= SEARCH_TRIALS else f"not in {SEARCH_TRIALS}"
             ahead = f"{sum(volumes[-1] > tpe[-1] for volumes, tpe in pairs)} of {len(pairs)}"
-        milliseconds = np.mean([row["ask_seconds"] for row in own]) * 1000
+        milliseconds = np.mean([row["ask_seconds"] for row in sampler_rows]) * 1000
         print(f"| {sampler} | {' | '.join(cells)} | {reached} | {ahead} | {milliseconds:.1f} |")
 
 
@@ -197,7 +197,7 @@ def measure_again(study: Study, points: list[list[float]], configurations: list[
     fresh_points = []
     for configuration, is_on_front in zip(configurations, on_front, strict=True):
         if is_on_front:
-            runs = [run_trial(configuration.model_copy(update={"seed": seed}))[0] for seed in FRESH_SEEDS]
+            runs = [run_trial(configuration.model_copy(update={"seed": seed}))[0] for seed in REMEASURING_SEEDS]
             fresh_points.append([float(np.mean([run[0] for run in runs])), runs[0][1]])
     return fresh_points
 

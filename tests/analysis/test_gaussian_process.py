@@ -40,7 +40,7 @@ def test_the_distances_of_ranges_choices_and_absent_fields():
 
 
 def test_the_predictions_are_those_of_the_formula():
-    rows, others, process = draw_rows(8), draw_rows(5, seed=2), GaussianProcess(IS_CHOICE)
+    rows, second_rows, process = draw_rows(8), draw_rows(5, seed=2), GaussianProcess(IS_CHOICE)
     process.hyperparameters = Hyperparameters(0.3, np.array([1.0, -0.5, 0.2]), -2.0, 0.7)
     values = np.random.default_rng(3).standard_normal(8)
     weights = np.exp([1.0, -0.5, 0.2])
@@ -51,10 +51,10 @@ def test_the_predictions_are_those_of_the_formula():
         return matern + MEAN_VARIANCE + SLOPE_VARIANCE * np.outer(first[:, 0] - 0.5, second[:, 0] - 0.5)
 
     noisy = covariance(rows, rows) + np.diag(np.exp(-2 + 0.7 * rows[:, 0]))
-    cross = covariance(others, rows)
-    mean, deviation = process.condition(rows, values).predict(others)
+    cross = covariance(second_rows, rows)
+    mean, deviation = process.condition(rows, values).predict(second_rows)
     assert mean == pytest.approx(cross @ np.linalg.solve(noisy, values), rel=1e-5)
-    expected = covariance(others, others) - cross @ np.linalg.solve(noisy, cross.T)
+    expected = covariance(second_rows, second_rows) - cross @ np.linalg.solve(noisy, cross.T)
     assert deviation == pytest.approx(np.sqrt(np.diag(expected)), rel=1e-4)
 
 

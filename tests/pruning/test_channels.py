@@ -482,14 +482,14 @@ def test_a_shuffle_keeps_the_number_of_channels_of_each_group():
     assert not torch.equal(kept[0], keep)
 
 
-RECORDS_FOLDER = Path(__file__).parents[1] / "data" / "conformance_training"
+CHANNEL_RECORDS_FOLDER = Path(__file__).parents[1] / "data" / "conformance_training"
 
 
 def list_recorded(*methods):
     return [
         pytest.param(file, case, id=f"{file}-{case['name']}")
         for file in ("structured_mlp", "structured_conv")
-        for case in json.loads((RECORDS_FOLDER / f"{file}.json").read_text())["cases"]
+        for case in json.loads((CHANNEL_RECORDS_FOLDER / f"{file}.json").read_text())["cases"]
         if case["method"] in methods
     ]
 
@@ -498,8 +498,8 @@ class Recorded:
     """The network, the batches and the decisions of a case."""
 
     def __init__(self, file, case, build_layers):
-        record = json.loads((RECORDS_FOLDER / f"{file}.json").read_text())
-        arrays = np.load(RECORDS_FOLDER / f"{file}.npz", allow_pickle=False)
+        record = json.loads((CHANNEL_RECORDS_FOLDER / f"{file}.json").read_text())
+        arrays = np.load(CHANNEL_RECORDS_FOLDER / f"{file}.npz", allow_pickle=False)
         model = build_layers(record["layers"])
         model.load_state_dict(
             {key.removeprefix("param/"): torch.from_numpy(arrays[key]) for key in arrays.files if "param/" in key},

@@ -70,17 +70,17 @@ def test_the_same_seed_gives_the_same_trials():
 
 def test_the_focus_is_where_it_looks():
     study = search(FrontSampler(seed=0, focus=(0.02, 0.05)))
-    asked = [trial.params["density"] for trial in study.trials[10:]]
-    assert sum(0.01 < density < 0.06 for density in asked) > 0.8 * len(asked)
+    densities = [trial.params["density"] for trial in study.trials[10:]]
+    assert sum(0.01 < density < 0.06 for density in densities) > 0.8 * len(densities)
 
 
 def test_running_trials_are_taken_into_account():
     """Asked eight times before any ends, it does not ask for the same trial eight times."""
     study = search(FrontSampler(seed=0), 12)
-    asked = [study.ask() for _ in range(8)]
-    for trial in asked:
+    running = [study.ask() for _ in range(8)]
+    for trial in running:
         objective(trial)
-    densities = sorted(math.log10(trial.params["density"]) for trial in asked)
+    densities = sorted(math.log10(trial.params["density"]) for trial in running)
     assert densities[-1] - densities[0] > 0.3
 
 
