@@ -287,6 +287,7 @@ def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch):
     driver.close(10.0)
     driver = make_driver(make_study("all"))
     monkeypatch.setattr(driver._outbox, "end", lambda number, outcome: None)
+    monkeypatch.setattr(driver._outbox, "_start", lambda: None)  # the driver dies before it delivers anything
     assignment = driver.issue()
     start(driver, assignment)
     end(driver, assignment)
