@@ -61,7 +61,9 @@ def _find_surplus_weights(table: TrialTable, trials: pd.DataFrame) -> list[str]:
     if not kept_by_search or not table.keep_rule:
         return []
     kept = analysis.select_kept(trials, table.objectives, **table.keep_rule)
-    return sorted(kept_by_search - (set(kept["run_id"]) if len(kept) else set()))
+    # Weights are in MLflow before the outcome of their trial; until that is there, nothing says that they are surplus
+    judged = set(trials.loc[trials["outcome"].notna(), "run_id"]) if len(trials) else set()
+    return sorted((kept_by_search & judged) - (set(kept["run_id"]) if len(kept) else set()))
 
 
 def mark_front(tracker: Tracker, is_last: bool = False) -> None:

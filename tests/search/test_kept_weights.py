@@ -277,8 +277,9 @@ def test_a_deletion_that_fails_is_named_and_the_doctor_completes_it(folder, monk
     assert read_weights() == [0.05]
 
 
-def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch):
-    """The ledger's record of a study does not say whose weights are kept."""
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch, is_delivered):
+    """The ledger's record of a study does not say whose weights are kept; nor does a run whose outcome is late."""
     driver = make_driver(make_study("all"))
     for _ in range(len(DENSITIES) - 1):
         assignment = driver.issue()
@@ -287,11 +288,16 @@ def test_the_doctor_keeps_to_the_rule_of_the_last_search(folder, monkeypatch):
     driver.close(10.0)
     driver = make_driver(make_study("all"))
     monkeypatch.setattr(driver._outbox, "end", lambda number, outcome: None)
-    monkeypatch.setattr(driver._outbox, "_start", lambda: None)  # the driver dies before it delivers anything
+    if not is_delivered:
+        monkeypatch.setattr(driver._outbox, "_start", lambda: None)
     assignment = driver.issue()
     start(driver, assignment)
     end(driver, assignment)
+    if is_delivered:  # all but the outcome
+        assert driver._outbox.drain(20.0) == 0
     driver._outbox.close()
+    if is_delivered:
+        driver._outbox._thread.join()
     mended, left, _ = examine_study("s", mend=True)
     assert "has ended, but its result is not in both stores" in {finding.what for finding in mended}
     assert left == []
