@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROUNDS ?= 200
 SEED ?= 0
-# a file of tests stays on one worker, whose tests share what they set up; a worker takes 1.5 GiB
+# a file of tests stays on one worker, whose tests share what they set up (tests/conftest.py joins some files); a worker
+# takes 1.5 GiB
 PARALLEL ?= -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: search test test-fast test-long test-bare test-wheel gpu chaos lint lock clean
+.PHONY: search test test-fast test-long test-bare test-wheel docs gpu chaos lint lock clean
 
 search: .venv/installed
 	$(BIN)/forcetune search search_spaces/digits.yaml
@@ -17,8 +18,8 @@ test: .venv/installed
 test-fast: .venv/installed   # while you write: no stores, processes or Ray
 	$(BIN)/pytest $(PARALLEL) -m "not heavy and not long and not gpu"
 
-test-long: .venv/installed   # minutes on real data: see the marker in pyproject.toml
-	$(BIN)/pytest -m long --durations=15
+test-long: .venv/installed   # minutes on real data, two files at a time: see the marker in pyproject.toml
+	$(BIN)/pytest -n 2 --dist loadfile -m long --durations=25
 
 test-bare: .venv-bare/installed   # the packages that need neither Ray nor MLflow, with the oldest torch
 	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
@@ -36,25 +37,29 @@ test-wheel: .venv/installed   # a wheel in an empty environment ends in a front:
 	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --no-deps dist/*.whl
 	$(PYTHON) tests/try_installed.py .venv-oldest/bin/forcetune
 
+docs: .venv/installed   # the documents as a site, in site/; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 gpu:   # tests, figures and a study on a GPU, in six minutes; no .venv: PYTHON has torch, and all else can be imported
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 chaos: .venv/installed   # ROUNDS kills, and a SHARE of the requests to MLflow that is lost or late, drawn from SEED
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/pytest -m long -rP tests/cluster/test_chaos.py
+	KILLS=all $(BIN)/pytest -m long tests/search/test_kills.py tests/search/test_kept_weights.py   # at every write
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=benchmarks:benchmarks/rivals $(BIN)/mypy --ignore-missing-imports --no-warn-unused-ignores --explicit-package-bases \
-		benchmarks/*.py benchmarks/racing/*.py benchmarks/rivals/*.py
+		benchmarks/*.py benchmarks/deciding/*.py benchmarks/racing/*.py benchmarks/rivals/*.py
 
-lock:   # the versions that were tested together
+lock: .venv/installed   # the versions that were tested together
 	$(BIN)/uv pip compile --quiet --universal --all-extras --no-annotate \
 		--custom-compile-command "make lock" --upgrade -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .venv-bare .venv-wheel .venv-oldest build dist
+	rm -rf .venv .venv-bare .venv-wheel .venv-oldest build dist site
 
 # uv takes torch and torchvision from one build; plain pip may pair two that do not fit
 .venv/installed: pyproject.toml requirements.lock

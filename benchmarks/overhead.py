@@ -31,7 +31,7 @@ from forcetune.study import Study, Trial
 
 environment.prepare()  # Ray reads this environment while it is imported
 
-from forcetune.execution import cluster  # noqa: E402
+from forcetune.execution import actors, cluster, nodes  # noqa: E402
 from forcetune.execution.connection import connect_ray  # noqa: E402
 from forcetune.execution.shares import ExclusiveSlots  # noqa: E402
 from forcetune.ledger.ledger import Ledger  # noqa: E402
@@ -150,8 +150,8 @@ def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
     """Search in a folder of its own; return the seconds a trial, from the end of the first trial to the end of all."""
     study = make_study(trials, concurrent=slots)
     with temporary_folder(), clock.running():
-        resources = cluster.resolve_resources(study, Console(quiet=True))
-        if cluster.count_slots(resources) < slots:
+        resources = nodes.resolve_resources(study, Console(quiet=True))
+        if nodes.count_slots(resources) < slots:
             raise SystemExit(f"this machine has no room for {slots} trials at once")
         driver = open_driver(study, lambda: None, Console(quiet=True))
         end_times: list[float] = []
@@ -161,7 +161,7 @@ def search(trials: int, slots: int, clock: Clock, reuse_actors: bool) -> float:
         return (time.monotonic() - end_times[0]) / (trials - 1)
 
 
-class NoOpWorker(cluster.Worker):
+class NoOpWorker(actors.Worker):
     """The real worker, but with trials that all get the same random mask at once and are never trained."""
 
     def setup(self, config: dict[str, Any]) -> None:

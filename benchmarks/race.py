@@ -164,7 +164,8 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
     draw_picture(standings, arguments.picture)
     if arguments.append:
         rows = json.loads(VERSIONS_FILE.read_text()) if VERSIONS_FILE.exists() else []
-        row = {**provenance(), "budget_s": runs[0].budget_s, "runs": len(runs), **headline(standings)}
+        of_runs = {name: runs[0].content[name] for name in ("version", "commit", "date")}
+        row = {**of_runs, "budget_s": runs[0].budget_s, "runs": len(runs), **headline(standings)}
         write(VERSIONS_FILE, [*rows, row])
 
 

@@ -1,8 +1,9 @@
 """Train a pruned network in a loop of your own.
 
-    python examples/plain_loop.py digits/trial-0036
+    forcetune prune --model mlp --dataset digits --method snip --density 0.1 --out masks.npz
+    python examples/plain_loop.py masks.npz
 
-The argument is a run of a search on digits with the network `mlp`, or a file of masks (`forcetune prune --out`).
+The argument is a file of masks, or a run of a study on digits whose network is `mlp`.
 """
 
 import sys

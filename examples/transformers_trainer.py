@@ -1,8 +1,9 @@
-"""Train a pruned network with Transformers' Trainer (`pip install transformers accelerate`).
+"""Train a pruned network with Transformers' Trainer (`pip install 'forcetune[examples]'`).
 
-    python examples/transformers_trainer.py digits/trial-0036
+    forcetune prune --model mlp --dataset digits --method snip --density 0.1 --out masks.npz
+    python examples/transformers_trainer.py masks.npz
 
-The argument is a run of a search on digits with the network `mlp`, or a file of masks (`forcetune prune --out`).
+The argument is a file of masks, or a run of a study on digits whose network is `mlp`.
 """
 
 import sys

@@ -26,6 +26,11 @@ def precise_duration(seconds: float) -> str:
     return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"
 
 
+def format_hours(hours: float) -> str:
+    """Format a number of hours with two digits, or as a whole number from ten hours on."""
+    return f"{hours:.2g}" if hours < 9.95 else f"{hours:,.0f}"
+
+
 def format_percent(share: float) -> str:
     """Format a share in percent, with enough digits to distinguish a sparsity from 1."""
     if not 0.9 < share < 1:
@@ -37,6 +42,7 @@ def format_percent(share: float) -> str:
 def format_flops(count: float) -> str:
     """Format a number of floating-point operations with three digits and a prefix, such as 4.48 G."""
     prefixes = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+    count = float(f"{count:.3g}")  # before the prefix is chosen: 999.6 is 1 k
     power = min(max(math.floor(math.log10(count)) // 3, 0), len(prefixes) - 1) if count > 0 else 0
     return f"{count / 1000**power:.3g} {prefixes[power]}".rstrip()
 

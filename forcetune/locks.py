@@ -58,7 +58,7 @@ def _open(path: Path, make_folder: Callable[[], object], mode: int) -> int:
 
 @contextmanager
 def machine_lock(path: Path) -> Iterator[None]:
-    """Have a lock that all accounts of this machine share, and wait for it where another process has it.
+    """Hold a lock that all accounts of this machine share; wait while another process has it.
 
     The file stays. It is opened for reading where it exists, since it may belong to another account.
 

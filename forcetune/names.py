@@ -13,8 +13,12 @@ from forcetune.containment import ProcessEndError, contained
 from forcetune.errors import InputError
 
 METRIC_NAME_CHARACTERS = 246  # MLflow takes 250, and metrics of the validation images begin with val_
-RUN_PATTERN = re.compile(r"[0-9a-f]{32}|[\w.-]+/[\w.-]+")  # the id of a run, or a study and the name of a trial
+RUN_ID_PATTERN = re.compile("[0-9a-f]{32}")
+RUN_PATTERN = re.compile(rf"{RUN_ID_PATTERN.pattern}|[\w.-]+/[\w.-]+")  # the id of a run, or STUDY/TRIAL
 COMPANION = ".companion"  # follows a study's name in the name of its companion study
+NIGHTLY_EXPERIMENT = "forcetune-nightly"  # of all nights
+DEPLOYED_PREFIX = "deployed_"  # of the metrics of exports, each of which logs them anew
+VERDICTS_FILE = "verdicts.json"  # the artifact of a comparison, or of a night, with its verdicts
 NETWORK_FILE = "network.safetensors"  # the artifact of a run with the trained weights of its trial
 
 

@@ -14,14 +14,15 @@ from forcetune.execution.checking import check_study
 from forcetune.execution.session import RaySession
 from forcetune.ledger.fail_points import refuse_outside_tests
 from forcetune.names import COMPANION
-from forcetune.stores import absolute_uri, optuna_uri
+from forcetune.programs import check_program
+from forcetune.search.printing import print_line
+from forcetune.state_files import check_writable
+from forcetune.stores import optuna_uri, state_folder
 from forcetune.study import CompanionRuns, Priority, Search, Study, Trial, load_study
 
 if TYPE_CHECKING:
     from forcetune.execution.cost import Cost
-    from forcetune.ledger.messages import PriorTrial
     from forcetune.report import StudyResults
-    from forcetune.search.deletion import Contents
     from forcetune.search.doctor import Finding
 
 MAX_ASKS_PER_TRIAL = 10  # of a sampler, for each drawn configuration, since it may propose one twice
@@ -98,6 +99,7 @@ def search_study(
         KeyboardInterrupt: The process received SIGINT or SIGTERM.
     """
     refuse_outside_tests()
+    check_program(study.on_end, "on_end")
     environment.prepare()
     with RaySession(study, console, priority) as session:
         session.begin()
@@ -109,12 +111,13 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, sessio
     from forcetune.execution import cost
     from forcetune.ledger.driver_lock import driver_lock
     from forcetune.ledger.ledger import has_study, load_prior_trials, pending_archive, refuse_changes, request_retry
+    from forcetune.search.announcing import announce_end
     from forcetune.search.archive import archive
-    from forcetune.search.companions import rerun
     from forcetune.search.driver import open_driver
     from forcetune.search.proposals import make_proposals, select_fitting
 
     uri = optuna_uri()
+    check_writable(state_folder(uri))
     with driver_lock(study.study, uri) as lock:
         prior_trials = []
         for prior_study, trials in load_prior_trials(study, uri).items():
@@ -122,13 +125,14 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, sessio
             message = (
                 f"{len(fitting)} of {len(trials)} trials of {prior_study} fit this study; the search learns from them"
             )
-            console.print(message, soft_wrap=True)
+            print_line(console, message)
             prior_trials += fitting
         if fresh or pending_archive(study.study, uri):
-            _check_new(study, prior_trials)
-            session.start()  # a study that cannot be run must be refused before anything is archived
+            # a study that cannot be run must be refused before anything is archived
+            make_proposals(study, [], prior_trials=prior_trials)
+            session.start()
         if name := archive(study.study, lock.check, console, fresh):
-            console.print(f"the earlier study is kept in both stores under the name {name}", soft_wrap=True)
+            print_line(console, f"the earlier study is kept in both stores under the name {name}")
         refuse_changes(study, uri)
         if not has_study(study.study, uri):
             session.start()  # nothing may be written where no trial fits
@@ -141,15 +145,44 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, sessio
         has_work = not driver.is_finished
         session.drive(driver)
         if driver.failure_reason:
+            announce_end(study, "failed", driver.failure_reason, console)
             raise StoppedError(_explain_failures(study, driver.failure_reason))
         if driver.end_reason:
-            return f"the search ended early: {driver.end_reason}"
-        if has_work:
-            cost.report(study, driver.hours, console)
-        if study.search.seeds is None:
-            return None
-        with driver_lock(study.study + COMPANION, uri) as companion_lock:
-            return rerun(study, companion_lock.check, console, session.drive)
+            end_reason: str | None = f"the search ended early: {driver.end_reason}"
+        else:
+            if has_work:
+                cost.report(study, driver.spending.hours, console)
+            end_reason = _rerun_front(study, console, session, references)
+        announce_end(study, "ended early" if end_reason else "completed", end_reason, console)
+        return end_reason
+
+
+def announce_failure(study: Study, reason: str, console: Console) -> None:
+    """Start the program of `on_end` for a study whose job was given up, unless its driver has done so itself.
+
+    Args:
+        study: The study.
+        reason: Why the job was given up.
+        console: Where a failure is reported.
+    """
+    from forcetune.search.announcing import announce_end
+
+    try:
+        if study.on_end and not is_over(study):
+            announce_end(study, "failed", reason, console)
+    except InputError as error:  # the ledger is away, which may be why the driver died
+        print_line(console, f"on_end: the program was not started: {error}")
+
+
+def _rerun_front(study: Study, console: Console, session: RaySession, references: Mapping[str, float]) -> str | None:
+    """Run the front again with fresh seeds, where the study asks for it; return why that ended early, if it did."""
+    from forcetune.ledger.driver_lock import driver_lock
+    from forcetune.search.companions import rerun
+
+    if study.search.seeds is None:
+        return None
+    with driver_lock(study.study + COMPANION, optuna_uri()) as companion_lock:
+        return rerun(study, companion_lock.check, console, session.drive, references)
 
 
 def _explain_failures(study: Study, reason: str) -> str:
@@ -159,13 +192,6 @@ def _explain_failures(study: Study, reason: str) -> str:
         "--retry-failed it also runs the failed trials again. A higher `search.max_failures` in the study file allows "
         f"more failed trials ({study.trials} allows all)"
     )
-
-
-def _check_new(study: Study, prior_trials: "list[PriorTrial]") -> None:
-    """Raise InputError where no trial can be proposed for the study without its trials."""
-    from forcetune.search.proposals import make_proposals
-
-    make_proposals(study, [], prior_trials=prior_trials)
 
 
 def run_companions(companion_runs: CompanionRuns, console: Console, priority: Priority = "normal") -> str | None:
@@ -195,10 +221,12 @@ def run_companions(companion_runs: CompanionRuns, console: Console, priority: Pr
     companion = companion_runs.study.make_companion(Search())
     with RaySession(companion, console, priority) as session:
         session.begin()
-        check_study(companion_runs.study)
+        classes = max(description["classes"] for description in check_study(companion_runs.study))
+        references = companion_runs.study.references(1 / classes)
+        check_writable(state_folder(optuna_uri()))
         with driver_lock(companion.study, optuna_uri()) as lock:
             _refuse_archived(companion_runs.study.study)
-            return run_listed_companions(companion_runs, lock.check, console, session.drive)
+            return run_listed_companions(companion_runs, lock.check, console, session.drive, references)
 
 
 def _refuse_archived(study: str) -> None:
@@ -317,73 +345,9 @@ def examine_study(name: str, mend: bool = False) -> tuple["list[Finding]", "list
         return [], doctor.examine(name, live=True), str(error)
 
 
-def find_contents(name: str) -> "Contents":
-    """Return what `delete` would delete.
-
-    Args:
-        name: The name of the study.
-
-    Raises:
-        InputError: Neither store has the study.
-    """
-    environment.prepare()
-    from forcetune.search import deletion
-
-    return deletion.find(name)
-
-
-def delete_study(name: str) -> None:
-    """Delete a study and its companion from both stores.
-
-    Args:
-        name: The name of the study.
-
-    Raises:
-        HeldError: A driver runs the study or its companion.
-    """
-    environment.prepare()
-    from forcetune.search import deletion
-
-    deletion.delete(name)
-
-
 def move_study(name: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
-    """Move a study and its companion to other stores; after a kill the same command goes on.
-
-    Args:
-        name: The name of the study.
-        ledger: The address of the Optuna storage that gets the trials; None leaves the trials where they are.
-        runs: The address of the MLflow store that gets the runs; None leaves the runs where they are.
-        say: Called with a line of text for what was done.
-
-    Raises:
-        InputError: There is no such study, a store cannot be used, or it has a different study of that name.
-        HeldError: A driver runs the study or its companion.
-        StoppedError: A copy differs from its source; both are kept.
-    """
+    """Move a study and its companion to other stores, as `forcetune.search.moving.move` says."""
     environment.prepare()
     from forcetune.search import moving
 
-    targets = _resolve_targets(ledger, runs)
-    moving.check_targets(*targets)
-    moving.move(name, *targets, say=say)
-
-
-def check_targets(ledger: str | None, runs: str | None) -> None:
-    """Check the targets of a move, as `move_study` does.
-
-    Args:
-        ledger: The address of an Optuna storage; None where the trials stay.
-        runs: The address of an MLflow store; None where the runs stay.
-
-    Raises:
-        InputError: Both targets are None, an address is not one of a store, or a target is where the study is already.
-    """
-    from forcetune.search import moving
-
-    moving.check_targets(*_resolve_targets(ledger, runs))
-
-
-def _resolve_targets(ledger: str | None, runs: str | None) -> tuple[str | None, str | None]:
-    """Return the two addresses with absolute paths."""
-    return ledger and absolute_uri(ledger), runs and absolute_uri(runs)
+    moving.move(name, ledger, runs, say)

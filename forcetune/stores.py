@@ -9,11 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from forcetune.errors import InputError
+from forcetune.state_files import is_remote, open_folder
 
 _write_ahead_files: set[Path] = set()  # the SQLite files of this process's stores
 
+STORE_VARIABLES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
 RESERVED_CHARACTERS = "?#%"  # have a meaning of their own in an address
-LOGIN_PATTERN = r"://([^:/@]*):[^@/]*@"  # user name and password in an address
+# The user name in an address, and the password behind it. In a database's address the name may have an @ and the
+# password a slash, as SQLAlchemy reads them; in an http address a slash ends the part that may have a login.
+LOGIN_PATTERN = r"((?<!http)(?<!https)://[^:/\s]*(?=:(?:[^@\s]*|[^@/]*)@)|://[^:/@\s]*(?=:[^@/\s]*@)):[^@]*@"
 
 
 def mlflow_uri() -> str:
@@ -92,23 +96,29 @@ def state_folder(optuna: str) -> Path:
 
     Args:
         optuna: The address of the ledger.
+
+    Raises:
+        InputError: The variable has an address of a kind that forcetune cannot use.
     """
-    folder = os.environ.get("FORCETUNE_STATE")
-    if folder:
-        return Path(folder).absolute()
+    folder = os.environ.get("FORCETUNE_STATE", "").strip()
+    return open_folder(folder) if folder else _default_state_folder(optuna)
+
+
+def _default_state_folder(optuna: str) -> Path:
     ledger = sqlite_path(optuna)
     return (ledger.parent if ledger else Path.cwd()) / ".forcetune"
 
 
 def get_cost_file(study: str) -> Path:
-    """Return the path of the file that keeps the predicted cost of a study."""
-    return state_folder(optuna_uri()) / f"{study}.cost.json"
+    """Return the path of the file that keeps the predicted cost of a study, which is always on this machine."""
+    folder = state_folder(optuna_uri())
+    return (_default_state_folder(optuna_uri()) if is_remote(folder) else folder) / f"{study}.cost.json"
 
 
 def hide_password(uri: str) -> str:
     """Return an address without its password, as it may be printed."""
     # make_url(uri).render_as_string() shows `password=`, refuses text around an address, and changes its quoting
-    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(LOGIN_PATTERN, r"://\1:***@", uri))
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(LOGIN_PATTERN, r"\1:***@", uri))
 
 
 def without_login(address: str) -> str:

@@ -167,14 +167,3 @@ def _may_be_used(path: Path) -> bool:
                 if any(str(path) in word for word in words):
                     return True
     return False
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: a reader, also after a kill, finds a whole file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}~")
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)

@@ -32,6 +32,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker("heavy")
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)  # pytest-xdist may not be installed
+def pytest_xdist_make_scheduler(config, log):
+    """Give the files that share a set-up of minutes to one worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from shared_setups import SharedSetupScheduling
+
+    return SharedSetupScheduling(config, log)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def use_one_thread():
     """Make torch use one thread, so that sums have one order and equal runs are equal bit for bit.

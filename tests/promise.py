@@ -62,7 +62,7 @@ def _load_trials(study: str, uri: str) -> dict[str, FrozenTrial]:
 def _check_weights(table: TrialTable, uri: str) -> None:
     """Assert that exactly the runs whose weights the study keeps have them, and that their tags say so."""
     reruns = load_reruns(table.studies[0], uri)
-    trials = analysis.add_seed_estimates(table.trials, reruns, table.objectives)
+    trials = analysis.add_seed_estimates(table.trials, reruns, table.objectives, table.references)
     kept = analysis.select_kept(trials, table.objectives, **table.keep_rule) if table.keep_rule else trials.iloc[:0]
     tagged = {run for run, keeper in table.weights.items() if keeper != WEIGHTS_DROPPED}
     assert tagged <= set(kept["run_id"]), "weights that are no longer kept are deleted"

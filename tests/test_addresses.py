@@ -27,6 +27,11 @@ from forcetune.stores import (
         ("postgresql://:secret@host/db", True),
         ("postgresql://me@host/db?password=secret", True),
         ("https://me:secret@mlflow", True),
+        ("http://mlflow:5000/#/experiments/a@b", False),
+        ("postgresql://me:secret/secret@host/db", True),
+        ("postgresql://me@corp:secret@host/db", True),
+        ("postgresql://me:secret secret@host/db", True),
+        ("postgresql://me@[::1]:5432/db?passfile=/run/secrets/pgpass", False),
         ("started with --database postgresql://me:secret@host/db in 1 s", True),
     ],
 )

@@ -130,7 +130,7 @@ def test_the_probability_to_stand_on_the_front():
     estimates = estimate_points([*fresh_runs, ([], FIRST_SEED_POINTS[3])])
     assert estimates.probability[0] == 1, "no other point is close"
     assert estimates.probability[1] == 1, "the sparsest point is on the front at any accuracy"
-    assert estimates.probability[2] == pytest.approx(0.5, abs=0.06), "denser and equally accurate"
+    assert 0.3 < estimates.probability[2] < 0.75, "denser and as accurate, where denser points are more accurate"
     assert estimates.probability[3] == 0
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from forcetune import baseline, tracking
 from forcetune.cli import asking, main
+from forcetune.cli.terminal import fronts
 from forcetune.report import results
 from forcetune.stores import mlflow_uri
 
@@ -92,6 +93,17 @@ def test_a_table_ends_with_its_counts_and_device_time(study):
     assert knee_output == "a front of fewer than three points has no knee; 5 trials: 5 trained\n"
 
 
+def test_the_device_time_of_two_kinds_of_devices_is_told_apart(study):
+    loaded = results.load("s")
+    runs = list(loaded.trials["run_id"])
+    assert fronts.costs(loaded.trials, loaded).endswith("device time"), "the runs name no kinds"
+    kinds = dict.fromkeys(runs, "NVIDIA H100") | {runs[0]: "NVIDIA A100"}
+    mixed = replace(loaded, devices=kinds, objectives={"val_accuracy": "max", "latency_ms": "min"})
+    sentence = fronts.costs(mixed.trials, mixed)
+    assert ". By kind of device: 36.0 s on NVIDIA A100, 2 min 24 s on NVIDIA H100. latency_ms: measured on" in sentence
+    assert "latency_ms" not in fronts.costs(mixed.trials, replace(mixed, objectives=loaded.objectives))
+
+
 def test_csv_has_what_json_has(study):
     table = list(csv.DictReader(io.StringIO(ask_best("s", "--csv"))))
     assert [float(row["density"]) for row in table] == read_densities("s")
@@ -113,7 +125,7 @@ def test_several_studies_share_a_front(study, search_study):
 def test_studies_with_other_objectives_have_no_front_in_common(study, search_study):
     search_study(QUESTION_TRIALS[:1], name="other", objectives={"val_accuracy": "max", "macs": "min"})
     output = ask_best("s", "other", code=2)
-    assert "s has val_accuracy, density; other has val_accuracy, macs" in output
+    assert "s has val_accuracy (max), density (min); other has val_accuracy (max), macs (min)" in output
 
 
 def test_dense_runs_are_run_when_requested(study, companion_runner, monkeypatch):
@@ -281,3 +293,49 @@ def test_watch_ends_when_it_is_interrupted(study, monkeypatch):
 
     monkeypatch.setattr(results, "load", interrupt)
     ask_best("s", "--watch", code=130)
+
+
+DIAL_TRIALS = [
+    (("snip", "random")[i % 2], round(0.01 * 1.2**i, 4), round(0.2 + 0.04 * i - 0.02 * (i % 2), 4)) for i in range(18)
+]
+
+
+def test_the_density_is_a_dial(search_study):
+    search_study(DIAL_TRIALS, name="dial")
+    output = ask_best("dial", "--at", "97.5%")
+    lines = output.splitlines()
+    assert lines[0].startswith("at 97.50% sparsity: probably ")
+    assert lines[1].startswith("with method ")
+    assert "nine of ten runs with a fresh seed: from " in lines[2]
+    assert lines[3].startswith("20 further trials at this sparsity would probably add ")
+    assert "a model of 18 trials says so" in lines[4]
+    assert "no run with a fresh seed" in lines[4]
+    (row,) = read_rows("dial", "--at", "0.975")
+    assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+    assert {*row["configuration"]} == {"method"}
+    (only_random,) = read_rows("dial", "--at", "0.975", "--method", "random")
+    assert only_random["configuration"] == {"method": "random"}
+    too_few = ask_best("dial", "--at", "0.975", "--where", "density<0.02", code=2)
+    assert "4 trials with an accuracy meet these conditions; required: at least 8" in too_few
+    (line,) = csv.DictReader(io.StringIO(ask_best("dial", "--at", "0.975", "--csv")))
+    assert line["method"] == row["configuration"]["method"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("s", "--at", "99.9%"), "--at needs at least 8 trials that have ended with an accuracy; this study has 5"),
+        (("s", "--at", "97.5"), "--at 97.5: is no sparsity; allowed: a fraction below 1 such as 0.975, or 97.5%"),
+        (("s", "--at", "0.9", "--knee"), "--knee and --at exclude each other"),
+        (("unknown", "--at", "0.9"), "unknown"),
+    ],
+)
+def test_dials_that_cannot_be_turned_are_refused(study, arguments, message):
+    output = ask_best(*arguments, code=2)
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_a_dial_takes_one_study(study, search_study):
+    search_study(QUESTION_TRIALS[:1], name="other")
+    assert "--at takes one study" in ask_best("s", "other", "--at", "0.9", code=2)

@@ -11,27 +11,12 @@ import optuna
 import pytest
 import yaml
 from commands import read_states, run_command, write_study
+from shared_constants import SMALL_STUDY
 
 import forcetune
 from forcetune.execution import connection
 from forcetune.pruning import load_masks
 from forcetune.report.comparison import LEGEND
-
-SMALL_STUDY = {
-    "study": "small",
-    "trial": {
-        "dataset": "synthetic",
-        "model": "mlp",
-        "width": 12,
-        "method": ["random", "magnitude", "snip", "force"],
-        "density": {"low": 0.01, "high": 0.5, "log": True},
-        "iterations": {"choices": [2, 5], "when": {"method": "force"}},
-        "epochs": 2,
-        "lr": {"choices": [0.1, 0.2]},
-    },
-    "search": {"trials": 8},
-    "resources": {"concurrent": 2},
-}
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +311,9 @@ def test_check_describes_a_network(user_folder):
         (["my_pkg.nets:build", "--input", "3xa"], "--input 3xa: allowed: sizes separated by x"),
         (["torchvision:mobilenet"], "unknown model 'torchvision:mobilenet'"),
         (["study.yaml", "--dataset", "digits"], "--dataset applies to a model, and 'study.yaml' is not"),
+        (["study.yaml", "--width", "8"], "--width applies to a model, and 'study.yaml' is not"),
+        (["mlp", "--dataset", "digits", "--classes", "3"], "--dataset and --classes exclude each other"),
+        (["mlp", "--data-root", "images"], "--data-root images: is the folder of a data set; allowed: with --dataset"),
     ],
 )
 def test_check_refuses_bad_networks(user_folder, arguments, message):
@@ -430,7 +418,7 @@ def compared(user_folder, empty_mlflow):
 def test_compare_prints_and_writes_a_table(compared):
     folder, _, result = compared
     lines = result.stdout.splitlines()
-    start = lines.index(LEGEND) - 6
+    start = next(index for index, line in enumerate(lines) if line.startswith(LEGEND)) - 6
     assert lines[start].split() == ["method", "70", "%", "99.85", "%"]
     names = [line.split()[0] for line in lines[start + 1 : start + 6]]
     assert names == ["snip", "my_pkg.scores:score", "random", "random_uniform", "random_erk"]

@@ -280,7 +280,7 @@ def test_every_kuberay_document_and_pod_is_found():
     kinds = {document["kind"] for document in KUBERAY_DOCUMENTS}
     assert kinds == {"PersistentVolumeClaim", "NetworkPolicy", *RAY_KINDS}
     names = [pod["spec"]["containers"][0]["name"] for pod in PODS]
-    assert sorted(names) == ["ray-head", "ray-job-submitter", "ray-worker"]
+    assert sorted(names) == [name for name in ("ray-head", "ray-job-submitter", "ray-worker") for _ in range(2)]
 
 
 @pytest.mark.parametrize("document", [*PLAIN_DOCUMENTS, *PODS], ids=lambda document: document["kind"])
@@ -305,8 +305,9 @@ def test_a_misspelled_key_of_a_container_is_noticed(pod, key):
 
 @pytest.mark.parametrize("kind", RAY_KINDS)
 def test_kinds_without_a_schema_are_named_in_a_comment(kind):
-    (path,) = [path for path in CLUSTER_FILES if f"kind: {kind}\n" in path.read_text()]
-    assert f"the rest of {kind} is unvalidated" in path.read_text().replace("\n# ", " ")
+    texts = [text for path in CLUSTER_FILES if f"kind: {kind}\n" in (text := path.read_text())]
+    assert texts
+    assert all(f"the rest of {kind} is unvalidated" in text.replace("\n# ", " ") for text in texts)
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: pod["spec"]["containers"][0]["name"])
@@ -332,8 +333,34 @@ def test_the_network_is_closed_and_the_dashboard_open_to_clients_alone():
     client, operator = rule["from"]
     assert client == {"podSelector": {"matchLabels": {"forcetune.io/client": "true"}}}
     assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
-    (submitter,) = [pod for pod in PODS if pod["spec"]["containers"][0]["name"] == "ray-job-submitter"]
-    assert submitter["metadata"]["labels"] == client["podSelector"]["matchLabels"]
+    submitters = [pod for pod in PODS if pod["spec"]["containers"][0]["name"] == "ray-job-submitter"]
+    assert submitters
+    assert all(pod["metadata"]["labels"] == client["podSelector"]["matchLabels"] for pod in submitters)
+
+
+def test_kueue_can_take_the_queued_job_away():
+    (queued,) = [document for document in KUBERAY_DOCUMENTS if "labels" in document["metadata"]]
+    assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "forcetune"}
+    spec = queued["spec"]
+    assert (spec["suspend"], spec["shutdownAfterJobFinishes"]) == (True, True)
+    assert "clusterSelector" not in spec
+    assert all(group["minReplicas"] == group["maxReplicas"] for group in spec["rayClusterSpec"]["workerGroupSpecs"])
+
+
+def test_a_worker_gives_notice_within_its_grace():
+    """Check the hook that lets Ray drain the node before the pod ends, with the grace of the pod."""
+    (document,) = load_ray_clusters()
+    (group,) = document["spec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    *_, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    options = dict(re.findall(r"--([a-z-]+)[ =]([\w-]+)", script))
+    assert options["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    deadline_s, wait_s = int(options["deadline-remaining-seconds"]), int(re.search(r"sleep (\d+)", script)[1])
+    assert wait_s <= deadline_s < pod["terminationGracePeriodSeconds"]
+
+
+def load_ray_clusters():
+    return [document for document in KUBERAY_DOCUMENTS if document["kind"] == "RayCluster"]
 
 
 @every_file

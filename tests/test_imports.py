@@ -11,17 +11,17 @@ PACKAGE = REPOSITORY / "forcetune"
 
 # The rooms that each room may import. It may also import the rooms that these may import.
 ALLOWED_ROOMS = {
-    "baseline": ["jobs", "run", "report", "tracking", "analysis", "study"],
+    "baseline": ["jobs", "run", "report", "deploy", "tracking", "analysis", "study", "programs"],
     "jobs": ["run", "tracking", "local", "study"],
     "local": ["tracking", "stores", "temporary", "locks"],
     "report": ["tracking", "analysis", "formats", "study"],
     "deploy": ["tracking", "analysis", "trial", "formats", "locks"],
     "formats": [],
     "timers": ["stores"],
-    "run": ["execution", "search", "ledger", "tracking", "report", "study"],
+    "run": ["execution", "search", "ledger", "tracking", "report", "study", "programs"],
     "execution": ["search", "ledger", "trial", "study", "formats", "temporary"],
-    "search": ["ledger", "tracking", "analysis", "study", "training", "formats"],
-    "ledger": ["tracking", "study", "locks"],
+    "search": ["ledger", "tracking", "analysis", "study", "training", "formats", "programs"],
+    "ledger": ["tracking", "study", "locks", "state_files"],
     "trial": ["training", "pruning", "models", "data", "study"],
     "tracking": ["stores", "temporary"],
     "analysis": [],
@@ -32,9 +32,11 @@ ALLOWED_ROOMS = {
     "data": ["names"],
     "names": ["containment"],
     "containment": ["errors"],
-    "stores": ["errors"],
+    "stores": ["state_files"],
+    "state_files": ["errors"],
     "temporary": ["errors"],
     "locks": [],
+    "programs": ["errors"],
     "errors": [],
 }
 ALLOWED_ROOMS["cli"] = [*ALLOWED_ROOMS]
@@ -70,6 +72,7 @@ VENDOR_ROOMS = {
     "zstandard": ["deploy"],
     "sklearn": ["data"],
     "IPython": ["search"],
+    "upath": ["state_files"],
 }
 
 

@@ -15,7 +15,7 @@ from forcetune.study import SCHEMA_FILE, Search, Study, Trial, load_study, make_
 from forcetune.study.reading import read_yaml
 from forcetune.study.sections import Resources
 
-STUDY_FILES = [*sorted(SEARCH_SPACES.glob("*.yaml")), REPOSITORY / "benchmarks" / "curves.yaml"]
+STUDY_FILES = [*sorted(SEARCH_SPACES.rglob("*.yaml")), REPOSITORY / "benchmarks" / "curves.yaml"]
 EDITOR_LINE = "# yaml-language-server: $schema="
 GOOD_TRIAL = {"dataset": "digits", "model": "mlp", "method": "snip", "density": 0.1}
 VALID_CHANGES = [
@@ -115,7 +115,7 @@ def test_init_refuses_what_it_cannot_write(run_command, tmp_path):
     unknown = run_command("init", "digit")
     assert unknown.exit_code == 2
     assert unknown.stderr == (
-        "forcetune: unknown search space 'digit' (did you mean 'digits'?); allowed: digits, fashion, gpu\n"
+        "forcetune: unknown search space 'digit' (did you mean 'digits'?); allowed: digits, fashion, gpu, latency\n"
     )
     missing = run_command("init", "--out", "nowhere/study.yaml")
     assert missing.exit_code == 2
@@ -134,8 +134,10 @@ def test_the_help_of_init_lists_the_search_spaces(run_command):
 def test_an_installed_package_has_the_search_spaces():
     package_data = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert "search_spaces/*" in package_data["forcetune"]
-    packaged = {file.name: file.read_bytes() for file in files("forcetune").joinpath("search_spaces").iterdir()}
-    assert packaged == {path.name: path.read_bytes() for path in SEARCH_SPACES.iterdir()}
+    assert "search_spaces/paper/*" in package_data["forcetune"]
+    packaged_folder = files("forcetune").joinpath("search_spaces")
+    packaged = {file.name: file.read_bytes() for file in packaged_folder.iterdir() if file.is_file()}
+    assert packaged == {path.name: path.read_bytes() for path in SEARCH_SPACES.iterdir() if path.is_file()}
 
 
 def test_schema_prints_the_schema_or_writes_it(run_command, tmp_path):

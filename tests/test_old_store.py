@@ -6,15 +6,14 @@ artifacts, so a test unpacks the archive in a folder of its own and writes that 
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tarfile
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from copied_stores import move_artifacts
 from promise import check_promise
 
 from forcetune import tracking
@@ -23,7 +22,6 @@ from forcetune.stores import mlflow_uri
 
 ARCHIVES = sorted((Path(__file__).parent / "data").glob("store-*.tar.xz"))
 ORIGINAL_FOLDER = "/tmp/forcetune-old-store"
-ADDRESS_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.partition(".")[0])
@@ -31,11 +29,7 @@ def store(request, tmp_path, monkeypatch):
     """Unpack the stores of an earlier version in the current folder, and return the folder."""
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
-        for table, column in ADDRESS_COLUMNS:
-            connection.execute(
-                f"update {table} set {column} = replace({column}, ?, ?)", (ORIGINAL_FOLDER, str(tmp_path))
-            )
+    move_artifacts(tmp_path, ORIGINAL_FOLDER)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE", "FORCETUNE_STATE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
@@ -71,8 +65,11 @@ def test_the_stores_are_read(store):
 
 def test_the_baseline_and_the_nights_are_read(store):
     champions = ("--top", "1", "--bands", "0.5,0.9,1")
-    planned = json.loads(run_in_process("baseline", "whole", *champions, "--seeds", "2", "--dry-run", "--json"))
-    assert planned["runs"] == 8, "all twins of four pairs have run; the rival that is tuned with random_erk is new"
+    planned = json.loads(run_in_process("baseline", "whole", *champions, "--seeds", "9", "--dry-run", "--json"))
+    assert planned["runs"] == 4 + 9 * 2 + 5 * 10, (
+        "all twins of four pairs have run, five pairs of five arms are left; the rival that is tuned with random_erk "
+        "is new, and needs four runs of tuning"
+    )
     nights = json.loads(run_in_process("schedule", "status", "--json"))["last"]
     assert (nights["nightly"]["night"], nights["nightly"]["outcome"]) == ("2026-11-02", "quiet")
     assert {row["pairs"] for row in nights["nightly"]["verdicts"]} == {4}

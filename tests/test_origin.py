@@ -1,11 +1,14 @@
 """The user and the commit of a study, in the tags that MLflow itself uses."""
 
 import json
+import os
+import socket
 import subprocess
 
 import pytest
 
-from forcetune import tracking
+from forcetune import jobs, tracking
+from forcetune.study import Study
 from forcetune.tracking import RUN_CONTEXT_VARIABLE, collect_origin_tags
 
 
@@ -42,6 +45,16 @@ def test_a_job_has_its_owners_tags(monkeypatch):
     monkeypatch.setenv(RUN_CONTEXT_VARIABLE, json.dumps({"mlflow.user": "ada", "mlflow.source.type": "JOB"}))
     assert collect_origin_tags()["mlflow.user"] == "ada"
     assert collect_origin_tags()["mlflow.source.type"] == "JOB"
+
+
+def test_a_job_of_an_account_without_a_name_belongs_to_its_number(monkeypatch):
+    def raise_no_user():
+        raise OSError("no user")
+
+    monkeypatch.setattr("getpass.getuser", raise_no_user)
+    trial = {"dataset": "synthetic", "model": "mlp", "method": "random", "density": 0.5}
+    metadata = jobs._metadata(Study.from_dict({"study": "s", "trial": trial}), "normal")
+    assert metadata["forcetune.owner"] == f"{os.getuid()}@{socket.gethostname()}"
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]", ""])

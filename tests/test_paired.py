@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from shared_constants import MARGIN_POINTS
 
-from forcetune.analysis import flips, judge, paired, pool_by_seed
+from forcetune.analysis import Pairs, flips, live, paired, pool_by_seed
+from forcetune.analysis.pairs import find_leaning
 
 RUNS = 2000
+
+
+def judge(samples, margin, **options):
+    """Judge differences of pairs in which both runs live."""
+    pairs = [Pairs(np.asarray(sample, float), *np.zeros((2, len(sample)), bool)) for sample in samples]
+    return paired.judge(pairs, margin, **options)
 
 
 def get_limit(share, runs):
@@ -24,7 +31,7 @@ def get_limit(share, runs):
 @pytest.fixture
 def judged_alone(monkeypatch):
     """Judge each of many comparisons as if it were the only one."""
-    monkeypatch.setattr(paired, "_adjust", lambda p: np.minimum(p, 1))
+    monkeypatch.setattr(live, "adjust_by_holm", lambda p: np.minimum(p, 1))
     monkeypatch.setattr(paired, "_find_needed_pairs", lambda *_: None)
 
 
@@ -39,13 +46,6 @@ def get_coverage(verdicts, mean):
 def draw_normal(mean, deviation, pairs, runs=RUNS):
     generator = np.random.default_rng(pairs)
     return list(mean + deviation * generator.standard_normal((runs, pairs)))
-
-
-def draw_collapsing(mean, probability, depth, pairs, runs=RUNS):
-    """Draw differences from a twin that collapses with a probability; their mean includes the collapses."""
-    generator = np.random.default_rng(pairs)
-    collapsed = generator.random((runs, pairs)) < probability
-    return list(mean + generator.standard_normal((runs, pairs)) + depth * (collapsed - probability))
 
 
 def test_three_pairs_by_hand():
@@ -103,13 +103,16 @@ def test_constant_differences_of_zero_tie(pairs):
     )
 
 
-def test_infinite_differences_and_negative_margins_are_refused():
+def test_infinite_differences_and_senseless_margins_are_refused():
     with pytest.raises(ValueError, match="finite"):
         judge([np.array([1.0, np.nan])], MARGIN_POINTS)
     with pytest.raises(ValueError, match="-1"):
         judge([np.ones(3)], -1)
     with pytest.raises(ValueError, match="finite"):
         judge([np.array([inf, 1.0])], MARGIN_POINTS)
+    for margin in (np.nan, inf):
+        with pytest.raises(ValueError, match=f"not {margin}"):
+            judge([np.ones(3)], margin)
 
 
 def test_p_values_agree_with_scipy():
@@ -149,10 +152,12 @@ def test_counted_flips_agree_with_enumerated_flips(monkeypatch, digits):
             assert p - 1e-9 <= counted_p <= 1.04 * p + 1e-3, "the counted p is never too small"
 
 
-def test_many_pairs_are_counted_finely_enough_for_the_cost_of_a_look():
-    verdicts = judge([np.full(40, 2.0) + 0.1 * np.arange(40)] * 3, MARGIN_POINTS, cost=[1, 100, 3000])
-    assert [verdict.verdict for verdict in verdicts] == ["beats"] * 3
-    assert verdicts[2].least_p * 3 * 3000 < 0.05
+def test_many_pairs_are_counted_finely_enough_for_strict_levels():
+    sample = np.full(40, 2.0) + 0.1 * np.arange(40)
+    for level in (0.05, 0.05 / 100, 0.05 / 3000):
+        (verdict,) = judge([sample], MARGIN_POINTS, alpha=level)
+        assert verdict.verdict == "beats"
+        assert verdict.least_p < level
 
 
 def test_one_comparison_among_many_needs_more_evidence():
@@ -165,9 +170,6 @@ def test_one_comparison_among_many_needs_more_evidence():
     assert judge([sample, np.empty(0)], MARGIN_POINTS)[0].p_difference == pytest.approx(2 / 64), (
         "a comparison without pairs does not count"
     )
-    assert judge([sample], MARGIN_POINTS, cost=[3])[0].p_difference == pytest.approx(3 * 2 / 64)
-    costly = judge([sample, *other_samples], MARGIN_POINTS, cost=[3, 1, 1, 1])[0]
-    assert costly.p_difference == pytest.approx(4 * 3 * 2 / 64)
 
 
 def test_differences_are_pooled_by_seed():
@@ -191,11 +193,6 @@ def test_copies_of_a_champion_add_no_evidence():
 @pytest.mark.parametrize("deviation", [1.0, 2.0])
 @pytest.mark.usefixtures("judged_alone")
 def test_planted_effects(pairs, deviation):
-    """Judge planted effects.
-
-    Measured in 4000 runs of 12 pairs: at a deviation of 1, 2.6 % falsely beat and 2.4 % falsely tie; at a deviation of
-    2, 2.7 % and 0.03 %.
-    """
     no_effect = judge(draw_normal(0, deviation, pairs), MARGIN_POINTS)
     assert get_share(no_effect, "beats") <= get_limit(0.025, RUNS)
     assert get_share(no_effect, "beats", "loses") <= get_limit(0.05, RUNS)
@@ -203,7 +200,7 @@ def test_planted_effects(pairs, deviation):
         at_the_margin = judge(draw_normal(mean, deviation, pairs), MARGIN_POINTS)
         assert get_share(at_the_margin, "ties") <= get_limit(0.05, RUNS)
     large_effect = judge(draw_normal(2 * deviation, deviation, pairs), MARGIN_POINTS)
-    assert get_share(large_effect, "beats") >= 0.97, "0.995 was measured with 8 pairs"
+    assert get_share(large_effect, "beats") >= 0.96, "some of 8 pairs are visibly skewed"
     assert get_share(large_effect, "loses", "ties") == 0
 
 
@@ -230,32 +227,6 @@ def test_arms_that_collapse_equally_often():
     assert get_coverage(judge(list(differences), MARGIN_POINTS), 0) >= 0.95
 
 
-@pytest.mark.usefixtures("judged_alone")
-def test_a_twin_that_collapses_often():
-    """Judge a twin of which three runs in ten collapse by 5 points.
-
-    Measured in 4000 runs: the interval holds the mean in 93.9 %.
-    """
-    no_effect = judge(draw_collapsing(0, 0.3, 5, 12), MARGIN_POINTS)
-    assert get_share(no_effect, "beats") <= get_limit(0.05, RUNS)
-    assert get_coverage(no_effect, 0) >= 0.92
-    assert get_share(judge(draw_collapsing(MARGIN_POINTS, 0.3, 5, 12), MARGIN_POINTS), "ties") <= get_limit(0.05, RUNS)
-    assert get_share(judge(draw_collapsing(3, 0.3, 5, 12), MARGIN_POINTS), "beats") >= 0.97
-
-
-@pytest.mark.usefixtures("judged_alone")
-def test_a_twin_that_collapses_rarely():
-    """Judge a twin of which one run in ten collapses by 20 points; in 28 % of the cases no pair of twelve shows it.
-
-    So the interval holds the mean in only 71 % of 4000 runs. With a mean of 0 the champion is worse in all other pairs,
-    and it loses in those 28 %. No test that sees twelve pairs can do better.
-    """
-    no_effect = judge(draw_collapsing(0, 0.1, 20, 12), MARGIN_POINTS)
-    assert get_share(no_effect, "beats") <= get_limit(0.05, RUNS)
-    assert get_coverage(no_effect, 0) == pytest.approx(0.71, abs=0.04)
-    assert get_share(no_effect, "loses") == pytest.approx(0.28, abs=0.04)
-
-
 @pytest.mark.parametrize("pairs", [4, 12])
 def test_intervals_hold_the_mean_as_often_as_they_say(pairs):
     samples = draw_normal(0.3, 1.5, pairs)
@@ -277,6 +248,74 @@ def test_families_of_comparisons_err_no_more_often(monkeypatch):
     assert wrong_families / families <= get_limit(0.05, families)
 
 
+# Collapses
+
+
+def make_pairs(differences, champion_alone=0, twin_alone=0, both=0):
+    """Return live pairs and pairs with collapses."""
+    live = np.zeros(len(differences), bool)
+    champion = [True] * champion_alone + [False] * twin_alone + [True] * both
+    twin = [False] * champion_alone + [True] * twin_alone + [True] * both
+    return Pairs(np.array(differences, float), np.append(live, champion) > 0, np.append(live, twin) > 0)
+
+
+def judge_alone(pairs):
+    (verdict,) = paired.judge([pairs], MARGIN_POINTS)
+    return verdict
+
+
+BETTER, WORSE, ALIKE = np.linspace(1.9, 2.1, 12), np.linspace(-2.1, -1.9, 12), np.linspace(-0.1, 0.1, 12)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict", "statement"),
+    [
+        (make_pairs(ALIKE), "ties", "ties where both live; collapses: at most 22 %"),
+        (make_pairs(BETTER), "beats", "beats where both live; collapses: at most 22 %"),
+        (make_pairs(ALIKE, 1), "ties", "ties where both live; collapses: at most 32 %"),
+        (make_pairs(ALIKE, 0, 3), "undecided", "undecided: ties where both live; collapses: at most 44 %"),
+        (make_pairs(np.tile(ALIKE, 3)), "ties", "ties"),
+        (make_pairs(np.tile(WORSE, 3)), "loses", "loses"),
+        (make_pairs(ALIKE, 0, 12), "beats", "beats: ties where both live; beats by collapses"),
+        (make_pairs([], 0, 12), "beats", "beats: undecided where both live; beats by collapses"),
+        (make_pairs(BETTER, 12), "undecided", "undecided: beats where both live; loses by collapses"),
+        (make_pairs(BETTER, 3), "undecided", "undecided: beats where both live; collapses: at most 44 %"),
+        (make_pairs(BETTER, 2), "beats", "beats where both live; collapses: at most 39 %"),
+        (make_pairs(WORSE, 12), "loses", "loses"),
+        (make_pairs([-1] * 4, 0, 12), "undecided", "undecided: leans to loses where both live; beats by collapses"),
+        (
+            make_pairs(np.tile(BETTER, 17), 8, 1),
+            "undecided",
+            "undecided: beats where both live; the champion collapses more often, by less than the margin",
+        ),
+        (make_pairs([]), "undecided", "undecided"),
+        (make_pairs([], 0, 0, 5), "undecided", "undecided"),
+    ],
+)
+def test_two_parts_make_a_verdict(pairs, verdict, statement):
+    judged = judge_alone(pairs)
+    assert (judged.verdict, judged.statement) == (verdict, statement)
+
+
+def test_the_parts_stand_beside_each_other():
+    judged = judge_alone(make_pairs(ALIKE, 1, 2, 3))
+    assert (judged.pairs, judged.live_pairs) == (18, 12)
+    columns = judged.columns()
+    assert (columns["champion_collapses"], columns["twin_collapses"]) == (4, 5)
+    assert columns["champion_collapses_low"] < 4 / 18 < columns["champion_collapses_high"]
+    assert (columns["live_verdict"], columns["collapse_verdict"]) == ("ties", "undecided")
+    assert columns["collapse_p"] == 1, "one and two of three"
+    assert "collapses" not in columns
+
+
+def test_skewed_differences_need_a_second_test():
+    """Judge eight differences of which one lies far on the other side: the flips alone decide, the second test not."""
+    skewed = make_pairs([-1, -1.1, -0.9, -1, -1.05, -0.95, -1, 0.9])
+    judged = judge_alone(skewed)
+    assert judged.p_difference <= 0.045
+    assert judged.verdict == "undecided"
+
+
 # Needed pairs
 
 
@@ -295,20 +334,22 @@ def test_larger_effects_and_less_noise_need_fewer_pairs():
     assert find_needed_pairs(0.9, 1.5) < find_needed_pairs(0.9, 2.0) < find_needed_pairs(0.9, 3.0)
     assert find_needed_pairs(0.0, margin=0.9) < find_needed_pairs(0.0, margin=0.7) < find_needed_pairs(0.0)
     assert find_needed_pairs(0.1) > find_needed_pairs(0.0), "an effect nearer to the margin needs more"
-    assert find_needed_pairs(0.9, cost=[4]) > find_needed_pairs(0.9)
+    assert find_needed_pairs(0.9, alpha=0.05 / 4) > find_needed_pairs(0.9)
     assert find_needed_pairs(-0.9) == find_needed_pairs(0.9)
 
 
 def test_needed_pairs_agree_with_the_t_test():
     from statsmodels.stats.power import TTestPower
 
-    assert find_needed_pairs(0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.8))
-    assert find_needed_pairs(0.0, margin=0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.05, 0.9, "larger"))
+    assert find_needed_pairs(0.9) == np.ceil(TTestPower().solve_power(0.9 / 2.0, None, 0.045, 0.8))
+    assert find_needed_pairs(0.0, margin=0.9) == np.ceil(
+        TTestPower().solve_power(0.9 / 2.0, None, 0.045, 0.9, "larger")
+    )
 
 
 def test_pairs_that_would_not_decide_are_not_promised():
     assert find_needed_pairs(0.05, 20.0) is None, "more than a thousand pairs"
-    assert find_needed_pairs(0.5, 2.0, cost=[1e30]) is None, "no number of pairs is so certain"
+    assert find_needed_pairs(0.5, 2.0, alpha=0.05 / 1e30) is None, "no number of pairs is so certain"
     assert judge([np.full(8, 2.0)], MARGIN_POINTS)[0].needed is None, "the comparison is decided"
 
 
@@ -320,9 +361,15 @@ def test_the_needed_pairs_are_enough(monkeypatch):
     assert np.mean(decided) >= stats.binom.ppf(0.01, runs, 0.8) / runs
 
 
+def test_no_pairs_are_needed_where_the_live_pairs_are_settled():
+    """Judge a tie where both live, beside three collapses of the twin alone: more live pairs would not settle it."""
+    judged = judge_alone(make_pairs(ALIKE, 0, 3))
+    assert (judged.verdict, judged.live_verdict, judged.needed) == ("undecided", "ties", None)
+
+
 def test_few_pairs_need_as_many_as_make_the_p_small():
     (verdict,) = judge([np.full(3, 9.0) + 0.001 * np.arange(3)], MARGIN_POINTS)
-    assert verdict.needed == 6, "2 / 2**5 is above 0.05"
+    assert verdict.needed == 6, "2 / 2**5 is above 0.045"
     assert judge([np.zeros(3)], MARGIN_POINTS)[0].needed == 5, "1 / 2**5 is below"
 
 
@@ -377,3 +424,8 @@ def test_a_query_starts_without_slow_imports():
     code = "import sys, forcetune.analysis; print(sorted({'scipy.stats', 'statsmodels'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_evidence_leans_where_its_p_is_small():
+    p, is_better = np.array([0.25, 0.26, np.nan, 0.1]), np.array([True, True, True, False])
+    assert find_leaning(p, is_better).tolist() == ["beats", "undecided", "undecided", "loses"]

@@ -8,7 +8,7 @@ import time
 import optuna
 import pytest
 from commands import make_environment, query, read_states, run_command, run_process, write_study
-from shared_constants import FORCETUNE_COMMAND
+from shared_constants import FORCETUNE_COMMAND, SMALL_STUDY
 
 import forcetune
 from forcetune import trial
@@ -17,21 +17,7 @@ from forcetune.study import Trial
 from forcetune.tracking import load_table
 
 OWN_METHOD = "my_scores:score"
-PROCESS_STUDY = {
-    "study": "small",
-    "trial": {
-        "dataset": "synthetic",
-        "model": "mlp",
-        "width": 12,
-        "method": ["random", OWN_METHOD, "snip", "force"],
-        "density": {"low": 0.01, "high": 0.5, "log": True},
-        "iterations": {"choices": [2, 5], "when": {"method": "force"}},
-        "epochs": 2,
-        "lr": {"choices": [0.1, 0.2]},
-    },
-    "search": {"trials": 8},
-    "resources": {"concurrent": 2},
-}
+PROCESS_STUDY = {**SMALL_STUDY, "trial": {**SMALL_STUDY["trial"], "method": ["random", OWN_METHOD, "snip", "force"]}}
 SCORES_CODE = "def score(net):\n    return {name: weight.abs() for name, weight in net.weights.items()}\n"
 
 

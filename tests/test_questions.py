@@ -52,6 +52,11 @@ def test_conditions_select_rows(conditions, names):
     assert list(analysis.where(FRONT_TABLE, conditions)["name"]) == names
 
 
+def test_an_objective_counts_by_its_mean_where_the_trial_has_one():
+    table = FRONT_TABLE.assign(val_accuracy_mean=[0.9, 0.99, 0.93, np.nan, np.nan])
+    assert list(analysis.where(table, ["val_accuracy<0.95"])["name"]) == ["t0", "t2", "t3", "t4"]
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
@@ -111,6 +116,14 @@ def test_the_knee_counts_density_by_its_logarithm():
     assert list(analysis.knee(points, DEFAULT_OBJECTIVES)["density"]) == [0.005]
 
 
+def test_the_landmarks_of_a_front_are_runs():
+    front = FRONT_TABLE.assign(run_id=[f"r{n}" for n in range(len(FRONT_TABLE))])
+    landmarks = {"knee": "r2", "sparsest": "r4", "most-accurate": "r0"}
+    assert analysis.find_landmarks(front, DEFAULT_OBJECTIVES) == landmarks
+    assert {*analysis.find_landmarks(front.iloc[:2], DEFAULT_OBJECTIVES)} == {"sparsest", "most-accurate"}
+    assert analysis.find_landmarks(front.iloc[:0], DEFAULT_OBJECTIVES) == {}
+
+
 def test_two_points_have_no_knee():
     assert analysis.knee(FRONT_TABLE.iloc[:2], DEFAULT_OBJECTIVES).empty
 
@@ -142,6 +155,14 @@ def test_the_sparsest_within_a_margin_of_dense_is_returned():
     assert sparsest["dense_low"].item() < 0.975
     assert list(analysis.near_dense(trials, make_dense_runs(("k", 0.98)), 6)["name"]) == ["t2"]
     assert analysis.near_dense(trials, make_dense_runs(("k", 1.0)), 0.5).empty
+
+
+def test_a_trial_that_mostly_collapses_is_no_answer():
+    seeds = {"seeds": pd.array([1] * 5, "Int64"), "collapsed_seeds": pd.array([0, 3, 0, 0, 0], "Int64")}
+    trials = FRONT_TABLE.assign(study="s", model="cnn", **seeds)
+    assert list(analysis.near_dense(trials, make_dense_runs(("k", 0.98)), 1)["name"]) == ["t0"], "t1 is within a point"
+    names = list(analysis.top(FRONT_TABLE, DEFAULT_OBJECTIVES, 9)["name"])
+    assert list(analysis.top(trials, DEFAULT_OBJECTIVES, 9)["name"]) == [name for name in names if name != "t1"]
 
 
 def test_a_question_about_dense_without_dense_runs_is_refused():

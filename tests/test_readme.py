@@ -20,7 +20,8 @@ from forcetune.study.reading import read_yaml
 from forcetune.trial import run
 
 README = REPOSITORY / "README.md"
-PAGES = [README, *(REPOSITORY / path for path in re.findall(r"\((docs/[\w/-]+\.md)\)", README.read_text()))]
+LINKED_PATHS = dict.fromkeys(re.findall(r"\((docs/[\w/-]+\.md)\)", README.read_text()))  # each once, in order
+PAGES = [README, *(REPOSITORY / path for path in LINKED_PATHS)]
 DOCUMENTS = "\n".join(page.read_text() for page in PAGES)
 
 
@@ -84,7 +85,7 @@ def test_the_tree_lists_every_file():
         ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()
     complete_folders = ("forcetune/", "benchmarks/", "search_spaces/", "cluster/", "docs/")
-    recorded = ("benchmarks/race-results/", "benchmarks/search-results/")  # a file for each run
+    recorded = tuple(f"benchmarks/{name}-results/" for name in ("dial", "front", "race", "search"))
     sources = {path for path in tracked if path.startswith(complete_folders) and not path.startswith(recorded)}
     assert listed_files >= {path for path in sources if not path.endswith("__init__.py")}
     assert all((REPOSITORY / path).exists() for path in listed_files)
@@ -95,7 +96,7 @@ def test_the_commands_exist():
         command = line.split("#")[0].split()
         if command[:1] == ["make"]:
             assert re.search(rf"^{command[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE), line
-        elif command[:1] == [".venv/bin/forcetune"]:
+        elif command[:1] in (["forcetune"], [".venv/bin/forcetune"]):
             subcommand = main.commands[command[1]]
             if isinstance(subcommand, click.Group):
                 subcommand = subcommand.commands[command[2]]
@@ -164,7 +165,7 @@ def user_code_folder(tmp_path):
     file_blocks = [
         block for block in find_blocks("python") + find_blocks("yaml") if re.match(r"# \w+\.(py|yaml)\n", block)
     ]
-    assert len(file_blocks) == 7
+    assert len(file_blocks) == 9
     for block in file_blocks:
         (tmp_path / block.split("\n")[0].removeprefix("# ")).write_text(block)
     return tmp_path

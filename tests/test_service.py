@@ -81,6 +81,16 @@ def test_down_leaves_a_later_process_with_the_same_id(tmp_path, sleeper):
     assert sleeper.poll() is None
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"ray": "http://127.0.0.1:1"}'])
+def test_a_record_of_another_version_is_refused_and_kept(tmp_path, content):
+    service_folder = write_record(tmp_path, {})
+    (service_folder / "service.json").write_text(content)
+    for command in (service.find, service.down, lambda folder: service.up(folder=folder)):
+        with pytest.raises(InputError, match=r"service.json does not describe a service of this version"):
+            command(tmp_path)
+    assert (service_folder / "service.json").read_text() == content
+
+
 def test_a_service_with_a_dead_process_is_not_found(tmp_path, sleeper):
     alive = [sleeper.pid, psutil.Process(sleeper.pid).create_time()]
     write_record(tmp_path, {"ray": alive, "mlflow": [os.getpid(), 0.0]})

@@ -141,6 +141,7 @@ def test_relative_paths_are_taken_from_where_it_was_planned(tmp_path, monkeypatc
     monkeypatch.setenv("FORCETUNE_STORAGE", "sqlite:///optuna.db")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
     monkeypatch.setenv("PYTHONPATH", "src:../lib")
+    monkeypatch.setenv("FORCETUNE_STATE", "s3://bucket/state")
     night = timers.plan("../nightly.yaml", "23:59", "../there")
     assert (night.file, night.folder) == (tmp_path / "nightly.yaml", tmp_path / "there")
     assert night.log == tmp_path / "there" / "nightly.log"
@@ -148,6 +149,7 @@ def test_relative_paths_are_taken_from_where_it_was_planned(tmp_path, monkeypatc
         "FORCETUNE_STORAGE": f"sqlite:///{tmp_path}/here/optuna.db",
         "RAY_AUTH_TOKEN_PATH": f"{tmp_path}/here/token",
         "PYTHONPATH": f"{tmp_path}/here/src:{tmp_path}/lib",
+        "FORCETUNE_STATE": "s3://bucket/state",
     }
     assert timers.plan("../nightly.yaml", "23:59", log="a.log").log == tmp_path / "here" / "a.log"
 

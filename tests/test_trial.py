@@ -317,9 +317,12 @@ def test_the_key_ignores_what_does_not_apply():
 def test_the_key_is_the_same_for_a_default_that_is_written_out():
     assert make_trial(method="force", iterations=20, lr=0.1, clip_norm=None).key == make_trial(method="force").key
     assert make_trial(density=1).key == make_trial(density=1.0).key
+    assert make_trial(method="force", sync_batch_norm=True).key == make_trial(method="force").key
 
 
-@pytest.mark.parametrize(("field", "value"), [("seed", 1), ("width", 13), ("lr", 0.2), ("screen", False)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 1), ("width", 13), ("lr", 0.2), ("screen", False), ("sync_batch_norm", False)]
+)
 def test_the_key_tells_trials_apart(field, value):
     assert make_trial(**{field: value}).key != make_trial().key
 
@@ -383,12 +386,13 @@ def test_layers_from_is_fetched(tmp_path):
     assert sources == ["a" * 32]
 
 
-def test_layers_from_a_mask_of_another_network_is_refused_before_anything_runs(tmp_path):
-    save_masks(tmp_path / "masks.npz", prepare_trial(width=24).masks)
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_layers_from_a_mask_of_another_network_is_refused_before_anything_runs(tmp_path, suffix):
+    save_masks(tmp_path / f"masks.{suffix}", prepare_trial(width=24).masks)
     with pytest.raises(InputError, match="another network"):
-        trial.check(make_trial(layers_from=str(tmp_path / "masks.npz")))
-    with pytest.raises(InputError, match="gone.npz is not a readable mask file"):
-        trial.check(make_trial(layers_from=str(tmp_path / "gone.npz")))
+        trial.check(make_trial(layers_from=str(tmp_path / f"masks.{suffix}")))
+    with pytest.raises(InputError, match=f"gone.{suffix} is not a readable mask file"):
+        trial.check(make_trial(layers_from=str(tmp_path / f"gone.{suffix}")))
 
 
 def test_small_dense_has_about_equal_parameters():

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-import yaml
 from click.testing import CliRunner
+from commands import run_command, write_study
 
 from forcetune.cli import main
 from forcetune.errors import InputError, StoppedError
@@ -475,14 +475,15 @@ with Children() as started:
 
 
 @pytest.mark.long
-def test_the_dashboards_and_the_report_of_a_study(empty):
+def test_the_dashboards_and_the_report_of_a_study(empty, empty_mlflow):
     browser = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("needs Chromium")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     trial = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": ["random", "snip"], "epochs": 1}
     study = {"study": "small", "trial": {**trial, "density": {"low": 0.1, "high": 0.5}}, "search": {"trials": 2}}
-    (empty / "small.yaml").write_text(yaml.safe_dump(study))
-    for arguments in (["search", "small.yaml"], ["report", "small"]):
-        subprocess.run([*FORCETUNE, *arguments], env=environment, check=True, capture_output=True, timeout=120)
+    shutil.copy(empty_mlflow, empty / "mlflow.db")
+    for arguments in (["search", write_study(empty, study)], ["report", "small"]):
+        result = run_command(empty, *arguments)
+        assert result.exit_code == 0, result.output
     (empty / "uvicorn.py").write_text("raise SystemExit('a module of the user')")
     command = [*FORCETUNE, "ui", "small", "--no-browser"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,20 @@ def measure_fresh(configs: Iterable[tuple[str, dict[str, Any]]], path: Path, see
     if not missing:
         return
     print(f"{len(missing)} trainings with fresh seeds", flush=True)
+    context = multiprocessing.get_context("spawn")
     with (
-        multiprocessing.get_context("spawn").Pool(FRESH_PROCESSES, torch.set_num_threads, (1,)) as pool,
+        ProcessPoolExecutor(FRESH_PROCESSES, context, torch.set_num_threads, (1,)) as pool,
         path.open("a") as file,
     ):
-        for number, row in enumerate(pool.imap_unordered(measure_configuration, missing.values()), 1):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            if number % 50 == 0:
-                print(f"  {number} of {len(missing)}", flush=True)
+        trainings = [pool.submit(measure_configuration, training) for training in missing.values()]
+        try:
+            for number, training in enumerate(as_completed(trainings), 1):
+                file.write(json.dumps(training.result()) + "\n")
+                file.flush()
+                if number % 50 == 0:
+                    print(f"  {number} of {len(missing)}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # where one of them fails
 
 
 def measure_configuration(training: tuple[str, dict[str, Any], int]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ PICTURED_ARMS = (
     "tune",
     "tune_asha",
     "optuna_tpe",
+    "optuna_gp",
     "naive",
     "syne_tune",
 )

@@ -32,6 +32,7 @@ class Field:
         high: The highest value of a range.
         log: Whether a range is scaled by its logarithm.
         conditions: Name of a choice to its values, all of which must hold for the field to apply.
+        prior_weight: The prior median of 1 / (length scale)^2 in the model; NaN for the usual one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Field:
     high: float = 1.0
     log: bool = False
     conditions: Mapping[str, Sequence[Any]] | None = None
+    prior_weight: float = np.nan
 
     def scale(self, value: Any) -> float:
         """Return a value as a number: the index of a choice, or the position in a range, 0 to 1."""
@@ -164,7 +166,7 @@ class Belief:
     def __init__(self, space: Space, chance: float, hyperparameters: Hyperparameters | None = None) -> None:
         self.space = space
         self.chance = chance
-        self.process = GaussianProcess(space.is_choice)
+        self.process = GaussianProcess(space.is_choice, np.array([field.prior_weight for field in space.fields]))
         if hyperparameters is not None:
             self.process.hyperparameters = hyperparameters
         self._posterior: Posterior | None = None
@@ -191,8 +193,8 @@ class Belief:
     def condition(self, observations: Observations, running_rows: Array | None = None) -> None:
         """Take trials into account.
 
-        The value of a stopped trial is a lower bound of its end: it counts as the mean of what the others say of it
-        above that bound, with more noise. A running trial counts as done, with the value that is expected of it.
+        The value of a stopped trial is a lower bound of its end. The trial counts with the mean that the other trials
+        predict above that bound, and with more noise. A running trial counts as ended, with the value that is expected.
 
         Args:
             observations: The trials.
@@ -215,16 +217,21 @@ class Belief:
                 np.concatenate([extra_noise, np.zeros(len(running_rows))]),
             )
 
+    @property
+    def posterior(self) -> Posterior:
+        """The process of the logits, given the trials that `condition` took into account."""
+        assert self._posterior, "call `condition` first"
+        return self._posterior
+
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Return the mean and the deviation of the logit of the quality of each configuration, without noise."""
-        assert self._posterior, "call `condition` first"
-        return self._posterior.predict(rows)
+        return self.posterior.predict(rows)
 
     def expect_costs(self, rows: Array, observations: Observations) -> Array:
         """Return the density that each configuration will probably reach, scaled.
 
-        Most reach what they ask for. Whole channels and small dense networks reach another density: the difference of
-        trials that are near in the model stands for them.
+        Most configurations reach the density that they ask for. Whole channels and small dense networks do not: their
+        difference is estimated as that of the trials that are near in the model.
         """
         differences = observations.costs - observations.rows[:, 0]
         if np.abs(differences).max() < 1e-3:
@@ -232,11 +239,6 @@ class Belief:
         correlations = self.process.correlate(rows, observations.rows) ** 4 + 1e-9
         expected: Array = rows[:, 0] + correlations @ differences / correlations.sum(1)
         return expected
-
-    def noise_deviation(self, rows: Array) -> Array:
-        """Return the deviation of the noise of a trial, in logits."""
-        assert self._posterior, "call `condition` first"
-        return self._posterior.noise_deviation(rows)
 
     def expect_gain(self, rows: Array, costs: Array, staircase: Staircase) -> Array:
         """Return the area that each configuration is expected to add below the staircase of the front.

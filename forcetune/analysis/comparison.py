@@ -22,12 +22,11 @@ def compare(table: pd.DataFrame, configurations: Sequence[dict[str, Any]], chanc
         (half of Student's 95 % interval of the mean; NaN for one seed), collapsed and failed (the numbers of such
         trials), and reached (the mean density that the trials reached: whole channels reach less than was asked for).
     """
-    accuracy = table.get("val_accuracy", np.nan)
     outcomes = pd.DataFrame(
         {
             "trial": table["trial"],
             "outcome": table["outcome"],
-            "accuracy": accuracy,
+            "accuracy": table.get("val_accuracy", np.nan),
             "reached": table.get("density", np.nan),
         }
     )

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import front, objective_column
-from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality
+from forcetune.analysis.fronts import collapses_mostly, front, objective_column
+from forcetune.analysis.questions import NETWORK_COLUMNS, choose_quality, have_same_values
 
 # rows of METHODS that choose weights at random
 RANDOM_METHODS = ("random", "random_uniform", "random_erk", "random_uniform_plus", "random_balanced", "random_smart")
 COST_NAMES = {"density": "weights", "macs": "multiply-adds"}  # the columns at which a control is compared, in words
 _DATA_FIELDS = ("dataset", "train_samples")  # accuracies of trials that differ in these cannot be compared
+_NETWORK_FIELDS = tuple(name for name in NETWORK_COLUMNS if name != "study")  # they include those of the data
 _COST_TOLERANCE = 1e-9  # relative: equal densities may differ in their last digit
 
 
@@ -72,7 +73,8 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame, objectives:
     beating = pd.DataFrame({"beaten_by": None, "beaten_at": None}, index=points.index, dtype=object)
     if column not in table:
         return beating
-    controls = table[is_control(table) & (table["outcome"] == "trained")].dropna(subset=[column])
+    is_sound = (table["outcome"] == "trained") & ~collapses_mostly(table)
+    controls = table[is_control(table) & is_sound].dropna(subset=[column])
     if not len(controls):
         return beating
     qualities = sign * controls[column].to_numpy(float)
@@ -85,7 +87,7 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame, objectives:
         for cost in COST_NAMES:
             if cost not in controls or pd.isna(point.get(cost)):
                 continue
-            same = _have_same_fields(controls, point, [*_DATA_FIELDS, *(NETWORK_COLUMNS if cost == "density" else ())])
+            same = have_same_values(controls, point, _NETWORK_FIELDS if cost == "density" else _DATA_FIELDS)
             costs, budget = controls[cost].to_numpy(float), float(point[cost])
             as_cheap = costs <= budget * (1 + _COST_TOLERANCE)
             better = (qualities > quality) | (costs < budget * (1 - _COST_TOLERANCE))
@@ -94,16 +96,3 @@ def find_beating_controls(points: pd.DataFrame, table: pd.DataFrame, objectives:
                 beating.loc[index] = [controls["name"].iloc[strongest], cost]
                 break
     return beating
-
-
-def _have_same_fields(controls: pd.DataFrame, point: pd.Series, fields: list[str]) -> np.ndarray:
-    """Return which controls have the same values as the point in these fields; bool (controls,).
-
-    Two absent values are the same. The study is not compared.
-    """
-    same = np.ones(len(controls), bool)
-    for name in fields:
-        if name in controls and name != "study":
-            column, value = controls[name], point.get(name)
-            same &= (column.isna() if pd.isna(value) else column == value).fillna(False).to_numpy(bool)
-    return same

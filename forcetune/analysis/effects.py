@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from forcetune.analysis.fronts import COUNTED_OUTCOMES
-from forcetune.analysis.paired import CONFIDENCE, adjust_by_holm, summarize_pairs
+from forcetune.analysis.holm import adjust_by_holm
+from forcetune.analysis.paired import CONFIDENCE, summarize_pairs
 from forcetune.analysis.questions import NETWORK_COLUMNS
 from forcetune.errors import InputError
 from forcetune.names import suggestion
@@ -202,21 +203,14 @@ def _match_means(groups: Sequence[pd.DataFrame], keys: Sequence[str], value: str
 def _make_levels(column: pd.Series) -> pd.Series:
     """Return the values as words, in their order; many numbers in groups that hold equally many trials."""
     values = column.dropna()
-    if (
-        pd.api.types.is_numeric_dtype(values)
-        and not pd.api.types.is_bool_dtype(values)
-        and values.nunique() > MAX_LEVELS
-    ):
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if is_number and values.nunique() > MAX_LEVELS:
         groups = pd.qcut(values.astype(float), LEVEL_GROUPS, labels=False, duplicates="drop")
         ends = values.astype(float).groupby(groups).agg(["min", "max"])
         names = {group: f"{low:.3g} to {high:.3g}" for group, low, high in ends.itertuples()}
         return groups.map(names).reindex(column.index)
-    ordered = values.sort_values(kind="stable", key=lambda keys: keys if _is_numeric(keys) else keys.astype(str))
+    ordered = values.sort_values(kind="stable", key=None if is_number else lambda keys: keys.astype(str))
     return ordered.map(_format_value)
-
-
-def _is_numeric(values: pd.Series) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(values))
 
 
 def _format_value(value: object) -> str:

@@ -1,4 +1,8 @@
-"""Exact sign-flip tests: how often the mean of differences is at least as large when each sign is a coin's."""
+"""Exact sign-flip tests: how often the mean of differences is at least as large when each sign is a coin's.
+
+[Fisher 1935, The design of experiments, section 21; Pitman 1937, Significance tests which may be applied to samples
+from any populations]
+"""
 
 import numpy as np
 

@@ -16,7 +16,8 @@ def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows of trained trials that no other such row dominates.
 
     A row dominates another one if it is at least as good in all objectives and better in one. An objective counts by
-    its mean over fresh seeds where `add_seed_estimates` has added one to the table.
+    its mean over fresh seeds where `add_seed_estimates` has added one to the table. A trial of which more than half of
+    the fresh seeds collapsed is on no front.
 
     Args:
         table: Trials, as `Results.trials` has them, or those of them that `where` selects.
@@ -28,9 +29,24 @@ def front(table: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     if not len(table) or not set(objectives) <= set(table.columns):
         return table.iloc[:0]
     columns = [objective_column(table, name) for name in objectives]
-    trained = table[table["outcome"] == "trained"].dropna(subset=columns)
+    trained = table[(table["outcome"] == "trained") & ~collapses_mostly(table)].dropna(subset=columns)
     chosen = trained[non_dominated(trained[columns].to_numpy(float), list(objectives.values()))]
     return chosen.sort_values("sparsity", kind="stable") if "sparsity" in chosen else chosen
+
+
+def collapses_mostly(table: pd.DataFrame) -> np.ndarray:
+    """Return of which trials more than half of the fresh seeds collapsed, so that they are on no front.
+
+    Args:
+        table: Trials, as `Results.trials` has them.
+
+    Returns:
+        A bool array of shape (n,).
+    """
+    if "collapsed_seeds" not in table:
+        return np.zeros(len(table), bool)
+    collapsed, seeds = (table[name].fillna(0).to_numpy(float) for name in ("collapsed_seeds", "seeds"))
+    return np.asarray(2 * collapsed > seeds)
 
 
 def objective_column(table: pd.DataFrame, objective: str) -> str:

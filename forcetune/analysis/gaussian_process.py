@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,34 +54,36 @@ class GaussianProcess:
 
     Args:
         is_choice: Whether each field is a choice, (fields,).
+        prior_weights: The prior median of 1 / (length scale)^2 of each field, NaN where it is the usual one, (fields,);
+            None where it is the usual one for all fields.
 
     Attributes:
         hyperparameters: The hyperparameters; `fit` replaces them.
     """
 
-    def __init__(self, is_choice: NDArray[np.bool_]) -> None:
+    def __init__(self, is_choice: NDArray[np.bool_], prior_weights: Array | None = None) -> None:
         self._is_choice = is_choice
         fields = len(is_choice)
         # Length scales of 0.7 for ranges and 1.4 for choices; noise with a deviation of a fifth of a logit
         weights: Array = np.asarray(np.where(is_choice, np.log(0.5), np.log(2.0)), np.float64)
+        if prior_weights is not None:
+            weights = np.where(np.isnan(prior_weights), weights, np.log(prior_weights))
         self._prior_mean = Hyperparameters(0.0, weights, float(np.log(0.04)), 0.0).to_vector()
         self._prior_deviation = Hyperparameters(1.0, np.full(fields, 1.5), 1.0, 1.0).to_vector()
         self.hyperparameters = Hyperparameters.from_vector(self._prior_mean)
 
-    def fit(self, rows: Array, values: Array, extra_noise: Array | None = None, iterations: int = 40) -> None:
+    def fit(self, rows: Array, values: Array, iterations: int = 40) -> None:
         """Fit the hyperparameters: the maximum of their posterior, from where they are.
 
         Args:
             rows: The configurations, (n, fields).
             values: Their values, (n,).
-            extra_noise: Variance that is added to the noise of each value, (n,); None for none.
             iterations: The largest number of steps of the optimizer.
         """
         distances = self._measure(rows, rows)
-        extra = np.zeros(len(rows)) if extra_noise is None else extra_noise
 
         def objective(vector: Array) -> tuple[float, Array]:
-            return self._negative_log_posterior(vector, rows[:, 0], values, distances, extra)
+            return self._negative_log_posterior(vector, rows[:, 0], values, distances)
 
         start = self.hyperparameters.to_vector()
         bounds = [(mean - 5, mean + 5) for mean in self._prior_mean]
@@ -88,9 +91,15 @@ class GaussianProcess:
         self.hyperparameters = Hyperparameters.from_vector(result.x)
 
     def condition(self, rows: Array, values: Array, extra_noise: Array | None = None) -> Posterior:
-        """Return the process given values of configurations; `fit` describes the arguments."""
+        """Return the process given values of configurations.
+
+        Args:
+            rows: The configurations, (n, fields).
+            values: Their values, (n,).
+            extra_noise: The variance that is added to the noise of each value, (n,); None for none.
+        """
         parameters = self.hyperparameters
-        covariance = self._covariance(self._measure(rows, rows), rows[:, 0], rows[:, 0], parameters)
+        covariance = self.measure_covariance(rows, rows)
         noise = np.exp(parameters.log_noise + parameters.noise_slope * rows[:, 0]) + JITTER
         covariance[np.diag_indices(len(rows))] += noise if extra_noise is None else noise + extra_noise
         factor: Array = np.linalg.cholesky(covariance).astype(np.float64)
@@ -99,12 +108,19 @@ class GaussianProcess:
 
     def measure_covariance(self, rows: Array, second_rows: Array) -> Array:
         """Return the covariance of the values of two sets of configurations, (rows, second_rows)."""
-        return self._covariance(self._measure(rows, second_rows), rows[:, 0], second_rows[:, 0], self.hyperparameters)
+        covariance: Array = (
+            np.exp(self.hyperparameters.log_scale) * self.correlate(rows, second_rows)
+            + MEAN_VARIANCE
+            + SLOPE_VARIANCE * np.outer(rows[:, 0] - 0.5, second_rows[:, 0] - 0.5)
+        )
+        return covariance
 
     def correlate(self, rows: Array, second_rows: Array) -> Array:
         """Return the correlation of the values of two sets of configurations around their mean, (rows, second_rows)."""
         distances = self._measure(rows, second_rows)
-        return self._matern(np.sqrt(np.tensordot(np.exp(self.hyperparameters.log_weights), distances, 1)))
+        r = np.sqrt(np.tensordot(np.exp(self.hyperparameters.log_weights), distances, 1))
+        correlation: Array = (1 + SQRT_5 * r + 5 / 3 * r**2) * np.exp(-SQRT_5 * r)
+        return correlation
 
     def measure_variance(self, rows: Array) -> Array:
         """Return the variance of the value of each configuration before any data, (rows,)."""
@@ -122,21 +138,7 @@ class GaussianProcess:
         )
         return np.where(first_applies & second_applies, differences, (first_applies != second_applies).astype(float))
 
-    def _covariance(self, distances: Array, u: Array, v: Array, parameters: Hyperparameters) -> Array:
-        r = np.sqrt(np.tensordot(np.exp(parameters.log_weights), distances, 1))
-        covariance: Array = (
-            np.exp(parameters.log_scale) * self._matern(r) + MEAN_VARIANCE + SLOPE_VARIANCE * np.outer(u - 0.5, v - 0.5)
-        )
-        return covariance
-
-    @staticmethod
-    def _matern(r: Array) -> Array:
-        correlation: Array = (1 + SQRT_5 * r + 5 / 3 * r**2) * np.exp(-SQRT_5 * r)
-        return correlation
-
-    def _negative_log_posterior(
-        self, vector: Array, u: Array, values: Array, distances: Array, extra_noise: Array
-    ) -> tuple[float, Array]:
+    def _negative_log_posterior(self, vector: Array, u: Array, values: Array, distances: Array) -> tuple[float, Array]:
         """Return the negative logarithm of the posterior of the hyperparameters, and its gradient."""
         parameters = Hyperparameters.from_vector(vector)
         weights = np.exp(parameters.log_weights)
@@ -145,7 +147,7 @@ class GaussianProcess:
         matern = (1 + SQRT_5 * r + 5 / 3 * r**2) * decay
         noise = np.exp(parameters.log_noise + parameters.noise_slope * u)
         covariance = matern + MEAN_VARIANCE + SLOPE_VARIANCE * np.outer(u - 0.5, u - 0.5)
-        covariance[np.diag_indices(len(u))] += noise + extra_noise + JITTER
+        covariance[np.diag_indices(len(u))] += noise + JITTER
         shifts = (vector - self._prior_mean) / self._prior_deviation
         try:
             factor = cho_factor(covariance, lower=True)
@@ -192,6 +194,30 @@ class Posterior:
         solved = solve_triangular(self.factor, covariance.T, lower=True)
         variance = self.process.measure_variance(rows) - (solved**2).sum(0)
         return mean, np.sqrt(np.maximum(variance, 1e-10))
+
+    def measure_covariance(self, rows: Array, second_rows: Array) -> Array:
+        """Return the covariance of the values of two sets of configurations, without noise, (rows, second_rows)."""
+        first, second = (
+            solve_triangular(self.factor, self.process.measure_covariance(self.rows, chosen), lower=True)
+            for chosen in (rows, second_rows)
+        )
+        covariance: Array = self.process.measure_covariance(rows, second_rows) - first.T @ second
+        return covariance
+
+    def measure_residuals(self, left_out: Sequence[Sequence[int]]) -> Array:
+        """Return how far values lie from what other values say of them, in the deviations that are expected.
+
+        Args:
+            left_out: For each residual the rows that do not take part in its prediction: first the row that is
+                predicted, then the others.
+        """
+        precision = cho_solve((self.factor, True), np.eye(len(self.rows)))
+        residuals = []
+        for indices in left_out:
+            # The inverse of a block of the precision is the covariance of these values given all others
+            covariance = np.linalg.inv(precision[np.ix_(indices, indices)])
+            residuals.append(covariance[0] @ self.weights[list(indices)] / np.sqrt(covariance[0, 0]))
+        return np.array(residuals)
 
     def noise_deviation(self, rows: Array) -> Array:
         """Return the standard deviation of the noise at each configuration."""

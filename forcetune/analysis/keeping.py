@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import dominates, non_dominated, objective_column
+from forcetune.analysis.fronts import collapses_mostly, dominates, non_dominated, objective_column, pareto_ranks
 from forcetune.analysis.questions import choose_quality
 
 UNJUDGED_RANKS = 3  # that are kept until fresh seeds say how far a value may be from its mean
@@ -27,7 +27,8 @@ def select_kept(table: pd.DataFrame, objectives: Mapping[str, str], keep: str, h
 
     With `front` they are the trials on the front, and those whose 95 % intervals of their means reach it: the best ends
     of all intervals together are not dominated by a mean on the front. Until a study with `search.seeds` has such
-    intervals, the trials of the first UNJUDGED_RANKS ranks are kept. `best` is the same for the quality alone.
+    intervals, the trials of the first UNJUDGED_RANKS ranks are kept. `best` is the same for the quality alone. A trial
+    of which more than half of the fresh seeds collapsed is kept by `all` alone.
 
     Args:
         table: Trials, as `Results.trials` has them.
@@ -40,6 +41,8 @@ def select_kept(table: pd.DataFrame, objectives: Mapping[str, str], keep: str, h
     if keep == "none" or not len(table) or not set(columns) <= set(table.columns):
         return table.iloc[:0]
     trained = table[table["outcome"] == "trained"].dropna(subset=columns)
+    if keep != "all":
+        trained = trained[~collapses_mostly(trained)]
     if keep == "all" or not len(trained):
         return trained
     losses = compute_losses(trained[columns].to_numpy(float), judged)
@@ -65,12 +68,7 @@ def select_ranks(losses: np.ndarray, ranks: int) -> np.ndarray:
     Returns:
         A bool array of shape (n,).
     """
-    chosen = np.zeros(len(losses), dtype=bool)
-    for _ in range(ranks):
-        remaining = np.flatnonzero(~chosen)
-        if len(remaining):
-            chosen[remaining] = non_dominated(losses[remaining], ["min"] * losses.shape[1])
-    return chosen
+    return np.asarray(pareto_ranks(losses) < ranks)
 
 
 def _reach_front(losses: np.ndarray, best_losses: np.ndarray) -> np.ndarray:

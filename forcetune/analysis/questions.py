@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import objective_column, scale_objectives
+from forcetune.analysis.fronts import collapses_mostly, objective_column, scale_objectives
 from forcetune.analysis.paired import student_interval
 from forcetune.errors import InputError
 from forcetune.names import suggestion
@@ -33,7 +34,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
     A condition is the name of a column, one of < <= > >= = !=, and a number or a word: `macs<10M`,
     `effective_density<=0.5%`, `method=force`. Several words are separated by commas: `model=mlp,lenet5`. An objective
-    counts by its mean over fresh seeds where there is one. A row without a value in the column meets no condition.
+    counts by its mean over fresh seeds where the trial has one. A row without a value in the column meets no condition.
 
     Args:
         table: Trials, as `Results.trials` has them.
@@ -51,6 +52,8 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def top(table: pd.DataFrame, objectives: Mapping[str, str], count: int) -> pd.DataFrame:
     """Return the best trained trials, by accuracy, or else by the objective that `choose_quality` returns.
 
+    A trial of which more than half of the fresh seeds collapsed is left out, as from a front.
+
     Args:
         table: Trials, as `Results.trials` has them.
         objectives: Objective to `max` or `min`.
@@ -60,7 +63,7 @@ def top(table: pd.DataFrame, objectives: Mapping[str, str], count: int) -> pd.Da
     column = objective_column(table, name)
     if column not in table:
         return table.iloc[:0]
-    trained = table[table["outcome"] == "trained"].dropna(subset=[column])
+    trained = table[(table["outcome"] == "trained") & ~collapses_mostly(table)].dropna(subset=[column])
     return trained.sort_values([column, "sparsity"], ascending=[direction == "min", False], kind="stable").head(count)
 
 
@@ -122,6 +125,25 @@ def knee(front: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     return front.iloc[position : position + 1]
 
 
+def find_landmarks(front: pd.DataFrame, objectives: Mapping[str, str]) -> dict[str, str]:
+    """Return the landmarks of a front: its knee, its sparsest network and its most accurate one.
+
+    Args:
+        front: A front, as `front` gives it.
+        objectives: Objective to `max` or `min`; the most accurate network is the best by `choose_quality`.
+
+    Returns:
+        The ids of the runs by `knee`, `sparsest` and `most-accurate`; without `knee` where the front has none, and
+        nothing where the front is empty.
+    """
+    rows = {
+        "knee": knee(front, objectives),
+        "sparsest": front.sort_values("sparsity", kind="stable").tail(1) if "sparsity" in front else front.iloc[:0],
+        "most-accurate": top(front, objectives, 1) if len(front) else front,
+    }
+    return {landmark: str(row["run_id"].iloc[0]) for landmark, row in rows.items() if len(row)}
+
+
 def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) -> pd.DataFrame:
     """Return for each network the sparsest trained trial whose validation accuracy is near the dense network's.
 
@@ -149,8 +171,8 @@ def near_dense(table: pd.DataFrame, dense: pd.DataFrame, points: float = 1.0) ->
     network = [name for name in NETWORK_COLUMNS if name in table and name in summary]
     sparsest: list[pd.DataFrame] = []
     for row in summary.to_dict("records"):
-        same = (table[network].apply(_fill_absent) == _fill_absent(pd.Series(row)[network])).all(axis=1)
-        trained = table[same & (table["outcome"] == "trained")]
+        same = have_same_values(table, row, network)
+        trained = table[same & (table["outcome"] == "trained") & ~collapses_mostly(table)]
         below = 100 * (row["mean"] - trained[accuracy])
         columns = {f"dense_{name}": row[name] for name in ("low", "high", "seeds")}
         near = trained.assign(dense_accuracy=row["mean"], **columns, below=below)[
@@ -185,9 +207,23 @@ def summarize_dense(dense: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _fill_absent(column: pd.Series) -> pd.Series:
-    """Return a column with "" for absent values, so that they compare as equal."""
-    return column.astype(object).where(column.notna(), "")
+def have_same_values(table: pd.DataFrame, row: Mapping[Any, Any] | pd.Series, names: Sequence[str]) -> np.ndarray:
+    """Return which rows of a table have the same values as another row; two absent values are the same.
+
+    Args:
+        table: The table.
+        row: The other row.
+        names: The columns to compare; columns that the table lacks are left out.
+
+    Returns:
+        A bool array of shape (n,).
+    """
+    same = np.ones(len(table), bool)
+    for name in names:
+        if name in table:
+            column, value = table[name], row.get(name)
+            same &= (column.isna() if pd.isna(value) else column == value).fillna(False).to_numpy(bool)
+    return same
 
 
 def _filter_rows(rows: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +241,9 @@ def _filter_rows(rows: pd.DataFrame, condition: str, table: pd.DataFrame) -> pd.
             "macs<10M, effective_density<=0.5%, method=force,snip"
         )
     name, sign, text = match.groups()
-    column = rows[objective_column(table, _check_column(table, name))]
+    column = rows[_check_column(table, name)]
+    if (mean := objective_column(table, name)) != name:
+        column = rows[mean].fillna(column)  # a trial that was not trained to its end has no mean
     number = _parse_number(text)
     sign = "=" if sign == "==" else sign
     if number is not None and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):

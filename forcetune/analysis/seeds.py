@@ -1,4 +1,4 @@
-"""Estimates of a front's points from fresh seeds: means, their intervals, and the probability to stand on the front."""
+"""Estimates of a front's points from fresh seeds: means, intervals, collapses, and the probability to be on it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,30 +6,37 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from forcetune.analysis.fronts import LOGARITHMIC_OBJECTIVES, non_dominated, scale_objectives
-from forcetune.analysis.paired import student_half_width
-
-NOISE_BANDWIDTH_DECADES = 0.25  # of density, within which points share most of their noise
-MIN_NOISE_WEIGHT = 1e-3  # of distant points, so that the noise is known everywhere once it is known anywhere
-FRONT_DRAWS = 1000  # of all means, from which the probability to stand on the front is estimated
-MAX_STANDARD_ERRORS = 4.0  # a mean is not expected farther away
+from forcetune.analysis.fronts import LOGARITHMIC_OBJECTIVES, scale_objectives
+from forcetune.analysis.membership import SeenPoints, estimate_membership
+from forcetune.analysis.outcomes import find_least_accuracy, has_collapsed
+from forcetune.analysis.paired import CONFIDENCE
+from forcetune.analysis.rates import clopper_pearson
+from forcetune.analysis.seed_noise import estimate_noise
 
 
 @dataclass(frozen=True)
 class SeedEstimates:
     """The estimates of n points in m objectives from fresh seeds.
 
-    Intervals and probabilities are NaN while no point has two fresh seeds.
+    Intervals and probabilities are NaN while no point has two fresh seeds that live.
 
     Attributes:
-        seeds: The number of fresh seeds of each point, of shape (n,).
-        mean: The mean over the fresh seeds, of shape (n, m); the value of the search where a point has none.
-        low: The lower end of Student's 95 % interval of the mean, of shape (n, m).
+        seeds: The number of fresh seeds of each point, of shape (n,), those that collapsed among them.
+        collapsed: The number of fresh seeds that collapsed or diverged, of shape (n,).
+        collapse_low: The lower end of the 95 % interval of the share of collapses, of shape (n,) (Clopper and Pearson);
+            NaN without a fresh seed.
+        collapse_high: The upper end of that interval.
+        mean: The mean over the fresh seeds that live, of shape (n, m). Where none lives, the mean over the values with
+            which they count; the value of the search where there is no such value.
+        low: The lower end of the 95 % interval of the mean, of shape (n, m).
         high: The upper end of that interval, of shape (n, m).
-        probability: The probability to stand on the front, of shape (n,).
+        probability: The probability that the point belongs to the front, of shape (n,).
     """
 
     seeds: np.ndarray
+    collapsed: np.ndarray
+    collapse_low: np.ndarray
+    collapse_high: np.ndarray
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -37,100 +44,129 @@ class SeedEstimates:
 
 
 def estimate_from_seeds(
-    values: np.ndarray, densities: np.ndarray, fresh: Sequence[np.ndarray], directions: Mapping[str, str]
+    values: np.ndarray,
+    densities: np.ndarray,
+    fresh: Sequence[np.ndarray],
+    directions: Mapping[str, str],
+    lives: Sequence[np.ndarray] | None = None,
 ) -> SeedEstimates:
     """Return the estimates of points from their fresh seeds.
 
-    The value for which the search chose a point is left out where the point has fresh seeds. The noise of a seed is
-    pooled over points of near log10 density, since five seeds of one point say little about it. Objectives that count
-    by their logarithm are averaged on that scale.
+    The mean leaves out the value for which the search chose a point, where the point has fresh seeds. Objectives that
+    count by their logarithm are averaged on that scale. Seeds that collapse are counted apart.
 
     Args:
         values: The values of the search, of shape (n, m).
         densities: Of shape (n,).
-        fresh: For each point the values of its fresh seeds, of shape (seeds, m); seeds may be 0.
+        fresh: For each point the values of its fresh seeds, of shape (seeds, m); seeds may be 0. A run that diverged
+            may have NaN.
         directions: Objective to `max` or `min`, in the order of the columns.
+        lives: For each point whether its fresh seeds live, of shape (seeds,); by default all do.
     """
-    logarithmic = [name in LOGARITHMIC_OBJECTIVES for name in directions]
+    is_logarithmic = np.array([name in LOGARITHMIC_OBJECTIVES for name in directions])
     runs = [scale_objectives(np.reshape(sample, (-1, len(directions))), directions) for sample in fresh]
-    seeds = np.array([len(sample) for sample in runs])
+    lives = lives or [np.ones(len(sample), bool) for sample in runs]
+    samples = [sample[np.asarray(alive, bool)] for sample, alive in zip(runs, lives, strict=True)]
+    living = np.array([len(sample) for sample in samples])
+    collapsed = np.array([len(sample) for sample in runs]) - living
     searched = scale_objectives(values, directions)
-    mean = np.array([sample.mean(0) if len(sample) else value for sample, value in zip(runs, searched, strict=True)])
+    mean = np.array([_find_mean(*point) for point in zip(samples, runs, searched, strict=True)])
     mean = mean.round(12)  # the mean of equal densities is that density, and ties with it stay ties
-    deviation, freedom = _estimate_noise(np.log10(densities), runs)
-    error = deviation / np.sqrt(np.maximum(seeds, 1))[:, None]
-    half = student_half_width(error, freedom[:, None])
-    low, high = (_unscale(mean + sign * half, logarithmic) for sign in (-1, 1))
-    senses = list(directions.values())
+    noise = estimate_noise(np.log10(densities), samples, is_logarithmic)
+    if noise is None:
+        half, probability = np.full(mean.shape, np.nan), np.full(len(mean), np.nan)
+    else:
+        half = noise.half_widths(np.maximum(living, 1), CONFIDENCE)
+        signs = np.where(np.array(list(directions.values())) == "max", -1.0, 1.0)
+        points = SeenPoints(np.log10(densities), searched * signs, mean * signs, living, collapsed)
+        probability = estimate_membership(points, noise)
+    low, high = (_unscale(mean + sign * half, is_logarithmic) for sign in (-1, 1))
     return SeedEstimates(
-        seeds, _unscale(mean, logarithmic), low, high, _front_probability(mean, error, freedom, senses)
+        living + collapsed,
+        collapsed,
+        *clopper_pearson(collapsed, living + collapsed),
+        _unscale(mean, is_logarithmic),
+        low,
+        high,
+        probability,
     )
 
 
-def add_seed_estimates(table: pd.DataFrame, reruns: pd.DataFrame | None, directions: Mapping[str, str]) -> pd.DataFrame:
+def add_seed_estimates(
+    table: pd.DataFrame,
+    reruns: pd.DataFrame | None,
+    directions: Mapping[str, str],
+    references: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
     """Return the table of a study with the estimates from its re-runs.
 
     Args:
         table: The trials of the study, as `TrialTable.trials` has them.
         reruns: The re-runs, as `tracking.load_reruns` gives them; `of` is the key of the trial that is run again.
         directions: Objective to `max` or `min`.
+        references: The worst value of each objective that counts, as `TrialTable.references` has them. A seed that is
+            not better in the accuracy counts as collapsed.
 
     Returns:
-        The table with the further columns seeds, front_probability, and _mean, _low and _high of each objective; the
-        table as it is where nothing was run again.
+        The table with the further columns seeds, collapsed_seeds, collapse_low, collapse_high, front_probability, and
+        _mean, _low and _high of each objective; the table as it is where nothing was run again.
     """
     if reruns is None or reruns.empty or not set(directions) <= {*table.columns} & {*reruns.columns}:
         return table
-    ended = reruns.dropna(subset=list(directions))
-    groups = {key: group[list(directions)].to_numpy(float) for key, group in ended.groupby("of")}
-    rows = table[table["outcome"] == "trained"].dropna(subset=list(directions))
-    none = np.empty((0, len(directions)))
+    names = list(directions)
+    ended = _mark_collapses(reruns, names, find_least_accuracy(references or {}))
+    groups = {key: (group[names].to_numpy(float), group["lives"].to_numpy(bool)) for key, group in ended.groupby("of")}
+    rows = table[table["outcome"] == "trained"].dropna(subset=names)
+    none = np.empty((0, len(directions))), np.empty(0, bool)
+    fresh = [groups.get(key, none) for key in rows["trial"]]
     estimates = estimate_from_seeds(
-        rows[list(directions)].to_numpy(float),
+        rows[names].to_numpy(float),
         rows["density"].to_numpy(float),
-        [groups.get(key, none) for key in rows["trial"]],
+        [sample for sample, _ in fresh],
         directions,
+        [lives for _, lives in fresh],
     )
-    columns = pd.DataFrame({"seeds": estimates.seeds, "front_probability": estimates.probability}, index=rows.index)
+    columns = pd.DataFrame(
+        {
+            "seeds": estimates.seeds,
+            "collapsed_seeds": estimates.collapsed,
+            "collapse_low": estimates.collapse_low,
+            "collapse_high": estimates.collapse_high,
+            "front_probability": estimates.probability,
+        },
+        index=rows.index,
+    )
     for index, name in enumerate(directions):
         for statistic in ("mean", "low", "high"):
             columns[f"{name}_{statistic}"] = getattr(estimates, statistic)[:, index]
-    return table.join(columns).astype({"seeds": "Int64"})
+    return table.join(columns).astype({"seeds": "Int64", "collapsed_seeds": "Int64"})
 
 
-def _unscale(values: np.ndarray, logarithmic: Sequence[bool]) -> np.ndarray:
+def _mark_collapses(reruns: pd.DataFrame, objectives: Sequence[str], least_accuracy: float) -> pd.DataFrame:
+    """Return the re-runs that say something of their point, with the further column lives.
+
+    A run that diverged has no value: it may have logged some before.
+    """
+    reasons = reruns["reason"] if "reason" in reruns else pd.Series(None, index=reruns.index, dtype=object)
+    outcomes = reruns["outcome"] if "outcome" in reruns else pd.Series("trained", index=reruns.index)
+    collapsed = np.array([has_collapsed(*run) for run in zip(outcomes, reasons, strict=True)], bool)
+    is_trained, is_failed = (outcomes.eq(name).fillna(False).to_numpy(bool) for name in ("trained", "failed"))
+    is_trained = is_trained & reruns[list(objectives)].notna().all(axis=1).to_numpy()
+    accuracy = reruns["val_accuracy"].to_numpy(float) if "val_accuracy" in objectives else np.full(len(reruns), np.inf)
+    lives = is_trained & ~(accuracy < least_accuracy)
+    marked = reruns.assign(lives=lives)
+    marked.loc[collapsed & is_failed, list(objectives)] = np.nan
+    judged: pd.DataFrame = marked[is_trained | collapsed]
+    return judged
+
+
+def _find_mean(living: np.ndarray, runs: np.ndarray, searched: np.ndarray) -> np.ndarray:
+    """Return the mean over the seeds that live, else over all that have values, else the value of the search."""
+    valued = living if len(living) else runs[~np.isnan(runs).any(1)]
+    return np.asarray(valued.mean(0)) if len(valued) else searched
+
+
+def _unscale(values: np.ndarray, is_logarithmic: np.ndarray) -> np.ndarray:
     unscaled = values.copy()
-    unscaled[:, logarithmic] = 10 ** unscaled[:, logarithmic]
+    unscaled[:, is_logarithmic] = 10 ** unscaled[:, is_logarithmic]
     return unscaled
-
-
-def _estimate_noise(log_density: np.ndarray, runs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the standard deviation of one seed at each density, (n, m), and its degrees of freedom, (n,)."""
-    repeated = [i for i, sample in enumerate(runs) if len(sample) > 1]
-    if not repeated:
-        return np.full((len(runs), runs[0].shape[1]), np.nan), np.full(len(runs), np.nan)
-    squares = np.array([((runs[i] - runs[i].mean(0)) ** 2).sum(0) for i in repeated])
-    freedom = np.array([len(runs[i]) - 1 for i in repeated])
-    weights = MIN_NOISE_WEIGHT + np.exp(
-        -0.5 * ((log_density[:, None] - log_density[repeated]) / NOISE_BANDWIDTH_DECADES) ** 2
-    )
-    deviation = np.sqrt(weights @ squares / (weights @ freedom)[:, None])
-    return deviation, (weights @ freedom) ** 2 / (weights**2 @ freedom)  # Satterthwaite's
-
-
-def _front_probability(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray, senses: list[str]) -> np.ndarray:
-    """Return how often each point is non-dominated where all means are drawn from their estimated distributions."""
-    if np.isnan(error).any():
-        return np.full(len(mean), np.nan)
-    signs = np.where(np.array(senses) == "max", -1.0, 1.0)
-    losses, reach = mean * signs, MAX_STANDARD_ERRORS * error
-    worst = losses + reach
-    safe = worst[non_dominated(worst, ["min"] * len(senses))]
-    beaten = ((safe[None] < (losses - reach)[:, None]).all(2)).any(1)
-    drawn = np.flatnonzero(~beaten)
-    generator = np.random.default_rng(0)
-    counts = np.zeros(len(mean))
-    for _ in range(FRONT_DRAWS):
-        noise = generator.standard_t(freedom[drawn, None], size=(len(drawn), len(senses)))
-        counts[drawn] += non_dominated(losses[drawn] + error[drawn] * noise, ["min"] * len(senses))
-    return counts / FRONT_DRAWS

@@ -1,187 +1,191 @@
-"""Evidence that grows night by night: the verdicts that stand, their flips, and the drift of repeated runs."""
+"""Evidence that grows night by night: the verdicts that stand in their two parts, since when, and their flips."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from forcetune.analysis.paired import Verdict, judge
+from forcetune.analysis.collapse_nights import CollapseNights
+from forcetune.analysis.collapses import DEFAULT_COLLAPSE_MARGIN
+from forcetune.analysis.live_nights import LiveNights
+from forcetune.analysis.pairs import Pairs, combine_parts
 
-SAME_VALUE_TOLERANCE = 1e-9  # floating point may change the values of a run that is the same
+ALPHA = 0.05  # of all verdicts of a family, false on any night
+LIVE_LEVEL, COLLAPSE_LEVEL = 0.045, 0.005  # the parts of it for the differences and for the collapses
+MAX_NEEDED_PAIRS = 1000  # a projection beyond it says that no verdict is near
+CONTESTED = 0.25  # the part of the way to another verdict from which a verdict that stands counts as contested
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The standing of a comparison after a night at which it was judged.
+    """The standing of a comparison after a night that brought it pairs.
 
     Attributes:
         night: The night.
-        verdict: The verdict on the evidence since the last decision, up to this night.
+        pairs: The number of pairs so far, with those in which a run collapsed.
+        live_pairs: The number of those in which both runs live.
+        live: The verdict on the differences where both runs live, under symmetric differences: `beats`, `ties`,
+            `loses` or `undecided`.
+        collapses: The verdict on the collapses: `beats` where the champion collapses less often, `loses` where it
+            collapses more often, `ties` where the rates differ by less than their margin, or `undecided`.
         holds: The verdict that stands; `undecided` until one is reached.
         since: The night since which it stands; None where none does.
         flipped: Whether another verdict stood until this night.
+        p_difference: The p of no difference that could change the verdict, corrected for all comparisons.
+        p_equivalence: The p of no tie, corrected for all comparisons.
+        p_collapses: The p of equal rates of collapses, corrected for all comparisons.
+        champion_collapses: The number of pairs in which the champion's run collapsed or diverged.
+        twin_collapses: The number of pairs in which the twin's run collapsed or diverged.
+        bound: The upper bound of the probability that one arm alone collapses, the larger of both arms; it holds for
+            all comparisons and on all nights together.
+        nearest: The verdict on the differences that is nearest to standing in place of the present one.
+        progress: The part of the way to it, from 0 to 1.
+        needed: The number of live pairs after which it would stand if the evidence went on growing as it has grown;
+            None where it does not grow.
     """
 
     night: str
-    verdict: Verdict
+    pairs: int
+    live_pairs: int
+    live: str
+    collapses: str
     holds: str
     since: str | None
     flipped: bool
+    p_difference: float
+    p_equivalence: float
+    p_collapses: float
+    champion_collapses: int
+    twin_collapses: int
+    bound: float
+    nearest: str
+    progress: float
+    needed: int | None
 
-
-@dataclass(frozen=True)
-class Drift:
-    """A comparison of tonight's sentinels with their values of earlier nights.
-
-    Attributes:
-        nights: The number of nights before.
-        runs: The number of sentinels that have a history and a value tonight.
-        changed: The number of those that differ from their own last value.
-        shift: The mean of tonight's values minus the means of their histories, in their unit; NaN without runs.
-        p: The p of the hypothesis that the change is noise, multiplied by the cost of the look; NaN where it cannot be
-            computed.
-        alarm: Whether p is at most the level of the test.
-    """
-
-    nights: int
-    runs: int
-    changed: int
-    shift: float
-    p: float
-    alarm: bool
-
-
-def look_cost(look: int) -> float:
-    """Return the factor by which a look multiplies p: pi**2 k**2 / 6 for the k-th one.
-
-    The levels alpha / cost of all looks sum to alpha. So by Bonferroni's inequality, looking every night for ever errs
-    with a probability of at most alpha, however the looks depend on each other.
-
-    Args:
-        look: The number of the look, from 1.
-
-    Raises:
-        ValueError: The number is less than 1.
-    """
-    if look < 1:
-        raise ValueError(f"the number of a look must be at least 1, not {look}")
-    return np.pi**2 * look**2 / 6
+    @property
+    def is_contested(self) -> bool:
+        """Whether a verdict stands, and a quarter of the evidence for another one is complete."""
+        return self.holds != "undecided" and self.progress >= CONTESTED
 
 
 def follow(
-    evidence: Mapping[str, Sequence[tuple[str, float]]], margin: float, alpha: float = 0.05
+    evidence: Mapping[str, Mapping[str, Pairs]],
+    margin: float,
+    collapse_margin: float = DEFAULT_COLLAPSE_MARGIN,
+    alpha: float = ALPHA,
 ) -> dict[str, list[Standing]]:
-    """Judge comparisons after every night that brought them new pairs.
+    """Judge comparisons after every night that brought pairs.
 
-    The comparisons that have new pairs are judged together, each on its window: all pairs since its last decision. A
-    decision, also one that confirms the standing verdict, ends the window. So the standing verdict is tested only
-    against evidence that came after it, and months of history do not hide a change; a change that falls into a long
-    window is detected later. Each window errs with a probability of at most alpha over all its looks, and comparisons
-    that are judged on the same nights err with that probability together. `undecided` replaces no verdict.
-
-    A mean between 0 and the margin both differs from 0 and is too small to matter: there, either verdict is right, and
-    one may follow the other. On a night whose pairs are too few to show any difference, nothing is decided. Such a
-    night is no look: it cannot err, and it costs nothing.
+    All pairs count, from the first on, and every night is a look that costs nothing: the p are those of wealth that was
+    bet on the pairs one after the other. Bonferroni's method corrects them over all comparisons that have pairs.
+    `undecided` replaces a verdict only where the two parts come to contradict each other.
 
     Args:
-        evidence: For each comparison its pairs of night and difference, in any order; nights sort as strings.
+        evidence: For each comparison its pairs of each night, within a night in the order of their seeds; nights sort
+            as strings.
         margin: The difference below which a difference does not matter, in the unit of the differences.
-        alpha: The level of the tests.
+        collapse_margin: The difference of two rates of collapses, from 0 to 1, below which it does not matter.
+        alpha: The probability that any verdict is false on any night; nine tenths of it are for the differences. The
+            bounds of collapses, by which rates are alike, fail with this probability beside it.
 
     Returns:
         The standings of each comparison, one for each night that brought it pairs.
     """
-    windows: dict[str, list[np.ndarray]] = {name: [] for name in evidence}
-    looks = dict.fromkeys(evidence, 0)  # within the window
+    shape, share = (len(evidence),), alpha / ALPHA
+    live = LiveNights(shape, margin, LIVE_LEVEL * share)
+    collapses = CollapseNights(shape, collapse_margin, COLLAPSE_LEVEL * share, alpha)
     standings: dict[str, list[Standing]] = {name: [] for name in evidence}
-    for night, differences in sorted(_group_by_night(evidence).items()):
-        for name, values in differences.items():
-            windows[name].append(np.array(values, float))
-        samples = [np.concatenate(windows[name]) for name in differences]
-        costs = [look_cost(looks[name] + 1) for name in differences]
-        verdicts = judge(samples, margin, costs, alpha)
-        for name, cost, verdict in zip(differences, costs, verdicts, strict=True):
-            if verdict.least_p * cost * len(differences) > alpha:
-                verdict = replace(verdict, verdict="undecided")
-            else:
-                looks[name] += 1
-            standings[name].append(_make_standing(night, verdict, standings[name]))
-            if verdict.verdict != "undecided":
-                windows[name].clear()
-                looks[name] = 0
+    live_pairs = np.zeros(shape, int)
+    for night in sorted({night for nights in evidence.values() for night in nights}):
+        tonight = {name: nights[night] for name, nights in evidence.items() if night in nights}
+        for differences in _align(evidence, {name: pairs.differences for name, pairs in tonight.items()}):
+            live.add(differences)
+            live_pairs += ~np.isnan(differences)
+        champions = _align(evidence, {name: pairs.champion_collapses for name, pairs in tonight.items()})
+        twins = _align(evidence, {name: pairs.twin_collapses for name, pairs in tonight.items()})
+        for champion, twin in zip(champions, twins, strict=True):
+            collapses.add(champion, twin)
+        live.judge()
+        collapses.judge()
+        for index, name in enumerate(evidence):
+            if name in tonight:
+                before = standings[name][-1] if standings[name] else None
+                standings[name].append(_make_standing(night, index, live, collapses, int(live_pairs[index]), before))
     return standings
 
 
-def _group_by_night(evidence: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """Return the differences of each night, by the name of the comparison."""
-    nights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for name, pairs in evidence.items():
-        for night, difference in pairs:
-            nights[night][name].append(difference)
-    return nights
+def describe_standing(standing: Standing) -> str:
+    """Return in plain words what a verdict assumes, what is open, and how far the next verdict is."""
+    words = []
+    if standing.holds != "undecided":
+        if standing.live == standing.holds:
+            words.append("under symmetric differences")
+        if standing.holds == "ties" and standing.collapses == "undecided":
+            words.append(f"where both live; collapses: at most {100 * standing.bound:.0f} %")
+    is_open_part = standing.live not in ("undecided", standing.holds)
+    if is_open_part:
+        words.append(f"{standing.live} where both live")
+        if standing.collapses in ("undecided", "ties"):
+            words.append(f"collapses {standing.champion_collapses} : {standing.twin_collapses} of {standing.pairs}")
+    if standing.holds in ("beats", "loses") and standing.holds not in (standing.live, standing.collapses):
+        words.append("no part says so any more")
+    if standing.collapses in ("beats", "loses"):
+        rarely = "less" if standing.collapses == "beats" else "more"
+        words.append(
+            f"the champion collapses {rarely} often: {standing.champion_collapses} against "
+            f"{standing.twin_collapses} of {standing.pairs} runs"
+        )
+    if standing.is_contested or (standing.holds == "undecided" and not is_open_part):
+        words.append(_describe_progress(standing))
+    return "; ".join(words)
 
 
-def _make_standing(night: str, verdict: Verdict, before: Sequence[Standing]) -> Standing:
-    """Return the standing after a verdict of this night, given the standings before."""
-    holds, since = (before[-1].holds, before[-1].since) if before else ("undecided", None)
-    if verdict.verdict in ("undecided", holds):
-        return Standing(night, verdict, holds, since, flipped=False)
-    return Standing(night, verdict, verdict.verdict, night, flipped=since is not None)
+def _describe_progress(standing: Standing) -> str:
+    more = MAX_NEEDED_PAIRS + 1 if standing.needed is None else max(1, standing.needed - standing.live_pairs)
+    if more > MAX_NEEDED_PAIRS or standing.progress <= 0:
+        return "no verdict is near"
+    pairs = "pair" if more == 1 else "pairs"
+    return f"{standing.progress:.0%} of the way to {standing.nearest}, about {more} more {pairs}"
 
 
-def detect_drift(history: np.ndarray, tonight: np.ndarray, look: int, alpha: float = 0.05) -> Drift:
-    """Compare sentinels, which run the same configuration and seed every night, with their values of earlier nights.
+def _make_standing(
+    night: str, index: int, live: LiveNights, collapses: CollapseNights, live_pairs: int, before: Standing | None
+) -> Standing:
+    """Return the standing of the comparison with this index, given the standing of the night before."""
+    live_verdict, collapse_verdict = str(live.verdicts[index]), str(collapses.verdicts[index])
+    leanings = str(live.leanings[index]), str(collapses.leanings[index])
+    combined = combine_parts(live_verdict, collapse_verdict, *leanings)
+    held, since = (before.holds, before.since) if before else ("undecided", None)
+    is_contradiction = {live_verdict, collapse_verdict} == {"beats", "loses"}
+    holds = held if combined == "undecided" and not is_contradiction else combined
+    if holds != held:
+        since = None if holds == "undecided" else night
+    pairs, needed = int(collapses.pairs[index]), live.needed[index]
+    return Standing(
+        night=night,
+        pairs=pairs,
+        live_pairs=live_pairs,
+        live=live_verdict,
+        collapses=collapse_verdict,
+        holds=holds,
+        since=since,
+        flipped=held not in ("undecided", holds),
+        p_difference=float(live.p_difference[index]),
+        p_equivalence=float(live.p_equivalence[index]),
+        p_collapses=float(collapses.p[index]),
+        champion_collapses=int(collapses.champion[index]),
+        twin_collapses=int(collapses.twin[index]),
+        bound=float(collapses.bounds[index]),
+        nearest=str(live.nearest[index]),
+        progress=float(live.progress[index]),
+        needed=int(needed) if np.isfinite(needed) else None,
+    )
 
-    Where no value ever varied, any change is drift: of code, driver, library or data. So values should be fine-grained:
-    an accuracy on few samples stays the same by chance, a loss does not. Where values vary, the mean shift and each
-    run's own shift are tested against the noise from night to night by t tests, with Bonferroni's correction over these
-    tests, so that one broken run is detected among many. p is NaN until two nights have given the same run.
 
-    Args:
-        history: The values of earlier nights, of shape (nights, runs); NaN where a run is missing.
-        tonight: The values of tonight, of shape (runs,); NaN where a run is missing.
-        look: The number of this comparison, from 1.
-        alpha: The level of the test.
-    """
-    history, tonight = np.asarray(history, float), np.asarray(tonight, float)
-    is_measured = ~np.isnan(history)
-    nights, runs = int(is_measured.any(1).sum()), is_measured.any(0) & ~np.isnan(tonight)
-    history, is_measured, tonight = history[:, runs], is_measured[:, runs], tonight[runs]
-    if not len(tonight):
-        return Drift(nights, 0, 0, np.nan, np.nan, alarm=False)
-    counts = is_measured.sum(0)
-    means = np.where(is_measured, history, 0).sum(0) / counts
-    squares = (np.where(is_measured, history - means, 0) ** 2).sum(0)
-    last = np.array([run[~np.isnan(run)][-1] for run in history.T])
-    changed = int((np.abs(tonight - last) > SAME_VALUE_TOLERANCE).sum())
-    p = min(1.0, look_cost(look) * _noise_p(tonight - means, squares, counts)) if (counts > 1).any() else np.nan
-    return Drift(nights, len(tonight), changed, float((tonight - means).mean()), p, alarm=p <= alpha)
-
-
-def _noise_p(shifts: np.ndarray, squares: np.ndarray, counts: np.ndarray) -> float:
-    """Return the p of the hypothesis that shifts are noise.
-
-    Noise is pooled over runs, but sparse networks vary more than dense ones. So the noise of a single run is never
-    taken as less than its own, and it has only its own degrees of freedom. Those of the pooled noise are
-    Satterthwaite's.
-
-    Args:
-        shifts: Of shape (runs,).
-        squares: For each run the sum of the squares of its values about their mean, of shape (runs,).
-        counts: The number of those values, of shape (runs,).
-    """
-    from scipy import stats
-
-    if squares.max() <= SAME_VALUE_TOLERANCE**2:
-        return 0.0 if (np.abs(shifts) > SAME_VALUE_TOLERANCE).any() else 1.0
-    repeated = counts > 1
-    freedom, scales = counts - 1, 1 + 1 / counts
-    pooled = squares.sum() / freedom.sum()
-    variances = np.maximum(pooled, squares[repeated] / freedom[repeated]) * scales[repeated]
-    p = 2 * stats.t.sf(np.abs(shifts[repeated]) / np.sqrt(variances), freedom[repeated])
-    if len(shifts) > 1:
-        effective = squares.sum() ** 2 / (squares[repeated] ** 2 / freedom[repeated]).sum()
-        mean = 2 * stats.t.sf(np.abs(shifts.sum()) / np.sqrt(pooled * scales.sum()), effective)
-        p = np.append(p, mean)
-    return float(p.min() * len(p))
+def _align(names: Iterable[str], samples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return samples as a table with a column for each name; NaN where a sample is missing or has no more values."""
+    columns = [np.asarray(samples.get(name, ()), float) for name in names]
+    table = np.full((max(map(len, columns), default=0), len(columns)), np.nan)
+    for index, column in enumerate(columns):
+        table[: len(column), index] = column
+    return table

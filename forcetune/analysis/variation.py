@@ -9,7 +9,7 @@ import pandas as pd
 
 from forcetune.analysis.questions import choose_quality
 
-# a label and the sparsity show them
+# fields that a trial's label and its sparsity show
 LABEL_FIELDS = ("method", "density", "granularity", "invert", "shuffle", "reinit", "small_dense")
 VALUE_GROUPS = 4  # into which the values of a range are put
 

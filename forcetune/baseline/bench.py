@@ -55,6 +55,16 @@ class ChampionStudy:
         self.left_out_count = 0
         self.refresh()
 
+    @property
+    def comparable(self) -> list[Champion]:
+        """The champions that are compared with rivals, sorted by sparsity."""
+        return [champion for champion in self.champions if not champion.exclusion_reason]
+
+    @property
+    def exclusion_reasons(self) -> list[str]:
+        """The reasons of the champions that are compared with nothing."""
+        return [reason for champion in self.champions if (reason := champion.exclusion_reason)]
+
     def restrict_to(self, champions: Sequence[Champion]) -> None:
         """Compare only these champions.
 
@@ -64,8 +74,7 @@ class ChampionStudy:
         Args:
             champions: The champions to compare.
         """
-        comparable = [champion for champion in self.champions if not champion.exclusion_reason]
-        self.left_out_count = len(comparable) - len(champions)
+        self.left_out_count = len(self.comparable) - len(champions)
         self.champions = [*champions, *(champion for champion in self.champions if champion.exclusion_reason)]
 
     def refresh(self) -> None:
@@ -98,23 +107,26 @@ class ChampionStudy:
         """
         if champion.exclusion_reason:
             return [], []
-        missing_tuning = self.companions.find_missing(plan_tuning(self.study, champion, self.results.trials, night))
-        return [
-            *make_fixed_comparisons(champion),
-            *([] if missing_tuning else self._list_tuned_comparisons(champion)),
-        ], missing_tuning
+        tuning_runs = self.companions.find_missing(plan_tuning(self.study, champion, self.results.trials, night))
+        tuned = [] if tuning_runs else self._list_tuned_comparisons(champion)
+        return [*make_fixed_comparisons(champion), *tuned], tuning_runs
 
     def find_champion(self, key: str | None) -> Champion | None:
         """Find the study's trial with this key, as a champion; None where there is none."""
-        rows = self.results.trials[self.results.trials["trial"] == key]
-        return next(iter(make_champions(self.name, rows, self._edges)), None)
+        return next(iter(self._find_champions([key] if key else [])), None)
+
+    def _find_champions(self, keys: Iterable[str]) -> list[Champion]:
+        """Find the study's trials with these keys, as champions sorted by sparsity; trials in no band are left out."""
+        rows = self.results.trials[self.results.trials["trial"].isin([*keys])]
+        return make_champions(self.name, rows, self._edges)
 
     def list_evidence(self) -> list[tuple[Comparison, list[Pair]]]:
         """List all comparisons that have pairs, with their pairs.
 
         The list contains the comparisons of earlier champions too, which are no champions now.
         """
-        champions_by_key = {champion.key: champion for champion in [*self._list_earlier_champions(), *self.champions]}
+        earlier_champions = self._find_champions(self._select_companions(CHAMPION_ARM)["of"])
+        champions_by_key = {champion.key: champion for champion in [*earlier_champions, *self.champions]}
         comparable = [champion for champion in champions_by_key.values() if not champion.exclusion_reason]
         comparisons = [
             comparison
@@ -149,30 +161,27 @@ class ChampionStudy:
 
         Each companion is expected to take as long as the trial that it belongs to.
         """
-        durations_s = self.results.trials.set_index("trial")["device_seconds"]
-        return sum(float(durations_s.get(companion.parent_key, durations_s.mean())) for companion in runs) / 3600
+        return sum(self.estimate_device_seconds(companion.parent_key) for companion in runs) / 3600
 
-    def _list_earlier_champions(self) -> list[Champion]:
-        """List the champions that pairs have been run for."""
-        if self.companion_table is None or "arm" not in self.companion_table:
-            return []
-        keys = self.companion_table.loc[self.companion_table["arm"] == CHAMPION_ARM, "of"].unique()
-        rows = self.results.trials[self.results.trials["trial"].isin(keys)]
-        return make_champions(self.name, rows, self._edges)
+    def estimate_device_seconds(self, key: str) -> float:
+        """Return the device seconds of the trial with this key, which its companions are expected to take too.
+
+        The companions of a trial that the study does not have are expected to take as long as trials do on average.
+        """
+        durations_s = self.results.trials["device_seconds"].set_axis(self.results.trials["trial"])
+        return float(durations_s.get(key, durations_s.mean()))
 
     def _list_tuned_comparisons(self, champion: Champion) -> list[Comparison]:
         """Return the comparison with the best random trial so far; an empty list where there is no such trial."""
-        best = find_best_random(champion, self.results.trials, self._select_tuning_runs(champion))
-        return (
-            []
-            if best is None
-            else [make_tuned_comparison(champion, Trial(**tracking.load_trial_fields(str(best["run_id"]))))]
-        )
+        tuning_runs = self._select_companions(TUNING_ARM)
+        tuning_runs = tuning_runs[tuning_runs["of"] == champion.key]
+        best = find_best_random(champion, self.results.trials, tuning_runs)
+        if best is None:
+            return []
+        return [make_tuned_comparison(champion, Trial(**tracking.load_trial_fields(str(best["run_id"]))))]
 
-    def _select_tuning_runs(self, champion: Champion) -> pd.DataFrame:
-        """Select the champion's tuning runs."""
+    def _select_companions(self, arm: str) -> pd.DataFrame:
+        """Select the companions of an arm; the table always has the column `of`, the key of the champion."""
         if self.companion_table is None or "arm" not in self.companion_table:
-            return pd.DataFrame()
-        return self.companion_table[
-            (self.companion_table["arm"] == TUNING_ARM) & (self.companion_table["of"] == champion.key)
-        ]
+            return pd.DataFrame({"of": []})
+        return self.companion_table[self.companion_table["arm"] == arm]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,21 +13,25 @@ from typing import Any
 from rich.console import Console
 
 from forcetune import tracking
+from forcetune.analysis import Standing
 from forcetune.baseline import sentinels
 from forcetune.baseline.bench import ChampionStudy
-from forcetune.baseline.findings import Findings, compute_standings, conclude_night, get_standing_verdict
+from forcetune.baseline.evidence import Margins
+from forcetune.baseline.findings import Findings, compute_standings, conclude_night, is_open
 from forcetune.baseline.page import render_page
+from forcetune.baseline.registered import add_proofs
 from forcetune.baseline.sending import Sender
 from forcetune.baseline.twins import Comparison
 from forcetune.errors import HeldError
 from forcetune.ledger.driver_lock import driver_lock
+from forcetune.names import NIGHTLY_EXPERIMENT, VERDICTS_FILE
+from forcetune.programs import start_program
+from forcetune.search.printing import print_line
+from forcetune.state_files import write_whole
 from forcetune.stores import optuna_uri
 from forcetune.study import Companion, CompanionRuns, load_nightly
-from forcetune.temporary import write_whole
 
-NIGHTLY_EXPERIMENT = "forcetune-nightly"
 DECIDED_PAIRS_PER_NIGHT = 1  # new pairs show whether a decided comparison stays as it is
-ALARM_PROGRAM_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Nights:
         self._console = console
         self.settings = load_nightly(file)
         self._since = self.settings.since.isoformat() if self.settings.since else ""
+        self._margins = Margins(self.settings.margin, self.settings.collapse_margin)
         self.pages: list[Path] = []
         self._champion_studies = [
             ChampionStudy(name, self.settings.top, self.settings.bands) for name in self.settings.studies
@@ -95,7 +99,8 @@ class Nights:
         Returns:
             The share of each study.
         """
-        return [self._plan_share(champion_study, night) for champion_study in self._champion_studies]
+        standings = compute_standings(self._champion_studies, self._margins)
+        return [self._plan_share(champion_study, standings, night) for champion_study in self._champion_studies]
 
     def run(self, night: str, send: Sender) -> list[Findings]:
         """Run what is missing of earlier nights that have died, then of this night.
@@ -120,10 +125,10 @@ class Nights:
     def _list_unfinished(self, night: str) -> list[str]:
         """List the earlier nights that have begun and not ended."""
         begun = [run for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly") if run["status"] == "RUNNING"]
-        nights = {run["tags"]["forcetune.night"]: run["name"] for run in begun}
+        nights = {(run["tags"]["forcetune.night"], run["name"]) for run in begun}  # of all nightly files
         return sorted(
             earlier_night
-            for earlier_night, name in nights.items()
+            for earlier_night, name in nights
             if name == self._make_run_name(earlier_night) and earlier_night < night
         )
 
@@ -136,8 +141,13 @@ class Nights:
         for index, (champion_study, share) in enumerate(zip(self._champion_studies, shares, strict=True)):
             if not is_over:
                 self._run_share(champion_study, share, night, send, len(shares) - index)
-        notes = [note for share in shares for note in share.notes] + self._describe_left_runs(shares)
-        findings = conclude_night(self._champion_studies, night, self.settings.margin, self._since, notes, record.run)
+        notes = [
+            *(note for share in shares for note in share.notes),
+            *self._describe_left_runs(shares),
+            *self._describe_changed_margins(night),
+        ]
+        findings = conclude_night(self._champion_studies, night, self._margins, self._since, notes, record.run)
+        findings = add_proofs(findings, self._champion_studies, record)
         if not is_over:
             self._write_findings(record, findings)
         return findings
@@ -172,37 +182,29 @@ class Nights:
             device_hours = max(self.settings.budget - spent_hours, 0.0) / studies_left
         missing = champion_study.companions.find_missing(share.companions)
         if missing and (device_hours is None or device_hours > champion_study.sum_device_hours(night)):
-            self._console.print(f"{champion_study.name}: {len(missing)} runs", highlight=False)
+            print_line(self._console, f"{champion_study.name}: {len(missing)} runs")
             send(CompanionRuns(champion_study.study, missing, night, device_hours))
             champion_study.refresh()
 
-    def _plan_share(self, champion_study: ChampionStudy, night: str) -> Share:
-        """Plan sentinels, then seeds of undecided comparisons, then tuning, then seeds of decided comparisons."""
+    def _plan_share(
+        self, champion_study: ChampionStudy, standings: Mapping[str, Sequence[Standing]], night: str
+    ) -> Share:
+        """Plan sentinels, then seeds of undecided or contested comparisons, then tuning, then seeds of the others.
+
+        The standings are those of all studies of the file, which are judged together.
+        """
         by_champion = [champion_study.list_comparisons(champion, night) for champion in champion_study.champions]
         comparisons = [comparison for group, _ in by_champion for comparison in group]
-        standings = compute_standings([champion_study], self.settings.margin)
-        undecided = [
-            comparison
-            for comparison in comparisons
-            if get_standing_verdict(standings.get(comparison.name)) == "undecided"
-        ]
+        undecided = [comparison for comparison in comparisons if is_open(standings.get(comparison.name))]
+        decided = [comparison for comparison in comparisons if comparison not in undecided]
         runs = [
             *self._plan_sentinels(champion_study, comparisons, night),
             *_plan_pairs(champion_study, undecided, self.settings.seeds, night),
             *(companion for _, tuning_runs in by_champion for companion in tuning_runs),
-            *_plan_pairs(
-                champion_study,
-                [comparison for comparison in comparisons if comparison not in undecided],
-                DECIDED_PAIRS_PER_NIGHT,
-                night,
-            ),
+            *_plan_pairs(champion_study, decided, DECIDED_PAIRS_PER_NIGHT, night),
         ]
         missing = champion_study.companions.find_missing(runs)
-        exclusions = [
-            f"{champion_study.name}: {reason}"
-            for champion in champion_study.champions
-            if (reason := champion.exclusion_reason)
-        ]
+        exclusions = [f"{champion_study.name}: {reason}" for reason in champion_study.exclusion_reasons]
         return Share(champion_study.name, missing, champion_study.estimate_device_hours(missing), exclusions)
 
     def _plan_sentinels(
@@ -228,14 +230,39 @@ class Nights:
             if (missing := champion_study.companions.find_missing(share.companions))
         ]
 
+    def _describe_changed_margins(self, night: str) -> list[str]:
+        """Describe the margins that differ from those of the night before: they rewrite all verdicts."""
+        earlier_nights = [
+            run
+            for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
+            if run["tags"]["forcetune.night"] < night
+            and run["name"] == self._make_run_name(run["tags"]["forcetune.night"])
+            and "margin" in run["metrics"]
+        ]
+        if not earlier_nights:
+            return []
+        before = max(earlier_nights, key=lambda run: str(run["tags"]["forcetune.night"]))
+        return [
+            f"{name} was {before['metrics'][name]:g} in the night of {before['tags']['forcetune.night']} and is "
+            f"{margin:g} now: the verdicts of all nights are computed again with it"
+            for name, margin in self._margin_metrics.items()
+            if before["metrics"].get(name, margin) != margin
+        ]
+
+    @property
+    def _margin_metrics(self) -> dict[str, float]:
+        """The margins, by the names of the metrics that keep them."""
+        return {"margin": self._margins.accuracy, "collapse_margin": self._margins.collapses}
+
     def _write_findings(self, record: tracking.Record, findings: Findings) -> None:
         """Write the findings into the night's run, start the alarm program on an alarm, and close the run."""
-        record.write("verdicts.json", findings.verdicts.to_json(orient="records", indent=1))
+        record.write(VERDICTS_FILE, findings.verdicts.to_json(orient="records", indent=1))
         record.write("night.html", html := render_page(findings, self.settings.margin))
         self._write_page(html)
         counts = Counter(findings.verdicts.get("holds", ()))
         metrics = {
             "alarms": float(len(findings.alarms)),
+            **self._margin_metrics,
             **{str(verdict): float(count) for verdict, count in counts.items()},
         }
         outcome = "alarm" if findings.alarms else "quiet"
@@ -248,16 +275,14 @@ class Nights:
         """Write the page into the current folder too, where that is possible; a later page replaces an earlier one."""
         path = Path.cwd() / f"{self._file.stem}.html"
         try:
-            write_whole(path, html)
+            write_whole(path, html.encode())
             self.pages.append(path)
         except OSError as error:
-            self._console.print(f"{path}: {error.strerror}; the page is in MLflow", soft_wrap=True, highlight=False)
+            print_line(self._console, f"{path}: {error.strerror}; the page is in MLflow")
 
     def _start_alarm_program(self, text: str) -> None:
-        try:
-            subprocess.run(self.settings.on_alarm, input=text, text=True, check=True, timeout=ALARM_PROGRAM_LIMIT_S)
-        except (OSError, subprocess.SubprocessError) as error:
-            self._console.print(f"on_alarm: {error}", soft_wrap=True, highlight=False)
+        if failure := start_program(self.settings.on_alarm, text):
+            print_line(self._console, f"on_alarm: {failure}")
 
 
 def load_last_nights() -> dict[str, dict[str, Any]]:
@@ -268,14 +293,15 @@ def load_last_nights() -> dict[str, dict[str, Any]]:
         alarms, verdicts and run (the id in MLflow).
     """
     last_runs = {}
-    for run in tracking.list_records(NIGHTLY_EXPERIMENT, "nightly"):
+    records = tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
+    for run in sorted(records, key=lambda record: record["tags"]["forcetune.night"]):  # an earlier date may run later
         tags = run["tags"]
         night = tags["forcetune.night"]
         last_runs[run["name"].removesuffix(f"-{night}")] = {
             "night": night,
             "outcome": tags.get("forcetune.outcome", "unfinished"),
             "alarms": tags.get("forcetune.reason", "").splitlines(),
-            "verdicts": tracking.read_json(run["id"], "verdicts.json") or [],
+            "verdicts": tracking.read_json(run["id"], VERDICTS_FILE) or [],
             "run": run["id"],
         }
     return last_runs

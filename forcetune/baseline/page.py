@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from forcetune import __version__
 from forcetune.baseline.findings import Findings
+from forcetune.baseline.registered import tabulate_proofs
 from forcetune.baseline.sentinels import Watch
 from forcetune.baseline.twins import RIVAL_DESCRIPTIONS
 from forcetune.formats import format_sparsity
@@ -27,9 +28,12 @@ NEUTRAL_COLOUR = "#808080"  # visible on white and on black
 PLOTS_PER_ROW = 3
 NIGHT_PAGE_COLUMNS = (
     *("study", "champion", "method", "sparsity", "against"),
-    *("pairs", "difference", "p", "verdict", "since", "needed"),
+    *("pairs", "difference", "p", "collapses", "verdict", "since", "state"),
 )
-HISTORY_COLUMNS = ("study", "champion", "against", "night", "pairs", "difference", "verdict")
+HISTORY_COLUMNS = (
+    *("study", "champion", "against", "night"),
+    *("pairs", "difference", "collapses", "verdict", "state"),
+)
 
 
 def render_page(findings: Findings, margin: float) -> str:
@@ -49,6 +53,7 @@ def render_page(findings: Findings, margin: float) -> str:
         history_svg=plot_history(findings, margin),
         sentinels=_tabulate_sentinels(findings.watches),
         sentinels_svg=_plot_sentinels(findings.watches),
+        registered=tabulate_proofs(findings.proofs),
         version=__version__,
     )
     return str(page)
@@ -144,13 +149,18 @@ def _tabulate_sentinels(watches: Sequence[Watch]) -> Table:
             str(watch.drift.runs),
             str(watch.drift.changed),
             _format_number(watch.shift, "+.2f"),
+            watch.measure,
+            _format_number(watch.drift.shift, "+.3g"),
             _format_number(watch.drift.p, ".2g"),
-            "alarm" if watch.drift.alarm else "-",
+            f"alarm, since {watch.since}" if watch.since else "-",
         ]
         for watch in watches
     ]
-    header = ["study", "arm", "earlier nights", "runs", "changed", "shift", "p", "alarm"]
-    return Table(header, rows, {"study", "arm", "alarm"})
+    header = [
+        *("study", "arm", "earlier nights", "runs", "changed", "shift in points"),
+        *("measure", "shift of it", "p", "alarm"),
+    ]
+    return Table(header, rows, {"study", "arm", "measure", "alarm"})
 
 
 def _format_number(value: Any, format_spec: str) -> str:

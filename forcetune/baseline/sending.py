@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 
 from forcetune import jobs, run
 from forcetune.errors import StoppedError
 from forcetune.names import COMPANION
+from forcetune.search.printing import print_line
 from forcetune.stores import is_http, ray_address
 from forcetune.study import CompanionRuns, Priority
 
@@ -37,17 +39,12 @@ def _run_as_job(companion_runs: CompanionRuns, address: str, priority: Priority,
 
     The log of the job says why, where the runs end early.
     """
-
-    def print_line(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False)
-
+    say = partial(print_line, console)
     if other := jobs.find_running(companion_runs.study.study + COMPANION, address):
-        print_line(
-            f"{other.id} of {other.owner} runs companions of {companion_runs.study.study}; waiting for it to end"
-        )
+        say(f"{other.id} of {other.owner} runs companions of {companion_runs.study.study}; waiting for it to end")
         jobs.wait(other.id, address)
-    job = jobs.submit_companions(companion_runs, address, priority, say=print_line)
-    print_line(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows its log")
+    job = jobs.submit_companions(companion_runs, address, priority, say=say)
+    say(f"{job.id}: {len(companion_runs.companions)} runs; `forcetune logs {job.id} --follow` shows its log")
     ended = jobs.wait(job.id, address)
     if ended.state != "succeeded":
         raise StoppedError(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from forcetune import analysis, run
 from forcetune.baseline.champions import Champion, select_band_rows
-from forcetune.pruning import METHODS, method_row
+from forcetune.pruning import method_row
 from forcetune.study import CONTROLS, Companion, Study, Trial
 
 CHAMPION_ARM = "champion"  # of the champion itself
@@ -72,8 +72,10 @@ class Comparison:
         """
         tags = {"night": night} if night else {}
         return (
-            Companion(replace_seed(self.champion.trial, seed), self.champion.key, {"arm": CHAMPION_ARM, **tags}),
-            Companion(replace_seed(self.twin, seed), self.champion.key, {"arm": self.against, **tags}),
+            Companion(
+                replace_fields(self.champion.trial, {"seed": seed}), self.champion.key, {"arm": CHAMPION_ARM, **tags}
+            ),
+            Companion(replace_fields(self.twin, {"seed": seed}), self.champion.key, {"arm": self.against, **tags}),
         )
 
 
@@ -97,11 +99,6 @@ def make_tuned_comparison(champion: Champion, trial: Trial) -> Comparison:
         trial: The random trial whose settings the twin has.
     """
     return Comparison(champion, TUNED_TWIN_ARM, replace_fields(trial, {"density": champion.trial.density}))
-
-
-def replace_seed(trial: Trial, seed: int) -> Trial:
-    """Return the same configuration with this seed."""
-    return replace_fields(trial, {"seed": seed})
 
 
 def get_comparison_seed(study: Study, pair_index: int) -> int:
@@ -174,8 +171,7 @@ def _find_granularity(champion: Champion) -> str:
 
 def _select_random(table: pd.DataFrame, champion: Champion) -> pd.DataFrame:
     """Select the trials of random pruning that prune weights or channels as the champion does."""
-    random_methods = {name for name in METHODS if METHODS[name].is_random}
-    is_random = table["method"].isin(random_methods)
+    is_random = table["method"].isin(analysis.RANDOM_METHODS)
     for control in ("small_dense", "layers_from"):
         if control in table:
             is_random &= table[control].isna()

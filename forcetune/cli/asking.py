@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import INTERRUPTED, main
-from forcetune.cli.options import print_json, require_at_most_one
+from forcetune.cli.options import parse_sparsity, print_json, print_rows, require_at_most_one
 from forcetune.cli.running import describe_failures, describe_outcomes
 from forcetune.errors import InputError
 
@@ -35,15 +35,15 @@ class Question:
         conditions: Conditions that a trial has to meet, as `analysis.where` reads them.
         by: A field; the question is answered separately for each of its values. None: once, for all trials.
         knee: Whether only the knee of the front is selected.
-        within: Select the sparsest trial within so many points of the dense network's accuracy.
-        top: Select so many of the most accurate trials.
+        within: Select the sparsest trial within this many points of the dense network's accuracy.
+        top: Select this many of the most accurate trials.
     """
 
-    conditions: Sequence[str]
-    by: str | None
-    knee: bool
-    within: float | None
-    top: int | None
+    conditions: Sequence[str] = ()
+    by: str | None = None
+    knee: bool = False
+    within: float | None = None
+    top: int | None = None
 
     @property
     def is_whole_front(self) -> bool:
@@ -113,6 +113,11 @@ class Question:
     metavar="POINTS",
     help="the sparsest network within this many points of the dense network's accuracy",
 )
+@click.option(
+    "--at",
+    metavar="SPARSITY",
+    help="the configuration and the accuracy that are probable at a sparsity that was not run, such as 97.5%",
+)
 @click.option("--top", type=click.IntRange(1), help="this many of the most accurate trials, instead of the front")
 @click.option(
     "--effect", multiple=True, metavar="FIELD", help="how the values of this field differ in accuracy at equal density"
@@ -130,6 +135,7 @@ def best(
     by: str | None,
     knee: bool,
     within: float | None,
+    at: str | None,
     top: int | None,
     effect: tuple[str, ...],
     importance: bool,
@@ -143,21 +149,24 @@ def best(
     """
     from forcetune.report import results
 
-    explanation_options: dict[str, object] = {"--effect": effect, "--importance": importance}
+    explanation_options: dict[str, object] = {"--effect": effect, "--importance": importance, "--at": at}
     for selection_options in ({"--knee": knee, "--within": within, "--top": top}, {"--by": by}, {"--watch": watch}):
         require_at_most_one({**selection_options, **explanation_options})
     require_at_most_one({"--json": as_json, "--csv": as_csv, "--watch": watch})
     option_conditions = {"sparsity>=": min_sparsity, "val_accuracy>=": min_accuracy, "method=": method}
     conditions = [*(f"{name}{value}" for name, value in option_conditions.items() if value is not None), *where]
     question = Question(conditions, by, knee, within, top)
+    sparsity = parse_sparsity("--at", at)
     if watch:
         _watch(studies, question)
         return
     study_results = _require_finished(results.load(*studies))
-    if effect or importance:
+    if sparsity is not None:
+        _predict(study_results, conditions, sparsity, as_json, as_csv)
+    elif effect or importance:
         _explain(study_results, conditions, effect, as_json, as_csv)
     elif as_json or as_csv:
-        _print_data(question.select(study_results).trials, as_csv)
+        print_rows(question.select(study_results).trials, as_csv)
     else:
         _print_answer(study_results, question)
         if notice := describe_failures(study_results.trials):
@@ -178,7 +187,7 @@ def report(study: str, out: Path | None) -> None:
 
 def print_front(study_results: Results) -> None:
     """Print a study's front, as `best` prints it."""
-    _print_answer(study_results, Question([], None, knee=False, within=None, top=None))
+    _print_answer(study_results, Question())
 
 
 def _print_answer(study_results: Results, question: Question) -> None:
@@ -218,19 +227,6 @@ def _summarize(table: pd.DataFrame, question: Question) -> str:
     return f"{selection} of {describe_outcomes(table)}"
 
 
-def _print_data(table: pd.DataFrame, as_csv: bool) -> None:
-    from forcetune.formats import iso
-    from forcetune.report.tables import drop_missing
-
-    table = table.copy()
-    for name in table.columns.intersection(["started", "ended"]):
-        table[name] = [None if ms is None or ms != ms else iso(ms / 1000) for ms in table[name]]
-    if as_csv:
-        click.echo(table.to_csv(index=False), nl=False)
-    else:
-        print_json([drop_missing(row) for row in table.to_dict("records")])
-
-
 def _explain(
     study_results: Results, conditions: Sequence[str], fields: Sequence[str], as_json: bool, as_csv: bool
 ) -> None:
@@ -244,14 +240,36 @@ def _explain(
     if fields:
         all_fields = study_results.fields
         effects = pd.concat([analysis.effects(candidates, field, all_fields) for field in fields], ignore_index=True)
-        _print_data(effects, as_csv) if as_json or as_csv else terminal.effects(effects)
+        print_rows(effects, as_csv) if as_json or as_csv else terminal.effects(effects)
         return
     from forcetune.search.importance import importance
 
     if len(study_results.studies) > 1:
         raise InputError("--importance takes one study: several studies have different search spaces")
     shares = importance(replace(study_results, trials=candidates))
-    _print_data(shares.reset_index(), as_csv) if as_json or as_csv else terminal.importance(shares)
+    print_rows(shares.reset_index(), as_csv) if as_json or as_csv else terminal.importance(shares)
+
+
+def _predict(study_results: Results, conditions: Sequence[str], sparsity: float, as_json: bool, as_csv: bool) -> None:
+    """Print what would probably be reached at a sparsity, with the values of the trials that meet the conditions."""
+    import pandas as pd
+
+    from forcetune import analysis
+    from forcetune.analysis.dial import Dial
+    from forcetune.cli import terminal
+
+    if len(study_results.studies) > 1:
+        raise InputError("--at takes one study: several studies have different search spaces")
+    selected = analysis.where(study_results.trials, conditions).index if conditions else None
+    dial = Dial(study_results.trials, study_results.reruns, study_results.fields, study_results.objectives)
+    prediction = dial.predict(sparsity, selected)
+    if as_json:
+        print_json([vars(prediction)])
+    elif as_csv:
+        columns = {name: value for name, value in vars(prediction).items() if name != "configuration"}
+        print_rows(pd.DataFrame([{**columns, **prediction.configuration}]), as_csv)
+    else:
+        click.echo(terminal.prediction(prediction))
 
 
 def _require_dense_runs(study_results: Results, points: float) -> pd.DataFrame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,19 +14,23 @@ from forcetune.cli.group import (
     FAILED,
     INTERRUPTED,
     address_option,
+    explaining_interrupt,
+    fresh_option,
     json_option,
     main,
     priority_option,
     retry_option,
     start_limit_option,
-    until_interrupted,
 )
 from forcetune.cli.options import print_json
+from forcetune.errors import InputError
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
     from forcetune.jobs.package import Package
     from forcetune.study import Priority
+
+_say = partial(click.echo, err=True)  # what a command does meanwhile, beside its result
 
 
 @main.command()
@@ -81,7 +87,7 @@ def down(as_json: bool) -> None:
     show_default=True,
     help="how often a driver that died is started again",
 )
-@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
+@fresh_option
 @retry_option
 @click.option("--wait", is_flag=True, help="follow the job's log, and exit with the job's exit code")
 @click.option(
@@ -105,9 +111,7 @@ def submit(
     if dry_run:
         _print_package(jobs.preview(file), as_json)
         return
-    job = jobs.submit(
-        file, address, priority, restarts, fresh, retry_failed, say=lambda line: click.echo(line, err=True)
-    )
+    job = jobs.submit(file, address, priority, restarts, fresh, retry_failed, say=_say)
     _print_job(job, as_json)
     if wait:
         _follow(job.id, address)
@@ -121,7 +125,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
     from forcetune import jobs
     from forcetune.cli import terminal
 
-    cluster_jobs = jobs.jobs(address, say=lambda line: click.echo(line, err=True))
+    cluster_jobs = jobs.jobs(address, say=_say)
     if as_json:
         print_json([_job_record(job) for job in cluster_jobs])
     else:
@@ -135,9 +139,7 @@ def jobs_command(address: str | None, as_json: bool) -> None:
 @json_option
 def logs(job: str, address: str | None, follow: bool, as_json: bool) -> None:
     """Print the log of JOB."""
-    from forcetune import jobs
-
-    for piece in until_interrupted(jobs.logs(job, follow, address), job):
+    for piece in _stream_log(job, follow, address):
         click.echo(json.dumps({"job": job, "log": piece}) if as_json else piece, nl=as_json)
 
 
@@ -178,16 +180,25 @@ def supervise(
     from forcetune.jobs import supervisor
 
     def is_complete() -> bool:
-        from forcetune import run
+        from forcetune import run  # imports torch, which only a driver needs
         from forcetune.study import load_companion_runs, load_study
 
-        if companions:
-            return run.has_run(load_companion_runs(file))
-        return run.is_over(load_study(file))
+        try:
+            return run.has_run(load_companion_runs(file)) if companions else run.is_over(load_study(file))
+        except InputError:  # the ledger is away, as it may have been for the driver
+            return False
 
     command = ["accompany" if companions else "search", file, "--priority", priority]
     first_run_options = [option for option, is_set in (("--fresh", fresh), ("--retry-failed", retry_failed)) if is_set]
-    sys.exit(supervisor.supervise(command, client, restarts, is_complete, first_run_options))
+    code = supervisor.supervise(command, client, restarts, is_complete, first_run_options)
+    if not companions and code not in supervisor.ANNOUNCED_EXIT_CODES:
+        from forcetune import run
+        from forcetune.cli import terminal
+        from forcetune.study import load_study
+
+        reason = f"the driver of its job died {restarts + 1} times, the last time with exit code {code}"
+        run.announce_failure(load_study(file), reason, terminal.console())
+    sys.exit(code)
 
 
 @main.command(hidden=True)
@@ -230,11 +241,20 @@ def _job_record(job: Job) -> dict[str, Any]:
     return {**vars(job), **{name: None if moment is None else iso(moment) for name, moment in moments.items()}}
 
 
+def _stream_log(job: str, follow: bool, address: str | None) -> Iterator[str]:
+    """Yield the pieces of a job's log until Ctrl-C, which ends this command and not the job."""
+    from forcetune import jobs
+
+    advice = f"the job continues; `forcetune logs {job} --follow` shows its log, `forcetune stop {job}` stops it"
+    with explaining_interrupt(advice):
+        yield from jobs.logs(job, follow, address)
+
+
 def _follow(job: str, address: str | None) -> None:
     """Print a job's log until the job ends, and exit with the job's exit code."""
     from forcetune import jobs
 
-    for piece in until_interrupted(jobs.logs(job, True, address), job):
+    for piece in _stream_log(job, True, address):
         click.echo(piece, nl=False, err=True)
     ended_job = jobs.get(job, address)
     sys.exit({"succeeded": 0, "stopped": INTERRUPTED}.get(ended_job.state, ended_job.exit_code or FAILED))

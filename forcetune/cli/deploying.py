@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from forcetune.cli.asking import Question
-from forcetune.cli.group import INTERRUPTED, json_option, main
+from forcetune.cli.group import explaining_interrupt, json_option, main, out_folder_option
 from forcetune.cli.options import print_json, require_at_most_one
 from forcetune.containment import contained
 from forcetune.errors import InputError
@@ -39,9 +38,7 @@ MAX_RUNS_LISTED = 5  # in the message about a question that several trials answe
     show_default=True,
     help="format of the file: onnx, torch (torch.export) or safetensors (weights and masks)",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=".", help="folder of the files (default: the current one)"
-)
+@out_folder_option
 @click.option(
     "--layout",
     type=click.Choice(["nchw", "nhwc"]),
@@ -69,6 +66,11 @@ MAX_RUNS_LISTED = 5  # in the message about a question that several trials answe
     default=None,
     help="train the small dense network of equal latency beside it (default: where the trial took up to 2 minutes)",
 )
+@click.option(
+    "--register",
+    metavar="NAME",
+    help="also register the network in MLflow as a version of the model NAME, with aliases that follow the front",
+)
 @json_option
 def export_command(
     source: str,
@@ -82,35 +84,36 @@ def export_command(
     int8: bool,
     max_loss: float,
     rival: bool | None,
+    register: str | None,
     as_json: bool,
 ) -> None:
     """Export the trained network of a run to a file that runs, with a model card beside it.
 
     RUN is the id of a run that keeps its weights, or STUDY/TRIAL, such as digits/trial-0036; of STUDY, the options
     --knee, --top and --where select one trial. The file is verified against the trained network on the whole
-    validation split, and measured on one thread beside the dense network. A file that disagrees is not written.
+    validation split, and measured on one thread beside the dense network. A file that disagrees is not written. With
+    --register, MLflow loads it by an alias: models:/NAME@knee, @sparsest or @most-accurate.
     """
     from forcetune.cli import terminal
     from forcetune.deploy import export_network
 
     run = _select_run(source, knee, top, where)
-    try:
-        with contained():
-            export = export_network(
-                run,
-                out,
-                file_format=file_format,
-                layout=layout,
-                input_type=input_type,
-                int8=int8,
-                max_loss=max_loss,
-                rival=rival,
-            )
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted; no file is written", err=True)
-        sys.exit(INTERRUPTED)
+    with explaining_interrupt("interrupted; no unfinished file is left"), contained():
+        export = export_network(
+            run,
+            out,
+            file_format=file_format,
+            layout=layout,
+            input_type=input_type,
+            int8=int8,
+            max_loss=max_loss,
+            rival=rival,
+            register=register,
+        )
     if as_json:
-        print_json({"run_id": export.run_id, "files": [str(path) for path in export.paths], **export.metrics})
+        registered = {"registered": vars(export.registration)} if export.registration else {}
+        files = [str(path) for path in export.paths]
+        print_json({"run_id": export.run_id, "files": files, **registered, **export.metrics})
     else:
         terminal.export(export)
 
@@ -130,7 +133,7 @@ def _select_run(source: str, knee: bool, top: int | None, where: tuple[str, ...]
             f"{source}: which of its trials? Allowed: --knee, --top 1 or --where CONDITION that one trial of the front "
             f"meets, or a run, such as {source}/trial-0036; `forcetune best {source}` prints them"
         )
-    question = Question(where, None, knee, within=None, top=top)
+    question = Question(where, knee=knee, top=top)
     selected = question.select(results.load(source)).trials
     if len(selected) != 1:
         raise InputError(_describe_selection(source, selected["name"].tolist() if len(selected) else []))

@@ -6,18 +6,17 @@ import errno
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from forcetune import __version__
-from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.errors import HeldError, InputError, StoppedError, escape_unprintable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED, REFUSED, ALARM, HELD, INTERRUPTED = 1, 2, 3, 4, 130
-
-
 EXIT_CODES: dict[type[Exception], int] = {InputError: REFUSED, HeldError: HELD, StoppedError: FAILED}
 
 
@@ -28,36 +27,30 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except tuple(EXIT_CODES) as error:
-            click.echo(f"forcetune: {_escape_unprintable(str(error))}", err=True)
+            _print_error(str(error))
             sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             with suppress(OSError):  # standard error may lie on that disk
-                click.echo(
-                    f"forcetune: a disk is full ({error}); free some space and run the same command again", err=True
-                )
+                _print_error(f"a disk is full ({error}); free some space and run the same command again")
             sys.exit(FAILED)
         except Exception as error:
             if not _is_mlflow_error(error):
                 raise
-            text = (
+            _print_error(
                 f"MLflow did not answer, or refused a request: {error}. Once MLflow answers, run the same command again"
             )
-            click.echo(f"forcetune: {_escape_unprintable(text)}", err=True)
             sys.exit(FAILED)
+
+
+def _print_error(message: str) -> None:
+    click.echo("forcetune: " + escape_unprintable(message, kept="\n\t"), err=True)
 
 
 def _is_mlflow_error(error: Exception) -> bool:
     """Return whether the error is a MlflowException, without importing MLflow."""
     return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
-
-
-def _escape_unprintable(message: str) -> str:
-    """Return a message with what a terminal obeys or cannot print escaped, since file names may contain it."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in message
-    )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +70,16 @@ priority_option = click.option(
 
 retry_option = click.option(
     "--retry-failed", is_flag=True, help="run failed trials again, after you have fixed the cause"
+)
+
+
+fresh_option = click.option(
+    "--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one"
+)
+
+
+out_folder_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=".", help="folder of the files (default: the current one)"
 )
 
 
@@ -108,19 +111,10 @@ def option_arguments(context: click.Context, leave_out: Collection[str]) -> list
 
 
 @contextmanager
-def naming_file(file: str | None) -> Iterator[None]:
-    """Put the name of the study file, unless it is None, in front of the message of an InputError."""
+def explaining_interrupt(advice: str) -> Iterator[None]:
+    """Print after Ctrl-C what it has ended and how to go on, and exit with the code of an interrupt."""
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{file}: {error}" if file else str(error)) from None
-
-
-def until_interrupted(pieces: Iterator[str], job: str) -> Iterator[str]:
-    """Yield the pieces of a job's log until Ctrl-C, which ends this command and not the job."""
-    try:
-        yield from pieces
     except KeyboardInterrupt:
-        message = f"the job continues; `forcetune logs {job} --follow` shows its log, `forcetune stop {job}` stops it"
-        click.echo(f"\n{message}", err=True)
+        click.echo(f"\n{advice}", err=True)
         sys.exit(INTERRUPTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forcetune.cli.group import INTERRUPTED, main, naming_file
+from forcetune.cli.group import explaining_interrupt, fresh_option, main, out_folder_option
 from forcetune.cli.options import drop_unset, parse_numbers, parse_words, require_all
 from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
-from forcetune.errors import InputError
+from forcetune.errors import InputError, locating
 from forcetune.names import RUN_PATTERN
 
 if TYPE_CHECKING:
@@ -79,11 +78,8 @@ def train(run: str) -> None:
             f"{run} is not a run; allowed: the id of a run, or STUDY/TRIAL, such as digits/trial-0036; `forcetune best "
             "STUDY` prints both"
         )
-    try:
+    with explaining_interrupt(f"interrupted; run `forcetune train {run}` again to continue"):
         retrained = retraining.train_again(run, terminal.show_epoch)
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; run `forcetune train {run}` again to continue", err=True)
-        sys.exit(INTERRUPTED)
     terminal.report_retrained(run, retrained)
 
 
@@ -99,14 +95,12 @@ def train(run: str) -> None:
 @click.option(
     "--equal",
     type=click.Choice(["epochs", "compute"]),
-    help="what every method has as much of: epochs, or operations of training (at most four times the epochs)",
+    help="what is the same for every method: the epochs, or the operations of training (at most four times the epochs)",
 )
 @_model_option
 @_dataset_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=".", help="folder of the files (default: the current one)"
-)
-@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
+@out_folder_option
+@fresh_option
 def compare(
     file: str | None,
     methods: str | None,
@@ -147,7 +141,7 @@ def compare(
         "equal_compute": None if equal is None else equal == "compute",
     }
     written = read_yaml(file) if file else {"study": f"{model}-{dataset}".replace(":", "-"), "trial": {}}
-    with naming_file(file):
+    with locating(file):
         study_file = make_grid(_put_fields(written, drop_unset(fields)))
         study = Study.from_dict(study_file)
         descriptions = check_study(study)
@@ -179,7 +173,7 @@ def _load_fields(source: str | None, options: Mapping[str, Any]) -> dict[str, An
         return fields
     if Path(source).exists() or source.endswith((".yaml", ".yml")):
         written = read_yaml(source)
-        with naming_file(source):
+        with locating(source):
             # only missing fields are set here: a value in place of a domain may contradict a `when:`
             study = Study.from_dict(_put_fields(written, fields, overwrite=False))
             return _fix_fields(study, fields, settable=list(options))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.group import ALARM, INTERRUPTED, address_option, json_option, main, priority_option
-from forcetune.cli.options import parse_numbers, print_json, require_at_most_one
+from forcetune.cli.options import FiniteRange, parse_numbers, print_json, require_at_most_one
 from forcetune.errors import InputError
+from forcetune.formats import format_hours
 
 if TYPE_CHECKING:
     from forcetune.study import Priority
@@ -24,11 +25,18 @@ if TYPE_CHECKING:
 @click.argument("study")
 @click.option("--top", type=click.IntRange(1), help="number of champions in each sparsity band (default: the front)")
 @click.option("--bands", help="rising edges of the sparsity bands, separated by commas, such as 0.9,0.98,1")
-@click.option("--seeds", type=click.IntRange(1), help="pairs per comparison (default: 12)")
+@click.option(
+    "--seeds", type=click.IntRange(1), help="pairs per comparison (default: 12, or more where a verdict needs more)"
+)
 @click.option(
     "--margin",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="points of test accuracy within which two networks count as equally good (default: 0.5)",
+)
+@click.option(
+    "--collapse-margin",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    help="difference of two rates of collapses, from 0 to 1, within which they count as equal (default: 0.1)",
 )
 @click.option("--pool", is_flag=True, help="also judge the champions of one method and band together")
 @click.option(
@@ -47,6 +55,7 @@ def baseline(
     bands: str | None,
     seeds: int | None,
     margin: float | None,
+    collapse_margin: float | None,
     pool: bool,
     dense: int | None,
     dry_run: bool,
@@ -71,14 +80,22 @@ def baseline(
     from forcetune.report.tables import drop_missing
 
     if dense:
-        comparison_options = {"--top": top, "--bands": bands, "--seeds": seeds, "--margin": margin, "--pool": pool}
+        comparison_options = {
+            "--top": top,
+            "--bands": bands,
+            "--seeds": seeds,
+            "--margin": margin,
+            "--collapse-margin": collapse_margin,
+            "--pool": pool,
+        }
         for option, value in comparison_options.items():
             require_at_most_one({"--dense": dense, option: value})
         _run_dense(study, dense, dry_run, address, priority, as_json)
         return
     margin = margin or baseline_package.DEFAULT_MARGIN_POINTS
-    champion_study, seeds = baseline_package.check(study, top, parse_numbers("--bands", bands or None), seeds)
-    plan = baseline_package.plan(champion_study, seeds)
+    collapse_margin = collapse_margin or baseline_package.DEFAULT_COLLAPSE_MARGIN
+    champion_study, seeds = baseline_package.check(study, top, parse_numbers("--bands", bands), seeds)
+    plan = baseline_package.plan(champion_study, seeds, collapse_margin)
     print_line = click.echo if not as_json else lambda line: click.echo(line, err=True)
     if dry_run and as_json:
         print_json(plan.plain())
@@ -95,11 +112,11 @@ def baseline(
             if plan.missing
             else None
         )
-    verdicts = baseline_package.conclude(champion_study, seeds, margin, pool)
+    verdicts = baseline_package.conclude(champion_study, seeds, margin, pool, collapse_margin)
     if as_json:
         print_json([drop_missing(row) for row in verdicts.to_dict("records")])
     else:
-        terminal.verdicts(verdicts, margin)
+        terminal.verdicts(verdicts, margin, collapse_margin)
     if end_reason:
         print_line(end_reason)
 
@@ -116,8 +133,8 @@ def _run_dense(study: str, seeds: int, dry_run: bool, address: str | None, prior
     if dry_run and as_json:
         print_json({"runs": count, "device_hours": hours})
         return
-    plural = "s" if count > 1 else ""
-    cost = f"{count} dense run{plural} of {study}, about {hours:.2g} device hours" if count else "all runs are finished"
+    runs = f"{count} dense run{'s' if count > 1 else ''} of {study}"
+    cost = f"{runs}, about {format_hours(hours)} device hours" if count else "all runs are finished"
     click.echo(cost, err=as_json)
     if dry_run:
         return
@@ -146,8 +163,8 @@ def nightly(file: Path, night: str | None, dry_run: bool, address: str | None, a
 
     The command starts the runs that tonight, or an earlier night that died, still needs. On a cluster its trials yield
     to those of other users. It writes a page into the current folder, and a run into the experiment forcetune-nightly.
-    Exit code 3 is an alarm: a verdict changed to or from `loses`, or a sentinel run failed, or no longer gives the
-    results of earlier nights.
+    Exit code 3 is an alarm: a verdict changed to or from `loses`, a sentinel run failed, or no longer gives the results
+    of earlier nights, or a registered network no longer has the accuracy of its run.
     """
     from forcetune import baseline
     from forcetune.cli import terminal
@@ -211,6 +228,7 @@ def cron(file: Path, at: str, log: Path | None, install: bool, remove: bool) -> 
     """Print the crontab line that starts a night of FILE, or install it."""
     from forcetune import timers
 
+    require_at_most_one({"--install": install, "--remove": remove})
     if remove:
         was_removed = timers.uninstall(file)
         click.echo(f"{'removed from the crontab:' if was_removed else 'the crontab has no line for'} {file}")

@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from forcetune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without nan and infinity: click takes nan for a member of every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Fails as `click.FloatRange` does, also where it is not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,9 +79,40 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         raise InputError(f"{option} {text}: allowed: numbers separated by commas, such as 0.1,0.05") from None
 
 
+def parse_sparsity(option: str, text: str | None) -> float | None:
+    """Return a sparsity that is written as a fraction or in percent; None for an option without a value.
+
+    Raises:
+        InputError: The text is no number from 0 up to 1, or from 0% up to 100%.
+    """
+    if text is None:
+        return None
+    try:
+        sparsity = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        sparsity = math.nan
+    if not 0 <= sparsity < 1:
+        raise InputError(f"{option} {text}: is no sparsity; allowed: a fraction below 1 such as 0.975, or 97.5%")
+    return sparsity
+
+
 def print_json(data: Any) -> None:
     """Print data as JSON that every parser reads: a number that is not finite, which JSON does not have, is null."""
     click.echo(json.dumps(_replace_infinite(data), indent=1, allow_nan=False))
+
+
+def print_rows(table: pd.DataFrame, as_csv: bool = False) -> None:
+    """Print the rows of a table as JSON, or as CSV, with times in ISO 8601 and without values that are missing."""
+    from forcetune.formats import iso
+    from forcetune.report.tables import drop_missing
+
+    table = table.copy()
+    for name in table.columns.intersection(["started", "ended"]):
+        table[name] = [None if ms is None or ms != ms else iso(ms / 1000) for ms in table[name]]
+    if as_csv:
+        click.echo(table.to_csv(index=False), nl=False)
+    else:
+        print_json([drop_missing(row) for row in table.to_dict("records")])
 
 
 def _replace_infinite(data: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from forcetune.cli.group import FAILED, INTERRUPTED, naming_file
+from forcetune.cli.group import FAILED, explaining_interrupt
+from forcetune.errors import locating
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,26 +20,25 @@ if TYPE_CHECKING:
 def run_search(
     study: Study, file: str, fresh: bool, rerun_command: str, priority: Priority = "normal", retry_failed: bool = False
 ) -> tuple[Results, str | None]:
-    """Run a study, and return its results and why it ended early, or None. An interrupt prints how to go on.
+    """Run a study; after an interrupt, print how to go on.
 
     Args:
         study: The study.
         file: Its file, which an error names.
         fresh: Whether to archive what exists of the study, and start anew.
         rerun_command: The command that goes on after an interrupt, as it is printed.
-        priority: Among the studies of a cluster.
+        priority: The priority among the studies of a cluster.
         retry_failed: Whether to run failed trials again.
+
+    Returns:
+        The results, and why the search ended early, None where it did not.
     """
     from forcetune import run
     from forcetune.cli import terminal
     from forcetune.report import results
 
-    try:
-        with naming_file(file):
-            end_reason = run.search_study(study, terminal.console(), fresh, priority, retry_failed)
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; run {rerun_command} again to continue", err=True)
-        sys.exit(INTERRUPTED)
+    with explaining_interrupt(f"interrupted; run {rerun_command} again to continue"), locating(file):
+        end_reason = run.search_study(study, terminal.console(), fresh, priority, retry_failed)
     return results.load(study.study), end_reason
 
 

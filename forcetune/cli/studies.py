@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from forcetune.cli.asking import print_front
-from forcetune.cli.group import FAILED, main, naming_file, option_arguments, priority_option, retry_option
+from forcetune.cli.group import FAILED, fresh_option, main, option_arguments, priority_option, retry_option
+from forcetune.cli.options import drop_unset, require_at_most_one
 from forcetune.cli.running import report_end, run_search
 from forcetune.containment import contained
-from forcetune.errors import InputError
+from forcetune.errors import InputError, locating
 
 if TYPE_CHECKING:
     from forcetune.study import Priority
+
+_yes_option = click.option("--yes", is_flag=True, help="do not ask for confirmation")
 
 
 @main.command()
@@ -58,7 +61,7 @@ def check(
 
     if result_fd is None:
         arguments = [*option_arguments(context, leave_out={"what", "timeout_s", "result_fd"}), "--", what]
-        with naming_file(what):
+        with locating(what):
             sys.exit(isolation.run_isolated(["check", *arguments], timeout_s))
     with isolation.reporting(result_fd), contained():
         _check(what, dataset, data_root, input_shape, classes, width)
@@ -74,12 +77,18 @@ def _check(
 ) -> None:
     from forcetune import models
 
+    data_options = {"--dataset": dataset, "--data-root": data_root, "--input": input_shape, "--classes": classes}
+    model_options = drop_unset({**data_options, "--width": width})
     if what in models.MODELS or (":" in what and not Path(what).exists()):
+        for option in ("--input", "--classes"):
+            require_at_most_one({"--dataset": dataset, option: data_options[option]})
+        if data_root is not None and dataset is None:
+            raise InputError(f"--data-root {data_root}: is the folder of a data set; allowed: with --dataset")
         _check_model(what, _sample_sizes(dataset, data_root, input_shape, classes), width)
-    elif model_options := [name for name, value in (("--dataset", dataset), ("--input", input_shape)) if value]:
+    elif model_options:
         raise InputError(
-            f"{model_options[0]} applies to a model, and {what!r} is not a model; allowed: {', '.join(models.MODELS)}, "
-            "torchvision:name, package.module:function"
+            f"{next(iter(model_options))} applies to a model, and {what!r} is not a model; allowed: "
+            f"{', '.join(models.MODELS)}, torchvision:name, package.module:function"
         )
     else:
         from forcetune import run
@@ -88,7 +97,7 @@ def _check(
         from forcetune.study import load_study
 
         study = load_study(what)
-        with naming_file(what):
+        with locating(what):
             descriptions = check_study(study)
             terminal.study(study, descriptions)
             terminal.cost(run.predict_cost(study))
@@ -96,7 +105,7 @@ def _check(
 
 @main.command("search")
 @click.argument("file")
-@click.option("--fresh", is_flag=True, help="archive the existing study under a dated name, and start a new one")
+@fresh_option
 @retry_option
 @priority_option
 def search_command(file: str, fresh: bool, retry_failed: bool, priority: Priority) -> None:
@@ -128,20 +137,17 @@ def doctor(study: str, repair: bool) -> None:
 
 @main.command()
 @click.argument("study")
-@click.option("--yes", is_flag=True, help="do not ask for confirmation")
+@_yes_option
 def delete(study: str, yes: bool) -> None:
     """Delete STUDY with its companions from both stores; MLflow keeps its runs in the trash until `mlflow gc`."""
-    from forcetune import run
+    from forcetune.search import deletion
 
-    contents = run.find_contents(study)
+    contents = deletion.find_contents(study)
     description = (
         f"{contents.trials} trials of {study}, {contents.companions} companions and {contents.runs} runs in MLflow"
     )
-    if not yes:
-        if not sys.stdin.isatty():
-            raise InputError(f"{description} would be deleted; without a terminal, confirm with --yes")
-        click.confirm(f"Delete {description}?", abort=True)
-    run.delete_study(study)
+    _confirm(f"Delete {description}?", f"{description} would be deleted", yes)
+    deletion.delete(study)
     click.echo(f"deleted: {description}; `mlflow gc` removes the runs for good")
 
 
@@ -149,30 +155,37 @@ def delete(study: str, yes: bool) -> None:
 @click.argument("study")
 @click.option("--to", "ledger", metavar="STORAGE", help="Optuna storage that receives the trials")
 @click.option("--mlflow", "runs", metavar="URI", help="MLflow server or store that receives the runs")
-@click.option("--yes", is_flag=True, help="do not ask for confirmation")
+@_yes_option
 def move(study: str, ledger: str | None, runs: str | None, yes: bool) -> None:
     """Move STUDY with its companions to other stores: trials, runs with their curves, and artifacts, unchanged.
 
     If the command is killed, run it again: it copies the incomplete part anew. The study is deleted from the old stores
     once the new ones have all of it; MLflow keeps its runs in the trash until `mlflow gc`. The moved runs have new ids,
-    and can also be found by their old ids.
+    and can also be found by their old ids. Registered networks move with their runs.
     """
     from forcetune import run
+    from forcetune.search import deletion, moving
     from forcetune.stores import hide_password
 
-    run.check_targets(ledger, runs)
-    contents = run.find_contents(study)
+    moving.check_targets(ledger, runs)
+    contents = deletion.find_contents(study)
     trials = f"{contents.trials} trials of {study} and {contents.companions} companions"
     description = " and ".join([*([trials] if ledger else []), *([f"{contents.runs} runs in MLflow"] if runs else [])])
-    if not yes:
-        if not sys.stdin.isatty():
-            raise InputError(f"{description} would be moved; without a terminal, confirm with --yes")
-        click.confirm(f"Move {description}?", abort=True)
+    _confirm(f"Move {description}?", f"{description} would be moved", yes)
     run.move_study(study, ledger, runs, click.echo)
     click.echo(f"moved: {description}")
     for variable, uri in (("FORCETUNE_STORAGE", ledger), ("MLFLOW_TRACKING_URI", runs)):
         if uri:
             click.echo(f"from now on, set {variable}={hide_password(uri)}")
+
+
+def _confirm(question: str, consequence: str, yes: bool) -> None:
+    """Ask the user, and end the command unless the answer is yes. Raises InputError where there is no terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{consequence}; without a terminal, confirm with --yes")
+    click.confirm(question, abort=True)
 
 
 def _check_model(name: str, sample_sizes: tuple[tuple[int, ...], int], width: int | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from forcetune.data.drawing import BalancedOrder, BatchOrder, PlainOrder, draw_split, generator_state, restore_generator
+from forcetune.data.drawing import DrawnBatches, draw_split, find_share
 from forcetune.data.moves import apply_moves, draw_moves
 
 
@@ -141,39 +141,22 @@ class Dataset:
         return Batches(self, split, batch_size, seed, per_class)
 
 
-class Batches:
+class Batches(DrawnBatches):
     """Normalized float batches of images, in order or shuffled and augmented anew in each pass.
 
-    Args:
-        dataset: The data set.
-        images: The images of the batches.
-        batch_size: The number of images in a batch.
-        seed: The seed by which images are shuffled and augmented; None for batches in order.
-        per_class: The number of samples of every class in each batch, whatever `batch_size`, which needs a seed; 0 for
-            any number.
-
-    Raises:
-        InputError: A class has fewer samples than `per_class`.
+    `Dataset.batches` describes the arguments.
     """
 
     def __init__(
         self, dataset: Dataset, images: Images, batch_size: int, seed: int | None = None, per_class: int = 0
     ) -> None:
+        super().__init__(len(images), batch_size, seed, per_class, dataset.classes, images.targets.cpu)
         self._dataset = dataset
         self._images = images
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self._order: BatchOrder = (
-            BalancedOrder(images.targets.cpu(), dataset.classes, per_class, self._generator)
-            if per_class
-            else PlainOrder(len(images), batch_size, self._generator)
-        )
         device = images.inputs.device
         self._mean, self._std = (
             torch.tensor(values, device=device)[:, None, None] for values in (dataset.mean, dataset.std)
         )
-
-    def __len__(self) -> int:
-        return len(self._order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self._order.draw()
@@ -181,24 +164,14 @@ class Batches:
         device = self._images.inputs.device
         moves = self._draw_moves(sum(sizes)).to(device).split(sizes)
         for indices, batch_moves in zip(torch.cat(batches).to(device).split(sizes), moves, strict=True):
-            batch = self._images.take(indices)
-            yield self._normalise(self._augment(batch.inputs, batch_moves)), batch.targets
-
-    def state(self) -> Tensor | None:
-        """Return the state on which the next pass depends.
-
-        Returns:
-            The state of the generator; None where batches are in order.
-        """
-        return generator_state(self._generator)
-
-    def restore(self, state: Tensor | None) -> None:
-        """Continue from a state.
-
-        Args:
-            state: The result of `state` of batches that were made alike.
-        """
-        restore_generator(self._generator, state)
+            share = find_share(len(indices), self._rank, self._size)
+            if self._generator and self._dataset.augment:  # the function draws for a whole batch
+                batch = self._images.take(indices)
+                inputs = self._dataset.augment(batch.inputs, self._generator)
+                yield self._normalise(inputs[share]), batch.targets[share]
+            else:
+                batch = self._images.take(indices[share])
+                yield self._normalise(self._move(batch.inputs, batch_moves[share])), batch.targets
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         """Return (x / 255 - mean) / std in torchvision's order: bit for bit its ToTensor and Normalize."""
@@ -211,7 +184,5 @@ class Batches:
             return torch.zeros(count, 0)
         return draw_moves(count, dataset.pad, dataset.flip, self._generator)
 
-    def _augment(self, inputs: Tensor, moves: Tensor) -> Tensor:
-        if self._generator and self._dataset.augment:
-            return self._dataset.augment(inputs, self._generator)
+    def _move(self, inputs: Tensor, moves: Tensor) -> Tensor:
         return apply_moves(inputs, moves, self._dataset.pad, self._dataset.flip) if moves.numel() else inputs

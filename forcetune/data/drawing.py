@@ -1,11 +1,16 @@
 """The choice of samples: the split by its seed, and the batches of each pass."""
 
+import copy
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from forcetune.errors import InputError
 
 MAX_CLASSES_LISTED = 5  # in a message
+MIN_SHARE = 2  # samples of a batch for each of several processes: batch norm cannot train on one
 
 
 def draw_split(available: int, validation_share: float | None, seed: int, samples: int | None) -> tuple[Tensor, Tensor]:
@@ -31,6 +36,24 @@ def draw_split(available: int, validation_share: float | None, seed: int, sample
     return drawn[held_out:], drawn[:held_out]
 
 
+def find_share(count: int, rank: int, size: int) -> slice:
+    """Return the samples of a batch that one of several processes takes: an equal share, to one sample.
+
+    A batch with fewer than MIN_SHARE samples for each process is too small to be split: each process takes all of it.
+
+    Args:
+        count: The number of samples in the batch.
+        rank: The number of the process, from 0.
+        size: The number of processes.
+
+    Returns:
+        The positions of the samples in the batch.
+    """
+    if count < MIN_SHARE * size:
+        return slice(0, count)
+    return slice(count * rank // size, count * (rank + 1) // size)
+
+
 class PlainOrder:
     """Batches of `batch_size` samples: in order, or shuffled anew in each pass where there is a generator.
 
@@ -45,6 +68,10 @@ class PlainOrder:
     def __len__(self) -> int:
         full, remainder = divmod(self._count, self._batch_size)
         return full + (remainder > (1 if self._generator and full else 0))
+
+    def count_samples(self, index: int) -> int:
+        """Return the number of samples of a batch of a pass."""
+        return min(self._batch_size, self._count - index * self._batch_size)
 
     def draw(self) -> list[Tensor]:
         """Draw the indices of each batch of the next pass."""
@@ -74,6 +101,10 @@ class BalancedOrder:
     def __len__(self) -> int:
         return self._length
 
+    def count_samples(self, index: int) -> int:
+        """Return the number of samples of a batch of a pass, which all have the same."""
+        return self._per_class * len(self._decks)
+
     def draw(self) -> list[Tensor]:
         """Draw the indices of each batch of the next pass, class by class."""
         return [torch.cat([deck.draw(self._per_class) for deck in self._decks]) for _ in range(self._length)]
@@ -99,15 +130,61 @@ class _Deck:
         return drawn
 
 
-def generator_state(generator: torch.Generator | None) -> Tensor | None:
-    """Return the state of a generator; None where there is none."""
-    return generator.get_state() if generator else None
+class DrawnBatches:
+    """The part of batches that chooses their samples; `AnyBatches` describes the methods.
 
+    Args:
+        count: The number of samples.
+        batch_size: The number of samples in a batch.
+        seed: The seed by which each pass is drawn anew; None for batches in order.
+        per_class: The number of samples of every class in each batch, whatever `batch_size`, which needs a seed; 0 for
+            any number.
+        classes: The number of classes.
+        list_targets: A function that returns the class of each sample, int64 (count,) on the CPU; called where
+            `per_class` is not 0.
 
-def restore_generator(generator: torch.Generator | None, state: Tensor | None) -> None:
-    """Set a generator back to a state; without a generator or a state, do nothing."""
-    if generator and state is not None:
-        generator.set_state(state)
+    Raises:
+        InputError: A class has fewer samples than `per_class`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int | None,
+        per_class: int,
+        classes: int,
+        list_targets: Callable[[], Tensor],
+    ) -> None:
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._order: BatchOrder = (
+            BalancedOrder(list_targets(), classes, per_class, self._generator)
+            if per_class
+            else PlainOrder(count, batch_size, self._generator)
+        )
+        self._rank, self._size = 0, 1
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def count_samples(self, index: int) -> int:
+        """Return the number of samples of a batch, those of all processes where several share it."""
+        return self._order.count_samples(index)
+
+    def share(self, rank: int, size: int) -> Self:
+        """Return the batches of one of several processes, each of which takes its share of every batch."""
+        shares = copy.copy(self)
+        shares._rank, shares._size = rank, size
+        return shares
+
+    def state(self) -> Tensor | None:
+        """Return the state of the generator, on which the next pass depends; None where batches are in order."""
+        return self._generator.get_state() if self._generator else None
+
+    def restore(self, state: Tensor | None) -> None:
+        """Continue from a state of batches that were made alike."""
+        if self._generator and state is not None:
+            self._generator.set_state(state)
 
 
 def _check_counts(counts: list[int], needed: int) -> None:

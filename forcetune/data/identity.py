@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forcetune.data.dataset import Dataset, Images
-from forcetune.data.interface import AnyDataset
-from forcetune.data.streamed import Streamed, stored_targets
+from forcetune.data.streamed import Source, Streamed, stored_targets
 
 DIGEST_BYTES = 8
 
@@ -34,7 +33,7 @@ class DataIdentity:
     classes: int
 
 
-def compute_digest(dataset: AnyDataset) -> str:
+def compute_digest(dataset: Dataset | Streamed) -> str:
     """Return a digest of all images and classes; of a streamed data set, of its sizes and classes alone.
 
     To read the images of a streamed data set would take as long as an epoch.
@@ -45,13 +44,12 @@ def compute_digest(dataset: AnyDataset) -> str:
     return digest.hexdigest()
 
 
-def _digest_chunks(dataset: AnyDataset) -> Iterator[bytes | memoryview]:
+def _digest_chunks(dataset: Dataset | Streamed) -> Iterator[bytes | memoryview]:
     yield repr((dataset.classes, tuple(dataset.input_shape))).encode()
     if isinstance(dataset, Dataset):
         yield repr((dataset.mean, dataset.std, dataset.pad, dataset.flip)).encode()
-    if isinstance(dataset, Dataset | Streamed):
-        for split in (dataset.train, dataset.test, dataset.validation):
-            yield from _image_chunks(split) if isinstance(split, Images) else _source_chunks(split)
+    for split in (dataset.train, dataset.test, dataset.validation):
+        yield from _image_chunks(split) if isinstance(split, Images) else _source_chunks(split)
 
 
 def _image_chunks(images: Images) -> Iterator[bytes | memoryview]:
@@ -60,10 +58,10 @@ def _image_chunks(images: Images) -> Iterator[bytes | memoryview]:
         yield np.ascontiguousarray(tensor.cpu().numpy()).data.cast("B")
 
 
-def _source_chunks(source: object) -> Iterator[bytes]:
+def _source_chunks(source: Source | float) -> Iterator[bytes]:
     """Yield the digest's chunks for a streamed split, or for the share that is set aside for validation."""
     if isinstance(source, float):
         yield repr(source).encode()
         return
-    targets = stored_targets(source)  # type: ignore[arg-type]  # neither a float nor Images, so a Source
-    yield repr((len(source), [] if targets is None else targets.tolist())).encode()  # type: ignore[arg-type]
+    targets = stored_targets(source)
+    yield repr((len(source), [] if targets is None else targets.tolist())).encode()

@@ -16,6 +16,27 @@ class AnyBatches(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of the next pass."""
 
+    def count_samples(self, index: int) -> int:
+        """Return the number of samples of a batch, those of all processes where several share it.
+
+        Args:
+            index: The number of the batch in its pass, from 0.
+        """
+
+    def share(self, rank: int, size: int) -> "AnyBatches":
+        """Return the batches of one of several processes, each of which takes its share of every batch.
+
+        Together the shares are the batches of one process, in the order of the processes. A batch that is too small to
+        be split is taken whole by all. The processes make their batches alike.
+
+        Args:
+            rank: The number of the process, from 0.
+            size: The number of processes.
+
+        Returns:
+            The shares, which go on from the state of these batches; these are not used any more.
+        """
+
     def state(self) -> Tensor | None:
         """Return the state on which the next pass depends, between two passes.
 
@@ -32,7 +53,7 @@ class AnyBatches(Protocol):
 
 
 class AnyDataset(Protocol):
-    """Labelled images with a training, a validation and a test split."""
+    """Labelled images with a training, a validation and a test split; `Dataset` describes the methods' arguments."""
 
     @property
     def classes(self) -> int:
@@ -51,43 +72,17 @@ class AnyDataset(Protocol):
         """The test split, of the type that `split` returns, the same for every seed."""
 
     def to(self, device: torch.device | str) -> "AnyDataset":
-        """Move the data set to a device.
-
-        Args:
-            device: The device.
-
-        Returns:
-            The same data set, with batches on that device.
-        """
+        """Return the same data set, with batches on a device."""
 
     def split(self, seed: int, samples: int | None = None) -> tuple[Any, Any]:
-        """Draw a split for training and one for validation.
-
-        The caller takes their `len()` and hands them to `batches`.
-
-        Args:
-            seed: The seed of the draw.
-            samples: The number of samples of the training set to draw; None for all.
-
-        Returns:
-            The training split and the validation split.
+        """Draw a split for training and one for validation; the caller takes their `len()` and hands them to `batches`.
 
         Raises:
             InputError: `samples` is out of bounds.
         """
 
     def batches(self, split: Any, batch_size: int, seed: int | None = None, per_class: int = 0) -> AnyBatches:
-        """Return the batches of a split.
-
-        Args:
-            split: A split, as `split` or `test` returns it.
-            batch_size: The number of samples in a batch.
-            seed: The seed by which samples are shuffled and augmented anew in every pass; None for batches in order.
-            per_class: The number of samples of each class in every batch, whatever `batch_size`, which needs a seed; 0
-                for any number.
-
-        Returns:
-            The batches.
+        """Return the batches of a split, which `split` or `test` returned.
 
         Raises:
             InputError: The split has too few samples of a class, or its classes are not known; raised before any batch

@@ -17,8 +17,8 @@ def draw_moves(count: int, pad: int, flip: bool, generator: torch.Generator) -> 
         generator: A generator on the CPU.
 
     Returns:
-        The moves, int64 (count, 3): the pixels by which an image moves down and right, 0 to 2 * pad, and 1 where it is
-        mirrored.
+        The moves, int64 (count, 3): the first row and the first column that the moved image has of the image with `pad`
+        zeros around it, 0 to 2 * pad, and 1 where it is mirrored.
     """
     bounds = (2 * pad + 1, 2 * pad + 1, 2 if flip else 1)
     return torch.stack([torch.randint(bound, (count,), generator=generator) for bound in bounds], 1)

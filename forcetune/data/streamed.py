@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from forcetune.data.drawing import BalancedOrder, BatchOrder, PlainOrder, draw_split, generator_state, restore_generator
+from forcetune.data.drawing import BatchOrder, DrawnBatches, draw_split, find_share
 from forcetune.errors import InputError
 
 Transform = Callable[[Any], Tensor]
@@ -21,6 +21,7 @@ Transform = Callable[[Any], Tensor]
 # A fork hands over a list of a million files and a user's lambda at no cost, and starts in milliseconds. The
 # workers do not use CUDA, which does not survive a fork. Other platforms start workers in their own way.
 WORKER_START_METHOD = "fork" if sys.platform == "linux" else None
+SEEDS = 2**63  # of the transforms of a batch
 
 
 class Source(Protocol):
@@ -88,31 +89,11 @@ class Streamed:
     std: tuple[float, ...] | None = None
 
     def to(self, device: torch.device | str) -> "Streamed":
-        """Return the data set with batches on a device.
-
-        Args:
-            device: The device.
-
-        Returns:
-            The same data set, with batches on that device.
-        """
+        """Return the data set with batches on a device."""
         return replace(self, device=device)
 
     def split(self, seed: int, samples: int | None = None) -> tuple[StreamedSplit, StreamedSplit]:
-        """Draw the samples for training and for validation.
-
-        A data set with a validation split of its own has that for validation, and all drawn samples for training.
-
-        Args:
-            seed: The seed of the draw.
-            samples: The number of samples of the training set to draw; None for all.
-
-        Returns:
-            The training split and the validation split.
-
-        Raises:
-            InputError: `samples` is out of bounds.
-        """
+        """Draw the samples for training and for validation; `Dataset.split` describes the arguments."""
         if isinstance(self.validation, float):
             training, held_out = draw_split(len(self.train), self.validation, seed, samples)
             return StreamedSplit(self.train, training, "train"), StreamedSplit(self.train, held_out, "train")
@@ -124,15 +105,7 @@ class Streamed:
     ) -> "StreamedBatches":
         """Return the batches of a split; its worker processes start with the first pass.
 
-        Args:
-            split: A split, as `split` returns it.
-            batch_size: The number of samples in a batch.
-            seed: The seed by which samples are shuffled and augmented anew in every pass; None for batches in order.
-            per_class: The number of samples of each class in every batch, whatever `batch_size`, which needs a seed; 0
-                for any number.
-
-        Returns:
-            The batches.
+        `Dataset.batches` describes the arguments.
 
         Raises:
             InputError: The split has too few samples of a class, or its classes are not known.
@@ -145,7 +118,7 @@ def full_split(source: Source, name: str) -> StreamedSplit:
     return StreamedSplit(source, torch.arange(len(source)), name)
 
 
-class StreamedBatches:
+class StreamedBatches(DrawnBatches):
     """Float batches through a DataLoader, one pass at a time; its workers wait between passes and end with it.
 
     Iteration raises InputError where a sample cannot be read or transformed.
@@ -154,21 +127,12 @@ class StreamedBatches:
     def __init__(
         self, dataset: Streamed, split: StreamedSplit, batch_size: int, seed: int | None, per_class: int
     ) -> None:
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        order: BatchOrder = (
-            BalancedOrder(_require_targets(split), dataset.classes, per_class, self._generator)
-            if per_class
-            else PlainOrder(len(split), batch_size, self._generator)
-        )
-        self._tasks = _Tasks(order, self._generator)
+        super().__init__(len(split), batch_size, seed, per_class, dataset.classes, lambda: _require_targets(split))
         self._reader = BatchReader(dataset, split, train=seed is not None)
         self._device = torch.device(dataset.device)
         workers = torch.get_num_threads() if dataset.workers is None else dataset.workers
-        self._workers = min(workers, len(order))
+        self._workers = min(workers, len(self))
         self._loader: DataLoader[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self._tasks)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._loader is None:
@@ -180,27 +144,21 @@ class StreamedBatches:
             inputs, targets = batch
             yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
-    def state(self) -> Tensor | None:
-        """Return the state on which the next pass depends.
+    def share(self, rank: int, size: int) -> Self:
+        """Return the batches of one of several processes, each of which reads its share of every batch.
 
-        Returns:
-            The state of the generator; None where batches are in order.
+        What a transform draws follows the seed and the share, so it is not what it draws for the whole batch, except
+        for the samples of the first share.
         """
-        return generator_state(self._generator)
-
-    def restore(self, state: Tensor | None) -> None:
-        """Continue from a state.
-
-        Args:
-            state: The result of `state` of batches that were made alike.
-        """
-        restore_generator(self._generator, state)
+        shares = super().share(rank, size)
+        shares._loader = None
+        return shares
 
     def _new_loader(self) -> DataLoader[Any]:
         return DataLoader(
             self._reader,  # type: ignore[arg-type]
             batch_size=None,  # a task is a whole batch
-            sampler=self._tasks,
+            sampler=_Tasks(self._order, self._generator, self._rank, self._size),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             multiprocessing_context=WORKER_START_METHOD if self._workers else None,
@@ -210,15 +168,17 @@ class StreamedBatches:
 
 
 class _Tasks:
-    """The tasks of the workers: the indices of a batch in its split, and a seed for its transforms.
+    """The tasks of the workers: the indices of a batch, or of a share of it, and a seed for its transforms.
 
     A pass is drawn as a whole at its first task, so that it depends neither on how far the loader reads ahead, nor on
     the iterators that the loader makes and does not use.
     """
 
-    def __init__(self, order: BatchOrder, generator: torch.Generator | None) -> None:
+    def __init__(self, order: BatchOrder, generator: torch.Generator | None, rank: int, size: int) -> None:
         self._order = order
         self._generator = generator
+        self._rank = rank
+        self._size = size
 
     def __len__(self) -> int:
         return len(self._order)
@@ -228,7 +188,9 @@ class _Tasks:
         seeds = torch.zeros(len(batches), dtype=torch.int64)
         if self._generator:
             seeds.random_(generator=self._generator)
-        yield from zip(batches, seeds.tolist(), strict=True)
+        for indices, seed in zip(batches, seeds.tolist(), strict=True):
+            share = find_share(len(indices), self._rank, self._size)
+            yield indices[share], (seed + share.start) % SEEDS
 
 
 class BatchReader:

@@ -18,6 +18,8 @@ COST_HEADER = (
     "network", "accuracy", "batch 1, ms (p95)", "batch 32, ms (p95)", "peak memory", "file", "compressed",
 )  # fmt: skip
 
+SEEDS_OPTION = "search: {seeds: {front: 5}}"
+
 
 def render_card(export: Export, command: str) -> str:
     """Return the model card of an export in Markdown.
@@ -30,15 +32,18 @@ def render_card(export: Export, command: str) -> str:
         f"# {export.paths[0].name}",
         *([f"**{export.rival_verdict}**"] if export.is_beaten and export.rival_verdict else []),
         _describe_network(export),
+        "## Seeds and controls",
+        *_describe_evidence(export),
         "## Input and output",
         _describe_interface(export),
         "## Verified",
         format_markdown_table(*tabulate_verification(export)),
         _describe_verification(export),
         *(_describe_costs(export) if export.costs else []),
-        *([f"## Notes\n\n{_list_items(export.notes)}"] if export.notes else []),
+        *(["## Notes", "\n".join(f"- {note}" for note in export.notes)] if export.notes else []),
         "## Made by",
         f"```sh\n{command}\n```",
+        f"Where the run no longer keeps its weights, `forcetune train {export.run_id}` trains them again first.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -91,8 +96,47 @@ def _describe_network(export: Export) -> str:
         f"The network `{trial.model}` for the data set `{trial.dataset}`, {pruned}, and trained by forcetune "
         f"{export.version} with the seed {trial.seed} (run `{export.run_id}`). {export.macs_fraction:.1%} of the dense "
         "network's multiply-adds are left in the file. Its accuracy is that on the validation split, by which a search "
-        f"chooses; it rests on one seed. The fields of the trial: `{json.dumps(trial.fields(), sort_keys=True)}`."
+        f"chooses. The fields of the trial: `{json.dumps(trial.fields(), sort_keys=True)}`."
     )
+
+
+def _describe_evidence(export: Export) -> list[str]:
+    """Return what fresh seeds say about the accuracy, and what comparisons with controls say about the mask."""
+    evidence, study = export.evidence, export.evidence.study or "STUDY"
+    if evidence.mean is None:
+        seeds = (
+            f"The accuracy of this network rests on the seed {export.trial.seed} alone. With `{SEEDS_OPTION}` in the "
+            "study file, the search trains its front again with fresh seeds."
+        )
+    else:
+        plural = "s" if evidence.seeds > 1 else ""
+        seeds = (
+            f"Trained again with {evidence.seeds} fresh seed{plural}, networks of this configuration have a mean "
+            f"validation accuracy of {evidence.mean:.2%}{_format_interval(evidence.interval)}. A search chose this one "
+            "and favours lucky seeds: the mean is what to expect."
+        )
+    if not evidence.verdicts:
+        return [seeds, f"It was compared with no control; `forcetune baseline {study}` does that."]
+    header = ("against", "verdict", "difference", "pairs", "from")
+    rows = [
+        [
+            verdict.against,
+            verdict.verdict,
+            f"{verdict.mean:+.2f} [{verdict.low:+.2f}, {verdict.high:+.2f}]",
+            str(verdict.pairs),
+            verdict.source,
+        ]
+        for verdict in evidence.verdicts
+    ]
+    explanation = (
+        "The configuration against its controls, in pairs of trainings with fresh seeds. Differences are in points of "
+        "test accuracy, with their 95 % intervals."
+    )
+    return [seeds, format_markdown_table(header, rows, {"against", "verdict", "from"}), explanation]
+
+
+def _format_interval(interval: tuple[float, float] | None) -> str:
+    return f" (95 % interval: {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
 
 
 def _describe_interface(export: Export) -> str:
@@ -127,7 +171,3 @@ def _describe_costs(export: Export) -> list[str]:
         "at batch 1. The dense network has the architecture before pruning, and weights that are not trained."
     )
     return ["## Measured", table, explanation, *([export.rival_verdict] if export.rival_verdict else [])]
-
-
-def _list_items(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {note}" for note in notes)

@@ -17,10 +17,12 @@ import torch
 
 from forcetune import __version__, data, models, tracking
 from forcetune.deploy.card import render_card
+from forcetune.deploy.evidence import TrialEvidence, load_evidence
 from forcetune.deploy.files import NetworkWriter
 from forcetune.deploy.folder import writing_to
 from forcetune.deploy.inputs import InputFormat, InputType, Layout, SampleBatch, choose_input_format, iterate_samples
 from forcetune.deploy.measurement import FileCost, describe_machine, measure_files, measure_latency_ratio
+from forcetune.deploy.registration import Registration, check_registrable, register_export
 from forcetune.deploy.rival import MAX_EQUAL_LATENCY_RATIO, Rival, choose_width, train_rival
 from forcetune.deploy.runtimes import RUNTIMES, require_packages
 from forcetune.deploy.trained import TrainedNetwork, load_trained_network
@@ -34,6 +36,7 @@ from forcetune.trial import derive_seed
 VERIFIED_BATCH_SIZE = 128
 PRUNED, QUANTIZED, DENSE, SMALL_DENSE = "pruned", "pruned, int8", "dense", "small dense"  # the names of networks
 MAX_QUICK_TRAINING_S = 120.0  # of a trial whose small dense network is trained unless the user says otherwise
+REGISTERED_SAMPLES = 2  # the input example of a version
 MAX_LOSS_POINTS = 1.0  # of accuracy by int8, where the user says nothing else
 
 
@@ -49,6 +52,7 @@ class ExportOptions:
         max_loss: The points of accuracy (hundredths) that int8 may lose.
         rival: Whether the small dense network of equal latency is trained for comparison; None for trials that trained
             within MAX_QUICK_TRAINING_S.
+        model_name: The name of the model in MLflow's registry that gets the network; None where it is not registered.
     """
 
     file_format: FileFormat = "onnx"
@@ -57,6 +61,7 @@ class ExportOptions:
     int8: bool = False
     max_loss: float = MAX_LOSS_POINTS
     rival: bool | None = None
+    model_name: str | None = None
 
     def check(self) -> None:
         """Check the options against each other.
@@ -82,8 +87,15 @@ class ExportOptions:
                     f"{unfit[0]}: a file of safetensors has weights and masks, and no graph that runs; allowed: "
                     "--format onnx, torch"
                 )
+        if self.model_name is not None:
+            tracking.check_model_name(self.model_name)
+            if self.file_format != "onnx":
+                raise InputError(
+                    f"--register {self.model_name}: the registry gets an ONNX file, which MLflow itself runs; allowed: "
+                    f"--format onnx, not {self.file_format}"
+                )
         if self.file_format == "onnx":
-            require_packages()
+            require_packages("an ONNX file", ", or choose --format torch or safetensors")
 
     def make_command(self, run_id: str, out: Path) -> str:
         """Return the command that exports a run with these options."""
@@ -92,6 +104,7 @@ class ExportOptions:
             words += ["--layout", self.layout, *(["--input", self.input_type] if self.input_type else [])]
         words += ["--int8", "--max-loss", f"{self.max_loss:g}"] if self.int8 else []
         words += [] if self.rival is None else ["--rival" if self.rival else "--no-rival"]
+        words += [] if self.model_name is None else ["--register", self.model_name]
         return shlex.join([*words, "--out", str(out)])
 
 
@@ -115,6 +128,8 @@ class Export:
         runtime: The runtime and its version.
         machine: The processor of the machine that measured.
         notes: Sentences on what could not be done, or was not.
+        evidence: The seeds and the verdicts behind the accuracy of the trial.
+        registration: The version in MLflow's registry; None where the network was not registered.
         version: The version of forcetune.
     """
 
@@ -133,6 +148,8 @@ class Export:
     runtime: str = ""
     machine: str = ""
     notes: Sequence[str] = ()
+    evidence: TrialEvidence = field(default_factory=TrialEvidence)
+    registration: Registration | None = None
     version: str = __version__
 
     @property
@@ -213,6 +230,7 @@ def export_network(
     int8: bool = False,
     max_loss: float = MAX_LOSS_POINTS,
     rival: bool | None = None,
+    register: str | None = None,
     uri: str | None = None,
 ) -> Export:
     """Export a trained network to a file that runs, with a model card beside it.
@@ -232,6 +250,8 @@ def export_network(
         max_loss: The points of accuracy (hundredths) that int8 may lose.
         rival: Whether the small dense network of equal latency is trained for comparison; None for trials that trained
             within two minutes.
+        register: The name of the model in MLflow's registry that gets the network as a version, with the int8 file
+            where there is one; None registers nothing. A network that has a version already gets no second one.
         uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Returns:
@@ -239,12 +259,15 @@ def export_network(
 
     Raises:
         InputError: The run keeps no weights, the file disagrees with the network, int8 loses too much accuracy, the
-            folder cannot be written to, or a package is missing. No file is left then.
+            folder cannot be written to, or a package is missing; no file is left then. Or the registry does not take
+            the network: then the files stay.
     """
-    options = ExportOptions(file_format, layout, input_type, int8, max_loss, rival)
+    options = ExportOptions(file_format, layout, input_type, int8, max_loss, rival, register)
     options.check()
     trained = load_trained_network(run, uri) if isinstance(run, str) else run
     origin = _load_origin(trained.run_id, uri) if isinstance(run, str) else _Origin()
+    if register is not None:
+        check_registrable(register, origin.evidence.study, uri)
     with writing_to(Path(out)) as folder:
         exporter = _Exporter(trained, origin, options, folder)
         export = exporter.export_tensors() if file_format == "safetensors" else exporter.export_graph()
@@ -253,7 +276,11 @@ def export_network(
         card.write_text(render_card(export, options.make_command(trained.run_id, Path(out))), "utf-8")
         if isinstance(run, str):
             tracking.log_metrics(trained.run_id, export.metrics, uri)
-    return dataclasses.replace(export, paths=[Path(out) / path.name for path in export.paths])
+    export = dataclasses.replace(export, paths=[Path(out) / path.name for path in export.paths])
+    if register is None:
+        return export
+    registration = register_export(export, trained, exporter.make_example(), register, uri)
+    return dataclasses.replace(export, registration=registration)
 
 
 @dataclass(frozen=True)
@@ -263,15 +290,18 @@ class _Origin:
     Attributes:
         task: The part of the study that its trials share.
         device: The device that trained it, as the run's tag has it.
+        evidence: The seeds and the verdicts behind its accuracy.
     """
 
     task: Task = field(default_factory=Task)
     device: str = "cpu"
+    evidence: TrialEvidence = field(default_factory=TrialEvidence)
 
 
 def _load_origin(run_id: str, uri: str | None) -> _Origin:
     study = Study.from_dict(tracking.load_study_file(tracking.find_study(run_id, uri), uri))
-    return _Origin(study.task, tracking.load_run_tags(run_id, uri).get("forcetune.device", "cpu"))
+    device = tracking.load_run_tags(run_id, uri).get("forcetune.device", "cpu")
+    return _Origin(study.task, device, load_evidence(run_id, uri))
 
 
 class _Exporter:
@@ -289,6 +319,10 @@ class _Exporter:
         self._format = choose_input_format(self._dataset, options.input_type, options.layout)
         self._writer = NetworkWriter(folder, options.file_format, self._format, self._make_metadata())
         self._notes: list[str] = []
+
+    def make_example(self) -> torch.Tensor:
+        """Return two validation samples as the file takes them."""
+        return next(iterate_samples(self._dataset, self._validation, self._format, REGISTERED_SAMPLES)).inputs
 
     @property
     def stem(self) -> str:
@@ -405,9 +439,9 @@ class _Exporter:
 
     def _measure_ratio(self, path: Path, width: int) -> float:
         beside = self._write_beside(f"width-{width}", self._build(width))
-        ratio = measure_latency_ratio(beside, path, self._format)
+        measured = measure_latency_ratio(beside, path, self._format)
         beside.unlink()
-        return ratio
+        return measured.ratio
 
     def _make_metadata(self) -> dict[str, str]:
         return {
@@ -441,6 +475,7 @@ class _Exporter:
             runtime=_describe_runtime(self._options.file_format),
             machine=describe_machine(),
             notes=self._notes,
+            evidence=self._origin.evidence,
             **measured,
         )
 

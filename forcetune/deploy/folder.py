@@ -1,5 +1,6 @@
 """The target folder of an export: files appear there under their names when all of them are complete, or not at all."""
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ def writing_to(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=out))
         yield unfinished
-        for path in sorted(unfinished.iterdir()):
+        files = sorted(unfinished.iterdir())
+        if taken := next((out / path.name for path in files if (out / path.name).is_dir()), None):
+            raise IsADirectoryError(errno.EISDIR, f"{taken} is a folder")
+        for path in files:
             path.replace(out / path.name)
     except Exception as error:
         _remove(unfinished, missing)

@@ -39,6 +39,23 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class LatencyRatio:
+    """The latency of a file beside that of another one, measured in turn.
+
+    Attributes:
+        ratio: The median of the ratios of the turns.
+        spread: The interquartile range of the ratios of the turns.
+        file_ms: The median latency of the file, in ms.
+        reference_ms: The median latency of the other one, in ms.
+    """
+
+    ratio: float
+    spread: float
+    file_ms: float
+    reference_ms: float
+
+
+@dataclass(frozen=True)
 class FileCost:
     """The cost of an exported file.
 
@@ -78,18 +95,24 @@ def measure_files(paths: Mapping[str, Path], input_format: InputFormat) -> dict[
     return costs
 
 
-def measure_latencies(
-    paths: Mapping[str, Path], input_format: InputFormat, batch_size: int, runs: int = TIMED_RUNS
-) -> dict[str, Latency]:
+def measure_latencies(paths: Mapping[str, Path], input_format: InputFormat, batch_size: int) -> dict[str, Latency]:
     """Measure the latency of several files in turn, twenty runs each, after twenty runs of each that do not count.
-
-    Each file gets several runs in a row, so that its weights are in the caches as they are where it runs alone.
 
     Args:
         paths: The files by name.
         input_format: The format of their samples.
         batch_size: The number of samples in a run.
-        runs: The number of runs of each file that count.
+    """
+    seconds = _time_in_turn(paths, input_format, batch_size, TIMED_RUNS)
+    return {name: Latency(*(np.percentile(times, (50, 95)) * 1000).tolist()) for name, times in seconds.items()}
+
+
+def _time_in_turn(
+    paths: Mapping[str, Path], input_format: InputFormat, batch_size: int, runs: int
+) -> dict[str, np.ndarray]:
+    """Return the seconds of each run that counts, of shape (turns, runs in a turn), by the name of the file.
+
+    Each file gets several runs in a row, so that its weights are in the caches as they are where it runs alone.
     """
     rng = np.random.default_rng(0)
     samples = input_format.make_example(batch_size)
@@ -104,7 +127,7 @@ def measure_latencies(
                 function()
                 if turn >= 0:
                     seconds[name].append(time.perf_counter() - started)
-    return {name: Latency(*(np.percentile(times, (50, 95)) * 1000).tolist()) for name, times in seconds.items()}
+    return {name: np.reshape(times, (-1, RUNS_IN_TURN)) for name, times in seconds.items()}
 
 
 def compress(content: bytes) -> tuple[int, str]:
@@ -136,8 +159,21 @@ def _measure_peak(path: Path, input_format: InputFormat) -> int:
     return int(completed.stdout.split()[-1])
 
 
-def measure_latency_ratio(path: Path, reference: Path, input_format: InputFormat) -> float:
-    """Return the median latency of a file divided by that of another one at batch 1, measured in turn."""
+def measure_latency_ratio(
+    path: Path, reference: Path, input_format: InputFormat, runs: int = COMPARED_RUNS
+) -> LatencyRatio:
+    """Measure the latency of a file beside that of another one at batch 1, in turn, under the lock of this machine.
+
+    Args:
+        path: The file.
+        reference: The other file.
+        input_format: The format of their samples.
+        runs: The number of runs of each file that count; a multiple of RUNS_IN_TURN.
+    """
     with machine_lock(Path(tempfile.gettempdir()) / LATENCY_LOCK), limit_threads():
-        latencies = measure_latencies({"file": path, "reference": reference}, input_format, 1, COMPARED_RUNS)
-    return latencies["file"].p50_ms / latencies["reference"].p50_ms
+        seconds = _time_in_turn({"file": path, "reference": reference}, input_format, 1, runs)
+    medians = {name: np.median(times, axis=1) for name, times in seconds.items()}
+    ratios = medians["file"] / medians["reference"]
+    low, ratio, high = np.percentile(ratios, (25, 50, 75)).tolist()
+    file_ms, reference_ms = (float(np.median(times) * 1000) for times in seconds.values())
+    return LatencyRatio(ratio, high - low, file_ms, reference_ms)

@@ -10,6 +10,7 @@ from torch.fx.experimental import optimization
 from forcetune.deploy.inputs import InputFormat, PixelNetwork
 from forcetune.pruning import Masks
 from forcetune.training import CompactionError, Masked, find_compaction
+from forcetune.training.layout import restore_forwards
 
 FOLDED_SAMPLES = 8  # on which the network with folded norms is compared with the one before
 MAX_FOLDING_ERROR = 1e-4  # of the size of the outputs; float32 has seven digits, and a network loses few of them
@@ -105,6 +106,7 @@ def _copy_masked(network: nn.Module, masks: Masks | None) -> nn.Module:
     flattening as nine operations, which cost a tenth of a small network's time.
     """
     copied = copy.deepcopy(network).float().cpu().eval()
+    restore_forwards(copied)
     for parameter in copied.parameters():
         parameter.data = parameter.data.contiguous()
     if masks is not None:

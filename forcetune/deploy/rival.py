@@ -38,8 +38,8 @@ class Rival:
 def choose_width(trial: Trial, measure_ratio: Callable[[int], float]) -> tuple[int, float]:
     """Return the largest width whose dense network is as quick as the exported network.
 
-    Above three, widths are multiples of WIDTH_STEP or the width of the trial: between two of them a network may be
-    slower than the next wider one, since runtimes have quick kernels for such numbers of channels alone.
+    Above three, widths are multiples of WIDTH_STEP or the width of the trial. A network of a width between them may be
+    slower than the next wider one, since runtimes have quick kernels only for multiples.
 
     Args:
         trial: The trial of the exported network.

@@ -6,15 +6,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from forcetune.errors import InputError
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 EXPORT_PACKAGES = ("onnx", "onnxruntime", "onnxscript", "zstandard")  # of the extra forcetune[export]
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
@@ -31,14 +28,18 @@ class Runtime(Protocol):
 
 
 class OnnxRuntime:
-    """An ONNX file in ONNX Runtime.
+    """An ONNX file in ONNX Runtime, on one thread of the CPU.
 
     Args:
         path: The file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._session = open_session(path)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, classes), float32, of samples in the format of the file."""
@@ -80,17 +81,12 @@ class TorchRuntime:
 RUNTIMES: dict[str, Callable[[Path], Runtime]] = {".onnx": OnnxRuntime, ".pt2": TorchRuntime}
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in ONNX Runtime on one thread of the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def require_packages() -> None:
+def require_packages(purpose: str, alternative: str = "") -> None:
     """Check that the packages of the extra `export` are installed.
+
+    Args:
+        purpose: The subject of the message: what needs them.
+        alternative: The end of the message: what can be done without them.
 
     Raises:
         InputError: One of them is missing.
@@ -98,8 +94,8 @@ def require_packages() -> None:
     missing = [name for name in EXPORT_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"an ONNX file needs {', '.join(missing)}, which this Python lacks; install forcetune with its extra: "
-            "`pip install 'forcetune[export]'`, or choose --format torch or safetensors"
+            f"{purpose} needs {', '.join(missing)}, which this Python lacks; install forcetune with its extra: "
+            f"`pip install 'forcetune[export]'`{alternative}"
         )
 
 

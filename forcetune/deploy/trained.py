@@ -56,9 +56,8 @@ def load_trained_network(run_id: str, tracking_uri: str | None = None) -> Traine
     content = tracking.read_file(run, NETWORK_FILE, tracking_uri)
     if content is None:
         raise InputError(
-            f"the run {run_id} keeps no weights: `search.keep` has them kept for trials on the front (`front`), for "
-            f"the most accurate one (`best`) or for all trials (`all`). `forcetune train {run_id}` trains the "
-            "configuration again and keeps them"
+            f"the run {run_id} keeps no weights: {_explain_missing(run, tracking_uri)}. `forcetune train {run_id}` "
+            "trains the configuration again and keeps them"
         )
     try:
         architecture = read_architecture(content)
@@ -66,15 +65,44 @@ def load_trained_network(run_id: str, tracking_uri: str | None = None) -> Traine
         masks = unpack_network(content, network)
     except InputError as error:
         raise InputError(f"the weights of the run {run_id} cannot be loaded: {error}") from error
-    retrained = json.loads(tracking.load_run_tags(run, tracking_uri).get(tracking.RETRAINED_TAG, "{}"))
     return TrainedNetwork(
         network=network.eval(),
         masks=masks,
         trial=trial,
         run_id=run,
-        metrics={**tracking.load_run_metrics(run, tracking_uri), **retrained},
+        metrics=load_weight_metrics(run, tracking_uri),
         architecture=architecture,
     )
+
+
+def _explain_missing(run: str, tracking_uri: str | None) -> str:
+    """Return the reason why a run keeps no weights, in words."""
+    table = tracking.load_table(tracking.find_study(run, tracking_uri), tracking_uri)
+    if table.keep_rule.get("keep") == "front" and run in table.marked[tracking.FRONT_TAG]:
+        return (
+            "its trial is on the front now, but the search did not keep its weights: fresh seeds have moved the front "
+            "since, or `search.keep` was another one then"
+        )
+    return (
+        "`search.keep` has them kept for trials on the front (`front`), for the most accurate one (`best`) or for all "
+        "trials (`all`)"
+    )
+
+
+def load_weight_metrics(run_id: str, tracking_uri: str | None = None) -> dict[str, float]:
+    """Return the metrics of the weights that a run keeps, by name.
+
+    They are the last values of the run's metrics, or those that `forcetune train` has measured where they differ.
+
+    Args:
+        run_id: The id of the run.
+        tracking_uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    retrained = json.loads(tracking.load_run_tags(run_id, tracking_uri).get(tracking.RETRAINED_TAG, "{}"))
+    return {**tracking.load_run_metrics(run_id, tracking_uri), **retrained}
 
 
 def load_network(run: str, compact: bool = False, tracking_uri: str | None = None) -> nn.Module:

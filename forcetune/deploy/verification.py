@@ -90,10 +90,34 @@ def check_accuracy(verification: Verification, run_id: str, run_accuracy: float 
     """
     if run_accuracy is None:
         return
-    changed = abs(verification.accuracy - run_accuracy) * verification.samples
-    if changed > max(MAX_CHANGED_SAMPLES, MAX_ACCURACY_CHANGE * verification.samples) + 1e-6:
+    if not is_same_accuracy(verification.accuracy, run_accuracy, verification.samples):
         raise InputError(
             f"the exported file has the accuracy {verification.accuracy:.4f} on {verification.samples} validation "
             f"samples, but the run {run_id} logged val_accuracy {run_accuracy:.4f}: the data set, its code or the "
             "weights are not those of the run; no file is written"
         )
+
+
+def is_same_accuracy(accuracy: float, other_accuracy: float, samples: int) -> bool:
+    """Return whether two accuracies on the same samples differ by no more than rounding can change.
+
+    Args:
+        accuracy: An accuracy, 0 to 1.
+        other_accuracy: Another one.
+        samples: The number of samples.
+    """
+    changed = abs(accuracy - other_accuracy) * samples
+    return changed <= max(MAX_CHANGED_SAMPLES, MAX_ACCURACY_CHANGE * samples) + 1e-6
+
+
+@torch.no_grad()
+def measure_accuracy(run: Callable[[Tensor], Tensor], batches: Iterable[SampleBatch]) -> tuple[float, int]:
+    """Return the accuracy of a file, and the number of samples.
+
+    Args:
+        run: A function of the samples in the format of the file that returns the logits (N, classes).
+        batches: The samples.
+    """
+    hits = [run(batch.inputs).argmax(1) == batch.targets for batch in batches]
+    correct = torch.cat(hits)
+    return float(correct.double().mean()), len(correct)

@@ -5,7 +5,7 @@ from typing import Any
 
 from forcetune import trial
 from forcetune.containment import contained
-from forcetune.errors import InputError
+from forcetune.errors import InputError, locating
 from forcetune.search.samplers import make_sampler
 from forcetune.study import CONTROLS, RULE_OPTIONS, Study, Trial, check_reported, method_label
 
@@ -23,7 +23,7 @@ def check_study(study: Study) -> list[dict[str, Any]]:
     Raises:
         InputError: A data set does not load; a network does not fit the data, or keeps no weight at the lowest density;
             a saliency batch cannot be drawn (too few samples of a class) or scored (a single sample); whole channels
-            cannot be cut out of a network, or a density keeps less than one a layer; a training is too short for the
+            cannot be cut out of a network, or a density keeps less than one in a layer; a training is too short for the
             rule that changes its masks; a function of the user fails; or an objective or a constraint is a metric that
             no trial reports.
     """
@@ -31,19 +31,15 @@ def check_study(study: Study) -> list[dict[str, Any]]:
     network_fields = ["dataset", "data_root", "train_samples", "model", "width"]
     descriptions: dict[Trial, dict[str, Any]] = {}
     for candidate in _list_candidates(study, [*network_fields, "small_dense", "layers_from"]):
-        try:
-            sparsest = candidate.model_copy(update={"method": "random", "density": lowest_density})
+        sparsest = candidate.model_copy(update={"method": "random", "density": lowest_density})
+        with locating("trial"):
             if sparsest not in descriptions:
                 descriptions[sparsest] = trial.check(sparsest)
-        except InputError as error:
-            raise InputError(f"trial: {error}") from None
     batch_fields = ["saliency_batch_size", "samples_per_class"]
     for candidate in _list_candidates(study, [*network_fields, "method", *batch_fields, "seed"]):
-        try:
-            if candidate.saliency_samples_per_class or candidate.saliency_batch_size == 1:
+        if candidate.saliency_samples_per_class or candidate.saliency_batch_size == 1:
+            with locating(f"trial.method {candidate.method}"):
                 trial.check_saliency(candidate)
-        except InputError as error:
-            raise InputError(f"trial.method {candidate.method}: {error}") from None
     _check_channels(study, network_fields)
     steps: dict[tuple[object, ...], int] = {}
 
@@ -54,10 +50,8 @@ def check_study(study: Study) -> list[dict[str, Any]]:
     length_fields = ["epochs", "batch_size", "iterations", "schedule", *RULE_OPTIONS]
     rule_fields = [*network_fields, "method", *CONTROLS, "density", *length_fields]
     for candidate in _list_candidates(study, rule_fields):
-        try:
+        with locating(f"trial.method {candidate.method}"):
             trial.check_rule(candidate, study.task, count_steps)
-        except InputError as error:
-            raise InputError(f"trial.method {candidate.method}: {error}") from None
     if ":" in study.search.sampler:
         make_sampler(study, 0)
     check_reported(study, *trial.find_reported_metrics(next(iter(descriptions)), study.task))
@@ -65,17 +59,15 @@ def check_study(study: Study) -> list[dict[str, Any]]:
 
 
 def _check_channels(study: Study, network_fields: list[str]) -> None:
-    """Raise InputError where whole channels are pruned in a network that has none, or to less than one a layer."""
+    """Raise InputError where whole channels are pruned in a network without any, or a layer keeps less than one."""
     lowest_densities: dict[tuple[object, ...], tuple[float, float]] = {}
     for candidate in _list_candidates(study, [*network_fields, "method", "granularity", "density"]):
         if not candidate.prunes_channels:
             continue
         network = tuple(getattr(candidate, name) for name in network_fields)
-        try:
+        with locating(f"trial.method {candidate.method}"):
             if network not in lowest_densities:
                 lowest_densities[network] = trial.check_channels(candidate)
-        except InputError as error:
-            raise InputError(f"trial.method {candidate.method}: {error}") from None
         lowest, rounded_lowest = lowest_densities[network]
         if candidate.density < lowest:
             raise InputError(

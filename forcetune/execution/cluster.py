@@ -1,216 +1,38 @@
-"""Trials on Ray: Tune places them on actors that live on from trial to trial, and reports how they end."""
+"""Trials on Ray: Tune places them on actors, and passes the reports of the actors to the driver."""
 
 import logging
 import os
 import pickle
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
-from ray._private import state as _ray_state  # the public API for actors needs the dashboard, which a Ray may lack
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 
-from forcetune.errors import InputError
-from forcetune.execution import environment, placement
+from forcetune.execution import environment
+from forcetune.execution.actors import ASSIGNMENT_KEY, REPORT_KEY, Worker, explain_end, explain_loss
+from forcetune.execution.nodes import describe_missing, find_max_memory_factor, make_request
 from forcetune.execution.ray_meter import RayMeter
-from forcetune.execution.shares import ExclusiveSlots, FairShare
-from forcetune.execution.worker import execute, read_data
-from forcetune.ledger.messages import Assignment, Cause, LostError, Report
+from forcetune.execution.shares import ExclusiveSlots
+from forcetune.ledger.messages import Assignment, Cause, Report
 from forcetune.search.driver import Driver
 from forcetune.search.meter import Meter
-from forcetune.study import AUTO, Priority, ResolvedResources, Study, count_whole
+from forcetune.study import ResolvedResources
 from forcetune.temporary import make_folder
 
 ResultT = TypeVar("ResultT")
-ArgumentT = TypeVar("ArgumentT")
 
-ASSIGNMENT_KEY = "assignment"  # of a worker's assignment in Tune's config
-REPORT_KEY = "report"  # of a worker's report in Tune's result
-PROBE_NOTICE_S = 60.0  # after which a user who waits for the probe is told so
-DATA_READ_PATIENCE_S = 300.0  # for a node to read the study's data
 MAX_PENDING_TRIALS = 1000  # that may wait for an actor at once
-CLUSTER_POLL_S = 0.2  # between two checks for a slot, or of a node
+SLOT_POLL_S = 0.2  # between two checks for a slot
 HAND_BACK_PATIENCE_S = 20.0  # for a trial to end an epoch and make room; then the actor of one is killed
 THREAD_SWITCH_S = 0.0005  # at Python's 0.005 s the outbox's thread delays the thread that keeps the slots busy
-NODE_DEATH_PATIENCE_S = 2.0  # after a worker is lost: as a machine shuts down, its node may be lost a moment later
-NODE_ANSWER_S = 1.0  # for a node's process to take a connection
 MAX_TUNE_FAILURES = 3  # of Tune's loop in a row without a trial that ends, before the search is given up
-
-
-def resolve_resources(study: Study, console: Console) -> ResolvedResources:
-    """Return the resources of a trial in numbers: for `gpus: auto` a probe on a whole GPU measures how many share one.
-
-    Where a cluster has several kinds of GPU, Ray chooses the probe's. A trial that runs out of memory is tried again
-    with a larger share.
-
-    Args:
-        study: The study.
-        console: Where the user reads what the probe measured.
-
-    Raises:
-        InputError: Not even one trial fits, or the probe fails.
-    """
-    resources, nodes = study.resources, _list_node_resources()
-    if resources.gpus != AUTO:
-        return placement.resolve_gpus(resources, resources.gpus)
-    if not any(node.get("GPU") for node in nodes):
-        console.print("resources: no GPU here, trials run on the CPU", soft_wrap=True)
-        return placement.resolve_gpus(resources, 0)
-    count_slots(placement.resolve_gpus(resources, 1))
-    memory = _call_on_gpu(placement.measure_memory, placement.plan_probe(study), resources.cpus, console)
-    trials = placement.count_trials_per_gpu(memory, resources, nodes)
-    console.print(placement.describe_probe(trials, memory), soft_wrap=True, highlight=False)
-    return placement.resolve_gpus(resources, placement.compute_gpu_share(trials))
-
-
-def _call_on_gpu(call: Callable[[ArgumentT], ResultT], argument: ArgumentT, cpus: float, console: Console) -> ResultT:
-    """Call a function in a process with a GPU to itself, and return its result.
-
-    The process ends after the call, so that the memory of the GPU is free again.
-    """
-    reference = ray.remote(num_gpus=1, num_cpus=cpus, max_calls=1)(call).remote(argument)
-    if not ray.wait([reference], timeout=PROBE_NOTICE_S)[0]:
-        console.print("resources: the probe for `gpus: auto` is still running, or waits for a free GPU", soft_wrap=True)
-    try:
-        result: ResultT = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        raise InputError(
-            f"resources.gpus: the probe for `auto` failed: {type(cause).__name__}: {cause}. Fix that error, or set "
-            "`gpus` to a number, for which no probe runs (0.5: two trials share a GPU)"
-        ) from error
-    return result
-
-
-def _list_node_resources() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def count_fitting(resources: ResolvedResources) -> int:
-    """Return the number of trials that fit on the living nodes at once."""
-    return sum(_count_fitting_on(node, resources) for node in _list_node_resources())
-
-
-def _count_fitting_on(node: Mapping[str, float], resources: ResolvedResources) -> int:
-    return resources.count_fitting(node.get("CPU", 0), node.get("GPU", 0))
-
-
-def count_slots(resources: ResolvedResources) -> int:
-    """Return the number of trials that run at once: those that fit, at most `concurrent`.
-
-    Raises:
-        InputError: Not even one trial fits.
-    """
-    total, nodes, fitting = ray.cluster_resources(), _list_node_resources(), count_fitting(resources)
-    if fitting < 1:
-        raise InputError(
-            f"resources: a trial asks for {resources.cpus:g} cpus and {resources.gpus:g} gpus, and no node has them; "
-            f"Ray has {total.get('CPU', 0):g} cpus and {total.get('GPU', 0):g} gpus on {len(nodes)} nodes"
-        )
-    return min(fitting, resources.concurrent or fitting)
-
-
-def find_max_memory_factor(resources: ResolvedResources) -> int:
-    """Return the largest multiple of a trial's resources that one node has, for a trial that needs more memory.
-
-    A trial that shares a GPU gets the whole GPU at most.
-    """
-    nodes = [node for node in _list_node_resources() if node.get("GPU", 0) >= resources.gpus]
-    by_cores = max((count_whole(node.get("CPU", 0), resources.cpus) for node in nodes), default=1)
-    return min(by_cores, count_whole(1, resources.gpus) or 1) if resources.gpus else by_cores
-
-
-class Worker(tune.Trainable):
-    """An actor that runs one trial after the other; each step returns the next report of the trial.
-
-    Tune may set up a second actor for a trial that an idle actor then takes, so nothing happens before the first step.
-    """
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Prepare an actor without a trial, as Tune calls it once."""
-        self._reports: Iterator[Report] | None = None
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the actor for another trial; Tune calls it where actors are reused."""
-        self._reports = None
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Return the next report of the trial, as a result of Tune."""
-        if self._reports is None:
-            hide_gpus()
-            self._reports = execute(self.config[ASSIGNMENT_KEY])
-        report = next(self._reports)
-        return {REPORT_KEY: report, "done": report.outcome is not None}
-
-
-def hide_gpus() -> None:
-    """Hide the GPUs from torch in a process to which Ray gave none: `gpus: 0` means the CPU on any machine."""
-    if not ray.get_gpu_ids():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-def assign_slots(study: Study, resources: ResolvedResources, priority: Priority) -> ExclusiveSlots:
-    """Return the slots of a study: all slots of a Ray of this process, or a fair share of a cluster's.
-
-    Raises:
-        InputError: Not even one trial fits.
-    """
-    slots = count_slots(resources)
-    if not environment.is_shared():
-        return ExclusiveSlots(slots)
-    return FairShare(study.study, priority, resources.concurrent, lambda: count_fitting(resources))
-
-
-def start_data_reads(study: Study) -> list[tuple[str, Any]]:
-    """Let each node on which a trial fits read the study's data.
-
-    A node reads the data while the driver starts, in a process that goes on as its first worker.
-
-    Returns:
-        The address of each node, and Ray's reference to the result of its read, for `check_data_reads`.
-    """
-    sources = list(study.combinations([name for name in ("dataset", "data_root") if name in study.space]))
-    gpus = study.resources.gpus
-    resources = placement.resolve_gpus(study.resources, 0 if gpus == AUTO else gpus)
-    nodes = [node for node in ray.nodes() if node["Alive"] and _count_fitting_on(node["Resources"], resources)]
-    return [(node["NodeManagerAddress"], _make_reader(node["NodeID"]).remote(sources, os.getcwd())) for node in nodes]
-
-
-def check_data_reads(reads: list[tuple[str, Any]]) -> None:
-    """Wait until the nodes have read the study's data. A node that is lost meanwhile is no fault of the study.
-
-    Args:
-        reads: What `start_data_reads` returned.
-
-    Raises:
-        InputError: A node does not have the data, or does not read them in time; the message has its address.
-    """
-    for address, reference in reads:
-        try:
-            ray.get(reference, timeout=DATA_READ_PATIENCE_S)
-        except ray.exceptions.GetTimeoutError:
-            raise InputError(
-                f"the node {address} did not finish reading the study's data within {DATA_READ_PATIENCE_S:g} s"
-            ) from None
-        except ray.exceptions.RayTaskError as error:
-            raise InputError(f"trial.dataset: on the node {address}: {error.cause}") from error
-        except ray.exceptions.RayError:
-            continue
-
-
-def _make_reader(node: str) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(read_data)
 
 
 def run(
@@ -232,14 +54,14 @@ def run(
         reuse_actors: Whether an actor runs one trial after the other, as in Tune's TuneConfig.
     """
     driver.max_memory_factor = find_max_memory_factor(resources)
-    driver.devices = resources.devices
+    driver.spending.devices = resources.devices
     driver.meter = RayMeter(driver.name) if environment.is_shared() else Meter()
     with _tune_settings():
         failures = 0
         while not driver.is_finished:
             _wait_for_slot(driver, share)
             searcher = DriverSearcher(driver, share)
-            watch = Watch(searcher, resources.max_seconds)
+            watch = Watch(searcher, resources.max_seconds, lambda: describe_missing(resources))
             try:
                 _fit(searcher, watch, resources, worker, reuse_actors)
             except Exception:  # Tune fails where an idle actor is killed, and where Ray ends an actor for its memory
@@ -275,9 +97,9 @@ def _tune_settings() -> Iterator[None]:
 
 def _wait_for_slot(driver: Driver, share: ExclusiveSlots) -> None:
     if not share.slots:
-        driver.progress.report_wait()
+        driver.progress.report_wait("other studies use the whole cluster")
     while not share.slots:
-        time.sleep(CLUSTER_POLL_S)
+        time.sleep(SLOT_POLL_S)
 
 
 def _fit(
@@ -289,7 +111,7 @@ def _fit(
 ) -> None:
     with make_folder("tune") as folder:
         tune.Tuner(
-            tune.with_resources(worker, lambda config: _make_request(resources, config[ASSIGNMENT_KEY].memory_factor)),
+            tune.with_resources(worker, lambda config: make_request(resources, config[ASSIGNMENT_KEY].memory_factor)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=DriverScheduler(searcher),
@@ -344,6 +166,21 @@ class DriverSearcher(Searcher):
     def mark_placed(self, trial_id: str) -> None:
         """Note that a trial has its actor."""
         self._unplaced.discard(trial_id)
+
+    @property
+    def lacks_node(self) -> bool:
+        """Whether no node has room for a trial."""
+        return not self._share.fits
+
+    def report_wait(self, reason: str) -> None:
+        """Print that the search waits, and for what."""
+        self._driver.progress.report_wait(reason)
+
+    def postpone(self, placed: Collection[str]) -> None:
+        """Count no time yet for the trials that wait for a node, which are all but those that have an actor."""
+        for trial_id, assignment in self._assignments.items():
+            if trial_id not in placed:
+                self._driver.postpone_start(assignment.number, assignment.attempt)
 
     def handle_report(self, trial_id: str, report: Report) -> bool:
         """Pass a report that is not a trial's last to the driver; return whether the trial goes on."""
@@ -451,11 +288,16 @@ class Watch(tune.Callback):
     Args:
         searcher: The searcher to which losses are reported.
         max_seconds: The longest time of a trial, in seconds; None for no limit.
+        describe_missing: Returns what no node has, while none has room for a trial.
     """
 
-    def __init__(self, searcher: DriverSearcher, max_seconds: float | None) -> None:
+    def __init__(
+        self, searcher: DriverSearcher, max_seconds: float | None, describe_missing: Callable[[], str]
+    ) -> None:
         self._searcher = searcher
         self._max_seconds = max_seconds
+        self._describe_missing = describe_missing
+        self._has_reported_wait = False
         self._started: dict[str, tuple[float, Any]] = {}  # the start of each trial, and its actor
         self._overdue: set[str] = set()
         self._yielding: set[str] = set()  # trials whose actors were killed to make room
@@ -469,6 +311,7 @@ class Watch(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Hand trials back where the share became smaller, and end those that take too long."""
         self._make_room()
+        self._wait_for_node()
         if self._max_seconds is None:
             return
         for trial_id, (started, actor) in self._started.items():
@@ -490,6 +333,16 @@ class Watch(tune.Callback):
                 self._yielding.add(latest)
                 ray.kill(self._started[latest][1])
 
+    def _wait_for_node(self) -> None:
+        """Say once that no node has room for a trial, and count no time for trials that wait for one."""
+        if not self._searcher.lacks_node:
+            self._has_reported_wait = False
+            return
+        if not self._has_reported_wait:
+            self._searcher.report_wait(self._describe_missing())
+            self._has_reported_wait = True
+        self._searcher.postpone(self._started)
+
     def report_out_of_memory(self) -> None:
         """Report the trials whose actors Ray has ended because their node was out of memory."""
         references = {actor.__ray_ready__.remote(): trial_id for trial_id, (_, actor) in self._started.items()}
@@ -498,7 +351,7 @@ class Watch(tune.Callback):
             try:
                 ray.get(reference)
             except ray.exceptions.OutOfMemoryError as error:
-                self._searcher.report_loss(references[reference], *_explain_loss(error))
+                self._searcher.report_loss(references[reference], *explain_loss(error))
             except ray.exceptions.RayError:
                 continue
 
@@ -516,16 +369,7 @@ class Watch(tune.Callback):
         elif trial.trial_id in self._overdue:
             self._searcher.report_loss(trial.trial_id, "time", f"it took longer than max_seconds {self._max_seconds:g}")
         else:
-            error = _read_error(trial)
-            cause, reason = _explain_loss(error)
-            if (
-                actor
-                and not isinstance(error, ray.exceptions.RayTaskError)
-                and cause == "lost"
-                and _has_lost_node(actor)
-            ):
-                cause, reason = "node", "its node was lost (preempted, switched off or out of reach)"
-            self._searcher.report_loss(trial.trial_id, cause, reason)
+            self._searcher.report_loss(trial.trial_id, *explain_end(_read_error(trial), actor))
 
 
 def _read_error(trial: Any) -> Exception | None:
@@ -535,43 +379,3 @@ def _read_error(trial: Any) -> Exception | None:
     """
     path = trial.pickled_error_file
     return cast(Exception, pickle.loads(Path(path).read_bytes())) if path and Path(path).exists() else None
-
-
-def _has_lost_node(actor: Any) -> bool:
-    """Return whether the node of an actor that is gone is gone too."""
-    address = _ray_state.actors(actor._actor_id.hex()).get("Address", {})
-    deadline = time.monotonic() + NODE_DEATH_PATIENCE_S
-    while not (is_lost := not _is_reachable(address.get("NodeID"))) and time.monotonic() < deadline:
-        time.sleep(CLUSTER_POLL_S)
-    return is_lost
-
-
-def _is_reachable(node_id: str | None) -> bool:
-    """Return whether a node is alive for Ray and takes a connection; Ray itself notices a death up to 15 s later."""
-    if not node_id:  # an actor that was never placed
-        return True
-    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
-    if node is None or not node["Alive"]:
-        return False
-    try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_ANSWER_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def _explain_loss(error: Exception | None) -> tuple[Cause, str]:
-    """Return the cause and the reason, in words, of the error with which Tune lost a trial."""
-    original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(original, LostError):
-        return original.cause, original.reason
-    if isinstance(original, ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(original):
-        return "memory", "Ray ended its worker, because the node was out of memory"
-    if original is None or isinstance(original, ray.exceptions.RayActorError):  # Tune keeps none of Ray's other errors
-        return "lost", "its worker ended without an error message (killed, out of memory, or its node is gone)"
-    return "lost", f"its worker failed: {type(original).__name__}: {original}".splitlines()[0]
-
-
-def _make_request(resources: ResolvedResources, memory_factor: int) -> tune.PlacementGroupFactory:
-    gpus = min(resources.gpus * memory_factor, max(resources.gpus, 1))
-    return tune.PlacementGroupFactory([{"CPU": resources.cpus * memory_factor, "GPU": gpus}])

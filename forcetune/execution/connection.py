@@ -1,4 +1,4 @@
-"""The connection to Ray, which is a cluster or a Ray of this process alone; and a watch over Ray's head."""
+"""The connection to Ray, a cluster or a Ray that only this process uses, and a watch over Ray's head."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ CLUSTER_HEAD_PATIENCE_S = 40.0  # the head of a cluster may come back; Ray itsel
 
 @contextmanager
 def connect_ray() -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names, or start a Ray of this process alone; disconnect at the end.
+    """Connect to the cluster that RAY_ADDRESS names, or start a Ray for this process only; disconnect at the end.
 
     The Ray of this process listens on loopback only. While connected, a `RayHeartbeat` watches Ray's head.
 
@@ -40,8 +40,11 @@ def connect_ray() -> Iterator[None]:
     if address:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise InputError(f"RAY_ADDRESS is {address}, but no Ray cluster answers there: {error}") from error
+        except (ConnectionError, ValueError) as error:
+            raise InputError(
+                f"RAY_ADDRESS is {address}, but no Ray cluster answers there; allowed: HOST:PORT of a cluster's head: "
+                f"{error}"
+            ) from error
     else:
         _start_own_ray()
     patience_s = CLUSTER_HEAD_PATIENCE_S if address else OWN_HEAD_PATIENCE_S

@@ -16,10 +16,11 @@ from rich.console import Console
 from forcetune import trial
 from forcetune.execution.placement import resolve_on_this_machine
 from forcetune.formats import duration
+from forcetune.search.printing import print_line
 from forcetune.search.stopping import estimate_trained_share
+from forcetune.state_files import write_whole
 from forcetune.stores import get_cost_file, ray_address
 from forcetune.study import ResolvedResources, Study, Task, Trial
-from forcetune.temporary import write_whole
 from forcetune.tracking import fetch_masks
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,8 @@ def predict(study: Study) -> Cost:
     threads = torch.get_num_threads()
     torch.set_num_threads(min(resources.threads, os.cpu_count() or 1))
     try:
-        _measure_seconds(extremes[0], study.task)  # the first call loads and builds what is no cost of a trial
-        extreme_seconds = [_measure_seconds(extreme, study.task) for extreme in extremes]
+        _measure_seconds(extremes[0], study.task, 1)  # the first call loads and builds what is no cost of a trial
+        extreme_seconds = [_measure_seconds(extreme, study.task, resources.processes) for extreme in extremes]
     finally:
         torch.set_num_threads(threads)
     durations = np.interp(work, [min(work), max(work)], extreme_seconds)
@@ -94,7 +95,7 @@ def _keep(study: Study, cost: Cost) -> None:
     path = get_cost_file(study.study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(cost)))
+        write_whole(path, json.dumps(asdict(cost)).encode())
     except OSError as error:
         log.warning(
             "the search cannot be compared with this prediction: %s cannot be written (%s)", path, error.strerror
@@ -102,7 +103,7 @@ def _keep(study: Study, cost: Cost) -> None:
 
 
 def report(study: Study, hours: float, console: Console) -> None:
-    """Print what a search took beside the predicted cost; nothing where no cost of so many trials was predicted.
+    """Print the duration of a search beside its prediction; nothing where none was made for its number of trials.
 
     Args:
         study: The study.
@@ -114,7 +115,7 @@ def report(study: Study, hours: float, console: Console) -> None:
         deviation = cost.hours / hours - 1
         took, predicted = (duration(3600 * value) for value in (hours, cost.hours))
         message = f"the search took {took}; `forcetune check` predicted {predicted} ({deviation:+.0%})"
-        console.print(message, soft_wrap=True, highlight=False)
+        print_line(console, message)
 
 
 def _read(path: Path) -> Cost | None:
@@ -153,8 +154,8 @@ def _count_work(trials: list[Trial]) -> list[float]:
     return work
 
 
-def _measure_seconds(configuration: Trial, task: Task) -> float:
-    """Return the seconds that a trial takes, from a few of its pruning and training steps."""
+def _measure_seconds(configuration: Trial, task: Task, processes: int) -> float:
+    """Return the seconds that a trial takes, from a few of its pruning and training steps in this process."""
     unconstrained_task = replace(task, constraints={})
     unscreened = configuration.model_copy(update={"screen": False})
     trial.clear_pruning_caches()
@@ -166,7 +167,8 @@ def _measure_seconds(configuration: Trial, task: Task) -> float:
         restarted = time.perf_counter()
         trial.prepare(_with_iterations(unscreened, 2), unconstrained_task, fetch_masks)
         pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
-    return max(pruning, 0.0) + configuration.total_epochs * trial.measure_epoch_seconds(prepared, TIMED_STEPS)
+    epoch_seconds = trial.measure_epoch_seconds(prepared, TIMED_STEPS, processes)
+    return max(pruning, 0.0) + configuration.total_epochs * epoch_seconds
 
 
 def _with_iterations(configuration: Trial, iterations: int) -> Trial:

@@ -32,7 +32,7 @@ def prepare() -> None:
 
 
 def is_shared() -> bool:
-    """Return whether trials run on a cluster, which others may use, and not on a Ray of this process alone."""
+    """Return whether trials run on a cluster, which others may use, and not on a Ray that only this process uses."""
     return bool(ray_address())
 
 

@@ -98,7 +98,7 @@ def plan_probe(study: Study) -> Probe:
 def _list_configurations(study: Study, names: Iterable[str]) -> list[Trial]:
     """Return the configurations that differ in these fields.
 
-    By default the weights are pruned at random, at the study's highest density: hardly a channel is dead then.
+    By default the weights are pruned at random, at the study's highest density, which leaves almost no channel dead.
     """
     written = [name for name in names if name in study.space]
     fixed = {"method": "random", "density": max(study.space["density"].values), "iterations": 2, "screen": False}
@@ -153,7 +153,7 @@ def count_trials_per_gpu(memory: Memory, resources: Resources, nodes: Sequence[M
 
 
 def compute_gpu_share(trials: int) -> float:
-    """Return the share of a GPU for each of so many trials, in the four decimals that Ray keeps."""
+    """Return the share of a GPU for each trial, where `trials` share it, in the four decimals that Ray keeps."""
     return floor(10_000 / trials) / 10_000
 
 
@@ -165,8 +165,16 @@ def describe_probe(trials: int, memory: Memory) -> str:
     return f"resources: {decision}{more}: a trial needs {used:.1f} of {total:.1f} GiB (measured)"
 
 
+def describe_unused_gpus(gpus: float) -> str:
+    """Return one line for the user whose trials have more GPUs than forcetune's training uses in one process."""
+    return (
+        f"resources: a trial has {gpus:g} GPUs and one process, whose training uses one of them; `processes: {gpus:g}` "
+        "trains it on all"
+    )
+
+
 def resolve_gpus(resources: Resources, gpus: float) -> ResolvedResources:
-    """Return the resources with so many GPUs a trial."""
+    """Return the resources with this number of GPUs for each trial."""
     return ResolvedResources(**{**resources.model_dump(), "gpus": gpus})
 
 

@@ -23,6 +23,7 @@ class RayMeter(Meter):
             return metric
 
         self._trials = make(Counter, "trials", "trials that have ended", "outcome")
+        self._device_hours = make(Counter, "device_hours", "device hours of attempts that are over", "device")
         self._asks = make(
             Histogram, "ask_seconds", "time of a proposal and its row in the ledger", boundaries=LATENCY_BOUNDS_S
         )
@@ -35,6 +36,11 @@ class RayMeter(Meter):
     def count_trial(self, outcome: str) -> None:
         """Count a trial that has ended, under its outcome."""
         self._trials.inc(1, {"outcome": outcome})
+
+    def count_device_hours(self, device: str, hours: float) -> None:
+        """Count device hours, under the name of the device."""
+        if hours > 0:
+            self._device_hours.inc(hours, {"device": device})
 
     def observe_ask(self, seconds: float) -> None:
         """Record the duration of a proposal."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from forcetune.execution.worker import execute
 from forcetune.ledger.checkpoints import SupersededError
 from forcetune.ledger.messages import Assignment, LostError, Report
 from forcetune.names import COMPANION, NETWORK_FILE
+from forcetune.state_files import list_folder, make_folder, on_disk, remove_folder, write_whole
 from forcetune.stores import mlflow_uri, optuna_uri, state_folder
 from forcetune.study import METRICS, Study, Task, Trial
 from forcetune.tracking import (
@@ -55,9 +55,10 @@ def train_again(run: str, show: Callable[[Epoch], None] = lambda epoch: None) ->
     """Train the configuration of a run again, and put the weights among the run's artifacts; no search deletes them.
 
     The training is that of a worker, in this process: with the task of the run's study, and with as many threads as the
-    run had. On the same machine and build it gives the run's numbers to the last digit. Where it does not, the run's
-    metrics stay as they are, and the tag RETRAINED_TAG has those that belong to the weights. Where the run has its
-    weights already, nothing is trained. After an interrupt the next call goes on from the last checkpoint.
+    run had. On the same machine and build it gives the run's numbers to the last digit; those of a run of several
+    processes it gives up to rounding. Where it gives others, the run's metrics stay as they are, and the tag
+    RETRAINED_TAG has those that belong to the weights. Where the run has its weights already, nothing is trained. After
+    an interrupt the next call goes on from the last checkpoint.
 
     Args:
         run: The id of the run, or its study and name, as in `digits/trial-0036`.
@@ -71,6 +72,12 @@ def train_again(run: str, show: Callable[[Epoch], None] = lambda epoch: None) ->
     trial = Trial(**tracking.load_trial_fields(run_id))
     tags = load_run_tags(run_id)
     _check_outcome(run, tags)
+    if not trial.sync_batch_norm:
+        raise InputError(
+            f"{run} was trained by {tags.get('forcetune.processes', 'several')} processes, each of which normalized "
+            "its share of a batch (`sync_batch_norm: false`); one process cannot repeat that. Allowed: a trial with "
+            "`sync_batch_norm: true`"
+        )
     study = tracking.find_study(run_id)
     if tags.get(WEIGHTS_TAG, WEIGHTS_DROPPED) != WEIGHTS_DROPPED and tracking.read_file(run_id, NETWORK_FILE):
         Tracker(study, mlflow_uri()).tag_weights(run_id, KEPT_BY_USER)
@@ -78,12 +85,12 @@ def train_again(run: str, show: Callable[[Epoch], None] = lambda epoch: None) ->
     if tags.get("forcetune.device") == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     folder = state_folder(optuna_uri()) / f"train-{run_id}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     assignment = Assignment(
         number=0,
         trial=trial,
         task=_load_task(study),
-        attempt=1 + max([int(path.name) for path in folder.glob("*") if path.name.isdigit()], default=0),
+        attempt=1 + max([int(path.name) for path in list_folder(folder) if path.name.isdigit()], default=0),
         mlflow_uri=mlflow_uri(),
         folder=str(Path.cwd()),
         checkpoints=str(folder),
@@ -168,9 +175,10 @@ def _keep(tracker: Tracker, retrained: Retrained, report: Report, folder: Path) 
     tags = {WEIGHTS_TAG: KEPT_BY_USER}
     if retrained.differences or RETRAINED_TAG in tracker.read_tags(retrained.run_id):
         tags[RETRAINED_TAG] = json.dumps({name: value for name, (_, value) in retrained.differences.items()})
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / NETWORK_FILE
-    path.write_bytes(report.files[NETWORK_FILE])
+    write_whole(path, report.files[NETWORK_FILE])
     tracker.log(retrained.run_id, tags=tags)
-    tracker.log_file(retrained.run_id, path)
-    shutil.rmtree(folder, ignore_errors=True)
+    with on_disk(path) as local_path:
+        tracker.log_file(retrained.run_id, local_path)
+    remove_folder(folder)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from forcetune.errors import StoppedError
 from forcetune.execution import environment
+from forcetune.search.printing import print_line
 from forcetune.study import Priority, ResolvedResources, Study
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ class RaySession:
     def begin(self) -> None:
         """Connect to a cluster, and let its nodes read the data; a Ray of this process is started later."""
         if environment.is_shared():
-            from forcetune.execution import cluster
+            from forcetune.execution.nodes import start_data_reads
 
             self._connect()
-            self._data_reads = cluster.start_data_reads(self._study)
+            self._data_reads = start_data_reads(self._study)
 
     def start(self) -> tuple[ResolvedResources, "ExclusiveSlots"]:
         """Connect, once; return the resources of a trial, and the study's share of the slots.
@@ -51,15 +52,29 @@ class RaySession:
         Raises:
             InputError: No trial fits, or a node of a cluster does not have the data.
         """
-        from forcetune.execution import cluster
+        from forcetune.execution import nodes
 
         if self._placement is None:
             if not environment.is_shared():
                 self._connect()
-            resources = cluster.resolve_resources(self._study, self._console)
-            self._placement = resources, cluster.assign_slots(self._study, resources, self._priority)
-            cluster.check_data_reads(self._data_reads)
+            resources = nodes.resolve_resources(self._study, self._console)
+            self._placement = resources, self._assign_slots(resources)
+            nodes.check_data_reads(self._data_reads)
         return self._placement
+
+    def _assign_slots(self, resources: ResolvedResources) -> "ExclusiveSlots":
+        """Return the slots of the study: all slots of a Ray of this process, or a fair share of a cluster's.
+
+        Raises:
+            InputError: Not even one trial fits.
+        """
+        from forcetune.execution.nodes import count_fitting, count_slots
+        from forcetune.execution.shares import ExclusiveSlots, FairShare
+
+        slots = count_slots(resources)
+        if not environment.is_shared():
+            return ExclusiveSlots(slots)
+        return FairShare(self._study.study, self._priority, resources.concurrent, lambda: count_fitting(resources))
 
     def _connect(self) -> None:
         from forcetune.execution.connection import connect_ray
@@ -70,21 +85,24 @@ class RaySession:
     def drive(self, driver: "Driver") -> None:
         """Run a driver to its end; hand its trials back where an exception ends it early."""
         from forcetune.execution import cluster
+        from forcetune.execution.actors import Worker
+        from forcetune.execution.parallel import ParallelWorker
 
         if driver.is_finished:
             driver.close()
             return
         resources, share = self.start()
+        worker = ParallelWorker if resources.processes > 1 else Worker
         driver.describe()
         try:
             with driver.progress, share:
-                cluster.run(driver, resources, share)
+                cluster.run(driver, resources, share, worker)
         except BaseException:
             running = driver.hand_back()
             with suppress(StoppedError):  # the exception that ended the search matters more
                 driver.close(INTERRUPT_MLFLOW_PATIENCE_S)
             with suppress(OSError):  # a full disk may be the log's too
-                self._console.print(f"{running} running trials handed back, {driver.progress.done_of_total} done")
+                print_line(self._console, f"{running} running trials handed back, {driver.progress.done_of_total} done")
             raise
         driver.close()
 

@@ -4,23 +4,22 @@ Ray gives a slot to the driver that asks first, and an actor that is kept for th
 this division a second study would wait until the first one ends.
 """
 
-import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import floor
-from types import TracebackType
 from typing import Self
 
+from forcetune.execution.claim_board import CLAIM_INTERVAL_S, SharedBoard
 from forcetune.study import Priority
 
-CLAIM_INTERVAL_S = 2.0  # between two looks at the claims of the other studies
-CLAIM_LIFETIME_S = 15.0  # after which a driver whose claim is not renewed counts as dead
+log = logging.getLogger(__name__)
+
 TURN_SLOT_SECONDS = 20.0  # by which a study must be behind another one before it takes that study's slot
 MAX_OWED_SLOT_SECONDS = 3 * TURN_SLOT_SECONDS  # so that a study that could not get its share blocks nobody for long
-KV_NAMESPACE = "forcetune"  # in Ray's key-value store
 SHARE_TOLERANCE = 1e-9
 
 
@@ -35,7 +34,6 @@ class Claim:
         fits: The number of its trials that fit into the whole cluster.
         owed: The slot-seconds by which the study is behind its share.
         extra: Whether the study has a slot beyond the whole slots of its share; studies take that slot in turn.
-        time: The time of the claim, in seconds since 1970.
     """
 
     study: str
@@ -44,7 +42,6 @@ class Claim:
     fits: int
     owed: float = 0.0
     extra: bool = False
-    time: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def allocate_slots(claims: Iterable[Claim]) -> dict[str, Allocation]:
     gets the whole slots of its share. The slots that remain go in turns to the studies that are owed most.
 
     Args:
-        claims: One claim a study.
+        claims: One claim for each study.
 
     Returns:
         The allocation of each study that wants a slot and fits into the cluster, by its name.
@@ -111,11 +108,13 @@ class ExclusiveSlots:
     Attributes:
         slots: The number of slots that the study has now.
         contested: Whether other studies want slots, and so wait for those that this study holds beyond `slots`.
+        fits: Whether the cluster has room for a trial.
     """
 
     def __init__(self, max_trials: int) -> None:
         self.slots = max_trials
         self.contested = False
+        self.fits = True
 
     def set_wanted(self, trials: int) -> None:
         """Ignore the number of trials that the study wants: no other study needs to know it."""
@@ -123,9 +122,7 @@ class ExclusiveSlots:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return
 
 
@@ -151,48 +148,53 @@ class FairShare(ExclusiveSlots):
         self._wanted = max_trials or 10**6
         self._owed = 0.0
         self._allocation = Allocation(0, 0, False)
-        self._updated = time.time()
+        self._updated = time.monotonic()
+        self._board = SharedBoard()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def set_wanted(self, trials: int) -> None:
-        """Claim slots for so many trials at most, from the next claim on."""
+        """Claim slots for at most this number of trials, from the next claim on."""
         self._wanted = min(trials, self._max_trials or trials)
 
     def __enter__(self) -> Self:
         self._closed.clear()
         self._wanted = self._max_trials or 10**6  # the driver before this one wanted no more trials at its end
-        self._updated = time.time()
-        self._update()
+        self._updated = time.monotonic()
+        self._try_update()
         self._thread = threading.Thread(target=self._update_periodically, name="shares", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed.set()
         if self._thread:
             self._thread.join(timeout=CLAIM_INTERVAL_S)
         with suppress(Exception):  # the cluster may be gone
-            _delete_claim(self._study)
+            self._board.withdraw(self._study)
 
     def _update_periodically(self) -> None:
         while not self._closed.wait(CLAIM_INTERVAL_S):
-            with suppress(Exception):  # while Ray's head is away the last allocation stays in force
-                self._update()
+            self._try_update()
+
+    def _try_update(self) -> None:
+        """Update the allocation; while Ray's head or the board is away the last one stays in force."""
+        try:
+            self._update()
+        except Exception as error:  # any of Ray's
+            log.debug("the claims of other studies cannot be read: %s", error)
 
     def _update(self) -> None:
         """Publish the study's claim, and take the slots that the claims of all studies leave to it."""
-        now, fits = time.time(), self._count_fitting()
+        now, fits = time.monotonic(), self._count_fitting()
         owed = self._owed + (now - self._updated) * (self._allocation.share - self._allocation.slots)
-        self._owed = min(max(owed, -MAX_OWED_SLOT_SECONDS), MAX_OWED_SLOT_SECONDS)
-        self._updated = now
-        claim = Claim(
-            self._study, self._priority, min(self._wanted, fits), fits, self._owed, self._allocation.extra, now
-        )
-        _write_claim(claim)
-        peers = [peer for peer in _read_claims() if peer.study != self._study and now - peer.time < CLAIM_LIFETIME_S]
+        owed = min(max(owed, -MAX_OWED_SLOT_SECONDS), MAX_OWED_SLOT_SECONDS)
+        claim = Claim(self._study, self._priority, min(self._wanted, fits), fits, owed, self._allocation.extra)
+        claims = self._board.exchange(self._study, asdict(claim))
+        if claims is None:
+            return
+        self._owed, self._updated, self.fits = owed, now, fits > 0
+        peers = [Claim(**peer) for peer in claims if peer["study"] != self._study]
         self.contested = any(peer.wants for peer in peers)
         if not self.contested:
             self._owed = 0.0
@@ -200,28 +202,3 @@ class FairShare(ExclusiveSlots):
         # where no trial fits, one slot lets a trial wait for a node
         self._allocation = allocation if fits else Allocation(0, min(self._wanted, 1), False)
         self.slots = self._allocation.slots
-
-
-def _write_claim(claim: Claim) -> None:
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    _internal_kv_put(_key(claim.study), json.dumps(asdict(claim)).encode(), overwrite=True, namespace=KV_NAMESPACE)
-
-
-def _read_claims() -> list[Claim]:
-    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
-
-    values = [
-        _internal_kv_get(key, namespace=KV_NAMESPACE) for key in _internal_kv_list(_key(""), namespace=KV_NAMESPACE)
-    ]
-    return [Claim(**json.loads(value)) for value in values if value]
-
-
-def _delete_claim(study: str) -> None:
-    from ray.experimental.internal_kv import _internal_kv_del
-
-    _internal_kv_del(_key(study), namespace=KV_NAMESPACE)
-
-
-def _key(study: str) -> str:
-    return f"share/{study}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import os
 import shlex
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from forcetune.errors import HeldError, InputError
 from forcetune.jobs.client import connect_client
 from forcetune.jobs.package import Package, format_size, locate_in_archive, pack
-from forcetune.jobs.supervisor import ACCEPTED_LINE, STORE_VARIABLES, collect_versions
+from forcetune.jobs.supervisor import ACCEPTED_LINE, collect_versions
 from forcetune.local import service
 from forcetune.names import COMPANION, suggestion
-from forcetune.stores import has_password, hide_password, sqlite_path
+from forcetune.stores import STORE_VARIABLES, has_password, hide_password, sqlite_path
 from forcetune.study import CompanionRuns, Priority, Study, load_study
 from forcetune.temporary import make_folder
 
@@ -51,7 +51,7 @@ class Job:
         ended: The time of its end, in seconds since 1970; None while it runs.
         exit_code: The exit code of its driver.
         reason: The last line of a failed job's message.
-        trials: The number of trials that the study shall have.
+        trials: The number of trials that the study asks for.
         done: The number of trials that have ended, None where MLflow has no such number.
         front: The number of points on the front, None where MLflow has no such number.
         hypervolume: The hypervolume of the front, None where MLflow has none.
@@ -174,7 +174,8 @@ def _send(
         for path, secret in package.left_out.items():
             say(f"{metadata['forcetune.study']}: not sent: {path} (it {secret})")
         with connect_client(address) as client:
-            say(f"{metadata['forcetune.study']}: {_count_files(package.files)}, {format_size(package.size)}")
+            count = len(package.files)
+            say(f"{metadata['forcetune.study']}: {count} file{'s' if count > 1 else ''}, {format_size(package.size)}")
             environment: dict[str, Any] = {
                 "working_dir": str(package.path),
                 "env_vars": {**stores, **_origin(), "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_GRACE_S)},
@@ -365,11 +366,13 @@ def _refuse_second(client: JobSubmissionClient, study: str) -> list[Job]:
 
 def _metadata(study: Study, priority: Priority) -> dict[str, str]:
     """Return the metadata that Ray keeps with a job, from which `jobs` lists it."""
+    from forcetune.tracking.origin import find_user
+
     return {
         "forcetune.study": study.study,
         "forcetune.trials": str(study.trials),
         "forcetune.priority": priority,
-        "forcetune.owner": f"{getpass.getuser()}@{socket.gethostname()}",
+        "forcetune.owner": f"{find_user() or os.getuid()}@{socket.gethostname()}",
     }
 
 
@@ -378,10 +381,6 @@ def _origin() -> dict[str, str]:
     from forcetune import tracking
 
     return {tracking.RUN_CONTEXT_VARIABLE: json.dumps(tracking.collect_origin_tags("JOB"))}
-
-
-def _count_files(files: Sequence[Path]) -> str:
-    return f"{len(files)} file{'s' if len(files) > 1 else ''}"
 
 
 def _format_versions() -> str:
@@ -493,13 +492,22 @@ def _add_progress(job: Job, progress: Mapping[str, float]) -> Job:
 
 
 def _follow(pieces: AsyncIterator[str]) -> Iterator[str]:
+    async def get_next() -> str:
+        return await anext(pieces)
+
     loop = asyncio.new_event_loop()
+    task: asyncio.Task[str] | None = None
     try:
         while True:
+            task = loop.create_task(get_next())
             try:
-                yield loop.run_until_complete(anext(pieces))
+                yield loop.run_until_complete(task)
             except StopAsyncIteration:
                 return
     finally:
+        if task and not task.done():  # an interrupt leaves it waiting
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):  # the interrupt matters more
+                loop.run_until_complete(task)
         loop.run_until_complete(pieces.aclose())  # type: ignore[attr-defined]
         loop.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from forcetune.errors import InputError
 from forcetune.jobs.credentials import find_secret, has_password
+from forcetune.names import RUN_ID_PATTERN
 from forcetune.study import Study
 
 MAX_ARCHIVE_BYTES = 100 * 2**20  # of an archive that Ray's Jobs API takes
@@ -33,8 +34,8 @@ class Package:
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
-def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> Package:
-    """Archive the study file and the code that a study needs.
+def pack(file: Path, study: Study, target: Path) -> Package:
+    """Archive the study file and the code in the current folder that a study needs.
 
     A file that holds a secret is left out, unless the study file names it or it is a module.
 
@@ -42,24 +43,26 @@ def pack(file: Path, study: Study, target: Path, folder: Path | None = None) -> 
         file: The study file.
         study: The study.
         target: The path of the archive.
-        folder: The folder with the code; the current folder where it is None.
 
     Returns:
         The archive, with its files and those that are left out.
 
     Raises:
         InputError: A path under `code:` does not exist or lies outside the folder; data would be looked for in the
-            archive; the archive is larger than Ray takes; or a module, or a file that the study file names, holds a
-            secret.
+            archive; a file of the folder has the name of a study file that lies elsewhere; the archive is larger than
+            Ray takes; or a module, or a file that the study file names, holds a secret.
     """
-    root = (folder or Path.cwd()).resolve()
+    root = Path.cwd().resolve()
     _check_data(study)
     _check_requirements(study)
     positions: dict[Path, str | None] = {}
     for path, position in sorted(_list_code(study, root), key=lambda file: file[0]):
         positions[path] = positions.get(path) or position
-    files = {locate_in_archive(file, root): file.resolve(), **{path: root / path for path in positions}}
-    positions[locate_in_archive(file, root)] = "the study file"
+    archived_name = locate_in_archive(file, root)
+    if archived_name in positions and (root / archived_name).resolve() != file.resolve():
+        raise InputError(f"{root / archived_name} would take the place of {file} in the job; rename one of them")
+    files = {archived_name: file.resolve(), **{path: root / path for path in positions if path != archived_name}}
+    positions[archived_name] = "the study file"
     left_out: dict[Path, str] = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in files.items():
@@ -124,7 +127,7 @@ def _list_code(study: Study, root: Path) -> Iterator[tuple[Path, str | None]]:
     if not entries and any(_is_in_folder(module, root) for module in study.modules):
         entries = [("code", path) for path in _list_modules(root)]
     masks = study.space["layers_from"].values if "layers_from" in study.space else []
-    entries += [("trial.layers_from", Path(name)) for name in masks if str(name).endswith(".npz")]
+    entries += [("trial.layers_from", Path(name)) for name in masks if name and not RUN_ID_PATTERN.fullmatch(name)]
     data_roots = _find_data_roots(study, root)
     for field_path, path in entries:
         absolute = (root / path).resolve()

@@ -12,10 +12,13 @@ from types import FrameType
 
 from forcetune import __version__
 from forcetune.errors import InputError
+from forcetune.stores import STORE_VARIABLES
 
 ACCEPTED_LINE = "forcetune: the cluster has the client's versions"  # the log's line that `submit` waits for
-STORE_VARIABLES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
-FINAL_EXIT_CODES = {0, 2, 4, 130}  # after which a driver is not started again
+FAILED_CODE, REFUSED_CODE = 1, 2
+FINAL_EXIT_CODES = {0, REFUSED_CODE, 4, 130}  # after which a driver is not started again
+# after which `on_end` has nothing to say: 143 is that of a driver that was stopped before its search had begun
+ANNOUNCED_EXIT_CODES = FINAL_EXIT_CODES | {128 + signal.SIGTERM}
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # before a driver is started again; the pause doubles each time
 
 
@@ -74,7 +77,7 @@ def supervise(
     is_complete: Callable[[], bool],
     first_run_options: Sequence[str] = (),
 ) -> int:
-    """Run a driver to its end, and start it again where it dies. SIGTERM is passed on to the driver, and ends this.
+    """Run a driver to its end, and start it again where it dies; SIGTERM ends the driver, and then this call.
 
     Args:
         command: The arguments of `forcetune` that start the driver.
@@ -84,7 +87,8 @@ def supervise(
         first_run_options: Options of the first start alone.
 
     Returns:
-        The exit code of the last driver; 128 plus the number of the signal where a signal ended it.
+        The exit code of the last driver; 128 plus the number of the signal where a signal ended it. A later driver that
+        is refused counts as failed (1): a store or a node may be away now.
 
     Raises:
         InputError: The versions differ from the client's, or the address of a store is missing.
@@ -93,16 +97,19 @@ def supervise(
     check_stores()
     print(ACCEPTED_LINE, flush=True)
     driver = _Driver()
-    code = driver.run([*command, *first_run_options])
+    code, starts = driver.run([*command, *first_run_options]), 1
     for restart in range(1, restarts + 1):
-        if code in FINAL_EXIT_CODES or driver.is_stopped or (code > 0 and is_complete()):
+        is_final = code in FINAL_EXIT_CODES and (code != REFUSED_CODE or restart == 1)
+        if is_final or driver.is_stopped or (code > 0 and is_complete()):
             break
         pause = min(FIRST_PAUSE_S * 2 ** (restart - 1), MAX_PAUSE_S)
         cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         restart_count = f"restart {restart} of {restarts}"
         print(f"forcetune: the driver died ({cause}); starting it again in {pause:g} s ({restart_count})", flush=True)
         driver.wait(pause)
-        code = driver.run(list(command))
+        code, starts = driver.run(list(command)), restart + 1
+    if code == REFUSED_CODE and starts > 1:
+        return FAILED_CODE
     return code if code >= 0 else 128 - code
 
 

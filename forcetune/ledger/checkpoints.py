@@ -1,7 +1,6 @@
 """The files of a trial that runs: which attempt may write, and the state from which the next attempt goes on."""
 
-import os
-import shutil
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,22 @@ from typing import Any
 import torch
 
 from forcetune.ledger.fail_points import durable
+from forcetune.state_files import (
+    StagedFile,
+    has_folder,
+    is_remote,
+    list_folder,
+    make_folder,
+    open_folder,
+    read_file,
+    remove_folder,
+)
 
 CHECKPOINT_TIME_SHARE = 0.05  # of a trial's time that its checkpoints may take, without the first and the last one
 
 
 class SupersededError(Exception):
-    """The error of a worker whose trial has a later attempt: what this worker does no longer counts."""
+    """The error of a worker that is no longer in force, because its trial has a later attempt."""
 
 
 class Checkpoints:
@@ -22,20 +31,23 @@ class Checkpoints:
 
     Every attempt has a folder of its own, which its worker makes when it claims the trial. The attempt with the highest
     number is the one in force. A worker that was thought dead checks this before each write, and never touches the
-    folder of another attempt. Where the folder of all trials cannot be reached (another machine without a shared
-    disk), nothing is kept.
+    folder of another attempt. Where the folder of all trials does not exist (another machine without a shared disk),
+    nothing is kept.
 
     Args:
-        folder: The trial's folder.
+        folder: The trial's folder: a path, or an address in an object store.
         attempt: The number of the attempt.
         key: The trial's key; a checkpoint with another key is ignored.
+
+    Attributes:
+        is_reachable: Whether the folder of all trials is there, so that checkpoints are kept.
     """
 
     def __init__(self, folder: str | Path, attempt: int, key: str) -> None:
-        self._trial_folder = Path(folder)
+        self._trial_folder = open_folder(folder)
         self._attempt = attempt
         self._key = key
-        self._is_reachable = self._trial_folder.parent.is_dir()
+        self.is_reachable = has_folder(self._trial_folder.parent)
         self._save_seconds = 0.0
         self._last_save = -float("inf")
 
@@ -46,8 +58,8 @@ class Checkpoints:
             SupersededError: A later attempt is in force.
         """
         with durable("claim"):
-            if self._is_reachable:
-                self._attempt_folder.mkdir(parents=True, exist_ok=True)
+            if self.is_reachable:
+                make_folder(self._attempt_folder)
         self.check()
 
     def check(self) -> None:
@@ -56,13 +68,17 @@ class Checkpoints:
         Raises:
             SupersededError: A later attempt is in force, or the trial has ended and its folder is gone.
         """
-        if self._is_reachable and max(self._attempts(), default=None) != self._attempt:
+        if self.is_reachable and max(self._attempts(), default=None) != self._attempt:
             raise SupersededError(
                 f"attempt {self._attempt} at the trial in {self._trial_folder} is no longer the latest"
             )
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the state of the last attempt that left a readable checkpoint of this trial; None where none did."""
+        """Return the state of the last attempt that left a readable checkpoint of this trial; None where none did.
+
+        Raises:
+            OSError: The object store does not answer.
+        """
         for attempt in sorted(self._attempts(), reverse=True):
             state = read_checkpoint(self._trial_folder / str(attempt) / "checkpoint.pt")
             if state and state["key"] == self._key:
@@ -71,7 +87,7 @@ class Checkpoints:
 
     def is_due(self) -> bool:
         """Return whether a checkpoint now would stay within CHECKPOINT_TIME_SHARE."""
-        return self._is_reachable and (time.monotonic() - self._last_save) * CHECKPOINT_TIME_SHARE >= self._save_seconds
+        return self.is_reachable and (time.monotonic() - self._last_save) * CHECKPOINT_TIME_SHARE >= self._save_seconds
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the attempt's checkpoint in one step, and remove the folders of earlier attempts.
@@ -81,23 +97,21 @@ class Checkpoints:
 
         Raises:
             SupersededError: A later attempt is in force, or the trial has ended.
-            OSError: The disk does not take the checkpoint.
+            OSError: The disk or the object store does not take the checkpoint.
         """
-        if not self._is_reachable:
+        if not self.is_reachable:
             return
         started = time.monotonic()
         self.check()
-        temporary = self._attempt_folder / "checkpoint.tmp"
-        with open(temporary, "wb") as file:
-            torch.save({**state, "key": self._key}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        content = io.BytesIO()
+        torch.save({**state, "key": self._key}, content)
+        staged = StagedFile(self._attempt_folder / "checkpoint.pt", content.getbuffer(), synced=True)
         with durable("checkpoint"):
             self.check()
-            temporary.replace(self._attempt_folder / "checkpoint.pt")
+            staged.commit()
         for attempt in self._attempts():
             if attempt < self._attempt:
-                shutil.rmtree(self._trial_folder / str(attempt), ignore_errors=True)
+                remove_folder(self._trial_folder / str(attempt))
         self._last_save = time.monotonic()
         self._save_seconds = self._last_save - started
 
@@ -106,14 +120,22 @@ class Checkpoints:
         return self._trial_folder / str(self._attempt)
 
     def _attempts(self) -> list[int]:
-        if not self._trial_folder.is_dir():
-            return []
-        return [int(path.name) for path in self._trial_folder.iterdir() if path.name.isdigit()]
+        return [int(path.name) for path in list_folder(self._trial_folder) if path.name.isdigit()]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the state of a checkpoint, on the CPU; None where the file does not exist or is damaged."""
+    """Return the state of a checkpoint, on the CPU; None where the file does not exist or is damaged.
+
+    Raises:
+        OSError: The object store does not answer.
+    """
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        content = read_file(path)
+    except OSError as error:
+        if is_remote(path) and not isinstance(error, FileNotFoundError):
+            raise
+        return None
+    try:
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception:  # torch may raise any error on bytes that are no checkpoint
         return None

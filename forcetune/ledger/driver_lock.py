@@ -101,8 +101,12 @@ class _FileLock(DriverLock):
         self._descriptor = lock_file(self._path, False, lambda: self._path.parent.mkdir(exist_ok=True))
         if self._descriptor is None:
             return False
-        os.truncate(self._descriptor, 0)
-        os.write(self._descriptor, json.dumps(_identify_process()).encode())
+        try:
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, json.dumps(_identify_process()).encode())
+        except OSError:  # a full disk
+            self._release()
+            raise
         return True
 
     def _release(self) -> None:

@@ -29,6 +29,7 @@ WRITES = {
     "clean": "driver, files: the trial's folder is removed",
     "drop": "driver, MLflow: weights that are no longer kept are deleted",
     "close": "driver, MLflow: the study's own run is FINISHED",
+    "announced": "driver, ledger: the end for which the program of `on_end` was started",
     "archive begun": "driver, ledger: the name under which --fresh archives the study",
     "experiment archived": "driver, MLflow: the new name of the experiment",
     "archived": "driver, ledger: the new name of the study",
@@ -47,9 +48,9 @@ def durable(write: str) -> Iterator[None]:
     Args:
         write: A key of WRITES.
     """
-    reach(f"{write} before")
+    _reach(f"{write} before")
     yield
-    reach(f"{write} after")
+    _reach(f"{write} after")
 
 
 def refuse_outside_tests() -> None:
@@ -65,7 +66,7 @@ def refuse_outside_tests() -> None:
         )
 
 
-def reach(point: str) -> None:
+def _reach(point: str) -> None:
     """Count that the process reached a point; kill it with SIGKILL if FORCETUNE_FAULT names this point and this count.
 
     Args:

@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.errors import HeldError, InputError, StoppedError, locating
 from forcetune.ledger.driver_lock import SCHEMA_LOCK_NAME, driver_lock
 from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Attempts, PriorTrial, Proposal, TrialOutcome
@@ -45,6 +45,7 @@ DASHBOARD_NOTE_ATTR, NOTE_PIECE_CHARS = "dashboard:note", 2045
 WRITER_ATTR = "forcetune.writer"  # the token of its last driver, where a lock can be lost with a connection
 FOLDER_ID_ATTR = "forcetune.state"  # tells the study's folder of checkpoints from those of other ledgers
 RETRY_ATTR = "forcetune.retry"  # the numbers of the failed trials that are to be run again
+ANNOUNCED_END_ATTR = "forcetune.announced"  # the last end of the study for which the program of `on_end` was started
 # Attributes of a trial that runs in place of a failed one:
 SUPERSEDES_ATTR = "supersedes"  # the number of the failed trial
 RETRIED_AT_ATTR = "retried"  # since when it does so, in ms since 1970
@@ -63,8 +64,8 @@ def directions(study: Study) -> list[StudyDirection]:
 class Ledger:
     """The trials of one study in Optuna's storage, each with a number.
 
-    Only the process that has the study's lock writes: it alone gives out numbers. A write that a database server does
-    not take is repeated for DATABASE_PATIENCE_S; then StoppedError is raised.
+    Only the process that has the study's lock writes, so that no other one gives out numbers. A write that a
+    database server does not take is repeated for DATABASE_PATIENCE_S; then StoppedError is raised.
 
     Args:
         study: The study; it is made in the storage where it is new.
@@ -94,8 +95,10 @@ class Ledger:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(study.objectives))
+        trials = self._study.get_trials(deepcopy=False)
+        if STUDY_ATTR not in self._study.user_attrs or not trials:  # without a trial the file may still change
             self._study.set_user_attr(STUDY_ATTR, study.identity)
-        self._size = len(self._study.get_trials(deepcopy=False))  # the number of the next trial
+        self._size = len(trials)  # the number of the next trial
         self._token: str | None = None
 
     @property
@@ -175,7 +178,7 @@ class Ledger:
         Returns:
             The number of new trials.
         """
-        numbers = pending_retries(self._study)
+        numbers = self._study.user_attrs.get(RETRY_ATTR, [])
         failed = [trial for trial in select_current(self.trials()) if is_failed(trial) and trial.number in numbers]
         for trial in failed:
             attrs = {name: trial.user_attrs[name] for name in COPIED_ATTRS if name in trial.user_attrs}
@@ -287,7 +290,7 @@ class Ledger:
 
 
 def open_storage(uri: str) -> optuna.storages.BaseStorage:
-    """Return Optuna's storage at an address, whose tables one process at a time makes.
+    """Return Optuna's storage at an address; only one process at a time makes its tables.
 
     Raises:
         InputError: The address is neither one of SQLite nor one of PostgreSQL.
@@ -359,8 +362,8 @@ def refuse_changes(study: Study, uri: str) -> None:
     """Check that the study file has not changed since the study's trials were made, but for what may change.
 
     Raises:
-        InputError: The trials were made by a study file that differs in more than `search`, `resources` and `code`, or
-            another program made the study.
+        InputError: The trials were made by a study file that differs in more than `search`, `resources`, `code` and
+            `on_end`, or another program made the study.
     """
     optuna_study = _load(study.study, uri)
     if optuna_study is None:
@@ -375,11 +378,17 @@ def refuse_changes(study: Study, uri: str) -> None:
             f"study: another program has an Optuna study {study.study!r} in {hide_password(uri)}; give your study "
             "another name"
         )
+    names = [list(identity["objectives"]) for identity in (before, now)]
+    if not trials and (names[0] != names[1] or optuna_study.directions != directions(study)):
+        raise InputError(
+            f"study: {study.study!r} has no trial yet, but it was made with other objectives, or in another order "
+            f"(then {', '.join(names[0])}, now {', '.join(names[1])}): give the study another name, or use --fresh"
+        )
     if before != now and trials:
         raise InputError(
             f"study: the trials of {study.study!r} were made by a different study file "
-            f"({'; '.join(_differences(before, now))}). Only search, resources and code may change: give the study "
-            "another name, or use --fresh, which archives the existing study and starts a new one"
+            f"({'; '.join(_differences(before, now))}). Only search, resources, code and on_end may change: give the "
+            "study another name, or use --fresh, which archives the existing study and starts a new one"
         )
 
 
@@ -395,8 +404,9 @@ def load_recorded_study(name: str, uri: str) -> Study:
     optuna_study = _load(name, uri)
     if optuna_study is None or STUDY_ATTR not in optuna_study.user_attrs:
         studies = {} if _missing(uri) else {study.study_name: study for study in open_storage(uri).get_all_studies()}
+        near = suggestion(name, {*studies} - {name})  # another program may have a study of this name
         raise InputError(
-            f"the ledger {hide_password(uri)} has no study {name!r} of forcetune{suggestion(name, studies)}; "
+            f"the ledger {hide_password(uri)} has no study {name!r} of forcetune{near}; "
             f"its studies: {', '.join(sorted(studies)) or 'none yet'}"
         )
     return Study.model_validate(optuna_study.user_attrs[STUDY_ATTR])
@@ -418,10 +428,8 @@ def load_prior_trials(study: Study, uri: str) -> dict[str, list[PriorTrial]]:
     prior_trials: dict[str, list[PriorTrial]] = {}
     for i, name in enumerate(study.search.warm_start):
         yaml_path = f"search.warm_start.{i}"
-        try:
+        with locating(yaml_path):
             objectives = list(load_recorded_study(name, uri).directions.items())
-        except InputError as error:
-            raise InputError(f"{yaml_path}: {error}") from None
         if dict(objectives) != study.directions:
             raise InputError(
                 f"{yaml_path}: the objectives of {name!r} are {_format_objectives(dict(objectives))}, those of this "
@@ -452,7 +460,7 @@ def load_trials(name: str, uri: str) -> list[FrozenTrial]:
 
 
 def select_current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that are in force: all but the failed trials in whose place another one runs, or has run."""
+    """Return the trials that are in force: all but the failed trials that another trial replaces."""
     superseded = {trial.user_attrs[SUPERSEDES_ATTR] for trial in trials if is_retry(trial)}
     return [trial for trial in trials if trial.number not in superseded]
 
@@ -472,32 +480,31 @@ def retried_at(trial: FrozenTrial) -> int | None:
     return trial.user_attrs.get(RETRIED_AT_ATTR) if is_retry(trial) else None
 
 
-def request_retry(name: str, uri: str) -> int:
-    """Note that the next driver of a study runs its failed trials again.
-
-    Returns:
-        The number of failed trials; 0 where the store does not have the study.
-    """
+def request_retry(name: str, uri: str) -> None:
+    """Note that the next driver of a study runs its failed trials again, where the store has the study."""
     study = _load(name, uri)
-    failed = (
-        [trial.number for trial in select_current(study.get_trials(deepcopy=False)) if is_failed(trial)]
-        if study
-        else []
-    )
-    if study and failed:
+    if study is None:
+        return
+    if failed := [trial.number for trial in select_current(study.get_trials(deepcopy=False)) if is_failed(trial)]:
         study.set_user_attr(RETRY_ATTR, failed)
-    return len(failed)
 
 
 def has_retries(name: str, uri: str) -> bool:
     """Return whether failed trials of the study are still to be run again."""
     study = _load(name, uri)
-    return study is not None and bool(pending_retries(study))
+    return study is not None and bool(study.user_attrs.get(RETRY_ATTR))
 
 
-def pending_retries(study: optuna.Study) -> set[int]:
-    """Return the numbers of the failed trials that are still to be run again."""
-    return set(study.user_attrs.get(RETRY_ATTR, []))
+def load_announced_end(name: str, uri: str) -> dict[str, Any] | None:
+    """Return the last end of a study for which the program of `on_end` was started; None where there is none."""
+    study = _load(name, uri)
+    return study.user_attrs.get(ANNOUNCED_END_ATTR) if study else None
+
+
+def record_announced_end(name: str, uri: str, end: Mapping[str, Any]) -> None:
+    """Record that the program of `on_end` was started for this end of a study."""
+    if study := _load(name, uri):
+        study.set_user_attr(ANNOUNCED_END_ATTR, dict(end))
 
 
 def is_failed(trial: FrozenTrial) -> bool:

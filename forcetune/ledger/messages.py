@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from forcetune.study import Companion, Task, Trial
 from forcetune.tracking import Epoch
 
-Cause = Literal["lost", "node", "memory", "time"]
+Cause = Literal["lost", "node", "leaving", "memory", "time"]  # leaving: its node has notice of its end
 
 
 @dataclass
@@ -104,6 +104,7 @@ class TrialStarted:
         curve: The epochs of earlier attempts.
         dataset: The identity of the data set, the fields of `data.DataIdentity`.
         epochs: The number of epochs of the training, all levels included; None where it is that of the trial.
+        driver: The version of the GPU's driver; None where there is none, or it cannot be read.
     """
 
     static_metrics: dict[str, float]
@@ -111,6 +112,7 @@ class TrialStarted:
     curve: list[Epoch]
     dataset: Mapping[str, Any] | None = None
     epochs: int | None = None
+    driver: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class Report:
     Attributes:
         metrics: The static metrics and those of the epoch, by name.
         epoch: The epoch that has ended.
-        trial_started: The trial before it trains, in the first report alone.
-        outcome: The outcome of the trial, in the last report alone.
+        trial_started: The trial before it trains; only in the first report.
+        outcome: The outcome of the trial; only in the last report.
         reason: The reason for the outcome.
         trace: The lines of the traceback of a trial that has failed.
         files: The content of the trial's files, by name; a later one replaces an earlier one.
@@ -159,6 +161,11 @@ class TrialOutcome:
     def on_front(self) -> bool:
         """Whether the trial may stand on the front."""
         return self.outcome == "trained"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The outcome and its reason, as tags of the trial's run."""
+        return {"forcetune.outcome": self.outcome, **({"forcetune.reason": self.reason} if self.reason else {})}
 
 
 class LostError(Exception):

@@ -1,7 +1,6 @@
 """The delivery of trials to MLflow: in the background, in order, repeated until MLflow has everything."""
 
 import logging
-import shutil
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Proposal, TrialOutcome
 from forcetune.ledger.rewriting import RunContent, write_anew
 from forcetune.names import NETWORK_FILE
+from forcetune.state_files import list_folder, make_folder, on_disk, remove_folder, write_whole
 from forcetune.tracking import KEPT_BY_SEARCH, Epoch, LoggedContent, Tracker
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Record:
     outcome: TrialOutcome | None = None
     version: int = 0  # counts changes, so that a delivery sees whether there is more by now
     run: str | None = None
-    refused_names: set[str] = field(default_factory=set)  # that MLflow does not take; the ledger alone has their values
+    refused_names: set[str] = field(default_factory=set)  # that MLflow does not take; only the ledger has their values
     logged_before: LoggedContent = field(default_factory=LoggedContent)  # the run's content when this driver took it up
     has_params: bool = False
     sent_static_metrics: set[str] = field(default_factory=set)
@@ -109,8 +109,7 @@ class Outbox:
         record = Record(number, proposal, int(time.time() * 1000), adopt, retried_at)
         tags = {**({"of": proposal.parent_key} if proposal.parent_key else {}), **proposal.tags}
         record.tags = {f"forcetune.{name}": value for name, value in tags.items()}
-        # a name that ends in ~ is that of a file that a driver was killed while it wrote
-        record.files = {path.name: path for path in folder.glob("*.*") if path.is_file() and path.name[-1] != "~"}
+        record.files = {path.name: path for path in list_folder(folder) if "." in path.name}  # attempts have folders
         with self._changed:
             self._records[number] = record
         self._enqueue(number)
@@ -162,10 +161,8 @@ class Outbox:
             folder: The trial's folder.
         """
         with durable("files"):
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{name}~"
-            temporary.write_bytes(content)
-            temporary.replace(folder / name)
+            make_folder(folder)
+            write_whole(folder / name, content)
         with self._changed:
             self._records[number].files[name] = folder / name
 
@@ -329,8 +326,8 @@ class Outbox:
         for name, path in list(record.files.items()):
             if name == NETWORK_FILE:  # the tag comes first, so that no weights are in MLflow without it
                 self._tracker.tag_weights(self._run_id(record), KEPT_BY_SEARCH)
-            with durable("artifact"):
-                self._tracker.log_file(self._run_id(record), path)
+            with durable("artifact"), on_disk(path) as local_path:
+                self._tracker.log_file(self._run_id(record), local_path)
             with self._changed:
                 if record.files[name] is path:  # else it was replaced meanwhile
                     del record.files[name]
@@ -359,7 +356,7 @@ class Outbox:
             static_metrics = {name: value for name, value in record.static_metrics.items() if name not in settled_names}
             unsent = [epoch for step, epoch in sorted(record.curve.items()) if step > record.last_step]
             epochs = [unsent_epoch for epoch in unsent if (unsent_epoch := self._select_unsent(record, epoch)).metrics]
-            tags, record.tags = {**record.tags, **_outcome_tags(outcome)}, {}
+            tags, record.tags = {**record.tags, **(outcome.tags if outcome else {})}, {}
         if not (params or static_metrics or epochs or tags):
             return
         batch = [*([Epoch(0, record.started, static_metrics)] if static_metrics else []), *epochs]
@@ -402,14 +399,7 @@ class Outbox:
         return record.run
 
 
-def _outcome_tags(outcome: TrialOutcome | None) -> dict[str, str]:
-    """Return the outcome of a trial as tags of its run; none where it has not ended."""
-    if outcome is None:
-        return {}
-    return {"forcetune.outcome": outcome.outcome, **({"forcetune.reason": outcome.reason} if outcome.reason else {})}
-
-
 def remove_trial_folder(folder: Path) -> None:
     """Remove the folder of a trial that the ledger has finished."""
     with durable("clean"):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)

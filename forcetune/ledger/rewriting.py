@@ -49,10 +49,9 @@ def write_anew(tracker: Tracker, parent: str, content: RunContent, old: Sequence
     tags = {
         name: value for run in old for name, value in tracker.read_tags(run).items() if name.startswith("forcetune.")
     }
-    reason = {"forcetune.reason": outcome.reason} if outcome.reason else {}
     run = tracker.open_trial(parent, content.number, content.key, tags, started)
     epochs = [Epoch(0, started, dict(outcome.record["facts"])), *curve]
-    tracker.log(run, epochs, content.params, {"forcetune.outcome": outcome.outcome, **reason})
+    tracker.log(run, epochs, content.params, outcome.tags)
     if dataset := outcome.record.get("dataset"):
         tracker.log_dataset(run, dataset)
     for old_run in old:

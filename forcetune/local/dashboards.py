@@ -29,7 +29,7 @@ class Link:
         name: MLFLOW, OPTUNA, RAY, or the name of a report.
         address: The address to open, without user and password; empty where a dashboard has to be started.
         store: The address of what a dashboard shows, which may hold a password; empty where that does not exist.
-        note: What one should know besides, or why there is no address, and what to do.
+        note: A hint for the user, or the reason why there is no address and what to do about it.
     """
 
     name: str

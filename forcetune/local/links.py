@@ -22,7 +22,7 @@ def find_links(study: str | None, dashboards: list[Link]) -> list[Link]:
     or a ledger does so only through a server on it.
 
     Args:
-        study: The study whose pages and report the links lead to. None: the dashboards, and the reports of all studies.
+        study: The study whose pages and report are linked; None for the dashboards and the reports of all studies.
         dashboards: MLflow's, Optuna's and Ray's dashboard.
 
     Raises:

@@ -22,8 +22,9 @@ import psutil
 from forcetune.errors import InputError, StoppedError
 from forcetune.local.processes import end_trees, find_process, http_status, list_connections, list_trees
 from forcetune.locks import lock_file
+from forcetune.state_files import write_whole
 from forcetune.stores import absolute_uri, hide_password, is_postgresql, make_schema, split_password, sqlite_path
-from forcetune.temporary import is_too_long, make_ray_folder, write_whole
+from forcetune.temporary import is_too_long, make_ray_folder
 
 SERVICE_FOLDER = Path(".forcetune") / "service"  # below the folder in which the service was started
 LOOPBACK = "127.0.0.1"
@@ -86,7 +87,10 @@ def find(folder: Path | None = None) -> Service | None:
     """Return the service that was started in a folder, or None where not all of its processes run.
 
     Args:
-        folder: The folder. None: the current one.
+        folder: The folder; None for the current one.
+
+    Raises:
+        InputError: The record of the service is not one of this version.
     """
     recorded = _read_service((folder or Path.cwd()) / SERVICE_FOLDER)
     return recorded if recorded and len(recorded.running_processes()) == len(recorded.processes) else None
@@ -105,17 +109,17 @@ def up(
     schemas of a PostgreSQL database. A password in the database's address is written to one file and nowhere else.
 
     Args:
-        database: The address of a PostgreSQL database for both stores. None: SQLite files.
-        cpus: Cores that Ray counts. None: those of the machine.
-        gpus: GPUs that Ray counts. None: those of the machine.
-        folder: The folder. None: the current one.
+        database: The address of a PostgreSQL database for both stores; None for SQLite files.
+        cpus: Cores that Ray counts; None for those of the machine.
+        gpus: GPUs that Ray counts; None for those of the machine.
+        folder: The folder; None for the current one.
         start_limit_s: Seconds that each process may take to answer.
 
     Returns:
         The service, and whether this call has started it.
 
     Raises:
-        InputError: The database cannot be used.
+        InputError: The database cannot be used, or the record of an earlier service is not one of this version.
         StoppedError: A process does not start; none is left running.
     """
     service_folder = (folder or Path.cwd()) / SERVICE_FOLDER
@@ -136,10 +140,13 @@ def down(folder: Path | None = None) -> list[str]:
     """End the processes that `up` started in a folder, and nothing else. The stores stay as they are.
 
     Args:
-        folder: The folder. None: the current one.
+        folder: The folder; None for the current one.
 
     Returns:
         The names of the processes that were ended.
+
+    Raises:
+        InputError: The record of the service is not one of this version; nothing is ended.
     """
     service_folder = (folder or Path.cwd()) / SERVICE_FOLDER
     if not service_folder.is_dir():
@@ -273,7 +280,7 @@ class _ServiceStart:
             temporary=str(self._temporary.path),
             processes=dict(self._processes),
         )
-        write_whole(self._service_folder / "service.json", json.dumps(asdict(service), indent=1))
+        write_whole(self._service_folder / "service.json", json.dumps(asdict(service), indent=1).encode())
         return service
 
 
@@ -294,10 +301,16 @@ def _service_lock(service_folder: Path) -> Iterator[None]:
 
 
 def _read_service(service_folder: Path) -> Service | None:
+    path = service_folder / "service.json"
     try:
-        return Service(**json.loads((service_folder / "service.json").read_text()))
+        return Service(**json.loads(path.read_text()))
     except (FileNotFoundError, PermissionError):  # no service, or one of another account
         return None
+    except (ValueError, TypeError) as error:  # no JSON, or the fields of another version
+        raise InputError(
+            f"{path} does not describe a service of this version of forcetune ({error}). End the service with the "
+            "version that started it, or end its processes and delete the file"
+        ) from error
 
 
 def _end_service(service_folder: Path) -> list[str]:

@@ -6,10 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from forcetune.errors import InputError
-from forcetune.models.preserving import preserve_model
+from forcetune.models.preserving import run_preserved
 from forcetune.models.resnet import Block, Bottleneck, narrow_resnet, wide_resnet
 from forcetune.models.small import convnet, lenet5, mlp
 from forcetune.models.vgg import vgg_bn, vgg_small
@@ -94,9 +93,11 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, width: int | No
         torch.manual_seed(seed)
         try:
             model = builder(input_shape, classes, **({} if width is None else {"width": width}))
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"its builder returned {type(model).__name__}, not a torch.nn.Module")
             if name in MODELS:
                 initialize(model)
-            _check_outputs(model, input_shape, classes)
+            _check_outputs(model, input_shape, classes, training=False)
         except Exception as error:  # the user's builder or network may raise anything
             raise InputError(
                 f"the model {name!r} does not fit samples of shape {tuple(input_shape)} in {classes} classes: {error}"
@@ -136,26 +137,16 @@ def check_training(model: nn.Module, input_shape: tuple[int, ...], classes: int)
     Raises:
         InputError: The network fails in train mode, or returns more than logits there.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad(), preserve_model(model):
-            outputs = functional_call(model.train(), buffers, (torch.zeros(2, *input_shape),))
-        _check_logits(outputs, "train", classes)
+        _check_outputs(model, input_shape, classes, training=True)
     except Exception as error:  # the user's network may raise anything
         raise InputError(f"the model cannot be trained on samples of shape {tuple(input_shape)}: {error}") from error
 
 
-def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Check one pass in eval mode, which writes nothing to batch norm's statistics."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"its builder returned {type(model).__name__}, not a torch.nn.Module")
-    with torch.no_grad(), preserve_model(model):
-        outputs = model.eval()(torch.zeros(2, *input_shape))
-    _check_logits(outputs, "eval", classes)
-
-
-def _check_logits(outputs: object, mode: str, classes: int) -> None:
+def _check_outputs(model: nn.Module, input_shape: tuple[int, ...], classes: int, training: bool) -> None:
     """Raise TypeError or ValueError where the outputs for two samples are no logits."""
+    outputs = run_preserved(model, torch.zeros(2, *input_shape), training)
+    mode = "train" if training else "eval"
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"in {mode} mode it returns a {type(outputs).__name__}; allowed: only the logits, a tensor (batch, "

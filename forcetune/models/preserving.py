@@ -1,10 +1,17 @@
-"""A context that gives a model back as it was."""
+"""The tensors of a model, and uses of a model that give it back as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def list_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by name, without their graphs; a shared one is listed once."""
+    return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
 
 @contextmanager
@@ -18,8 +25,8 @@ def preserve_model(model: nn.Module, weights: bool = False) -> Iterator[None]:
         weights: Whether its weights and buffers are restored too, of which the block then takes a copy.
     """
     modes = [(module, module.training) for module in model.modules()]
-    tensors = [*model.parameters(), *model.buffers()]
-    originals = [(tensor.detach(), tensor.detach().clone()) for tensor in tensors] if weights else []
+    tensors = list_tensors(model).values()
+    originals = [(tensor, tensor.clone()) for tensor in tensors] if weights else []
     with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
         try:
             yield
@@ -28,3 +35,19 @@ def preserve_model(model: nn.Module, weights: bool = False) -> Iterator[None]:
                 module.training = training
             for tensor, original in originals:
                 tensor.copy_(original)
+
+
+def run_preserved(model: nn.Module, inputs: Tensor, training: bool) -> Any:
+    """Return the outputs of a forward pass; the model, its buffers too, and torch's random state stay as they were.
+
+    Args:
+        model: The model.
+        inputs: A batch of inputs.
+        training: Whether the pass is in train mode, or else in eval mode.
+
+    Returns:
+        What the model returns, without a graph.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), preserve_model(model):
+        return functional_call(model.train(training), buffers, (inputs,))

@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
 
 def narrow_resnet(input_shape: tuple[int, ...], classes: int, width: int = 16, *, depth: int) -> nn.Module:
     """Build ResNet-`depth` of section 4.2, depth = 6n + 2: n blocks at each of `width`, 2x and 4x channels."""
-    return _resnet(input_shape, classes, width, Block, [(depth - 2) // 6] * 3)
+    return wide_resnet(input_shape, classes, width, block=Block, blocks=[(depth - 2) // 6] * 3)
 
 
 def wide_resnet(
@@ -62,12 +62,6 @@ def wide_resnet(
     blocks: Sequence[int],
 ) -> nn.Module:
     """Build a ResNet of table 1 for 32x32 images: with a 3x3 stem and no pooling before the blocks."""
-    return _resnet(input_shape, classes, width, block, blocks)
-
-
-def _resnet(
-    input_shape: tuple[int, ...], classes: int, width: int, block: type[Block | Bottleneck], blocks: Sequence[int]
-) -> nn.Module:
     body: list[nn.Module] = []
     channels = width
     for stage, count in enumerate(blocks):

@@ -16,47 +16,25 @@ ProjectionObserver = Callable[[Tensor, int], None]  # of a projection's weight a
 
 
 def additive_pass(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    inputs: Tensor,
-    mixing: bool = False,
-    observe_projection: ProjectionObserver | None = None,
+    model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, mode: "AdditiveMode | None" = None
 ) -> Tensor:
     """Run a forward pass in which every output is a sum over paths of positive terms.
 
-    The pass runs in float64 and in eval mode. Biases are 0 and the other parameters outside `weights` are 1, norms hand
-    their input on, and pooling takes averages. The modes of the model and torch's random state are restored.
+    The model runs in eval mode. Biases are 0 and the other parameters outside `weights` are 1. The modes of the model
+    and torch's random state are restored.
 
     Args:
         model: The network.
-        weights: Parameter name to float64 tensor, for the prunable weights.
-        inputs: A batch of inputs, float64.
-        mixing: Whether a norm or a softmax over several channels adds to each channel a share of the others, as its
-            statistics do. Otherwise it hands each channel on alone.
-        observe_projection: A function that is called with each weight of attention's projections and with the number of
-            vectors that the weight multiplies.
-
-    Returns:
-        The outputs of the network, float64.
-    """
-    return run_additive(model, weights, inputs, AdditiveMode(mixing, observe_projection))
-
-
-def run_additive(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, mode: "AdditiveMode") -> Tensor:
-    """Run an additive pass in a mode, which says what the network's functions compute.
-
-    Args:
-        model: The network.
-        weights: Parameter name to tensor of the inputs' type. Other biases are 0, other parameters are 1.
-        inputs: A batch of inputs, whose type is that of the pass.
-        mode: The mode.
+        weights: Parameter name to tensor of the inputs' type, for the prunable weights.
+        inputs: A batch of inputs; their type is that of the pass.
+        mode: What the network's functions compute; None for `AdditiveMode()`.
 
     Returns:
         The outputs of the network.
     """
     state = {n: _neutral(n, p, inputs.dtype) for n, p in model.named_parameters() if n not in weights}
     buffers = {n: b.clone().to(inputs.dtype) if b.is_floating_point() else b.clone() for n, b in model.named_buffers()}
-    with preserve_model(model), mode:
+    with preserve_model(model), mode or AdditiveMode():
         model.eval()
         outputs: Tensor = functional_call(model, {**state, **buffers, **weights}, (inputs,))
         return outputs
@@ -111,8 +89,10 @@ class AdditiveMode(TorchFunctionMode):
     """A mode in which norms and softmax hand their input on, maxima become means, and no activation saturates.
 
     Args:
-        mixing: The argument of `additive_pass`.
-        observe_projection: The argument of `additive_pass`.
+        mixing: Whether a norm or a softmax over several channels adds to each channel a share of the others, as its
+            statistics do. Otherwise it hands each channel on alone.
+        observe_projection: A function that is called with each weight of attention's projections and with the number of
+            vectors that the weight multiplies.
     """
 
     def __init__(self, mixing: bool = False, observe_projection: ProjectionObserver | None = None) -> None:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from forcetune.pruning.masks import Masks
 from forcetune.pruning.network import Network
+
+Result = TypeVar("Result", Tensor, Masks)
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class _CachedStep:
 class PruningCache:
     """A cache of pruning steps, for all masks of the same weights, batches, method and options.
 
-    The scores of the first step do not depend on the number of weights that it keeps, so they serve every density,
-    schedule and number of iterations. A later step gives the same masks wherever it and the steps before it keep the
-    same numbers of weights.
+    Unless the method `uses_count`, the scores of the first step do not depend on the number of weights that it keeps,
+    so they serve every density, schedule and number of iterations. A later step gives the same masks wherever it and
+    the steps before it keep the same numbers of weights.
 
     Attributes:
         reused_steps: The number of steps that were reused, for all masks so far.
@@ -51,47 +55,32 @@ class PruningCache:
             for tensor in (*(step.result.values() if isinstance(step.result, dict) else [step.result]), *step.state)
         )
 
-    def scores(self, net: Network, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the scores of the first step, from the cache if it has them.
+    def find_or_compute(self, counts: Sequence[int], net: Network, compute: Callable[[], Result]) -> Result:
+        """Return the result of a step, from the cache if it has it.
 
         Args:
-            net: The network. If the cache has the scores, its state becomes the state after the step.
-            compute: A function that computes the scores.
+            counts: The number of weights that are kept at each step up to this one; empty for the scores of the first
+                step.
+            net: The network. If the cache has the result, its state becomes the state after the step.
+            compute: A function that computes the result: the scores of the first step, a flat tensor, or the masks
+                after a later one.
 
         Returns:
-            The scores of all weights as a flat tensor, on the network's device.
+            The result, on the network's device.
         """
-        device = next(iter(net.weights.values())).device
-        scores = self._get_or_compute((), net, lambda: compute().cpu())
-        assert isinstance(scores, Tensor)
-        return scores.to(device)
-
-    def masks(self, counts: Sequence[int], net: Network, compute: Callable[[], Masks]) -> Masks:
-        """Return the masks after a later step, from the cache if it has them.
-
-        Args:
-            counts: The number of weights that are kept at each step up to this one.
-            net: The network. If the cache has the masks, its state becomes the state after the step.
-            compute: A function that computes the masks.
-
-        Returns:
-            Parameter name to mask, on the network's device.
-        """
-        device = next(iter(net.weights.values())).device
-        masks = self._get_or_compute(tuple(counts), net, lambda: {name: mask.cpu() for name, mask in compute().items()})
-        assert isinstance(masks, dict)
-        return {name: mask.to(device) for name, mask in masks.items()}
-
-    def _get_or_compute(
-        self, key: tuple[int, ...], net: Network, compute: Callable[[], Tensor | Masks]
-    ) -> Tensor | Masks:
-        step = self._steps.get(key)
+        step = self._steps.get(tuple(counts))
         if step is None:
             started = perf_counter()
-            result = compute()
-            step = self._steps[key] = _CachedStep(result, net.state(), perf_counter() - started)
+            result = _move(compute(), "cpu")
+            step = self._steps[tuple(counts)] = _CachedStep(result, net.state(), perf_counter() - started)
         else:
             self.reused_steps += 1
             self.saved_seconds += step.seconds
             net.restore(step.state)
-        return step.result
+        return cast(Result, _move(step.result, next(iter(net.weights.values())).device))
+
+
+def _move(result: Tensor | Masks, device: torch.device | str) -> Tensor | Masks:
+    if isinstance(result, Tensor):
+        return result.to(device)
+    return {name: mask.to(device) for name, mask in result.items()}

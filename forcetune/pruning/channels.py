@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from forcetune.errors import InputError
 from forcetune.models.preserving import preserve_model
 from forcetune.pruning.layers import Rule, allocate
-from forcetune.pruning.masks import Masks, permuted, prunable
+from forcetune.pruning.masks import Masks, permuted, prunable, weight_name
 from forcetune.pruning.network import Weights
 from forcetune.pruning.tracing import ChannelGroup, TracedNetwork
 
@@ -55,10 +55,10 @@ class NetworkChannels:
             )
         sizes = torch.tensor([group.size for group in self.groups])
         self.group_indices = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self._writers = {_weight_name(name): i for i, group in enumerate(self.groups) for name in group.writers}
-        self._passers = {_weight_name(name): i for i, group in enumerate(self.groups) for name in group.passers}
+        self._writers = {weight_name(name): i for i, group in enumerate(self.groups) for name in group.writers}
+        self._passers = {weight_name(name): i for i, group in enumerate(self.groups) for name in group.passers}
         self._readers = {
-            _weight_name(name): (i, inputs) for i, group in enumerate(self.groups) for name, inputs in group.readers
+            weight_name(name): (i, inputs) for i, group in enumerate(self.groups) for name, inputs in group.readers
         }
 
     def count_weights(self, group_counts: Sequence[int]) -> int:
@@ -116,7 +116,7 @@ class NetworkChannels:
         return self._sum_layers(derivatives, self._writers)
 
     def take_first(self, scores: Weights) -> Tensor:
-        """Return the score of the first weight that computes each channel: a draw a channel where all are drawn."""
+        """Return the score of the first weight that computes each channel: one draw a channel where chance scores."""
         names = {group: name for name, group in reversed(self._writers.items())}
         return torch.cat([scores[names[i]].flatten(1)[:, 0].double().cpu() for i in range(len(self.groups))])
 
@@ -146,7 +146,7 @@ class NetworkChannels:
             name: (layer_count / weight.numel()) ** 0.5
             for (name, weight), layer_count in zip(self._weights.items(), layer_counts, strict=True)
         }
-        return [sum(roots[_weight_name(name)] for name in group.writers) / len(group.writers) for group in self.groups]
+        return [sum(roots[weight_name(name)] for name in group.writers) / len(group.writers) for group in self.groups]
 
     def count_kept(self, keep: Tensor) -> list[int]:
         """Return the number of channels that each group keeps."""
@@ -271,7 +271,7 @@ def _trace_groups(model: nn.Module, weights: Weights, input_shape: tuple[int, ..
     cuttable = weights.keys() - _find_shared(model) - network.attributes
     for group in network.groups:
         layers = [*group.writers, *group.passers, *(name for name, _ in group.readers)]
-        group.fixed |= not group.writers or any(_weight_name(name) not in cuttable for name in layers)
+        group.fixed |= not group.writers or any(weight_name(name) not in cuttable for name in layers)
     return network.groups
 
 
@@ -280,10 +280,6 @@ def _find_shared(model: nn.Module) -> set[str]:
     parameters = list(model.named_parameters(remove_duplicate=False))
     counts = Counter(id(parameter) for _, parameter in parameters)
     return {name for name, parameter in parameters if counts[id(parameter)] > 1}
-
-
-def _weight_name(layer: str) -> str:
-    return f"{layer}.weight" if layer else "weight"
 
 
 def _broadcast(keep: Tensor, mask: Tensor, dim: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from forcetune.pruning.additive import ProjectionObserver, additive_pass, forward_hooks
+from forcetune.pruning.additive import AdditiveMode, ProjectionObserver, additive_pass, forward_hooks
 from forcetune.pruning.masks import Masks, density, emptied_channels, prunable
 
 PROJECTIONS_ROW = "attention's projections"  # their name in a table of layers, though they are no layer
@@ -71,7 +71,7 @@ def dense_macs(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]
     usage = WeightUsage(dict.fromkeys(weights, 0), dict.fromkeys(weights, 1))
     sample = torch.zeros((1, *input_shape), dtype=torch.float64, device=next(iter(weights.values())).device)
     with torch.no_grad(), usage.counting(model, weights) as observe_projection:
-        additive_pass(model, weights, sample, observe_projection=observe_projection)
+        additive_pass(model, weights, sample, AdditiveMode(observe_projection=observe_projection))
     projections = {PROJECTIONS_ROW: usage.projections} if usage.projections else {}
     return {name: weight.numel() * usage.positions[name] for name, weight in weights.items()} | projections
 
@@ -144,7 +144,7 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
     def flow(inputs: Tensor, observe_projection: ProjectionObserver | None) -> list[Tensor]:
         """Return the gradients of the weights."""
         with torch.enable_grad():
-            outputs = additive_pass(model, weights, inputs, mixing=True, observe_projection=observe_projection).sum()
+            outputs = additive_pass(model, weights, inputs, AdditiveMode(True, observe_projection)).sum()
             leaves = list(weights.values())
             if not outputs.requires_grad:  # the network detaches its outputs: no gradient reaches the weights
                 return [torch.zeros_like(leaf) for leaf in leaves]

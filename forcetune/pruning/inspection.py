@@ -1,5 +1,6 @@
 """The inspection of a network: its prunable layers and the obstacles to pruning it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from forcetune.errors import InputError
 from forcetune.pruning.diagnosis import dense_macs, diagnose
-from forcetune.pruning.masks import prunable
+from forcetune.pruning.masks import dense_masks, prunable
 from forcetune.pruning.methods import find_masks
 
 # One method for each way to compute scores: gradients, their gradients, the network of absolute values
@@ -63,12 +64,12 @@ def inspect(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> Ins
 
 
 def _count_unprunable(model: nn.Module, prunable_names: set[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if name not in prunable_names:
             module = model.get_submodule(name.rpartition(".")[0])
             kind = "biases" if name.endswith("bias") else f"{name.rpartition('.')[2]} of {type(module).__name__}"
-            counts[kind] = counts.get(kind, 0) + parameter.numel()
+            counts[kind] += parameter.numel()
     return counts
 
 
@@ -88,7 +89,7 @@ def _find_obstacles(
         yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:
         yield f"no sample passes through the layers of {', '.join(unused)}: their multiply-adds are not counted"
-    metrics = diagnose(model, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, input_shape)
+    metrics = diagnose(model, dense_masks(model), input_shape)
     if metrics["effective_density"] < 1:
         yield (
             f"without pruning, the diagnosis finds no path from input to output for "

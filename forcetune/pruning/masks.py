@@ -1,7 +1,7 @@
 """Masks: bool tensors by parameter name, in which True keeps a weight."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,17 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
             )
         frozen += not module.weight.requires_grad
         if module.weight.requires_grad and all(module.weight is not weight for weight in weights.values()):
-            weights[f"{name}.weight" if name else "weight"] = module.weight
+            weights[weight_name(name)] = module.weight
     if not weights:
         frozen_reason = f"all its {frozen} Conv2d and Linear layers are frozen"
         reason = frozen_reason if frozen else "it has no Conv2d or Linear layer"
         raise InputError(f"the model {type(model).__name__} has no prunable layer; {reason}")
     return weights
+
+
+def weight_name(layer: str) -> str:
+    """Return the parameter name of a layer's weight; the layer may be the whole network, whose name is empty."""
+    return f"{layer}.weight" if layer else "weight"
 
 
 def dense_masks(model: nn.Module) -> Masks:
@@ -82,6 +87,25 @@ def keep_largest(scores: Tensor, count: int) -> Tensor:
         ties = (scores == threshold).nonzero().flatten()
         keep[ties[len(ties) - surplus :]] = False
     return keep
+
+
+def keep_by_layer(scores: Mapping[str, Tensor], counts: Sequence[int]) -> Masks:
+    """Return masks that keep the `counts` largest scores of each layer; ties go to the lower index.
+
+    Args:
+        scores: Parameter name to scores.
+        counts: The number of weights to keep in each layer, in the order of `scores`.
+    """
+    return {
+        name: keep_largest(score.flatten(), count).view(score.shape)
+        for (name, score), count in zip(scores.items(), counts, strict=True)
+    }
+
+
+def unflatten(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parts of a flat tensor as tensors with these names and shapes."""
+    segments = flat.split([tensor.numel() for tensor in tensors.values()])
+    return {name: segment.view(tensor.shape) for (name, tensor), segment in zip(tensors.items(), segments, strict=True)}
 
 
 def _find_threshold(scores: Tensor, count: int) -> float | Tensor:
@@ -182,7 +206,7 @@ def pack_masks(masks: Masks) -> bytes:
         The content: one array of packed bits for each layer, and `shapes`, a JSON text.
     """
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    bits = {name: np.packbits(mask.cpu().numpy().ravel()) for name, mask in masks.items()}
+    bits = {name: pack_bits(mask) for name, mask in masks.items()}
     packed = BytesIO()
     np.savez_compressed(packed, allow_pickle=False, shapes=np.array(json.dumps(shapes)), **bits)
     return packed.getvalue()
@@ -224,7 +248,7 @@ def load_masks(path: str | Path) -> Masks:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             shapes: dict[str, list[int]] = json.loads(str(stored["shapes"]))
-            return {name: _unpack_bits(stored[name], shape) for name, shape in shapes.items()}
+            return {name: unpack_bits(stored[name], shape) for name, shape in shapes.items()}
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise InputError(
             f"{path} is not a readable mask file ({error}); `forcetune prune` and trials write such files"
@@ -250,6 +274,12 @@ def _load_safetensors(path: str | Path) -> Masks:
     return masks
 
 
-def _unpack_bits(bits: np.ndarray, shape: list[int]) -> Tensor:
+def pack_bits(mask: Tensor) -> np.ndarray:
+    """Return the bits of a mask in row-major order, uint8."""
+    return np.packbits(mask.cpu().numpy().ravel())
+
+
+def unpack_bits(bits: np.ndarray, shape: list[int]) -> Tensor:
+    """Return the mask of this shape whose bits `pack_bits` packed, on the CPU."""
     flat = np.unpackbits(bits, count=int(np.prod(shape)))
     return torch.from_numpy(flat.astype(bool).reshape(shape))

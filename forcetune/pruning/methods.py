@@ -3,29 +3,27 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any, Literal, TypedDict, Unpack
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
-from forcetune.models.preserving import preserve_model
 from forcetune.names import resolve
 from forcetune.pruning.cache import PruningCache
 from forcetune.pruning.layers import (
     Rule,
     balanced,
+    copied,
     erdos_renyi_kernel,
     smart_ratio,
     uniform,
     uniform_plus,
 )
 from forcetune.pruning.lottery import LotteryTicket
-from forcetune.pruning.masks import Masks
-from forcetune.pruning.network import Batch, Loss, Network, Weights
+from forcetune.pruning.masks import Masks, layer_densities
+from forcetune.pruning.network import Batch, Loss, Network, Weights, scoring
 from forcetune.pruning.paths import path_exclusion
 from forcetune.pruning.regrowth import RigL, SparseEvolution
 from forcetune.pruning.rules import RulePlan, TrainingRule
@@ -43,7 +41,7 @@ from forcetune.pruning.saliency import (
     training_dynamics,
 )
 from forcetune.pruning.schedules import SCHEDULES, weight_counts
-from forcetune.pruning.selection import ChannelSelection, Selection, WeightSelection, make_weight_rule
+from forcetune.pruning.selection import ChannelSelection, Selection, WeightSelection
 from forcetune.pruning.shrinking import (
     DynamicFeedback,
     GradualMagnitude,
@@ -67,6 +65,7 @@ class Method:
         data: Whether the method reads batches.
         loss: Whether a method that reads batches reads their targets too, with the loss.
         mode: The mode of the model while the method scores, which affects batch norm and dropout.
+        uses_count: Whether the score depends on the number of weights to keep, too.
         pooled: Whether the single step takes the batches that an iterative method would take in all of its steps.
         layers: The rule for the number of weights that each layer keeps; None where weights are ranked over all layers.
         options: The numbers that the score takes, with their defaults.
@@ -86,6 +85,7 @@ class Method:
     data: bool = True
     loss: bool = True
     mode: Literal["train", "eval"] = "train"
+    uses_count: bool = False
     pooled: bool = False
     layers: Rule | None = None
     options: Mapping[str, float] = field(default_factory=dict)
@@ -189,7 +189,7 @@ METHODS: dict[str, Method] = {
         scores_gates=True,
         defaults={"iterations": 7, "schedule": "halving", "batches_per_step": 5},
     ),
-    "phew": Method(biased_walks, data=False, mode="eval"),
+    "phew": Method(biased_walks, data=False, mode="eval", uses_count=True),
     "snip_it_training": Method(
         connection_sensitivity,
         iterative=True,
@@ -291,8 +291,8 @@ def find_masks(
     Args:
         model: The network at its initial weights.
         batches: Batches of (inputs, targets). Every step takes the next `batches_per_step` of them and starts over at
-            the end. May be empty where the method reads no data; synflow, ntk_sap and phew take the shape of an input
-            from the first batch.
+            the end. May be empty where the method reads no data; synflow, ntk_sap and phew, and whole channels, take
+            the shape of an input from the first batch.
         method: A row of METHODS or `package.module:object`. The defaults that a row sets for a trial, as the 7 steps of
             `snap_it`, are no defaults here.
         density: The fraction of the N prunable weights to keep, 0 < density <= 1; exactly int(N * density) remain, or
@@ -365,6 +365,8 @@ def mask_steps(
         )
     net = Network(model, loss if callable(loss) else resolve(loss, SALIENCY_LOSSES, "loss"), seed)
     counts = _kept_counts(net.total, density, iterations if row.iterative else 1, schedule, batches_per_step)
+    if not row.resurrect:
+        _check_no_rise([net.total, *counts], schedule, method)
     score_options = _merge_options(row, method, options or {})
     batch_count = row.batches(iterations, batches_per_step, score_options)
     selection = _make_selection(net, row, granularity, invert, layer_masks)
@@ -375,8 +377,7 @@ def mask_steps(
         net.masks = kept
         return scores
 
-    # torch's fast attention kernels have no second derivative, and on a GPU they add up in any order
-    with preserve_model(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with scoring(model):
         feed = _BatchFeed(batches)
         if not row.data:
             net.input_shape = feed.input_shape()
@@ -387,10 +388,10 @@ def mask_steps(
                 net.input_shape = tuple(net.batches[0][0].shape[1:])
             if cache is None:
                 net.masks = selection.keep(score())
-            elif t == 1:
-                net.masks = selection.keep(cache.scores(net, score))
+            elif t == 1 and not row.uses_count:
+                net.masks = selection.keep(cache.find_or_compute((), net, score))
             else:
-                net.masks = cache.masks(counts[:t], net, lambda: selection.keep(score()))
+                net.masks = cache.find_or_compute(counts[:t], net, lambda: selection.keep(score()))
             yield net.masks
 
 
@@ -398,7 +399,7 @@ def _make_selection(net: Network, row: Method, granularity: str, invert: bool, l
     if granularity not in GRANULARITIES:
         raise InputError(f"granularity {granularity!r} is not what is pruned; allowed: {', '.join(GRANULARITIES)}")
     if granularity == "weight" and not row.scores_gates:
-        layers = make_weight_rule(row.layers, layer_masks, net.weights)
+        layers = row.layers if layer_masks is None else copied(layer_densities(layer_masks, net.weights))
         return WeightSelection(net, layers, invert, row.resurrect)
     return ChannelSelection(
         net,
@@ -431,6 +432,16 @@ def _kept_counts(total: int, density: float, iterations: int, schedule: str, bat
     return weight_counts(total, density, iterations, resolve(schedule, SCHEDULES, "schedule"))
 
 
+def _check_no_rise(counts: list[int], schedule: str, method: str) -> None:
+    """Raise InputError where a schedule of the user's own would bring weights back."""
+    for before, after in pairwise(counts):
+        if before < after:
+            raise InputError(
+                f"schedule {schedule!r} keeps {before} weights and {after} after the next step, but {method!r} brings "
+                "no weight back; allowed: densities that never rise"
+            )
+
+
 class _BatchFeed:
     """An endless sequence of the batches, in order and from one iterator where possible.
 
@@ -438,17 +449,15 @@ class _BatchFeed:
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        iterator = iter(batches)
-        self._batches = cycle(iterator) if iterator is batches else self._repeat(iterator, batches)
+        self._batches = cycle(batches) if isinstance(batches, Iterator) else self._repeat(batches)
 
     @staticmethod
-    def _repeat(iterator: Iterator[Batch], batches: Iterable[Batch]) -> Iterator[Batch]:
-        batch = None
-        for batch in iterator:
-            yield batch
-        while batch is not None:
-            batch = None  # a pass that yields no batch ends the loop: the iterable is used up
+    def _repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
+        has_batch = True
+        while has_batch:
+            has_batch = False  # a pass that yields no batch is the last: the iterable is empty or used up
             for batch in batches:
+                has_batch = True
                 yield batch
 
     def take(self, count: int, method: str) -> list[Batch]:

@@ -1,12 +1,15 @@
 """The network that a saliency sees: a model, never written to, as a function of its prunable weights."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
+from forcetune.models.preserving import preserve_model
 from forcetune.pruning.masks import Masks, prunable
 
 Batch = tuple[Tensor, Tensor]
@@ -189,6 +192,18 @@ class Network:
             self.model.eval()
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Let a saliency differentiate, and restore the modes of the model and torch's random state at the end.
+
+    Args:
+        model: The model.
+    """
+    # torch's fast attention kernels have no second derivative, and on a GPU they add up in any order
+    with preserve_model(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def gradient(scalar: Tensor, weights: Weights, create_graph: bool = False, retain_graph: bool = False) -> Weights:

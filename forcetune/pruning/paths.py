@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from forcetune.pruning.additive import CHANNEL_NORMS, MIXING_FUNCTIONS, RELU_LIKE, AdditiveMode, run_additive
+from forcetune.pruning.additive import CHANNEL_NORMS, MIXING_FUNCTIONS, RELU_LIKE, AdditiveMode, additive_pass
 from forcetune.pruning.network import Network, Weights, gradient
 
 ACTIVATIONS = RELU_LIKE | {"relu", "leaky_relu", "prelu", "rrelu", "softplus", "threshold"}
@@ -50,7 +50,7 @@ def path_exclusion(net: Network) -> Weights:
     sample = torch.ones((1, *net.batches[0][0].shape[1:]), dtype=torch.float64, device=activity.device)
 
     def bound(_: torch.dtype, input_scale: float) -> Tensor:
-        return (run_additive(net.model, {**unpruned, **weights}, sample * input_scale, _PathMode()) * activity).sum()
+        return (additive_pass(net.model, {**unpruned, **weights}, sample * input_scale, _PathMode()) * activity).sum()
 
     r, _ = _in_range(bound, torch.float64)
     if r == 0:  # no path is open
@@ -77,7 +77,7 @@ def _sum_activity(net: Network, inputs: Tensor) -> tuple[Tensor, float]:
     def total(dtype: torch.dtype, input_scale: float) -> Tensor:
         masks = {name: mask.to(dtype) for name, mask in net.masks.items()}
         squares = inputs.to(weight.device, dtype) ** 2
-        outputs = run_additive(net.model, masks, squares * input_scale, _PathMode(iter(recorder.patterns)))
+        outputs = additive_pass(net.model, masks, squares * input_scale, _PathMode(iter(recorder.patterns)))
         return outputs.sum(0, keepdim=True, dtype=torch.float64)
 
     # Sums of positive numbers lose few digits, so the network's type does where it holds them, and is the faster one

@@ -59,11 +59,10 @@ class SparseEvolution(_DropAndGrow):
 
 
 def drop_and_grow(drop_scores: Weights, masks: Masks, growth_scores: Weights, fraction: float) -> Masks:
-    """Return masks with as many weights in each layer, of which some are exchanged.
+    """Return masks in which each layer keeps as many weights as before, and some of them are exchanged.
 
-    In each layer int(kept * fraction) weights with the lowest drop scores go. As many come back, with the largest
-    growth scores among all that are not kept, so that one that was just dropped may come back at once. Ties go to the
-    lower index.
+    In each layer the int(kept * fraction) weights with the lowest drop scores go. As many come back: those with the
+    largest growth scores among all that are not kept, also a weight that was just dropped. Ties go to the lower index.
 
     Args:
         drop_scores: Parameter name to scores; a high score keeps a weight.

@@ -11,15 +11,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forcetune.errors import InputError
-from forcetune.models.preserving import preserve_model
 from forcetune.pruning.channels import NetworkChannels
-from forcetune.pruning.layers import Rule as LayerRule
-from forcetune.pruning.layers import allocate
-from forcetune.pruning.masks import Masks, keep_largest
-from forcetune.pruning.network import Batch, Loss, Network, Weights
+from forcetune.pruning.masks import Masks, keep_largest, unflatten
+from forcetune.pruning.network import Batch, Loss, Network, Weights, scoring
 from forcetune.pruning.schedules import Schedule, cubic
 
 Saliency = Callable[[Network], Weights]
@@ -234,25 +230,7 @@ def keep_by_count(scores: Weights, count: int) -> Masks:
         scores: Parameter name to scores.
         count: The number of weights to keep.
     """
-    flat_mask = keep_largest(torch.cat([score.flatten() for score in scores.values()]), count)
-    segments = flat_mask.split([score.numel() for score in scores.values()])
-    return {name: segment.view(score.shape) for (name, score), segment in zip(scores.items(), segments, strict=True)}
-
-
-def keep_by_layer(scores: Weights, counts: Mapping[str, int]) -> Masks:
-    """Return masks that keep the largest scores of each layer; ties go to the lower index.
-
-    Args:
-        scores: Parameter name to scores.
-        counts: Parameter name to the number of weights to keep.
-    """
-    return {name: keep_largest(score.flatten(), counts[name]).view(score.shape) for name, score in scores.items()}
-
-
-def divide_count(rule: LayerRule, weights: Weights, count: int) -> dict[str, int]:
-    """Return the number of weights that each layer keeps, by parameter name, as a rule for layers divides `count`."""
-    counts = allocate(rule, [tuple(weight.shape) for weight in weights.values()], count)
-    return dict(zip(weights, counts, strict=True))
+    return unflatten(keep_largest(torch.cat([score.flatten() for score in scores.values()]), count), scores)
 
 
 def score_network(
@@ -275,6 +253,6 @@ def score_network(
     """
     net = Network(model, loss, seed)
     net.masks, net.batches = masks, batches
-    with preserve_model(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with scoring(model):
         model.eval()
         return saliency(net)

@@ -6,6 +6,7 @@ In the formulas, theta0 is the dense initial weights, m the mask so far, and g t
 import torch
 from torch.func import functional_call
 
+from forcetune.models.preserving import list_tensors
 from forcetune.pruning.masks import permuted
 from forcetune.pruning.network import Batch, Network, Weights, gradient, mean
 
@@ -154,8 +155,10 @@ def synaptic_flow(net: Network) -> Weights:
     R is the sum of the outputs of the network of absolute values for an input of ones. The pass runs in float64,
     because R is a product over the layers, which leaves float32's range in deep networks.
     """
-    state = {**dict(net.model.named_parameters()), **dict(net.model.named_buffers())}
-    absolute = {n: t.detach().abs().double() if t.is_floating_point() else t.clone() for n, t in state.items()}
+    absolute = {
+        name: tensor.abs().double() if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in list_tensors(net.model).items()
+    }
     weights = {n: (absolute[n] * net.masks[n]).requires_grad_() for n in net.weights}
     ones = torch.ones((1, *net.sample_shape()), dtype=torch.float64, device=next(iter(weights.values())).device)
     flow = functional_call(net.model, {**absolute, **weights}, (ones,)).sum()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from forcetune.errors import InputError
 from forcetune.pruning.channels import NetworkChannels
-from forcetune.pruning.layers import Rule, allocate, copied
-from forcetune.pruning.masks import Masks, keep_largest, layer_densities
+from forcetune.pruning.layers import Rule, allocate
+from forcetune.pruning.masks import Masks, keep_by_layer, keep_largest, layer_densities, unflatten
 from forcetune.pruning.network import Network, Weights
 
 
@@ -74,13 +74,10 @@ class WeightSelection(Selection):
         if not self._resurrect:
             scores = scores.masked_fill(~torch.cat([mask.flatten() for mask in net.masks.values()]), -torch.inf)
         if self._layers is None:
-            return _unflatten(keep_largest(scores, net.count), net.weights)
+            return unflatten(keep_largest(scores, net.count), net.weights)
         capacities = None if self._resurrect else [int(mask.sum()) for mask in net.masks.values()]
         counts = allocate(self._layers, list(find_shapes(net.weights).values()), net.count, capacities)
-        segments = scores.split([weight.numel() for weight in net.weights.values()])
-        return _unflatten(
-            torch.cat([keep_largest(segment, k) for segment, k in zip(segments, counts, strict=True)]), net.weights
-        )
+        return keep_by_layer(unflatten(scores, net.weights), counts)
 
 
 class ChannelSelection(Selection):
@@ -90,7 +87,8 @@ class ChannelSelection(Selection):
     because a sum of many draws would favour some layers. Of gates, it is the absolute value of their derivative.
 
     Where a channel may return, the network is scored with the weights that read the channel: without them, no gradient
-    would reach those that compute it. None does behind a ReLU where biases and shifts are 0: its derivative at 0 is 0.
+    would reach those that compute it. Where biases and shifts are 0, a ReLU behind the channel still lets no gradient
+    pass, because its derivative at 0 is 0.
 
     Args:
         net: The network.
@@ -100,7 +98,6 @@ class ChannelSelection(Selection):
         layer_masks: Masks whose number of channels each group copies, in place of a rule; None for none.
         scores_gates: Whether the saliency returns derivatives of gates in place of scores of weights.
         is_random: Whether the saliency draws its scores.
-
     """
 
     def __init__(
@@ -164,11 +161,6 @@ class ChannelSelection(Selection):
         return channels.keep_within(scores, self._net.count)
 
 
-def make_weight_rule(layers: Rule | None, layer_masks: Masks | None, weights: Mapping[str, Tensor]) -> Rule | None:
-    """Return the rule of a choice of weights: the method's own, or that of masks whose layer densities are copied."""
-    return layers if layer_masks is None else copied(layer_densities(layer_masks, weights))
-
-
 def find_shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight."""
     return {name: tuple(weight.shape) for name, weight in weights.items()}
@@ -195,9 +187,3 @@ def flatten_scores(scores: Weights, shapes: Mapping[str, tuple[int, ...]], conte
             if not torch.isfinite(scores[name]).all():
                 raise InputError(f"{context}: the scores of {name!r} are not finite")
     return flat if flat.is_floating_point() else flat.double()  # integers have no -inf, the score of what is pruned
-
-
-def _unflatten(flat_mask: Tensor, weights: Weights) -> Masks:
-    """Return a flat mask as one mask for each weight."""
-    segments = flat_mask.split([weight.numel() for weight in weights.values()])
-    return {n: segment.view(w.shape) for (n, w), segment in zip(weights.items(), segments, strict=True)}

@@ -4,17 +4,10 @@ import math
 from functools import cached_property
 
 from forcetune.errors import InputError
-from forcetune.pruning.layers import uniform
-from forcetune.pruning.masks import Masks
+from forcetune.pruning.layers import allocate, uniform
+from forcetune.pruning.masks import Masks, keep_by_layer
 from forcetune.pruning.network import Weights
-from forcetune.pruning.rules import (
-    Change,
-    RuleState,
-    TrainingRule,
-    divide_count,
-    keep_by_count,
-    keep_by_layer,
-)
+from forcetune.pruning.rules import Change, RuleState, TrainingRule, keep_by_count
 from forcetune.pruning.saliency import connection_sensitivity
 from forcetune.pruning.schedules import cubic
 
@@ -76,7 +69,9 @@ class UniformGradualMagnitude(ShrinkingRule):
 
     def after_step(self, step: int, state: RuleState) -> Change:
         """Return the masks of the largest weights of each layer."""
-        counts = divide_count(uniform, state.weights, self.count_after(step, state.total))
+        shapes = [tuple(weight.shape) for weight in state.weights.values()]
+        live = [int(state.masks[name].sum()) for name in state.weights]  # by rounding, a layer could be given more
+        counts = allocate(uniform, shapes, min(self.count_after(step, state.total), sum(live)), live)
         return Change(keep_by_layer(_only_live(state.magnitudes, state.masks), counts))
 
 

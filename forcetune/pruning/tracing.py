@@ -16,6 +16,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
+from forcetune.models.preserving import preserve_model
 from forcetune.pruning.diagnosis import count_positions
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
@@ -131,12 +132,8 @@ class TracedNetwork:
 
     def _check_modes(self, model: nn.Module) -> None:
         """Raise ValueError where the network calls other layers in training than in eval mode."""
-        modes = [(module, module.training) for module in model.modules()]
-        try:
+        with preserve_model(model):
             trained = fx.symbolic_trace(model.train())
-        finally:
-            for module, training in modes:
-                module.training = training
         calls, trained_calls = (self._list_layers(graph) for graph in (self.graph, trained))
         if calls != trained_calls:
             raise ValueError("it calls other layers in training than in eval mode")

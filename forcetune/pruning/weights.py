@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from forcetune.errors import InputError
+from forcetune.models.preserving import list_tensors
 from forcetune.names import NETWORK_FILE
-from forcetune.pruning.masks import Masks
+from forcetune.pruning.masks import Masks, pack_bits, unpack_bits
 
 NETWORK_FILE_VERSION = "1"  # another one where files that are there could no longer be read
 VALUES_PREFIX, MASK_PREFIX, TENSOR_PREFIX = "values/", "mask/", "tensor/"  # of the names in the file
@@ -54,11 +55,10 @@ def pack_network(network: nn.Module, masks: Masks, architecture: Architecture) -
         The content.
     """
     content: dict[str, Tensor] = {}
-    for name, tensor in _list_tensors(network).items():
+    for name, tensor in list_tensors(network).items():
         if name in masks:
-            mask = masks[name].cpu()
-            packed_bits = zlib.compress(np.packbits(mask.numpy().ravel()).tobytes())
-            content[VALUES_PREFIX + name] = tensor.cpu()[mask]
+            packed_bits = zlib.compress(pack_bits(masks[name]).tobytes())
+            content[VALUES_PREFIX + name] = tensor.cpu()[masks[name].cpu()]
             content[MASK_PREFIX + name] = torch.frombuffer(bytearray(packed_bits), dtype=torch.uint8)
         else:
             content[TENSOR_PREFIX + name] = tensor.cpu().contiguous()
@@ -118,16 +118,11 @@ def unpack_network(content: bytes, network: nn.Module) -> Masks:
         name.removeprefix(TENSOR_PREFIX): tensor for name, tensor in stored.items() if name.startswith(TENSOR_PREFIX)
     }
     restored |= {name: _spread(stored, name, mask) for name, mask in masks.items()}
-    tensors = _list_tensors(network)
+    tensors = list_tensors(network)
     _check_fit(restored, tensors)
     for name, tensor in restored.items():
         tensors[name].copy_(tensor)
     return masks
-
-
-def _list_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers by name; a shared one is listed once."""
-    return {name: tensor.detach() for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def _read_metadata(content: bytes) -> dict[str, Any]:
@@ -158,9 +153,7 @@ def _read_tensors(content: bytes) -> dict[str, Tensor]:
 def _unpack_mask(stored: Mapping[str, Tensor], name: str, shape: list[int]) -> Tensor:
     try:
         packed_bits = zlib.decompress(stored[MASK_PREFIX + name].numpy().tobytes())
-        count = int(np.prod(shape))
-        bits = np.unpackbits(np.frombuffer(packed_bits, np.uint8), count=count).astype(bool)
-        return torch.from_numpy(bits.reshape(shape))
+        return unpack_bits(np.frombuffer(packed_bits, np.uint8), shape)
     except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise _damaged(f"the mask of {name}: {error}") from error
 

@@ -12,9 +12,12 @@ SHARE_METRICS = {
     "density",
     "sparsity",
     "effective_density",
+    "requested_density",
     "macs_fraction",
     "trained_macs_fraction",
     "front_probability",
+    "collapse_low",
+    "collapse_high",
 }
 NUMBER_DIGITS = 6  # significant ones
 LEVELS_BELOW_SHARE = 0.5  # the share of distinct values below which each word is written once, with a code a row

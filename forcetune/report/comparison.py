@@ -11,9 +11,11 @@ from forcetune.errors import InputError
 from forcetune.formats import format_percent
 from forcetune.report.tables import Table
 from forcetune.study import Study
+from forcetune.tracking import REACHED_TOLERANCE
 
 FEW_SEEDS = 3  # up to which an interval says little: Student's factor is 12.7 for two, 4.3 for three, 2.8 for five
 LEGEND = "†n: n seeds collapsed; ‡n: n seeds failed; both count at chance accuracy."
+REACHED_LEGEND = "In brackets: the sparsity that was reached, where it is not that of the column."
 
 
 def tabulate(compared: pd.DataFrame, caption: str = "") -> Table:
@@ -22,13 +24,19 @@ def tabulate(compared: pd.DataFrame, caption: str = "") -> Table:
     Args:
         compared: The comparison, as `analysis.compare` returns it.
         caption: The caption of the table.
+
+    Returns:
+        The table. A cell also has the sparsity that was reached where it is another one than was asked for, as with
+        whole channels.
     """
     densities = sorted(compared["density"].unique(), reverse=True)
     cells = {(row.method, row.density): _format_cell(row) for row in compared.itertuples()}
     header = ["method", *(f"{format_percent(1 - density)[:-1]} %" for density in densities)]
     methods = compared["method"].drop_duplicates()
     rows = [[method, *(cells.get((method, density), "") for density in densities)] for method in methods]
-    return Table(header, rows, {"method"}, caption, LEGEND, code_columns={"method"})
+    has_reached = any("(" in cell for row in rows for cell in row[1:])
+    legend = f"{LEGEND} {REACHED_LEGEND}" if has_reached else LEGEND
+    return Table(header, rows, {"method"}, caption, legend, code_columns={"method"})
 
 
 def make_caption(study: Study, seeds: int) -> str:
@@ -89,4 +97,11 @@ def export(compared: pd.DataFrame, table: Table, stem: Path) -> list[Path]:
 def _format_cell(row: Any) -> str:
     interval = "" if np.isnan(row.half_width) else f" ± {row.half_width * 100:.1f}"
     marks = (f"†{row.collapsed}" if row.collapsed else "") + (f"‡{row.failed}" if row.failed else "")
-    return f"{row.mean * 100:.1f}{interval}{' ' if marks else ''}{marks}"
+    return " ".join(filter(None, [f"{row.mean * 100:.1f}{interval}", marks, _format_reached(row)]))
+
+
+def _format_reached(row: Any) -> str:
+    """Return the sparsity that trials reached, in brackets; nothing where it is what was asked for."""
+    reached = getattr(row, "reached", np.nan)
+    differs = abs(reached - row.density) > REACHED_TOLERANCE * row.density
+    return f"({format_percent(1 - reached)[:-1]} %)" if differs else ""

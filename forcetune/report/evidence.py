@@ -10,13 +10,12 @@ import pandas as pd
 
 from forcetune import tracking
 from forcetune.errors import InputError
-from forcetune.names import COMPANION
+from forcetune.names import COMPANION, VERDICTS_FILE
 from forcetune.report import numbers, results
 from forcetune.report.results import Results
 
 LAYERS_FILE = "layers.json"
 TRAIL_FILE = "trail.json"
-VERDICTS_FILE = "verdicts.json"
 ARTIFACT_CONNECTIONS = 8  # at a time, to the store of the artifacts
 
 
@@ -34,6 +33,7 @@ class Evidence:
         layers: The rows of layers.json by run id, for points of the front.
         verdicts: The rows of the last `forcetune baseline` that left verdicts.
         margin: The margin of the verdicts, in points of accuracy; None without verdicts.
+        band: The best accuracy at each density that is probable, as `numbers.predict_band` returns it.
         trails: The changes of masks in trail.json by run id, for points of the front whose masks changed in training.
     """
 
@@ -46,6 +46,7 @@ class Evidence:
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     margin: float | None = None
+    band: pd.DataFrame = field(default_factory=pd.DataFrame)
     trails: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -77,6 +78,7 @@ def gather(study: str, stored: Results | None = None) -> Evidence:
         trails=_load_rows(front[front["settled"].notna()], TRAIL_FILE) if "settled" in front else {},
         verdicts=verdicts,
         margin=margin,
+        band=numbers.predict_band(stored),
     )
 
 
@@ -97,9 +99,9 @@ def _load_curves(prepared: Results) -> tuple[str, pd.DataFrame]:
     if not runs:
         return "val_accuracy", curves
     for metric in dict.fromkeys([prepared.quality, "val_accuracy"]):
-        curves = tracking.load_curves(runs, metric)
+        curves = tracking.load_curves(runs, metric).dropna()
         if len(curves) and curves.groupby("run_id")["step"].nunique().max() > 1:
-            return metric, numbers.thin_curves(curves.dropna())
+            return metric, numbers.thin_curves(curves)
     return "val_accuracy", curves.iloc[:0]
 
 

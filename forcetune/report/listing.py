@@ -7,6 +7,7 @@ from collections.abc import Set
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.report import numbers
 from forcetune.report.columns import is_share
 from forcetune.report.results import Results
 
@@ -14,6 +15,8 @@ LEADING_COLUMNS = ("on_front", "name", "label", "sparsity")
 TRAILING_COLUMNS = ("outcome", "reason", "run_id", "trial")
 UNLISTED_COLUMNS = ("study", "started", "ended", "method", "low", "high", "reached", "device_hours")
 HOVER_COST_COLUMNS = ("macs", "training_flops", "effective_density")
+SEED_COLUMNS = ("seeds", "collapsed_seeds", "front_probability")
+COLLAPSE_COLUMNS = ("collapsed_seeds", "collapse_low", "collapse_high")
 MAX_HOVER_FIELDS = 6
 FIRST_LISTED_FIELDS = ("model", "dataset", "iterations", "schedule", "seed", "lr")
 COLUMN_LABELS = {
@@ -22,6 +25,8 @@ COLUMN_LABELS = {
     "on_front": "front",
     "trial": "key",
     "front_probability": "on the front",
+    "collapse_low": "collapses from",
+    "collapse_high": "collapses to",
     "low": "interval from",
     "high": "interval to",
     "training_flops": "training FLOPs",
@@ -44,8 +49,10 @@ def build_listing(results: Results) -> pd.DataFrame:
     listed = trials.assign(**{quality: trials["reached"]})
     for name in results.objectives:
         if f"{name}_mean" in trials and name != quality:
-            listed[name] = trials[f"{name}_mean"].fillna(trials[name])
-    seed_columns = [name for name in ("seeds", "front_probability") if name in listed]
+            listed[name] = numbers.fill_mean(trials, name)
+    if "collapsed_seeds" in listed and not listed["collapsed_seeds"].fillna(0).any():
+        listed = listed.drop(columns=[*COLLAPSE_COLUMNS])
+    seed_columns = [name for name in SEED_COLUMNS if name in listed]
     leading = [
         *LEADING_COLUMNS,
         quality,
@@ -72,7 +79,6 @@ def list_other_objectives(results: Results) -> list[str]:
 
 def choose_listed_columns(results: Results, columns: Set[str]) -> list[str]:
     """Choose the columns that are listed at first."""
-    seed_columns = [name for name in ("seeds", "front_probability") if name in columns]
     varied = analysis.find_varied_fields(results.trials, results.fields)
     candidates = [
         "name",
@@ -80,7 +86,7 @@ def choose_listed_columns(results: Results, columns: Set[str]) -> list[str]:
         "sparsity",
         results.quality,
         *list_other_objectives(results),
-        *seed_columns,
+        *SEED_COLUMNS,
         *(name for name in varied if name in FIRST_LISTED_FIELDS),
         "macs",
         "training_flops",
@@ -92,14 +98,13 @@ def choose_listed_columns(results: Results, columns: Set[str]) -> list[str]:
 
 def choose_hover_columns(results: Results, columns: Set[str]) -> list[str]:
     """Choose the columns that are shown at a point of the main figure."""
-    seed_columns = [name for name in ("seeds", "front_probability") if name in columns]
     candidates = [
         "name",
         "run_id",
         "label",
         "sparsity",
         results.quality,
-        *seed_columns,
+        *SEED_COLUMNS,
         *list_other_objectives(results),
         *analysis.find_varied_fields(results.trials, results.fields)[:MAX_HOVER_FIELDS],
         *HOVER_COST_COLUMNS,

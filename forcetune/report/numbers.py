@@ -10,19 +10,17 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
+from forcetune.analysis.dial import Dial
+from forcetune.errors import InputError
 from forcetune.report.results import Results
+from forcetune.report.tables import drop_missing
 from forcetune.study import method_label
 
-ENDED_OUTCOMES = (
-    "trained",
-    "stopped",
-    "collapsed",
-    "infeasible",
-    "failed",
-)  # in the order in which the page names them
+ENDED_OUTCOMES = ("trained", "stopped", "collapsed", "infeasible", "failed")  # in the order of the page
 TWIN_ARMS = ("random_uniform", "random_erk", "tuned_random")  # of comparisons with champions
 SPARSITY_OBJECTIVES = ("density", "sparsity")
 RUNNING_OUTCOME = "running"
+DENSITY_DIGITS = 3  # trials of one requested density differ beyond these, because whole weights are kept
 MAX_CURVES = 200
 MAX_CURVE_VALUES = 100
 MAX_HEAT_MAP_POINTS = 40  # points of the front
@@ -43,10 +41,8 @@ def prepare_trials(results: Results) -> Results:
     """
     quality = results.quality
     trials = results.trials.reset_index(drop=True)
-    trials["label"] = [
-        _label_trial({name: value for name, value in row.items() if not pd.isna(value)})
-        for row in trials.to_dict("records")
-    ]
+    records = map(drop_missing, trials.to_dict("records"))
+    trials["label"] = [method_label(row) if "method" in row else "unknown" for row in records]
     trials["outcome"] = trials["outcome"].astype(object).where(trials["outcome"].notna(), RUNNING_OUTCOME)
     density = _to_floats(trials, "density")
     trials["density"] = density.where(density > 0)
@@ -61,9 +57,20 @@ def prepare_trials(results: Results) -> Results:
     return replace(results, trials=trials)
 
 
-def _label_trial(row: Mapping[Any, Any]) -> str:
-    fields = {name: value for name, value in row.items() if not pd.isna(value)}
-    return method_label(fields) if "method" in fields else "unknown"
+def read_objective(row: Mapping[Any, Any], name: str) -> Any:
+    """Return a value of a trial: the mean over fresh seeds where there is one, by which an objective counts.
+
+    Args:
+        row: A row of `Results.trials`.
+        name: A column.
+    """
+    mean = row.get(f"{name}_mean")
+    return row[name] if mean is None or pd.isna(mean) else mean
+
+
+def fill_mean(trials: pd.DataFrame, name: str) -> pd.Series:
+    """Return `read_objective` of each trial, as a column."""
+    return trials[f"{name}_mean"].fillna(trials[name]) if f"{name}_mean" in trials else trials[name]
 
 
 def _to_floats(table: pd.DataFrame, name: str) -> pd.Series:
@@ -100,24 +107,59 @@ def select_control_front(results: Results) -> pd.DataFrame:
     return select_front_by_density(results.trials[analysis.is_control(results.trials)], results.way)
 
 
+def predict_band(results: Results) -> pd.DataFrame:
+    """Predict the best accuracy at each density, as `best --at` does.
+
+    Args:
+        results: The results, as `results.load` returns them.
+
+    Returns:
+        A row for each density: density, accuracy, low and high; no row where the study has nothing to predict it from.
+    """
+    try:
+        return Dial(results.trials, results.reruns, results.fields, results.objectives).predict_band()
+    except InputError:
+        return pd.DataFrame(columns=["density", "accuracy", "low", "high"])
+
+
 def summarize_twins(companions: pd.DataFrame, quality: str) -> pd.DataFrame:
     """Summarize what random pruning reaches as the twin of a champion.
 
     Args:
-        companions: The companions of a study, perhaps none; only those in comparisons with champions count.
+        companions: The companions of a study, perhaps none; only those in comparisons with champions count, and no
+            sentinel, which repeats its seed every night.
         quality: The metric.
 
     Returns:
-        A row for each arm and density: arm, density, mean, low and high (Student's 95 % interval) and seeds (their
-        number).
+        A row for each arm and requested density: arm, density (the mean that was reached), mean, low and high
+        (Student's 95 % interval of the mean over seeds) and seeds (their number).
     """
     columns = ["arm", "density", "mean", "low", "high", "seeds"]
     if not {"arm", quality} <= set(companions):
         return pd.DataFrame(columns=columns)
     is_random_twin = companions["outcome"].isin(analysis.COUNTED_OUTCOMES) & companions["arm"].isin(TWIN_ARMS)
-    groups = companions[is_random_twin].dropna(subset=[quality]).groupby(["arm", "density"])[quality]
-    rows = [(*key, *analysis.student_interval(sample.to_numpy(float)), len(sample)) for key, sample in groups]
+    if "again" in companions:
+        is_random_twin &= companions["again"].isna()
+    twins = companions[is_random_twin].dropna(subset=[quality])
+    groups = twins.groupby([twins["arm"], choose_requested_densities(twins)])
+    rows = []
+    for (arm, _), group in groups:
+        means = group.groupby("seed")[quality].mean().to_numpy(float)  # champions of one density share their seeds
+        rows.append((arm, group["density"].mean(), *analysis.student_interval(means), len(means)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def choose_requested_densities(trials: pd.DataFrame) -> pd.Series:
+    """Return the density that each trial was asked for, rounded, so that trials of one request have equal ones.
+
+    Each seed of a method that prunes whole channels reaches a density of its own.
+
+    Args:
+        trials: Trials, as `Results.trials` has them.
+    """
+    reached = trials["density"]
+    requested = trials["requested_density"].fillna(reached) if "requested_density" in trials else reached
+    return requested.map(lambda density: float(f"{density:.{DENSITY_DIGITS}g}"), na_action="ignore").rename("density")
 
 
 def is_random_label(label: str) -> bool:
@@ -127,7 +169,7 @@ def is_random_label(label: str) -> bool:
 
 def select_front_by_density(trials: pd.DataFrame, way: str) -> pd.DataFrame:
     """Select the trained trials on the front of density against quality, by falling density."""
-    trained = select_plottable(trials[trials["outcome"] == "trained"])
+    trained = select_plottable(trials[(trials["outcome"] == "trained") & ~analysis.collapses_mostly(trials)])
     if not len(trained):
         return trained
     is_on_front = analysis.non_dominated(trained[["density", "reached"]].to_numpy(float), ["min", way])

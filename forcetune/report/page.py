@@ -33,7 +33,7 @@ FRONT_CAPTION = "Trials on the front, by rising sparsity"
 VERDICTS_CAPTION = "Each champion against each of its twins"
 STUDY_PAGE_COLUMNS = (
     *("champion", "method", "short sparsity", "against"),
-    *("pairs", "difference", "p", "verdict", "needed"),
+    *("pairs", "difference", "p", "verdict", "collapses", "needed"),
 )
 
 
@@ -86,7 +86,7 @@ def draw_figures(evidence: Evidence) -> list[Figure | None]:
     results, trials = evidence.results, evidence.results.trials
     style = Style(trials["label"])
     return [
-        figures.draw_main(results, evidence.dense, style, evidence.twins),
+        figures.draw_main(results, evidence.dense, style, evidence.twins, evidence.band),
         figures.draw_objectives(results, style),
         figures.draw_methods(results, style),
         figures.draw_iterations(results, style),

@@ -9,18 +9,12 @@ import numpy as np
 import pandas as pd
 
 from forcetune import analysis
-from forcetune.report.numbers import select_front_by_density, select_plottable
+from forcetune.report.numbers import choose_requested_densities, select_front_by_density, select_plottable
 from forcetune.report.results import Results
 
 MAX_SIDE_BY_SIDE_DENSITIES = 6  # densities that fit beside one another
 MIN_TRIALS_PER_DENSITY = 3  # from which on densities count as repeated
 MAX_BINS = 6
-DENSITY_DIGITS = 3  # trials of one requested density differ beyond these, because whole weights are kept
-
-
-def round_densities(density: pd.Series) -> pd.Series:
-    """Round densities, so that trials of one requested density have equal ones."""
-    return density.map(lambda value: float(f"{value:.{DENSITY_DIGITS}g}"))
 
 
 def select_iterations(trials: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +29,7 @@ def select_iterations(trials: pd.DataFrame) -> pd.DataFrame:
 
 def has_repeated_densities(trials: pd.DataFrame, limit: int = MAX_SIDE_BY_SIDE_DENSITIES) -> bool:
     """Return whether few densities were tried, each several times, as in a grid."""
-    density_count = round_densities(trials["density"].dropna()).nunique()
+    density_count = choose_requested_densities(trials).nunique()
     return 0 < density_count <= limit and density_count * MIN_TRIALS_PER_DENSITY <= len(trials)
 
 
@@ -46,9 +40,10 @@ def average_by_iterations(trials: pd.DataFrame) -> pd.DataFrame:
         trials: The trials, as `select_iterations` returns them.
 
     Returns:
-        A row for each sparsity, density, label, schedule and number of iterations: mean, low, high and trials.
+        A row for each sparsity, density (as requested), label, schedule and number of iterations: mean, low, high and
+        trials.
     """
-    rounded_trials = trials.assign(density=round_densities(trials["density"]))
+    rounded_trials = trials.assign(density=choose_requested_densities(trials))
     means = _summarize_groups(rounded_trials, ["density", "label", "schedule", "iterations"], "reached")
     means.insert(0, "sparsity", (1 - means["density"]).round(12))
     return means.sort_values(["sparsity", "label", "schedule", "iterations"], kind="stable", ignore_index=True)
@@ -98,13 +93,14 @@ def compare_methods(results: Results) -> tuple[pd.DataFrame, bool]:
 
     Returns:
         The table with label, density, sparsity, mean, low and high; and whether densities are repeated. Where they are,
-        a row is the mean over the trials of a label and density, with their number in trials, and collapsed trials
-        count with their logged value. Else a row is a trial of the label's own front, with its name, and trials is 1.
+        a row is the mean over the trials of a label and requested density, with their number in trials, and collapsed
+        trials count with their logged value. Else a row is a trial of the label's own front, with its name, and trials
+        is 1.
     """
     counted = select_plottable(results.trials[results.trials["outcome"].isin(analysis.COUNTED_OUTCOMES)])
     if has_repeated_densities(counted, limit=20):
         means = _summarize_groups(
-            counted.assign(density=round_densities(counted["density"])), ["label", "density"], "reached"
+            counted.assign(density=choose_requested_densities(counted)), ["label", "density"], "reached"
         )
         return _order_by_sparsity(means), True
     fronts = [select_front_by_density(rows, results.way) for _, rows in counted.groupby("label")]

@@ -67,6 +67,12 @@ class Results(tracking.TrialTable):
         return analysis.choose_quality(self.objectives)[1]
 
     @property
+    def reruns(self) -> pd.DataFrame:
+        """The companions that are trials with a fresh seed; `of` is the key of the trial."""
+        reruns = tracking.select_reruns(self.companions)
+        return self.companions if reruns is None else reruns
+
+    @property
     def dense(self) -> pd.DataFrame:
         """The dense companions that trained to their end; `study` and `of` (a trial's key) say what they belong to."""
         if "arm" not in self.companions:
@@ -91,7 +97,7 @@ def load_results(*studies: str) -> pd.DataFrame:
 
 
 def load(*studies: str) -> Results:
-    """Return the results of one study, or of several with the same objectives, with what is known of the studies.
+    """Return the results of one study, or of several with the same objectives: trials, companions and properties.
 
     Args:
         *studies: The names of the studies.
@@ -130,22 +136,35 @@ def load_trial(run: str, uri: str | None = None) -> LoadedTrial:
 def _load_table(study: str, companions: pd.DataFrame | None) -> tracking.TrialTable:
     """Return the table of a study's trials, with the estimates from its re-runs."""
     table = tracking.load_table(study)
-    trials = analysis.add_seed_estimates(table.trials, tracking.select_reruns(companions), table.objectives)
+    trials = analysis.add_seed_estimates(
+        table.trials, tracking.select_reruns(companions), table.objectives, table.references
+    )
     return replace(table, trials=trials.assign(study=study))
 
 
 def _join_tables(tables: Sequence[tracking.TrialTable]) -> tracking.TrialTable:
-    """Return the tables of several studies as one; refuse studies with different objectives."""
-    if len({tuple(table.objectives.items()) for table in tables}) > 1:
-        differences = "; ".join(f"{table.studies[0]} has {', '.join(table.objectives)}" for table in tables)
+    """Return the tables of several studies as one; refuse studies with different objectives.
+
+    In a study without fresh seeds the trial's own value stands for the mean over them.
+    """
+    if len({frozenset(table.objectives.items()) for table in tables}) > 1:
+        differences = "; ".join(
+            f"{table.studies[0]} has {', '.join(f'{name} ({way})' for name, way in table.objectives.items())}"
+            for table in tables
+        )
         raise InputError(f"studies with different objectives cannot share a front: {differences}")
     nonempty = [table.trials for table in tables if len(table.trials)]
+    trials = pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame()
+    for name in tables[0].objectives:
+        if f"{name}_mean" in trials:
+            trials[f"{name}_mean"] = trials[f"{name}_mean"].fillna(trials[name])
     hours = [table.device_hours for table in tables if table.device_hours is not None]
     return tracking.TrialTable(
-        trials=pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame(),
+        trials=trials,
         studies=[table.studies[0] for table in tables],
         objectives=tables[0].objectives,
         fields=list(dict.fromkeys(name for table in tables for name in table.fields)),
         device_hours=sum(hours) if len(hours) == len(tables) else None,
+        devices={run: device for table in tables for run, device in table.devices.items()},
         state="RUNNING" if any(table.state == "RUNNING" for table in tables) else "FINISHED",
     )

@@ -36,7 +36,8 @@ class StudyResults(Results):
         Returns:
             The figures by name, those for which the study has data: `main` (every trial and the front, by sparsity),
             `objectives`, `methods`, `iterations`, `layers` (then `layers1`, ... where the front has several networks),
-            `growth` (the hypervolume), `curves` (learning curves) and `forest` (champions against random pruning).
+            `growth` (the hypervolume), `curves` (learning curves), `trails` and `changes` (density, in all and by
+            layer, of trials whose masks changed in training), and `forest` (champions against random pruning).
 
         Raises:
             InputError: No trial of the study has ended.

@@ -80,6 +80,27 @@ def _format_difference(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:+.2f}{interval}"
 
 
+def _format_pairs(row: Mapping[str, Any]) -> str:
+    """Return the number of pairs, and how many of them live where that is fewer."""
+    live_pairs = row.get("live_pairs", row["pairs"])
+    return str(row["pairs"]) if live_pairs == row["pairs"] else f"{live_pairs} of {row['pairs']}"
+
+
+def _format_verdict(row: Mapping[str, Any]) -> str:
+    """Return the verdict in words, without the bound of collapses, which has a column."""
+    if "holds" in row:
+        return str(row["holds"])
+    return str(row.get("statement", row["verdict"])).partition("; collapses: ")[0]
+
+
+def _format_collapses(row: Mapping[str, Any]) -> str:
+    """Return the collapses of both arms, and the bound of how often one arm alone collapses."""
+    if "champion_collapses" not in row:
+        return ABSENT_CELL
+    counts = f"{row['champion_collapses']} : {row['twin_collapses']} of {row['pairs']}"
+    return f"{counts}, at most {100 * row['collapse_bound']:.0f} %"
+
+
 # A night calls the p by which its verdict was reached `p`, and the verdict that stands `holds`.
 VERDICT_COLUMNS = {
     "study": _Column("study", lambda row: row["study"], holds_text=True),
@@ -91,11 +112,13 @@ VERDICT_COLUMNS = {
     "against": _Column("against", lambda row: row["against"], holds_text=True),
     "twin accuracy": _Column("accuracy", lambda row: _format_number(row, "twin_accuracy", ".2%")),
     "night": _Column("night", lambda row: row["night"] or BEFORE_FIRST_NIGHT, holds_text=True),
-    "pairs": _Column("pairs", lambda row: str(row["pairs"])),
+    "pairs": _Column("pairs", _format_pairs),
     "difference": _Column("difference", _format_difference),
     "p": _Column("p", lambda row: _format_number(row, "p" if "p" in row else "p_difference", ".2g")),
     "least p": _Column("least p", lambda row: _format_number(row, "least_p", ".2g")),
-    "verdict": _Column("verdict", lambda row: row["holds" if "holds" in row else "verdict"], holds_text=True),
+    "verdict": _Column("verdict", _format_verdict, holds_text=True),
+    "collapses": _Column("collapses", _format_collapses),
     "since": _Column("since", lambda row: row.get("since", ABSENT_CELL) or BEFORE_FIRST_NIGHT, holds_text=True),
+    "state": _Column("state", lambda row: row.get("state") or ABSENT_CELL, holds_text=True),
     "needed": _Column("needed", lambda row: _format_number(row, "needed", ".0f")),
 }

@@ -77,8 +77,8 @@ def _describe_controls(trials: pd.DataFrame) -> str:
     beaten = "one is beaten by a control" if beaten_count == 1 else f"{beaten_count or 'none'} are beaten by a control"
     return (
         f"Of the front's {len(front)} points, {controls} (random pruning or a small dense network), and "
-        f"<strong>{beaten}</strong>: the control is at least as accurate, and has no more of the network's weights or "
-        "no more multiply-adds."
+        f"<strong>{beaten}</strong>. A control beats a point if it is at least as accurate with no more of the "
+        "network's weights, or with no more multiply-adds."
     )
 
 
@@ -105,7 +105,8 @@ def _describe_point(row: Mapping[Any, Any], results: Results) -> str:
     summary = f"<strong>{escape(row['label'])} at {format_percent(row['sparsity'])} sparsity</strong>"
     value = _format_quality(row["reached"], row["low"], row["high"], results.quality)
     other_values = "".join(
-        f", {escape(format_heading(name))} {row[name]:.4g}" for name in listing.list_other_objectives(results)
+        f", {escape(format_heading(name))} {numbers.read_objective(row, name):.4g}"
+        for name in listing.list_other_objectives(results)
     )
     return f"{summary} with {value}{other_values} ({escape(row['name'])})"
 
@@ -127,6 +128,11 @@ def write_notes(trials: pd.DataFrame) -> list[str]:
     if has_seeds.any():
         single_note = f" Points of the front with only one seed: {single_count}." if single_count else ""
         sentences.append(f"For trials that were run again with fresh seeds, the figure shows the mean.{single_note}")
+        if "collapsed_seeds" in trials and (count := int((trials["collapsed_seeds"].fillna(0) > 0).sum())):
+            sentences.append(
+                "The mean leaves out seeds that collapsed or diverged, which the list counts. A trial of which more "
+                f"than half of the seeds did so is not on the front. Trials with such seeds: {count}."
+            )
     elif len(front):
         sentences.append(
             "Each point has one seed; `search: {seeds: {front: 5}}` runs the front again with fresh seeds."
@@ -143,7 +149,8 @@ def tabulate_front(results: Results, caption: str = "") -> Table:
     front = results.trials[results.trials["on_front"]]
     quality = format_heading(results.quality)
     field_names = ("iterations", "schedule", *listing.list_other_objectives(results))
-    extra_columns = [name for name in (*field_names, "seeds", "macs", "training_flops") if name in front]
+    seed_names = [name for name in ("seeds", "collapsed_seeds") if name in front and front[name].fillna(0).any()]
+    extra_columns = [name for name in (*field_names, *seed_names, "macs", "training_flops") if name in front]
     has_beaten = front["beaten_by"].notna().any()
     labels = listing.COLUMN_LABELS
     extra_headings = [
@@ -156,8 +163,10 @@ def tabulate_front(results: Results, caption: str = "") -> Table:
             str(row["name"]),
             row["label"],
             format_percent(row["sparsity"]),
-            _format_quality(row["reached"], row["low"], row["high"], results.quality).removesuffix(f" {quality}"),
-            *(_format_cell(name, row[name]) for name in extra_columns),
+            _format_quality(row["reached"], row["low"], row["high"], results.quality)
+            .removesuffix(f" {quality}")
+            .removeprefix(f"{quality} "),
+            *(_format_cell(name, numbers.read_objective(row, name)) for name in extra_columns),
             *([describe_beating_control(row)] if has_beaten else []),
             row["run_id"],
         ]

@@ -33,6 +33,6 @@ def write(study: str, out: Path | None = None) -> Path:
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out: {path} cannot be written: {error}") from error
+        raise InputError(f"--out: {path} cannot be written: {error.strerror}") from error
     tracking.log_page(evidence.results.parent, ARTIFACT, html)
     return path

@@ -1,6 +1,5 @@
 """`forcetune delete`: the deletion of a study with its companions from both stores and from the disk."""
 
-import shutil
 from dataclasses import dataclass
 
 from forcetune import tracking
@@ -8,6 +7,7 @@ from forcetune.errors import InputError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.ledger import delete_study, folder_of, has_study, is_foreign, load_trials, select_counted
 from forcetune.names import COMPANION
+from forcetune.state_files import remove_folder
 from forcetune.stores import get_cost_file, hide_password, mlflow_uri, optuna_uri
 
 
@@ -20,7 +20,7 @@ class Contents:
     runs: int
 
 
-def find(study: str) -> Contents:
+def find_contents(study: str) -> Contents:
     """Return the numbers of trials and runs that `delete` would delete.
 
     Args:
@@ -30,7 +30,7 @@ def find(study: str) -> Contents:
         InputError: Neither store has the study, or another program made it.
     """
     names = (study, study + COMPANION)
-    if not any(has_study(name, optuna_uri()) or tracking.has_experiment(name, mlflow_uri()) for name in names):
+    if not any(map(exists, names)):
         raise InputError(
             f"neither {hide_password(optuna_uri())} nor {hide_password(mlflow_uri())} has a study {study!r}"
         )
@@ -38,6 +38,11 @@ def find(study: str) -> Contents:
         raise InputError(f"{study!r} was made by another program, not by forcetune; nothing was deleted")
     trials, companions = (len(select_counted(load_trials(name, optuna_uri()))) for name in names)
     return Contents(trials, companions, sum(tracking.count_runs(name, mlflow_uri()) for name in names))
+
+
+def exists(name: str) -> bool:
+    """Return whether one of the stores has a study of this name."""
+    return has_study(name, optuna_uri()) or tracking.has_experiment(name, mlflow_uri())
 
 
 def delete(study: str) -> None:
@@ -53,6 +58,6 @@ def delete(study: str) -> None:
         for name in (study + COMPANION, study):
             tracking.delete_experiment(name, mlflow_uri())
             if has_study(name, optuna_uri()):
-                shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                remove_folder(folder_of(name, optuna_uri()))
                 get_cost_file(name).unlink(missing_ok=True)
                 delete_study(name, optuna_uri())

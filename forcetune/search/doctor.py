@@ -1,7 +1,6 @@
 """The disagreements between the ledger, MLflow and the checkpoints of a study, and their repair."""
 
 import math
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +16,18 @@ from forcetune.ledger.checkpoints import read_checkpoint
 from forcetune.ledger.ledger import Ledger, load_recorded_study, pending_archive, retried_at, select_counted
 from forcetune.ledger.messages import TrialOutcome
 from forcetune.ledger.rewriting import RunContent, write_anew
-from forcetune.names import COMPANION, NETWORK_FILE
+from forcetune.names import COMPANION, DEPLOYED_PREFIX, NETWORK_FILE
 from forcetune.search.archive import archive
 from forcetune.search.driver import open_driver
-from forcetune.search.marking import FrontChanges, drop_weights, find_front_changes, mark_front
+from forcetune.search.marking import (
+    FrontChanges,
+    drop_weights,
+    find_alias_moves,
+    find_front_changes,
+    mark_front,
+    move_aliases,
+)
+from forcetune.state_files import has_folder, list_folder, remove_file, remove_folder
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.study import Study
 from forcetune.tracking import FRONT_TAG, KNEE_TAG, REFUSED_TAG, WEIGHTS_DROPPED, WEIGHTS_TAG, Tracker
@@ -140,7 +147,7 @@ class _Examination:
             elif not self._is_live:
                 yield from self._check_open(where, trial)
         numbers = {trial.number for trial in trials}
-        for folder in self._folder.iterdir() if self._folder.is_dir() and not self._is_live else ():
+        for folder in () if self._is_live else list_folder(self._folder):
             if not (folder.name.isdigit() and int(folder.name) in numbers):
                 yield self._leftover(folder)
         if not self._is_live and self._parents and not self._study.study.endswith(COMPANION):
@@ -170,6 +177,12 @@ class _Examination:
             if lacking or surplus:
                 what = f"lacks the tag {tag} on {lacking} runs on {meaning}, and has it on {surplus} other runs"
                 yield Finding("the study", what, "set the tags", partial(mark_front, self._tracker))
+        name, uri = self._study.study, mlflow_uri()
+        for model, moves in find_alias_moves(name, uri).items():
+            if moves.moved:
+                aliases = ", ".join(f"{alias} (version {version})" for alias, version in moves.moved.items())
+                what = f"has aliases of the registered model {model} that do not name what the front says: {aliases}"
+                yield Finding("the study", what, "move the aliases", partial(move_aliases, name, uri, discard))
 
     def _check_finished(self, where: str, trial: FrozenTrial) -> Iterator[Finding]:
         runs = self._runs[trial.user_attrs["key"]]
@@ -195,7 +208,7 @@ class _Examination:
             )
         elif trial.state == TrialState.COMPLETE:
             yield from self._check_files(where, runs[0])
-        if (folder := self._trial_folder(trial)).exists():
+        if has_folder(folder := self._trial_folder(trial)):
             yield self._leftover(folder)
 
     def _check_files(self, where: str, run: dict[str, Any]) -> Iterator[Finding]:
@@ -221,11 +234,12 @@ class _Examination:
         if runs and runs[0]["status"] != "RUNNING":
             reopen = partial(self._tracker.reopen, runs[0]["id"])
             yield Finding(where, f"has not ended, but its run is {runs[0]['status']}", "reopen the run", reopen)
-        for checkpoint in self._trial_folder(trial).glob("*/checkpoint.pt"):
+        attempts = [folder for folder in list_folder(self._trial_folder(trial)) if folder.name.isdigit()]
+        for checkpoint in (path for folder in attempts for path in list_folder(folder) if path.suffix == ".pt"):
             state = read_checkpoint(checkpoint)
             if state is None or state["key"] != trial.user_attrs["key"].partition("@")[0]:
                 problem = "cannot be read" if state is None else "belongs to another trial"
-                yield Finding(str(checkpoint), problem, "remove it", checkpoint.unlink)
+                yield Finding(str(checkpoint), problem, "remove it", partial(remove_file, checkpoint))
 
     def _disagreement(self, trial: FrozenTrial, runs: list[dict[str, Any]]) -> str | None:
         """Return how the runs of a finished trial disagree with the ledger; None where its one run agrees."""
@@ -244,7 +258,8 @@ class _Examination:
             if name not in refused and not math.isclose(value, run["metrics"].get(name, math.nan), rel_tol=1e-9):
                 return f"has {name} {value:g}, but its run has {run['metrics'].get(name)}"
         steps = self._tracker.list_steps(run["id"], retried_at(trial))
-        if doubled := [name for name, logged_steps in steps.items() if len(set(logged_steps)) < len(logged_steps)]:
+        doubled = [name for name, logged_steps in steps.items() if len(set(logged_steps)) < len(logged_steps)]
+        if doubled := [name for name in doubled if not name.startswith(DEPLOYED_PREFIX)]:
             return f"has a run with {', '.join(doubled)} logged twice at one step"
         curve = {step for step, *_ in outcome.get("record", {}).get("curve", [])}
         if missing := curve - {step for logged_steps in steps.values() for step in logged_steps}:
@@ -270,7 +285,10 @@ class _Examination:
 
     def _leftover(self, folder: Path) -> Finding:
         return Finding(
-            str(folder), "is a leftover of a trial that has ended", "remove it", partial(shutil.rmtree, folder)
+            str(folder),
+            "is a leftover of a trial that has ended",
+            "remove it",
+            partial(remove_folder, folder, strict=True),
         )
 
     def _last_step(self, run: dict[str, Any]) -> int:

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,14 +22,18 @@ from forcetune.ledger.ledger import Ledger, is_failed, retried_at, select_curren
 from forcetune.ledger.messages import Assignment, Attempts, Cause, Proposal, Report, TrialOutcome
 from forcetune.ledger.outbox import Outbox, remove_trial_folder
 from forcetune.names import NETWORK_FILE
-from forcetune.search.ending import StoppingCriterion, find_spent, list_outcomes
+from forcetune.search.attempts import Running, Spending, plan_next_attempt
+from forcetune.search.ending import StoppingCriterion, list_outcomes
 from forcetune.search.keeping import KeptWeights
-from forcetune.search.marking import mark_front
+from forcetune.search.marking import mark_front, move_aliases
 from forcetune.search.meter import Meter
 from forcetune.search.note import render_note
+from forcetune.search.printing import print_line
 from forcetune.search.progress import Progress
 from forcetune.search.proposals import Proposals, make_proposals
+from forcetune.search.reports import determine_outcome, list_epochs, make_tags
 from forcetune.search.stopping import RULES, EarlyStopping
+from forcetune.state_files import list_folder, make_folder, remove_empty_folder, remove_file
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.study import Fixed, Study, Trial
 from forcetune.tracking import Epoch, Tracker, collect_origin_tags
@@ -39,17 +41,6 @@ from forcetune.tracking import Epoch, Tracker, collect_origin_tags
 MAX_REPEATED_PROPOSALS = 100  # in a row, which the study already has, before the search space counts as used up
 MLFLOW_QUIET_S = 5.0  # for which the driver waits for MLflow without a message
 MLFLOW_PATIENCE_S = 300.0  # that MLflow may be away once all trials have ended
-FREE_NODE_LOSSES = 10  # lost nodes of a trial that do not count towards `retries`; a trial may be what kills them
-
-
-@dataclass
-class Running:
-    """A trial that is with a worker."""
-
-    proposal: Proposal
-    attempts: Attempts
-    static_metrics: Mapping[str, float] = field(default_factory=dict)  # once the worker has reported them
-    started_at: float | None = None  # the attempt's start on the monotonic clock; None while no worker has it
 
 
 class Driver:
@@ -63,8 +54,6 @@ class Driver:
         study: The study.
         ledger: The study's ledger.
         tracker: The tracker of the study's experiment.
-        mlflow_uri: The address of the MLflow store, which workers read.
-        folder: The folder of the study's running trials.
         progress: The progress that the user sees.
         references: The reference point of the hypervolume, by objective.
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
@@ -77,7 +66,7 @@ class Driver:
         progress: The progress that the user sees.
         max_memory_factor: The largest multiple of a trial's resources that a node can give.
         meter: The measurements of the driver itself.
-        devices: The devices of a trial that device hours count: its GPUs, or its cores where it has no GPU.
+        spending: The hours and device hours that the study has cost.
         parent: The id of the study's parent run.
     """
 
@@ -86,8 +75,6 @@ class Driver:
         study: Study,
         ledger: Ledger,
         tracker: Tracker,
-        mlflow_uri: str,
-        folder: Path,
         progress: Progress,
         references: Mapping[str, float],
         propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
@@ -97,19 +84,18 @@ class Driver:
         self._kept_weights = KeptWeights(study)
         self.ledger = ledger
         self.tracker = tracker
-        self._mlflow_uri = mlflow_uri
-        self._folder = folder
+        self._folder = ledger.folder
         self.progress = progress
         self.max_memory_factor = 1
         self.meter = Meter()
-        self.devices = 1.0
+        self._devices_seen: set[str] = set()
         provenance = _provenance(study)
         ledger.claim()
         with durable("parent"):
             self.parent = tracker.open_study(study.directions, provenance)
             if not is_recorded:
                 tracker.set_keep_rule(self.parent, self._kept_weights.keep, self._kept_weights.has_seeds)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         trials = ledger.trials()
         history = select_current(trials)
         self._proposals = propose(history) if propose else make_proposals(study, history)
@@ -123,13 +109,11 @@ class Driver:
         self._early_stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
         self._stopping_criterion = StoppingCriterion(study, references)
-        self._started_at = time.monotonic()
-        self._spent = find_spent([])  # hours and device hours by earlier drivers; device hours also by this one
+        self.spending = Spending(list_outcomes(trials))
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard, mark_front)
         self._outbox.warn = progress.warn
         self._outbox.on_delivered = lambda seconds: self.meter.observe_log(seconds)
         self._take_up(history)
-        self._spent = find_spent(list_outcomes(trials))
         self._remove_leftovers({f"{trial.number:04d}" for trial in trials if trial.state.is_finished()})
 
     @property
@@ -159,7 +143,7 @@ class Driver:
     @property
     def end_reason(self) -> str | None:
         """The reason why the search has ended before it had all its trials; None where it has not."""
-        return self._stopping_criterion.reason
+        return self._stopping_criterion.reason if self._is_short else None
 
     @property
     def failure_reason(self) -> str | None:
@@ -167,13 +151,12 @@ class Driver:
 
         None where it was not given up, or had all its trials.
         """
-        is_short = self._has_given_up_retries or (self._trial_count < self._study.trials and not self._is_space_used_up)
-        return self._stopping_criterion.failure_reason if is_short else None
+        return self._stopping_criterion.failure_reason if self._is_short else None
 
     @property
-    def hours(self) -> float:
-        """The hours that the study has been searched, by this driver and those before it."""
-        return self._spent["hours"] + (time.monotonic() - self._started_at) / 3600
+    def _is_short(self) -> bool:
+        """Whether trials, or retries of failed ones, were never started."""
+        return self._has_given_up_retries or (self._trial_count < self._study.trials and not self._is_space_used_up)
 
     def issue(self) -> Assignment | None:
         """Return the next trial to run: an interrupted one, else a new one; None where no trial is to be started."""
@@ -200,7 +183,7 @@ class Driver:
             trial=running.proposal.trial,
             task=self._study.task,
             attempt=running.attempts.attempt,
-            mlflow_uri=self._mlflow_uri,
+            mlflow_uri=self.tracker.uri,
             folder=str(Path.cwd()),
             checkpoints=str(self._trial_folder(number)),
             threads=self._study.resources.threads,
@@ -227,8 +210,9 @@ class Driver:
             report = replace(report, epoch=replace(report.epoch, metrics={**report.epoch.metrics, **spent}))
         self._record(number, report)
         if reason:
-            metrics = {**self._running[number].static_metrics, **_curve(report)[-1].metrics}
-            self._end(number, self._determine_outcome(Report(metrics, outcome="stopped", reason=reason)))
+            metrics = {**self._running[number].static_metrics, **list_epochs(report)[-1].metrics}
+            stopped = Report(metrics, outcome="stopped", reason=reason)
+            self._end(number, determine_outcome(stopped, self._study.objectives))
         return reason is not None
 
     def end(self, number: int, attempt: int, report: Report) -> None:
@@ -244,7 +228,8 @@ class Driver:
         reference_metrics: dict[str, float] = {}
         if report.outcome in ("collapsed", "infeasible"):  # a training loop of the user's own has no metrics for these
             reference_metrics = {name: value for name, value in self._references.items() if name not in report.metrics}
-        outcome = self._determine_outcome(replace(report, metrics={**report.metrics, **reference_metrics}))
+        full_report = replace(report, metrics={**report.metrics, **reference_metrics})
+        outcome = determine_outcome(full_report, self._study.objectives)
         if not self._kept_weights.add(outcome):
             report = replace(report, files={name: report.files[name] for name in report.files if name != NETWORK_FILE})
         self._record(number, report)
@@ -252,10 +237,7 @@ class Driver:
         self._end(number, outcome)
 
     def report_loss(self, number: int, attempt: int, cause: Cause, reason: str) -> None:
-        """Record that an attempt ended without its trial's end: another one follows while the trial has retries left.
-
-        An attempt that was lost with its node takes no retry, the first FREE_NODE_LOSSES times. An attempt that took
-        too long ends the trial.
+        """Record that an attempt ended without its trial's end, and do what `plan_next_attempt` says.
 
         Args:
             number: The trial's number.
@@ -266,22 +248,18 @@ class Driver:
         if not self._is_in_force(number, attempt):
             return
         running = self._running[number]
-        if cause == "node" and running.attempts.lost_nodes < FREE_NODE_LOSSES:
-            running.attempts = replace(running.attempts, lost_nodes=running.attempts.lost_nodes + 1)
-            self._hand_back(number)
-            return
-        lost_attempts = running.attempts.lost + 1
-        previous = running.attempts.room
-        factor = min(2 * previous, max(self.max_memory_factor, previous)) if cause == "memory" else previous
-        if cause == "time":
-            self._end(number, TrialOutcome("failed", reason))
-        elif lost_attempts > self._study.resources.retries:
-            self._end(number, TrialOutcome("failed", f"{reason}; failed after {running.attempts.attempt} attempts"))
-        elif cause == "memory" and factor == previous:
-            self._end(number, TrialOutcome("failed", f"{reason}; no node has more memory for it"))
+        retries = self._study.resources.retries
+        plan = plan_next_attempt(running.attempts, cause, reason, retries, self.max_memory_factor)
+        if isinstance(plan, TrialOutcome):
+            self._end(number, plan)
         else:
-            running.attempts = replace(running.attempts, lost=lost_attempts, room=factor)
+            running.attempts = plan
             self._hand_back(number)
+
+    def postpone_start(self, number: int, attempt: int) -> None:
+        """Count no time yet for a trial that waits for a node."""
+        if self._is_in_force(number, attempt):
+            self._running[number].started_at = time.monotonic()
 
     def hand_back(self) -> int:
         """Take all trials from their workers, so that they are issued again; return the number of trials."""
@@ -305,10 +283,7 @@ class Driver:
     def give_up(self, reason: str) -> None:
         """End all trials that wait for another attempt as failed, and the search with them."""
         self._is_space_used_up = True
-        while self._waiting:
-            number, running = self._waiting.popleft()
-            self._running[number] = running
-            self._end(number, TrialOutcome("failed", reason))
+        self._fail_waiting({number for number, _ in self._waiting}, reason)
 
     def close(self, seconds: float = MLFLOW_PATIENCE_S) -> None:
         """Wait until MLflow has everything, and end the parent run if the study is finished.
@@ -341,16 +316,16 @@ class Driver:
                 self._mark_front()
                 self.tracker.close(self.parent)
             for leftover in (self._folder, self._folder.parent):
-                with suppress(OSError):
-                    leftover.rmdir()
+                remove_empty_folder(leftover)
 
     def _mark_front(self) -> None:
-        """Tag the runs on the front, and delete weights that are no longer kept.
+        """Tag the runs on the front, delete weights that are no longer kept, and move the registry's aliases.
 
-        A study does not fail for either, since the doctor does both too.
+        A study does not fail for any of it, since the doctor does all of it too.
         """
         try:
             mark_front(self.tracker, is_last=True)
+            move_aliases(self.name, self.tracker.uri, self.progress.warn)
         except Exception as error:  # MLflow's, or what a table of unusual runs leads to
             self.progress.warn(
                 f"the runs on the front could not be tagged in MLflow, or other weights could not be deleted: {error}; "
@@ -371,13 +346,9 @@ class Driver:
             self.ledger.confirm()  # since files are written at once, and another driver may have the folder by now
         if report.trial_started:
             trial_started = report.trial_started
+            self._note_device(self._running[number], trial_started.device)
             attempt = self._running[number].attempts.attempt
-            tags = {
-                "forcetune.device": trial_started.device,
-                "forcetune.devices": f"{self.devices:g}",
-                "forcetune.threads": str(self._study.resources.threads),
-                "forcetune.attempt": str(attempt),
-            }
+            tags = make_tags(trial_started, attempt, self.spending.devices, self._study.resources)
             self._outbox.add(number, trial_started.static_metrics, trial_started.curve, tags)
             if trial_started.dataset:
                 self._outbox.add_dataset(number, trial_started.dataset)
@@ -387,7 +358,7 @@ class Driver:
             self._outbox.attach(number, "error.json", json.dumps(report.trace, indent=1).encode(), folder)
         if report.epoch:
             self._outbox.add(number, epochs=[report.epoch])
-        curve = _curve(report)
+        curve = list_epochs(report)
         epochs = report.trial_started.epochs if report.trial_started else None
         self.progress.record_epoch(number, curve[-1].step if curve else 0, epochs)
 
@@ -399,32 +370,16 @@ class Driver:
         running, reason = self._running[number], None
         if report.trial_started:
             running.static_metrics = report.trial_started.static_metrics
-        for epoch in _curve(report):
+        for epoch in list_epochs(report):
             reason = self._early_stopping.judge(
                 number, running.proposal.trial, epoch.step, {**running.static_metrics, **epoch.metrics}
             )
         return reason
 
-    def _determine_outcome(self, report: Report) -> TrialOutcome:
-        """Return the outcome of a trial by its last report; a trial whose objectives are not finite has failed."""
-        assert report.outcome is not None
-        if report.outcome == "failed":
-            return TrialOutcome("failed", report.reason)
-        metrics = report.metrics
-        if missing := [name for name in self._study.objectives if name not in metrics]:
-            return TrialOutcome(
-                "failed", f"the trial does not report the objective {missing[0]}; it reports {', '.join(metrics)}"
-            )
-        values = [float(metrics[name]) for name in self._study.objectives]
-        for name, value in zip(self._study.objectives, values, strict=True):
-            if not math.isfinite(value):
-                return TrialOutcome("failed", f"the objective {name} became {value}")
-        return TrialOutcome(report.outcome, report.reason, values)
-
     def _end(self, number: int, outcome: TrialOutcome) -> None:
         running = self._running[number]
         self._count_time(running)
-        spent = {"hours": self.hours, "device_hours": self._spent["device_hours"]}
+        spent = {"hours": self.spending.hours, "device_hours": self.spending.device_hours}
         record = {**self._outbox.collect_measurements(number), "spent": spent}
         outcome = replace(outcome, time=int(time.time() * 1000), record=record)
         self.ledger.decide(number, outcome)
@@ -442,13 +397,17 @@ class Driver:
         retried = {number for number, running in self._waiting if not running.attempts.attempt}
         if reason is None or not retried:
             return
-        waiting = list(self._waiting)
-        self._waiting = deque((number, running) for number, running in waiting if number not in retried)
         self._has_given_up_retries = True
+        self._fail_waiting(retried, f"not run again, because the search ended first: {reason}")
+
+    def _fail_waiting(self, numbers: Collection[int], reason: str) -> None:
+        """End trials that wait for an attempt as failed."""
+        waiting = list(self._waiting)
+        self._waiting = deque(entry for entry in waiting if entry[0] not in numbers)
         for number, running in waiting:
-            if number in retried:
+            if number in numbers:
                 self._running[number] = running
-                self._end(number, TrialOutcome("failed", f"not run again, because the search ended first: {reason}"))
+                self._end(number, TrialOutcome("failed", reason))
 
     def _find_failed(self) -> dict[str, bool]:
         """Return for each trial that has ended, by its key, whether it has failed."""
@@ -464,7 +423,7 @@ class Driver:
             "trials_done": self.progress.done,
             "front": len(front),
             "hypervolume": volume,
-            "device_hours": self._spent["device_hours"],
+            "device_hours": self.spending.device_hours,
         }
         metrics = {name: float(value) for name, value in values.items() if value is not None}
         self._outbox.show_progress(Epoch(self.progress.done, outcome.time or 0, metrics))
@@ -476,9 +435,20 @@ class Driver:
 
     def _count_time(self, running: Running) -> None:
         """Add the device hours of an attempt that is over to what the study has cost."""
-        if running.started_at is not None:
-            self._spent["device_hours"] += self.devices * (time.monotonic() - running.started_at) / 3600
-            running.started_at = None
+        device_hours = self.spending.count(running)
+        if running.device and device_hours:
+            self.meter.count_device_hours(running.device, device_hours)
+
+    def _note_device(self, running: Running, device: str) -> None:
+        """Note the device of a trial; warn once where what the study measures comes from devices of several kinds."""
+        running.device = device
+        is_new, self._devices_seen = device not in self._devices_seen, self._devices_seen | {device}
+        if is_new and len(self._devices_seen) == 2 and self._study.measure:
+            self.progress.warn(
+                f"measure: the trials run on devices of different kinds ({', '.join(sorted(self._devices_seen))}); "
+                f"what {self._study.measure} measures of a device, such as a latency, can be compared only within a "
+                "kind. `resources: {gpu_type: ...}` keeps the trials on one"
+            )
 
     def _tell(self, number: int, outcome: TrialOutcome) -> None:
         """Finish a trial in the ledger and remove its folder, once MLflow has everything of it."""
@@ -509,7 +479,7 @@ class Driver:
         Args:
             finished: The names of the folders of finished trials.
         """
-        for folder in self._folder.iterdir():
+        for folder in list_folder(self._folder):
             if folder.name in finished:
                 remove_trial_folder(folder)
 
@@ -526,7 +496,7 @@ class Driver:
         if not trial.state.is_finished():
             folder = self._trial_folder(trial.number)
             if not outcome:  # the next attempt sends its weights, or ends in another way
-                (folder / NETWORK_FILE).unlink(missing_ok=True)
+                remove_file(folder / NETWORK_FILE)
             self._outbox.open(trial.number, proposal, folder, adopt=True, retried_at=retried_at(trial))
             if outcome:
                 curve = [Epoch(*entry) for entry in outcome.record["curve"]]
@@ -536,7 +506,7 @@ class Driver:
                 self._proposals.tell(proposal, outcome.values, outcome.on_front)
         if outcome:
             self._kept_weights.add(outcome)
-            self.progress.restore(proposal.trial, outcome)
+            self.progress.count(proposal.trial, outcome)
             for step, _, metrics in outcome.record.get("curve", []):
                 self._early_stopping.record(trial.number, proposal.trial, step, {**outcome.record["facts"], **metrics})
         else:
@@ -549,7 +519,7 @@ class Driver:
     @property
     def _over_reason(self) -> str | None:
         """The reason why no further trial is started before the study has all: its budget, patience or failures."""
-        self._stopping_criterion.set_spent(self.hours, self._spent["device_hours"])
+        self._stopping_criterion.set_spent(self.spending.hours, self.spending.device_hours)
         return self._stopping_criterion.reason or self._stopping_criterion.failure_reason
 
     def _propose(self) -> Proposal | None:
@@ -593,14 +563,9 @@ def open_driver(
     with durable("ledger"):
         ledger = Ledger(study, uri, check)
     if count := ledger.retry():
-        console.print(f"running {count} failed trials again", soft_wrap=True, highlight=False)
+        print_line(console, f"running {count} failed trials again")
     progress = Progress(study, console)
-    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, references or {}, propose, is_recorded)
-
-
-def _curve(report: Report) -> list[Epoch]:
-    """Return the epochs of a report, those of earlier attempts first."""
-    return [*(report.trial_started.curve if report.trial_started else []), *([report.epoch] if report.epoch else [])]
+    return Driver(study, ledger, tracker, progress, references or {}, propose, is_recorded)
 
 
 def _provenance(study: Study) -> dict[str, str]:

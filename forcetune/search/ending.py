@@ -13,14 +13,15 @@ from forcetune.study import Budget, Study
 
 MAX_EQUAL_FAILURES = 5  # in a row, with the same reason: they end a search without `max_failures`
 MIN_TRIALS_FOR_SHARE = 10  # that must have ended before a share of them is judged
+LEAST_BUDGET_HOURS = 1e-9  # where nothing is left: a budget is above 0
 NUMBER_PATTERN = re.compile(r"\d+([.,]\d+)*")  # sizes, epochs and attempts differ where the reason is the same
 
 
 class FailureLimit:
-    """A counter of a search's failed trials, which finds when the search is hopeless.
+    """A counter of the failed trials of a search, which decides when the search is hopeless.
 
-    The count begins anew once the search was found hopeless: a user who starts the search again has mended the cause,
-    and gets as many trials as before.
+    Then the count begins anew: a user who starts the search again has mended the cause, and gets as many trials as
+    before.
 
     Args:
         limit: The field `search.max_failures`: a number of trials (int), a share of them (float), or None for
@@ -39,19 +40,16 @@ class FailureLimit:
             Why the search is hopeless, None where it is not.
         """
         self._trials += 1
-        if outcome.outcome == "failed":
-            reason = outcome.reason or "unknown reason"
-            self._equal_failures = (
-                self._equal_failures + 1
-                if self._equal_failures and _strip_numbers(reason) == _strip_numbers(self._reason)
-                else 1
-            )
-            self._failed, self._reason = self._failed + 1, reason
-        else:
+        if outcome.outcome != "failed":
             self._equal_failures = 0
-        hopeless = self._judge() if outcome.outcome == "failed" else None
+            return None
+        reason = outcome.reason or "unknown reason"
+        is_equal = self._equal_failures > 0 and _strip_numbers(reason) == _strip_numbers(self._reason)
+        self._equal_failures = self._equal_failures + 1 if is_equal else 1
+        self._failed, self._reason = self._failed + 1, reason
+        hopeless = self._judge()
         if hopeless:
-            self._reset()
+            self._trials = self._failed = self._equal_failures = 0
         return hopeless
 
     def _judge(self) -> str | None:
@@ -67,9 +65,6 @@ class FailureLimit:
             f"{self._failed} of {self._trials} trials failed, more than `search.max_failures: {self._limit:g}` allows; "
             f"the last failure: {self._reason}"
         )
-
-    def _reset(self) -> None:
-        self._trials = self._failed = self._equal_failures = 0
 
 
 class StoppingCriterion:
@@ -173,5 +168,8 @@ def compute_budget_left(budget: Budget | None, spent: Mapping[str, float]) -> Bu
     if budget is None:
         return None
     return Budget(
-        **{name: max(hours - spent[name], 1e-9) for name, hours in budget.model_dump(exclude_none=True).items()}
+        **{
+            name: max(hours - spent[name], LEAST_BUDGET_HOURS)
+            for name, hours in budget.model_dump(exclude_none=True).items()
+        }
     )

@@ -23,7 +23,7 @@ DRAWN_CANDIDATES, NEARBY_CANDIDATES = 128, 128
 REFINED_CANDIDATES, REFINEMENTS = 48, (0.1, 0.03)  # candidates around the best, and how far they are from it
 BEST_COUNT = 6  # candidates that are refined
 FIRST_FIT_STEPS, LATER_FIT_STEPS = 40, 8
-REFIT_GROWTH = 1.1  # the hyperparameters are fitted again when there are so many times as many trials
+REFIT_GROWTH = 1.1  # the hyperparameters are fitted again when the number of trials has grown by this factor
 
 
 class FrontSampler(BaseSampler):
@@ -39,7 +39,7 @@ class FrontSampler(BaseSampler):
 
     Args:
         cost: The name of the parameter that is the second objective, a range.
-        space: The parameters, with those that apply in some trials alone; None for those that earlier trials have.
+        space: The parameters, also those that apply only in some trials; None for the parameters of earlier trials.
         conditions: Name of a parameter to the values of others with which it applies; None to read them from trials.
         chance: The quality of a guess; None for the lowest quality so far.
         focus: The range of the cost in which the front counts; None for all of it.
@@ -73,7 +73,7 @@ class FrontSampler(BaseSampler):
         self._fitted_count = 0
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters, those that apply in some trials alone included."""
+        """Return the parameters, also those that apply only in some trials."""
         if self._given_space is not None:
             return self._given_space
         merged: dict[str, BaseDistribution] = {}
@@ -221,8 +221,7 @@ def _fit_distribution(value: Any, distribution: BaseDistribution) -> Any:
     if distribution.step is not None:
         steps = round((value - distribution.low) / distribution.step)
         value = distribution.low + steps * distribution.step
-        if value > distribution.high:
-            value -= distribution.step
+        value = min(value, distribution.high)  # by rounding the sum may be above it
     return round(value) if isinstance(distribution, IntDistribution) else float(value)
 
 

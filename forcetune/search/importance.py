@@ -33,8 +33,8 @@ def importance(table: tracking.TrialTable) -> pd.DataFrame:
             of the study's file in MLflow.
 
     Returns:
-        One row a sampled field (the index) and one column a target. Each column sums to 1. The rows are sorted by the
-        last column.
+        One row for each sampled field (the index) and one column for each target. Each column sums to 1. The rows are
+        sorted by the last column.
 
     Raises:
         InputError: Fewer than ten trials report all objectives, or the study samples no field.
@@ -121,8 +121,8 @@ def _compute_shares(memory_study: optuna.Study, losses: np.ndarray | None = None
 
     Args:
         memory_study: The trials, in memory.
-        losses: The loss by which a trial is good, one a trial, NaN where a trial has none; all objectives of the study
-            where it is None.
+        losses: The loss of each trial, by which the trial is good, NaN where it has none; None for all objectives of
+            the study.
     """
     count = len(memory_study.trials) if losses is None else int(np.isfinite(losses).sum())
     evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(GOOD_SHARE, MIN_GOOD_TRIALS / count)))

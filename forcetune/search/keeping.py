@@ -1,4 +1,4 @@
-"""The weights that a driver writes: those of trials that `search.keep` would keep if the search ended now."""
+"""The weights that a driver writes: `search.keep` would keep them if the search ended now."""
 
 import numpy as np
 

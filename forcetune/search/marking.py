@@ -1,13 +1,15 @@
-"""The front of a study in MLflow: tags by which a search there finds its runs, and their trained weights."""
+"""The front of a study in MLflow: tags by which a search there finds its runs, their weights, and registry aliases."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from forcetune import analysis, tracking
+from forcetune.errors import InputError
 from forcetune.ledger.fail_points import durable
 from forcetune.names import COMPANION, NETWORK_FILE
-from forcetune.tracking import FRONT_TAG, KEPT_BY_SEARCH, KNEE_TAG, WEIGHTS_DROPPED, Tracker, TrialTable
+from forcetune.tracking import FRONT_TAG, KEPT_BY_SEARCH, KNEE_TAG, WEIGHTS_DROPPED, AliasMoves, Tracker, TrialTable
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,21 @@ def find_front_changes(study: str, uri: str) -> FrontChanges:
     Raises:
         InputError: The store has no such study, or does not answer.
     """
-    table = tracking.load_table(study, uri)
-    trials = analysis.add_seed_estimates(table.trials, tracking.load_reruns(study, uri), table.objectives)
-    front = analysis.front(trials, table.objectives)
+    table = _add_estimates(tracking.load_table(study, uri), uri)
+    front = analysis.front(table.trials, table.objectives)
     changes = []
     for tag, rows in ((FRONT_TAG, front), (KNEE_TAG, analysis.knee(front, table.objectives))):
         expected = set(rows["run_id"]) if len(rows) else set()
         tagged = set(table.marked[tag])
         changes += [TagChange(run, tag, run in expected) for run in sorted(expected ^ tagged)]
     dropped = [run for run, keeper in table.weights.items() if keeper == WEIGHTS_DROPPED]
-    return FrontChanges(changes, _find_surplus_weights(table, trials), dropped)
+    return FrontChanges(changes, _find_surplus_weights(table, table.trials), dropped)
+
+
+def _add_estimates(table: TrialTable, uri: str) -> TrialTable:
+    """Return the table of a study with the estimates from its re-runs."""
+    reruns = tracking.load_reruns(table.studies[0], uri)
+    return replace(table, trials=analysis.add_seed_estimates(table.trials, reruns, table.objectives, table.references))
 
 
 def _find_surplus_weights(table: TrialTable, trials: pd.DataFrame) -> list[str]:
@@ -93,3 +100,59 @@ def drop_weights(tracker: Tracker, run: str) -> None:
     with durable("drop"):
         tracker.remove_file(run, NETWORK_FILE)
     tracker.tag_weights(run, WEIGHTS_DROPPED)
+
+
+def find_alias_moves(study: str, uri: str) -> dict[str, AliasMoves]:
+    """Return the moves by which the aliases of registered networks follow the front of their study.
+
+    Args:
+        study: The name of the study.
+        uri: The address of the MLflow store.
+
+    Returns:
+        The moves by the name of the registered model; none where no network of the study is registered.
+
+    Raises:
+        InputError: A store, or the registry, does not answer.
+    """
+    table = tracking.load_table(study, uri)
+    landmarks = _find_landmarks(table, uri) if table.registered else {}
+    return {name: tracking.find_alias_moves(name, study, landmarks, uri) for name in table.registered}
+
+
+def move_aliases(study: str, uri: str, say: Callable[[str], None]) -> None:
+    """Let the aliases of the study's registered networks follow its front.
+
+    A registry that does not answer fails nothing, since the doctor moves the aliases too.
+
+    Args:
+        study: The name of the study; nothing is done for a companion.
+        uri: The address of the MLflow store.
+        say: Called with a sentence on each alias that moved, and on each that should and cannot.
+    """
+    if study.endswith(COMPANION):
+        return
+    table = tracking.load_table(study, uri)
+    landmarks = _find_landmarks(table, uri) if table.registered else {}
+    for name in table.registered:
+        try:
+            moves = tracking.move_aliases(name, study, landmarks, uri=uri)
+        except InputError as error:
+            say(f"the aliases of {name} were not moved: {error}; `forcetune doctor {study} --repair` moves them")
+            continue
+        for alias, version in moves.moved.items():
+            say(f"models:/{name}@{alias} is version {version} now")
+        trial_names: dict[str, str] = dict(zip(table.trials["run_id"], table.trials["name"], strict=True))
+        for alias, run in moves.missing.items():
+            trial = f"{study}/{trial_names[run]}"
+            has_weights = table.weights.get(run, WEIGHTS_DROPPED) != WEIGHTS_DROPPED
+            training = "" if has_weights else f"`forcetune train {trial}` makes its weights, and then "
+            say(
+                f"models:/{name}@{alias} stays where it is: on the front {trial} has its place now, which is not "
+                f"registered; {training}`forcetune export {trial} --register {name}` registers it"
+            )
+
+
+def _find_landmarks(table: TrialTable, uri: str) -> dict[str, str]:
+    trials = _add_estimates(table, uri).trials
+    return analysis.find_landmarks(analysis.front(trials, table.objectives), table.objectives)

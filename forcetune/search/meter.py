@@ -7,6 +7,9 @@ class Meter:
     def count_trial(self, outcome: str) -> None:
         """Count a trial that has ended with this outcome."""
 
+    def count_device_hours(self, device: str, hours: float) -> None:
+        """Count the device hours of an attempt that is over, under the name of its device."""
+
     def observe_ask(self, seconds: float) -> None:
         """Record how long a proposal and its row in the ledger took."""
 

@@ -1,7 +1,6 @@
 """`forcetune move`: the move of a study with its companions to other stores, unchanged."""
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -19,24 +18,28 @@ from forcetune.ledger.ledger import (
     rename_study,
 )
 from forcetune.names import COMPANION
-from forcetune.search import deletion
+from forcetune.search.deletion import exists, find_contents
+from forcetune.state_files import copy_folder, has_folder, remove_folder
 from forcetune.stores import (
+    absolute_uri,
     get_cost_file,
     hide_password,
+    is_http,
     is_postgresql,
     mlflow_uri,
     optuna_uri,
     sqlite_path,
     state_folder,
 )
-from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX
+from forcetune.tracking import MOVED_FROM_TAG, MOVING_SUFFIX, RegistryError
 
 
 def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], None]) -> None:
     """Copy a study and its companion to other stores, and delete them here once the copies are complete.
 
     After a kill, the same command keeps what was copied completely, and copies an incomplete part again from its
-    beginning. Such a part has a name of its own in the target store until it is complete and was compared.
+    beginning. Such a part has a name of its own in the target store until it is complete and was compared. Registered
+    networks go with their runs.
 
     Args:
         study: The name of the study.
@@ -49,8 +52,10 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
         HeldError: A driver runs the study or its companions.
         StoppedError: A copy differs from its source; both are kept for inspection.
     """
-    deletion.find(study)
-    names = [name for name in (study + COMPANION, study) if _exists(name)]
+    check_targets(ledger, runs)
+    ledger, runs = _make_absolute(ledger, runs)
+    find_contents(study)
+    names = [name for name in (study + COMPANION, study) if exists(name)]
     with ExitStack() as stack:
         for name in (study, study + COMPANION):
             for uri in filter(None, (optuna_uri(), ledger)):
@@ -60,15 +65,38 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
                 tracking.copy_experiment(name, mlflow_uri(), runs, say)
             if ledger and has_study(name, optuna_uri()):
                 _copy_study(name, ledger)
+        if runs:
+            _move_registered(study, runs, say)
         for name in names:
             if runs:
                 tracking.delete_experiment(name, mlflow_uri())
             if ledger and has_study(name, optuna_uri()):
                 if folder_of(name, optuna_uri()) != folder_of(name, ledger):
-                    shutil.rmtree(folder_of(name, optuna_uri()), ignore_errors=True)
+                    remove_folder(folder_of(name, optuna_uri()))
                 if state_folder(optuna_uri()) != state_folder(ledger):
-                    get_cost_file(name).unlink(missing_ok=True)  # it tells of this machine; `check` writes a new one
+                    get_cost_file(name).unlink(missing_ok=True)  # it is about this machine; `check` writes a new one
                 delete_study(name, optuna_uri())
+
+
+def _move_registered(study: str, runs: str, say: Callable[[str], None]) -> None:
+    """Move the registered networks of a study whose runs were copied, unless another study has the name there."""
+    has_runs = tracking.count_runs(study, mlflow_uri()) > 0  # none where an earlier call has deleted the study here
+    for model in tracking.load_table(study, mlflow_uri()).registered if has_runs else ():
+        try:
+            count = tracking.move_versions(model, study, mlflow_uri(), runs)
+        except RegistryError as error:
+            raise InputError(
+                f"{error}. The study is still here; once the registry answers, the same command goes on"
+            ) from error
+        except InputError as error:
+            say(
+                f"the networks of {model} were not moved: {error}. The next `mlflow gc` deletes their files; in a "
+                f"shell that names the new stores, `forcetune export {study}/TRIAL --register NAME` registers the "
+                "network of a trial under another name"
+            )
+            continue
+        if count:
+            say(f"moved: the versions of the registered model {model} ({count}), with new numbers and their aliases")
 
 
 def check_targets(ledger: str | None, runs: str | None) -> None:
@@ -81,6 +109,7 @@ def check_targets(ledger: str | None, runs: str | None) -> None:
     Raises:
         InputError: Both targets are None, an address is not one of a store, or a target is where the study is already.
     """
+    ledger, runs = _make_absolute(ledger, runs)
     if ledger and sqlite_path(ledger) is None and not is_postgresql(ledger):
         raise InputError(
             f"--to {hide_password(ledger)}: this is not the address of an Optuna storage; allowed: sqlite:///FILE and "
@@ -88,7 +117,7 @@ def check_targets(ledger: str | None, runs: str | None) -> None:
         )
     if not (ledger or runs):
         raise InputError("no target is named; allowed: --to STORAGE for the trials, --mlflow URI for the runs, or both")
-    if runs and not runs.startswith(("http://", "https://", "sqlite:///", "postgresql")):
+    if runs and sqlite_path(runs) is None and not (is_http(runs) or is_postgresql(runs)):
         raise InputError(
             f"--mlflow {hide_password(runs)}: this is not the address of an MLflow store; allowed: http://HOST:PORT, "
             "sqlite:///FILE and postgresql://HOST/DATABASE"
@@ -98,8 +127,8 @@ def check_targets(ledger: str | None, runs: str | None) -> None:
             raise InputError(f"{option} {hide_password(target)}: the study is already there")
 
 
-def _exists(name: str) -> bool:
-    return has_study(name, optuna_uri()) or tracking.has_experiment(name, mlflow_uri())
+def _make_absolute(ledger: str | None, runs: str | None) -> tuple[str | None, str | None]:
+    return ledger and absolute_uri(ledger), runs and absolute_uri(runs)
 
 
 def _copy_study(name: str, target: str) -> None:
@@ -127,8 +156,8 @@ def _copy_study(name: str, target: str) -> None:
         )
     copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
     source_folder, target_folder = folder_of(name, source), folder_of(name + MOVING_SUFFIX, target, name)
-    if source_folder.is_dir() and source_folder != target_folder:
-        shutil.copytree(source_folder, target_folder, dirs_exist_ok=True)
+    if has_folder(source_folder) and source_folder != target_folder:
+        copy_folder(source_folder, target_folder)
     rename_study(name + MOVING_SUFFIX, name, target)  # last, since the name says that the copy is complete
 
 

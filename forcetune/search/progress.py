@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from rich.console import Console, Group
@@ -16,6 +15,7 @@ from rich.text import Text
 from forcetune.analysis import non_dominated
 from forcetune.formats import duration, format_sparsity
 from forcetune.ledger.messages import TrialOutcome
+from forcetune.search.printing import print_line
 from forcetune.study import Study, Trial, method_label
 
 FRONT_ROWS = 12  # of the live block, which must fit on a screen
@@ -90,9 +90,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
         if self._notebook_block:
@@ -113,14 +111,15 @@ class Progress:
         """The number of trials that have ended and the number of trials of the study, as text."""
         return f"{self.done} of {self._study.trials}"
 
-    def restore(self, trial: Trial, outcome: TrialOutcome) -> None:
-        """Count a trial that ended with an earlier driver.
-
-        Args:
-            trial: The trial.
-            outcome: What became of it.
-        """
-        self._count(trial, outcome)
+    def count(self, trial: Trial, outcome: TrialOutcome) -> None:
+        """Count a trial that has ended, with this driver or an earlier one."""
+        self._outcome_counts[outcome.outcome] = self._outcome_counts.get(outcome.outcome, 0) + 1
+        if outcome.on_front and outcome.values is not None:
+            points = [*self._front, (trial, tuple(outcome.values))]
+            is_on_front = non_dominated(
+                np.array([values for _, values in points]), list(self._study.directions.values())
+            )
+            self._front = [point for point, is_kept in zip(points, is_on_front, strict=True) if is_kept]
 
     def start_trial(self, number: int, trial: Trial) -> None:
         """Add a trial to the running ones."""
@@ -141,15 +140,13 @@ class Progress:
             running.epoch, running.epochs = epoch, epochs or running.epochs
             self._refresh()
 
-    def report_wait(self) -> None:
-        """Print that the search waits, since other studies have the whole cluster."""
-        self._console.print(
-            f"{self.done_of_total} done; waiting: other studies use the whole cluster", soft_wrap=True, highlight=False
-        )
+    def report_wait(self, reason: str) -> None:
+        """Print that the search waits, and for what."""
+        print_line(self._console, f"{self.done_of_total} done; waiting: {reason}")
 
     def warn(self, text: str) -> None:
         """Print a warning that the user should see at once."""
-        self._console.print(text, soft_wrap=True, highlight=False)
+        print_line(self._console, text)
 
     def remove_trial(self, number: int) -> None:
         """Remove a trial that was taken from its worker from the running ones."""
@@ -159,24 +156,15 @@ class Progress:
         """Count a trial that has ended, and print its line where there is no live block."""
         self._running.pop(number, None)
         self._done_here += 1
-        self._count(trial, outcome)
+        self.count(trial, outcome)
         self._refresh()
         if not self._live and not self._notebook_block:
-            self._console.print(self._line(trial, outcome), soft_wrap=True, highlight=False)
+            print_line(self._console, f"{self._summary()} | {describe(trial)}: {_result(self._study, outcome)}")
 
     def _refresh(self) -> None:
         """Show the newest state in a notebook; on a terminal, a thread of rich does so."""
         if self._notebook_block:
             self._notebook_block.refresh()
-
-    def _count(self, trial: Trial, outcome: TrialOutcome) -> None:
-        self._outcome_counts[outcome.outcome] = self._outcome_counts.get(outcome.outcome, 0) + 1
-        if outcome.on_front and outcome.values is not None:
-            points = [*self._front, (trial, tuple(outcome.values))]
-            is_on_front = non_dominated(
-                np.array([values for _, values in points]), list(self._study.directions.values())
-            )
-            self._front = [point for point, is_kept in zip(points, is_on_front, strict=True) if is_kept]
 
     def _time_left(self) -> str:
         """Return the time left as text, estimated from the trials and epochs that this driver has completed."""
@@ -195,9 +183,6 @@ class Progress:
             f"{self.done_of_total} done{details}, {len(self._running)} running, front {len(self._front)}, "
             f"{self._time_left()}"
         )
-
-    def _line(self, trial: Trial, outcome: TrialOutcome) -> str:
-        return f"{self._summary()} | {describe(trial)}: {_result(self._study, outcome)}"
 
     def _render(self) -> Group:
         bar = Table.grid()

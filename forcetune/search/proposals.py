@@ -6,7 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -26,14 +26,15 @@ TPE_WINDOW_TRIALS = 400  # the last trials, which TPE models beside the front
 TPE_WINDOW_SLACK_TRIALS = 100  # results between two cuts of the in-memory study to the window
 
 
-class Proposals(Protocol):
+class Proposals:
     """A source of configurations, which may learn from their results."""
 
     def ask(self) -> Proposal | None:
         """Return the next configuration; None where none is left."""
+        raise NotImplementedError
 
     def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        """Learn the result of a proposal.
+        """Learn the result of a proposal; a source that is fixed takes no notice.
 
         Args:
             proposal: The proposal.
@@ -55,7 +56,7 @@ def make_proposals(study: Study, history: Iterable[FrozenTrial], prior_trials: I
     return SampledProposals(study, history, prior_trials)
 
 
-class FixedProposals:
+class FixedProposals(Proposals):
     """The proposals of a list that was made beforehand."""
 
     def __init__(self, proposals: Iterable[Proposal]) -> None:
@@ -65,11 +66,8 @@ class FixedProposals:
         """Return the next listed proposal; None after the last one."""
         return next(self._remaining, None)
 
-    def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        """Take no notice: the list is fixed."""
 
-
-class GridProposals:
+class GridProposals(Proposals):
     """Every combination of the choices that the ledger does not have yet; those of `search.start` come first."""
 
     def __init__(self, study: Study, history: Iterable[FrozenTrial]) -> None:
@@ -93,11 +91,8 @@ class GridProposals:
         params = find_sampled_params(self._study, trial.fields()) or {}
         return Proposal(trial, params, {name: make_distribution(self._study.space[name]) for name in params})
 
-    def tell(self, proposal: Proposal, values: Sequence[float] | None, on_front: bool = True) -> None:
-        """Take no notice: the grid is fixed."""
 
-
-class SampledProposals:
+class SampledProposals(Proposals):
     """The proposals of an Optuna sampler on an in-memory study, which copies the ledger.
 
     Since the study is in memory, asking writes nothing. In it density counts by its logarithm: on a linear axis

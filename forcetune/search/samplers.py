@@ -34,7 +34,7 @@ def make_sampler(study: Study, trial_count: int) -> BaseSampler:
     if name == "random":
         return RandomSampler(seed)
     if name == "nsga2":
-        # with Optuna's 50 trials a generation a search of 50 trials would have one generation alone
+        # a generation of Optuna has 50 trials by default: a search of 50 trials would have one generation only
         return NSGAIISampler(seed=seed, population_size=min(50, max(4, study.trials // 4)))
     if name == "front" and find_front_obstacle(study) is None:
         return _make_front_sampler(study)

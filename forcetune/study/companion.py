@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from forcetune.errors import InputError
-from forcetune.study.domains import describe_error
+from forcetune.study.domains import explain_errors
 from forcetune.study.problems import summarize
+from forcetune.study.sections import Section
 from forcetune.study.study import Study
 from forcetune.study.trial import Trial
 
@@ -46,20 +47,16 @@ class Companion:
         return cls(Trial(**data["trial"]), data["of"], data["marks"])
 
 
-class _WrittenCompanion(BaseModel):
+class _WrittenCompanion(Section):
     """A run as `Companion.plain` writes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     trial: dict[str, Any]
     of: str
     marks: dict[str, str]
 
 
-class _WrittenCompanionRuns(BaseModel):
+class _WrittenCompanionRuns(Section):
     """A file as `CompanionRuns.plain` writes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     study: dict[str, Any]
     companions: list[_WrittenCompanion]
@@ -111,11 +108,8 @@ def load_companion_runs(path: str | Path) -> CompanionRuns:
         companions = [Companion(Trial(**run.trial), run.of, run.marks) for run in written.companions]
         return CompanionRuns(Study.from_dict(written.study), companions, written.night, written.device_hours)
     except ValidationError as error:
-        reasons = [
-            f"{'.'.join(map(str, e['loc'])) or 'file'}: {describe_error(e, Trial)}"
-            for e in error.errors(include_url=False)
-        ]
-        raise InputError(f"{path} cannot be read as a list of companions: {summarize(reasons)}") from error
+        reasons = explain_errors(error, Trial)
+        raise InputError(f"{path} cannot be read as a list of companions: {reasons}") from error
     except (OSError, ValueError, TypeError) as error:
         reason = summarize([str(error)])
         raise InputError(f"{path} cannot be read as a list of companions: {reason}") from error

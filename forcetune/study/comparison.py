@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from forcetune.errors import InputError
+from forcetune.errors import InputError, locating
 from forcetune.study.domains import Range
 from forcetune.study.problems import summarize
 from forcetune.study.reading import read_yaml
@@ -114,10 +114,8 @@ def write_study(path: Path, study: Mapping[str, Any]) -> Path:
     Raises:
         InputError: The path has another study, or the file cannot be written.
     """
-    try:
+    with locating(f"--out: {path} cannot be overwritten"):
         before = read_yaml(path) if path.exists() else study
-    except InputError as error:
-        raise InputError(f"--out: {path} cannot be overwritten: {error}") from error
     try:
         if _drop_changeable(before) != _drop_changeable(study):
             raise InputError(

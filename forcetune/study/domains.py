@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from forcetune.study.problems import LARGEST_INTEGER, Problem, show_value
+from forcetune.study.problems import LARGEST_INTEGER, Problem, show_value, summarize
+from forcetune.study.sections import Section
 from forcetune.study.trial import Trial
 
 LARGEST_EXACT_INTEGER = 2**53  # whole numbers up to here are exact in Optuna's stores
@@ -86,21 +87,17 @@ def _format_when(when: When) -> str:
 Domain = Fixed | Choice | Range
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _WrittenRange(_Strict):
+class _WrittenRange(Section):
     low: int | float
     high: int | float
     log: bool = False
     step: int | float | None = None
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field(default={})
 
 
-class _WrittenChoice(_Strict):
+class _WrittenChoice(Section):
     choices: list[Any]
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field(default={})
 
 
 def parse_domain(name: str, written: Any) -> Domain:
@@ -238,3 +235,16 @@ def describe_error(error: Any, model: type[BaseModel] | None = None) -> str:
         return f"{show_value(error['input'])} must be a mapping with keys among {', '.join(model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{show_value(error['input'])} {message}"
+
+
+def explain_errors(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return the errors of pydantic about a file as one paragraph, each with its position in the file.
+
+    Args:
+        error: The errors.
+        model: The model that has the keys of the file.
+    """
+    return summarize(
+        f"{'.'.join(map(str, details['loc'])) or 'file'}: {describe_error(details, model)}"
+        for details in error.errors(include_url=False)
+    )

@@ -1,24 +1,22 @@
 """The file of `forcetune nightly`: the studies that are compared with random pruning every night, and the budget."""
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from forcetune.errors import InputError
-from forcetune.study.domains import describe_error
-from forcetune.study.problems import summarize
+from forcetune.study.domains import explain_errors
 from forcetune.study.reading import read_yaml
+from forcetune.study.sections import Section
 
 SPARSITY_BAND_EDGES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 
 
-class Nightly(BaseModel):
+class Nightly(Section):
     """The content of a nightly.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     studies: list[str] = Field(min_length=1, description="names of studies in MLflow")
     top: int = Field(1, ge=1, description="champions per band: the trials with the highest validation accuracy")
@@ -32,6 +30,9 @@ class Nightly(BaseModel):
     budget: float | None = Field(None, gt=0, description="device hours per night (no limit)")
     margin: float = Field(
         0.5, gt=0, description="points of test accuracy within which two networks count as equally good"
+    )
+    collapse_margin: float = Field(
+        0.1, gt=0, lt=1, description="difference of two rates of collapses within which they count as equal"
     )
     since: datetime.date | None = Field(
         None, description="night from which the sentinels' history starts again, after an intended change"
@@ -59,8 +60,10 @@ def load_nightly(path: str | Path) -> Nightly:
     try:
         nightly = Nightly.model_validate(written)
     except ValidationError as error:
-        raise InputError(f"{path}: {summarize(map(_explain, error.errors(include_url=False)))}") from None
+        raise InputError(f"{path}: {explain_errors(error, Nightly)}") from None
     check_bands(nightly.bands, f"{path}: bands")
+    if repeated := [name for name, count in Counter(nightly.studies).items() if count > 1]:
+        raise InputError(f"{path}: studies: {', '.join(repeated)} is listed more than once; allowed: each study once")
     return nightly
 
 
@@ -74,12 +77,8 @@ def check_bands(edges: Sequence[float], position: str) -> None:
     Raises:
         InputError: The edges are not valid.
     """
-    if len(edges) < 2 or list(edges) != sorted(set(edges)) or edges[0] < 0 or edges[-1] > 1:
+    if len(edges) < 2 or list(edges) != sorted(set(edges)) or not all(0 <= edge <= 1 for edge in edges):
         shown = ", ".join(f"{edge:g}" for edge in edges)
         raise InputError(
             f"{position}: {shown}; allowed: at least two rising edges of sparsity from 0 to 1, such as 0.9,0.98,1"
         )
-
-
-def _explain(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {describe_error(error, Nightly)}"

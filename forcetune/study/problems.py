@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from forcetune.errors import escape_unprintable
+
 PROBLEM_CHARACTERS = 600  # of one problem
 VALUE_CHARACTERS = 120  # of a value inside a problem
 PROBLEMS_SHOWN = 20
@@ -34,7 +36,7 @@ def collect(checks: Iterable[Callable[[], object]]) -> list[str]:
 
 def summarize(messages: Iterable[str]) -> str:
     """Return the messages as one paragraph: each shortened and without control characters, those beyond 20 counted."""
-    texts = list(dict.fromkeys(_shorten(_printable(message), PROBLEM_CHARACTERS) for message in messages))
+    texts = list(dict.fromkeys(_shorten(escape_unprintable(message), PROBLEM_CHARACTERS) for message in messages))
     beyond = len(texts) - PROBLEMS_SHOWN
     return "; ".join([*texts[:PROBLEMS_SHOWN], *([f"and {beyond} more errors"] if beyond > 0 else [])])
 
@@ -69,7 +71,3 @@ def _shorten(text: str, limit: int) -> str:
         return text
     tail = limit // 4
     return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

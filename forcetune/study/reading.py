@@ -63,16 +63,15 @@ def read_yaml(path: str | Path) -> Any:
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)
-        if len(content) > FILE_BYTES:
-            raise InputError(f"{path}: the file is larger than 1 MiB")
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(summarize([f"{path}: the file cannot be read ({reason})"])) from error
+    if len(content) > FILE_BYTES:
+        raise InputError(f"{path}: the file is larger than 1 MiB")
+    try:
         text = content.decode("utf-8")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        if isinstance(error, UnicodeDecodeError):
-            reason = f"the file is not UTF-8 text ({error.reason} at byte {error.start})"
-        else:
-            reason = f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
+    except UnicodeDecodeError as error:
+        reason = f"the file is not UTF-8 text ({error.reason} at byte {error.start})"
         raise InputError(summarize([f"{path}: {reason}"])) from error
     try:
         return _load(text)

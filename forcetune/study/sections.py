@@ -1,5 +1,6 @@
 """The sections of a study file beside `trial:`: `search:`, `resources:` and `code:`."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -60,7 +61,7 @@ NUMBER_OR_SHARE_SCHEMA = {
 }
 
 
-Keep = Literal["best", "front", "all", "none"]  # whose trained weights are kept
+Keep = Literal["best", "front", "all", "none"]  # the trials that keep their trained weights
 
 
 def _check_sampler(written: str) -> str:
@@ -97,7 +98,11 @@ class Search(Section):
         None, description="rule that ends trials early: `pareto`, `safe` or `none` (`pareto`; grid: `none`)"
     )
     seeds: Seeds | None = Field(
-        None, description="`{front: N}`: after the last proposal, the front runs again with up to N fresh seeds"
+        None,
+        description=(
+            "`{front: N}`: after the last proposal, the front runs again with up to N fresh seeds, at least three of "
+            "them before a point counts as clear"
+        ),
     )
     budget: Budget | None = Field(
         None, description="`{hours: , device_hours: }`: no trial starts once one of the two is used up"
@@ -140,12 +145,31 @@ def _number_or_auto(written: Any) -> Any:
 
 
 NUMBER_OR_AUTO_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]}
+GPU_TYPE_PATTERN = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # of the value of a label of Ray
+
+
+def _text_or_list(written: Any) -> Any:
+    types = [written] if isinstance(written, str) else written
+    is_list = isinstance(types, list) and all(isinstance(name, str) for name in types)
+    if not is_list or not all(re.fullmatch(GPU_TYPE_PATTERN, name) for name in types):
+        raise ValueError("should be one of Ray's accelerator types, such as H100, or a list of them")
+    return types
+
+
+GPU_TYPE_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": f"^{GPU_TYPE_PATTERN}$"},
+        {"type": "array", "items": {"type": "string", "pattern": f"^{GPU_TYPE_PATTERN}$"}},
+    ]
+}
 
 
 class Resources(Section):
     """The section `resources:`: what one trial occupies, and how many trials run at once."""
 
-    cpus: float = Field(1, gt=0, description="cores per trial, and the number of its threads")
+    cpus: float = Field(
+        1, gt=0, description="cores per trial, and the number of its threads; its processes have equal parts"
+    )
     gpus: Annotated[
         float | Literal["auto"], BeforeValidator(_number_or_auto), WithJsonSchema(NUMBER_OR_AUTO_SCHEMA)
     ] = Field(
@@ -153,6 +177,17 @@ class Resources(Section):
         description="GPUs per trial; trials with a fraction share a GPU; `auto`: a probe finds how many trials fit in "
         "the memory of a GPU; without a GPU, it means 0",
     )
+    gpu_type: Annotated[list[str], BeforeValidator(_text_or_list), WithJsonSchema(GPU_TYPE_SCHEMA)] = Field(
+        default=[],
+        description="kinds of GPUs on which trials may run, by Ray's names for them: `H100`, or `[H100, A100]` (any)",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="processes that train a trial together, each with its share of every batch and, where the trial "
+        "has GPUs, with one of its `gpus`",
+    )
+    spread: bool = Field(False, description="let the processes of a trial be on several nodes; else one has them all")
     concurrent: int | None = Field(None, ge=1, description="trials that run at the same time (as many as fit)")
     compile: bool = Field(False, description="train with torch.compile, which needs time before the first step")
     max_seconds: float | None = Field(
@@ -167,8 +202,8 @@ class Resources(Section):
 
     @property
     def threads(self) -> int:
-        """The number of torch's threads in each trial; the last digits of its losses depend on it."""
-        return max(1, int(self.cpus))
+        """The number of torch's threads in each process of a trial; the last digits of its losses depend on it."""
+        return max(1, int(self.cpus / self.processes))
 
 
 class ResolvedResources(Resources):
@@ -181,14 +216,20 @@ class ResolvedResources(Resources):
         """The devices of a trial, whose time counts: its GPUs, or its cores where it has no GPU."""
         return self.gpus or self.cpus
 
+    @property
+    def per_process(self) -> "ResolvedResources":
+        """The resources of one process of a trial."""
+        cpus, gpus = self.cpus / self.processes, self.gpus / self.processes
+        return self.model_copy(update={"cpus": cpus, "gpus": gpus, "processes": 1, "spread": False})
+
     def count_fitting(self, cpus: float, gpus: float) -> int:
-        """Return the number of trials that fit on so many cores and GPUs at once."""
+        """Return the number of trials that fit on these cores and GPUs at once."""
         by_cpus = count_whole(cpus, self.cpus)
         return min(by_cpus, count_whole(gpus, self.gpus)) if self.gpus else by_cpus
 
 
 def count_whole(available: float, share: float) -> int:
-    """Return how many whole shares there are: three of a third are in 1, in spite of rounding."""
+    """Return how many whole shares fit into what is available; rounding does not count: three thirds fit into 1."""
     return int(available / share + 1e-9)
 
 

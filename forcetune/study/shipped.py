@@ -11,7 +11,7 @@ EDITOR_COMMENT = "# yaml-language-server:"
 
 
 def list_search_spaces() -> dict[str, str]:
-    """Return what each shipped search space is, one sentence from the head of its file, by name."""
+    """Return a sentence on each shipped search space, from the head of its file, by name."""
     return {name: _summarize(file.read_text(encoding="utf-8")) for name, file in _find_files().items()}
 
 

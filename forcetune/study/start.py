@@ -17,8 +17,6 @@ def parse_start(study: "Study") -> list[dict[str, Any]]:
     Raises:
         Problem: The study can never propose one of them.
     """
-    for problem in start_problems(study):
-        raise problem
     return [_parse_values(study, f"search.start.{i}", written) for i, written in enumerate(study.search.start)]
 
 

@@ -15,10 +15,11 @@ from pydantic import (
     ValidationError,
 )
 
-from forcetune.errors import InputError
+from forcetune.errors import InputError, locating
 from forcetune.names import COMPANION, resolve, suggestion
 from forcetune.study.domains import Domain, Fixed, Range, describe_error, parse_domain
 from forcetune.study.problems import Problem, collect, show_value, summarize
+from forcetune.study.processes import process_problems
 from forcetune.study.reading import read_yaml
 from forcetune.study.sections import (
     DEFAULT_TRIALS,
@@ -39,6 +40,7 @@ from forcetune.study.trial import CONDITIONAL_FIELDS, Trial, is_applicable
 REQUIRED_TRIAL_FIELDS = [name for name, info in Trial.model_fields.items() if info.is_required()]
 GRID_TRIALS = 100_000  # at most, since a study lists all of them before it starts
 NAME_CHARACTERS = 200  # a file system takes 255, and forcetune adds to the name
+CHANGEABLE_KEYS = ("search", "resources", "code", "on_end")  # that may change once a study has trials
 LAST_SEED = 2**62  # of a study; fresh seeds follow it, below 2^63
 
 # The two forms of a section: a value that stands for it, or its keys. They are never shown to the user.
@@ -84,6 +86,11 @@ class Study(Section):
     trial: dict[str, Any] = Field(description="fields of a configuration: values or domains")
     search: Search = Field(default=Search(), description="how configurations are proposed")
     resources: Resources = Field(default=Resources(), description="resources of one trial")
+    on_end: list[str] = Field(
+        default=[],
+        description="program and its arguments, started when the study is complete, ends early or is given up; it "
+        "reads the reason as JSON on standard input",
+    )
 
     @classmethod
     def from_dict(cls, written: Any) -> "Study":
@@ -223,6 +230,14 @@ class Study(Section):
             implied.add("samples_per_class")
         return {*self._domains[name].when, *implied} & set(self._domains)
 
+    def list_values(self, name: str) -> list[Any]:
+        """Return the values of a field: its choices, the two ends of its range, or its default.
+
+        Args:
+            name: The field.
+        """
+        return self.space[name].values if name in self.space else [Trial.model_fields[name].default]
+
     def ranges(self) -> list[str]:
         """Return the fields whose domains are ranges, which have no finite list of values."""
         return [name for name, domain in self.space.items() if isinstance(domain, Range)]
@@ -241,14 +256,16 @@ class Study(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The content that may not change once the study has trials: all but `search:`, `resources:` and `code:`.
+        """The content that may not change once the study has trials.
+
+        That is all but `search:`, `resources:`, `code:` and `on_end:`, which change no trial.
 
         Values at their defaults are left out, except the objectives, so that a new key does not change the identity of
         a study.
         """
         return {
             "objectives": self.model_dump(include={"objectives"})["objectives"],
-            **self.model_dump(exclude={"search", "resources", "code"}, exclude_defaults=True),
+            **self.model_dump(exclude={*CHANGEABLE_KEYS}, exclude_defaults=True),
         }
 
     @property
@@ -258,19 +275,19 @@ class Study(Section):
 
     @property
     def modules(self) -> set[str]:
-        """The top-level modules and packages of the functions `package.module:function` in the file."""
+        """The top-level modules and packages of the user's functions `package.module:function` in the file."""
         functions = [self.task.loss, self.task.measure, self.task.train, *self.task.metrics]
-        for field in ("dataset", "model", "method", "saliency_loss"):
+        for field in ("dataset", "model", "method", "schedule", "saliency_loss"):
             functions += self.space[field].values if field in self.space else []
         if not self.search.sampler.startswith(OPTUNA_PREFIX):
             functions.append(self.search.sampler)
-        return {name.partition(":")[0].partition(".")[0] for name in functions if name and ":" in name}
+        modules = {name.partition(":")[0].partition(".")[0] for name in functions if name and ":" in name}
+        return modules - {"forcetune"}  # every machine of a cluster has it
 
     @property
     def first_fresh_seed(self) -> int:
         """The lowest seed above all seeds of the study's own trials."""
-        seeds = self.space["seed"].values if "seed" in self.space else [Trial.model_fields["seed"].default]
-        return 1 + int(max(seeds))
+        return 1 + int(max(self.list_values("seed")))
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -343,6 +360,9 @@ class Study(Section):
             yield Problem("study", message)
         if self.search.budget and not self.search.budget.model_dump(exclude_none=True):
             yield Problem("search.budget", "is empty; allowed: hours, device_hours, or both")
+        if self.resources.gpu_type and not self.resources.gpus:
+            kinds = ", ".join(self.resources.gpu_type)
+            yield Problem("resources.gpu_type", f"names {kinds}, but `gpus` is 0; allowed: with `gpus` above 0 or auto")
 
     def _check_size(self) -> None:
         if self.first_fresh_seed > LAST_SEED:
@@ -357,6 +377,7 @@ class Study(Section):
     def _search_problems(self) -> Iterator[Problem]:
         """Yield a problem for what objectives, constraints and `search:` need and the trials do not have."""
         yield from task_problems(self)
+        yield from process_problems(self)
         yield from start_problems(self)
         if len(self.search.start) > self.trials:
             count = len(self.search.start)
@@ -482,10 +503,8 @@ def load_study(path: str | Path) -> Study:
         InputError: The file cannot be read, or its content is not valid. The message begins with the path.
     """
     written = read_yaml(path)
-    try:
+    with locating(path):
         return Study.from_dict(written)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _find_section(keys: list[str]) -> type[BaseModel]:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from forcetune.errors import InputError
 from forcetune.names import COMPANION, suggestion
 from forcetune.study.problems import Problem, summarize
+from forcetune.study.sections import Section
 
 if TYPE_CHECKING:
     from forcetune.study.study import Study
@@ -47,19 +48,15 @@ RULE_METRICS = ("mask_density", "settled")  # only where a rule changes the mask
 Direction = Literal["max", "min"]
 
 
-class Objective(BaseModel):
+class Objective(Section):
     """An objective with the point that its hypervolume is measured from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     direction: Direction = Field(description="`max` or `min`")
-    reference: float = Field(allow_inf_nan=False, description="worst value that counts towards the hypervolume")
+    reference: float = Field(description="worst value that counts towards the hypervolume")
 
 
-class Bound(BaseModel):
+class Bound(Section):
     """The bounds of a static metric, both included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     min: float | None = Field(None, description="lowest value allowed")
     max: float | None = Field(None, description="highest value allowed")

@@ -1,4 +1,4 @@
-"""One configuration, whose fields `trial:` of a study file sets or samples."""
+"""One configuration: the fields that `trial:` of a study file sets or samples."""
 
 import hashlib
 import json
@@ -120,7 +120,9 @@ class Trial(BaseModel):
         "`learning_rate` alone (`weights`)",
     )
     layers_from: Annotated[str | None, Effect.SCORES] = Field(
-        None, description="masks whose layer densities are copied: a masks.npz, or the id of a run that has one"
+        None,
+        description="masks whose layer densities are copied: a file (masks.npz, or a .safetensors file), or the id of "
+        "a run that has one",
     )
     invert: Annotated[bool, Effect.SCORES] = Field(
         False, description="control: keep the weights with the lowest scores"
@@ -166,6 +168,11 @@ class Trial(BaseModel):
     )
     precision: Annotated[Literal["bf16", "float32"] | None, Effect.LOOP | Effect.TRAINING_MEMORY] = Field(
         None, description="training precision: `bf16` (torch's autocast) or `float32` (bf16 on a GPU, float32 on a CPU)"
+    )
+    sync_batch_norm: Annotated[bool, Effect.TRAINING] = Field(
+        True,
+        description="where `resources.processes` share a batch, batch norm takes the statistics of the whole batch; "
+        "false: each process those of its share, so that the results depend on their number",
     )
     seed: Annotated[int, Effect.SCORES] = Field(
         0, ge=0, description="seed of the split, the initial weights, the data order and the saliency data"
@@ -280,7 +287,7 @@ def is_applicable(field: str, values: Mapping[str, Any]) -> bool:
 
 
 def _find_defaults(method: object) -> Mapping[str, Any]:
-    """Return the fields whose defaults a row of METHODS sets otherwise."""
+    """Return the fields for which a row of METHODS has defaults of its own."""
     from forcetune.pruning import METHODS
 
     return METHODS[method].defaults if isinstance(method, str) and method in METHODS else {}

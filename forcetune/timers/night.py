@@ -10,9 +10,8 @@ from pathlib import Path
 from zlib import crc32
 
 from forcetune.errors import InputError
-from forcetune.stores import absolute_uri, has_password
+from forcetune.stores import STORE_VARIABLES, absolute_uri, has_password
 
-ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE")
 PATH_VARIABLES = (
     *("FORCETUNE_STATE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "PGPASSFILE"),
     *("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
@@ -22,7 +21,7 @@ OTHER_VARIABLES = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_INSECURE_TLS"),
     *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
-NIGHT_VARIABLES = (*ADDRESS_VARIABLES, *PATH_VARIABLES, "PYTHONPATH", *OTHER_VARIABLES)
+NIGHT_VARIABLES = (*STORE_VARIABLES, *PATH_VARIABLES, "PYTHONPATH", *OTHER_VARIABLES)
 SECRET_VARIABLES = {  # what to do instead, since others can read a crontab or a unit
     "RAY_AUTH_TOKEN": "name the file that holds it with RAY_AUTH_TOKEN_PATH",
     "MLFLOW_TRACKING_PASSWORD": "put it into ~/.mlflow/credentials",
@@ -76,8 +75,8 @@ def plan(file: str | Path, at: str, folder: str | Path | None = None, log: str |
     Args:
         file: The nightly.yaml.
         at: When it starts, as HH:MM of 24 hours.
-        folder: The folder in which it runs. None: the current one.
-        log: The file for its output. None: in that folder, with the name of `file` (nightly.log).
+        folder: The folder in which it runs; None for the current one.
+        log: The file for its output; None for a file in that folder with the name of `file` (nightly.log).
 
     Raises:
         InputError: A path does not exist or cannot be written into a crontab or a unit, or a variable holds a secret.
@@ -156,8 +155,9 @@ def _night_variables() -> Iterator[tuple[str, str]]:
 
 def _make_absolute(name: str, value: str) -> str:
     """Return the value with its paths made absolute, as this shell reads them."""
-    if name in ADDRESS_VARIABLES:
+    if name in STORE_VARIABLES:
         return absolute_uri(value)
     if name == "PYTHONPATH":
         return os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
-    return os.path.abspath(value) if name in PATH_VARIABLES else value
+    is_path = name in PATH_VARIABLES and "://" not in value  # a folder for checkpoints may be in an object store
+    return os.path.abspath(value) if is_path else value

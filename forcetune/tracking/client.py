@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
 
 from forcetune.errors import InputError
 from forcetune.stores import hide_password, is_http, sqlite_path, without_login
@@ -18,6 +19,9 @@ from forcetune.tracking.schema import make_store_error, make_tables
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+    from mlflow.store.entities import PagedList
+
+EntityT = TypeVar("EntityT")
 
 DELETED_STAGE = "deleted"  # MLflow's word for the stage of an experiment or a run that its UI no longer shows
 
@@ -26,7 +30,7 @@ MLFLOW_HEALTH_TRIES = 3  # for a connection that breaks; one that is refused, or
 
 
 def make_client(uri: str) -> MlflowClient:
-    """Return a client of a store, which repeats the requests that can be repeated.
+    """Return a client of a store, which repeats the requests that can be repeated; a new SQLite file gets its tables.
 
     MLflow's own retries are switched off: they repeat every request, also one that creates a run, and they try for
     minutes where a server is gone.
@@ -41,13 +45,17 @@ def make_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # MLflow prints the URL of each ended run
+    from mlflow import MlflowClient
+
     path = sqlite_path(uri)
     if path is None:
-        from mlflow import MlflowClient
-
         client = MlflowClient(uri)
         return add_retries(client) if is_http(uri) else client
-    return _make_file_client(uri, path)
+    try:
+        make_tables(path)
+        return MlflowClient(uri)
+    except Exception as error:  # SQLAlchemy's, alembic's, MLflow's own, or sqlite3's
+        raise make_store_error(path, error) from error
 
 
 @contextmanager
@@ -67,21 +75,6 @@ def open_client(uri: str) -> Iterator[MlflowClient]:
         yield make_client(uri)
     except MlflowException as error:
         raise InputError(f"the MLflow store {hide_password(uri)} cannot be used: {error.message}") from error
-
-
-def _make_file_client(uri: str, path: Path) -> MlflowClient:
-    """Return a client of a SQLite file; make MLflow's tables first where the file is new.
-
-    Raises:
-        InputError: MLflow cannot use the file.
-    """
-    from mlflow import MlflowClient
-
-    try:
-        make_tables(path)
-        return MlflowClient(uri)
-    except Exception as error:  # SQLAlchemy's, alembic's, MLflow's own, or sqlite3's
-        raise make_store_error(path, error) from error
 
 
 def check_answers(uri: str) -> None:
@@ -106,6 +99,27 @@ def check_answers(uri: str) -> None:
                 raise InputError(f"the MLflow server at {hide_password(uri)} does not answer: {reason}") from None
         else:
             return
+
+
+def download_file(run: str, name: str, uri: str) -> bytes | None:
+    """Return the content of a file among a run's artifacts; None where the run has no such file.
+
+    Args:
+        run: The id of the run.
+        name: The name of the file.
+        uri: The URI of the MLflow store.
+
+    Raises:
+        InputError: The artifacts cannot be read.
+    """
+    client = make_client(uri)
+    try:
+        if name not in {artifact.path for artifact in client.list_artifacts(run)}:
+            return None
+        with TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run, name, folder)).read_bytes()
+    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        raise InputError(f"{name} of the run {run} in {hide_password(uri)} cannot be read: {error}") from error
 
 
 def is_deleted(study: str, uri: str) -> bool:
@@ -196,21 +210,20 @@ def list_runs(client: MlflowClient, experiment_ids: Sequence[str], query: str = 
         experiment_ids: The ids of the experiments.
         query: A filter of MLflow.
     """
-    runs: list[Run] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_runs(list(experiment_ids), query, max_results=1000, page_token=token)
-        runs += page
-        token = page.token or ""
-    return runs
+    return _read_pages(
+        lambda token: client.search_runs(list(experiment_ids), query, max_results=1000, page_token=token)
+    )
 
 
 def list_all_experiments(client: MlflowClient) -> list[Experiment]:
     """Return all experiments that are not deleted, the oldest first, page by page."""
-    experiments: list[Experiment] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_experiments(order_by=["creation_time ASC"], page_token=token)
-        experiments += page
-        token = page.token or ""
-    return experiments
+    return _read_pages(lambda token: client.search_experiments(order_by=["creation_time ASC"], page_token=token))
+
+
+def _read_pages(search: Callable[[str | None], PagedList[EntityT]]) -> list[EntityT]:
+    page = search(None)
+    entities = list(page)
+    while page.token:
+        page = search(page.token)
+        entities += page
+    return entities

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from forcetune.errors import InputError, StoppedError
+from forcetune.names import RUN_ID_PATTERN
 from forcetune.stores import hide_password
 from forcetune.tracking.client import (
     DELETED_STAGE,
@@ -17,7 +17,7 @@ from forcetune.tracking.client import (
     list_runs,
     make_client,
 )
-from forcetune.tracking.writing import METRICS_PER_REQUEST, STUDY_FILE
+from forcetune.tracking.writing import STUDY_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MOVED_FROM_TAG = "forcetune.moved_from"
 PARENT_TAG = "mlflow.parentRunId"
 MOVING_SUFFIX = ".moving"  # behind the name of an experiment, or a study, of which only a part is copied
-PARAMS_PER_REQUEST = 100  # MLflow's own limit
 
 
 def copy_experiment(name: str, source: str, target: str, say: Callable[[str], None] = lambda line: None) -> None:
@@ -105,7 +104,7 @@ def copy_experiment(name: str, source: str, target: str, say: Callable[[str], No
 
 def find_moved_run(run: str, uri: str) -> str | None:
     """Return the id, in this store, of the run that had the id `run` in an earlier store; None where there is none."""
-    if not re.fullmatch("[0-9a-f]{32}", run):
+    if not RUN_ID_PATTERN.fullmatch(run):
         return None
     client = make_client(uri)
     experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -132,12 +131,9 @@ def _copy_run(
     if PARENT_TAG in tags:
         tags[PARENT_TAG] = new_ids.get(tags[PARENT_TAG], tags[PARENT_TAG])
     copy = target_client.create_run(experiment, run.info.start_time, tags, run.info.run_name).info.run_id
-    params = [Param(name, text) for name, text in run.data.params.items()]
-    for start in range(0, len(params), PARAMS_PER_REQUEST):
-        target_client.log_batch(copy, params=params[start : start + PARAMS_PER_REQUEST])
+    target_client.log_batch(copy, params=[Param(name, text) for name, text in run.data.params.items()])
     points = [point for name in run.data.metrics for point in source_client.get_metric_history(run.info.run_id, name)]
-    for start in range(0, len(points), METRICS_PER_REQUEST):
-        target_client.log_batch(copy, metrics=points[start : start + METRICS_PER_REQUEST])
+    target_client.log_batch(copy, metrics=points)
     if run.inputs and run.inputs.dataset_inputs:
         target_client.log_inputs(copy, run.inputs.dataset_inputs)
     with TemporaryDirectory() as folder:

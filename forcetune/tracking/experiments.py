@@ -18,7 +18,9 @@ VIEW_KEY = "forcetune"  # the key under which MLflow's UI keeps our view of an e
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"  # the tag of an experiment in which MLflow's UI looks for that view
 REPORT_TAG = "forcetune.report"  # of a study's parent run that has a page among its artifacts: the name of that page
 TRIALS_FILTER = "tags.`forcetune.kind` = 'trial'"  # in the language of MLflow's search
-CHARTED_RUNS = 1000  # in a scatter plot
+CHARTED_RUNS, CHARTED_CURVES = 1000, 10  # in the plot of the front, and in that of learning curves
+SECTION = "study"  # of the page, the id of the section with the charts
+VISIBLE = {"deleted": False, "isGenerated": False}  # flags of a section, or of a chart
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,7 @@ def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any
         "columnOrder": columns,  # else MLflow puts metrics first, then params, then tags
         "columnWidths": {},
         "compareRunCharts": [_make_scatter(quality), _make_curves(quality)],
-        "compareRunSections": [
-            {"uuid": "study", "name": "Study", "display": True, **_CHART_FLAGS, "isReordered": False}
-        ],
+        "compareRunSections": [{"uuid": SECTION, "name": "Study", "display": True, **VISIBLE, "isReordered": False}],
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": False,
         "autoRefreshEnabled": True,
@@ -112,33 +112,20 @@ def make_view(objectives: Sequence[str], fields: Sequence[str]) -> dict[str, Any
     return {"name": "Trials", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
 
 
-_CHART_FLAGS: Mapping[str, Any] = {"deleted": False, "isGenerated": False}
-
-
 def _make_scatter(quality: str) -> dict[str, Any]:
     axes = {"xaxis": {"key": "sparsity", "type": "METRIC"}, "yaxis": {"key": quality, "type": "METRIC"}}
-    return {
-        "type": "SCATTER",
-        "uuid": "front",
-        "metricSectionId": "study",
-        **_CHART_FLAGS,
-        **axes,
-        "runsCountToCompare": CHARTED_RUNS,
-    }
+    return _make_chart("SCATTER", "front", CHARTED_RUNS, axes)
 
 
 def _make_curves(metric: str) -> dict[str, Any]:
     axis = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "xAxisScaleType": "linear", "scaleType": "linear"}
     lines = {"metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0, "range": {}}
-    return {
-        "type": "LINE",
-        "uuid": "curves",
-        "metricSectionId": "study",
-        **_CHART_FLAGS,
-        **axis,
-        **lines,
-        "runsCountToCompare": 10,
-    }
+    return _make_chart("LINE", "curves", CHARTED_CURVES, {**axis, **lines})
+
+
+def _make_chart(kind: str, name: str, runs: int, content: Mapping[str, Any]) -> dict[str, Any]:
+    chart = {"type": kind, "uuid": name, "metricSectionId": SECTION, **VISIBLE}
+    return {**chart, **content, "runsCountToCompare": runs}
 
 
 def _read_file(path: Path) -> list[Experiment]:

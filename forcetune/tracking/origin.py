@@ -23,14 +23,15 @@ def collect_origin_tags(source_type: str = "LOCAL") -> dict[str, str]:
     """
     # MLflow's resolve_tags takes the commit of the folder of the program, not of the study
     tags = {"mlflow.source.name": "forcetune", "mlflow.source.type": source_type}
-    if user := _get_user():
+    if user := find_user():
         tags["mlflow.user"] = user
     if commit := _get_commit(Path.cwd()):
         tags["mlflow.source.git.commit"] = commit
     return {**tags, **_read_context()}
 
 
-def _get_user() -> str | None:
+def find_user() -> str | None:
+    """Return the name of the user who runs this process; None where the system has no name for the account."""
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # a container may run under a number without a name

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from forcetune.errors import InputError
 from forcetune.stores import hide_password, mlflow_uri
-from forcetune.tracking.client import check_answers, make_client
+from forcetune.tracking.client import check_answers, download_file, make_client
 from forcetune.tracking.experiments import REPORT_TAG
 from forcetune.tracking.runs import UnknownError, load_runs
 from forcetune.tracking.writing import Epoch, Tracker
@@ -64,12 +62,13 @@ class Record:
         self._tracker.remove_duplicates(self._kind, self._name)
 
 
-def list_records(experiment: str, kind: str) -> list[dict[str, Any]]:
+def list_records(experiment: str, kind: str, uri: str | None = None) -> list[dict[str, Any]]:
     """Return the runs of a kind as `load_runs` gives them, the oldest first.
 
     Args:
         experiment: The name of the experiment.
         kind: The kind of the runs, the tag forcetune.kind.
+        uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Returns:
         The runs; none where there is no such experiment.
@@ -78,7 +77,7 @@ def list_records(experiment: str, kind: str) -> list[dict[str, Any]]:
         InputError: The store does not answer.
     """
     try:
-        runs = load_runs(experiment, mlflow_uri())
+        runs = load_runs(experiment, uri or mlflow_uri())
     except UnknownError:
         return []
     return [run for run in runs if run["tags"].get("forcetune.kind") == kind]
@@ -96,15 +95,12 @@ def read_json(run: str, name: str, uri: str | None = None) -> Any:
         The content; None where the run has no such file.
 
     Raises:
-        InputError: The artifact store cannot be read.
+        InputError: The artifact store cannot be read, or the file is no JSON.
     """
-    client = make_client(uri or mlflow_uri())
+    content = download_file(run, name, uri or mlflow_uri())
     try:
-        if name not in {artifact.path for artifact in client.list_artifacts(run)}:
-            return None
-        with TemporaryDirectory() as folder:
-            return json.loads(Path(client.download_artifacts(run, name, folder)).read_text("utf-8"))
-    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+        return None if content is None else json.loads(content)
+    except ValueError as error:
         raise InputError(f"{name} of the run {run} cannot be read: {error}") from error
 
 

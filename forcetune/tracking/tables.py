@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
 from forcetune.errors import InputError
-from forcetune.names import COMPANION, suggestion
+from forcetune.names import COMPANION, RUN_ID_PATTERN, suggestion
 from forcetune.stores import hide_password, mlflow_uri
-from forcetune.tracking.client import list_all_experiments, list_runs, make_client, open_client
+from forcetune.tracking.client import download_file, list_all_experiments, list_runs, make_client, open_client
 from forcetune.tracking.copying import find_moved_run
+from forcetune.tracking.registry import REGISTERED_TAG
 from forcetune.tracking.runs import UnknownError, load_runs, parse_param
 from forcetune.tracking.writing import KEEP_TAG, STUDY_FILE, WEIGHTS_TAG
 
@@ -25,8 +24,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FRONT_TAG, KNEE_TAG = "forcetune.front", "forcetune.knee"  # of the runs on a study's front, and of the run at its knee
+DEVICE_TAG = "forcetune.device"  # the name of the device on which a trial ran
 # The columns that a table of trials has without trials too.
 TABLE_COLUMNS = ("run_id", "name", "status", "started", "ended", "outcome", "reason", "trial", "device_seconds")
+REACHED_TOLERANCE = 0.02  # of a density, by which the density that was reached may differ: whole weights are kept
 COMPANION_TAGS = ("of", "arm", "night", "again")  # the purpose of a companion; columns of a companion's table
 
 
@@ -48,6 +49,9 @@ class TrialTable:
         weights: Who keeps the weights of a trial (KEPT_BY_SEARCH, KEPT_BY_USER), or that they were deleted
             (WEIGHTS_DROPPED), by the id of its run; empty for several studies.
         marked: For FRONT_TAG and KNEE_TAG the ids of the runs that have them; empty for several studies.
+        devices: The name of the device on which a trial ran, by the id of its run.
+        registered: The names of the models in MLflow's registry that have networks of the study; empty for several
+            studies.
     """
 
     trials: pd.DataFrame
@@ -61,6 +65,8 @@ class TrialTable:
     keep_rule: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     marked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    devices: Mapping[str, str] = field(default_factory=dict)
+    registered: Sequence[str] = ()
 
 
 def load_table(study: str, uri: str | None = None) -> TrialTable:
@@ -74,7 +80,8 @@ def load_table(study: str, uri: str | None = None) -> TrialTable:
         The table. Its trials have the columns run_id, name, status, started, ended, outcome, reason, trial (the key),
         the params, the last values of the metrics, and device_seconds: the seconds of pruning and training times the
         devices of the trial (GPUs, or cores where it has no GPU). Where a param and a metric share a name (`density`),
-        the column has the metric, which was measured.
+        the column has the metric, which was measured. Where trials reached another density than they were asked for,
+        as with whole channels, requested_density is what they were asked for.
 
     Raises:
         UnknownError: The store has no such study.
@@ -97,6 +104,8 @@ def load_table(study: str, uri: str | None = None) -> TrialTable:
         keep_rule=json.loads(parent["tags"].get(KEEP_TAG, "{}")),
         weights={run["id"]: run["tags"][WEIGHTS_TAG] for run in trials if WEIGHTS_TAG in run["tags"]},
         marked={tag: [run["id"] for run in trials if tag in run["tags"]] for tag in (FRONT_TAG, KNEE_TAG)},
+        devices={run["id"]: run["tags"][DEVICE_TAG] for run in trials if DEVICE_TAG in run["tags"]},
+        registered=json.loads(parent["tags"].get(REGISTERED_TAG, "[]")),
     )
 
 
@@ -170,13 +179,12 @@ def load_study_file(study: str, uri: str | None = None) -> dict[str, Any]:
     """
     store = uri or mlflow_uri()
     parent = _find_parent(study, load_runs(study, store))
-    try:
-        text = Path(make_client(store).download_artifacts(parent["id"], STUDY_FILE)).read_text("utf-8")
-    except Exception as error:  # an MlflowException, or what reading the artifact store raises
+    content = download_file(parent["id"], STUDY_FILE, store)
+    if content is None:
         raise InputError(
-            f"{STUDY_FILE} of the run {parent['id']} in {hide_password(store)} cannot be read: {error}"
-        ) from error
-    written = dict(yaml.safe_load(text))
+            f"{STUDY_FILE} of the run {parent['id']} in {hide_password(store)} cannot be read: there is no such file"
+        )
+    written = dict(yaml.safe_load(content))
     order = json.loads(parent["tags"]["forcetune.objectives"])  # the keys of the file may have been sorted by hand
     return {**written, "objectives": {name: written["objectives"][name] for name in order}}
 
@@ -191,7 +199,7 @@ def fetch_masks(source: str, uri: str | None = None) -> Path:
     Raises:
         InputError: The store has no such run, or the run has no masks.
     """
-    if not re.fullmatch("[0-9a-f]{32}", source):
+    if not RUN_ID_PATTERN.fullmatch(source):
         return Path(source)
     store = uri or mlflow_uri()
     try:
@@ -221,16 +229,18 @@ def find_run(run: str, uri: str | None = None) -> str:
     """Return the id of a run.
 
     Args:
-        run: The id, which is returned as it is, or the run's study and name, as in `digits/trial-0036`.
+        run: The id, also the one that the run had in the store from which it was moved, or the run's study and name,
+            as in `digits/trial-0036`.
         uri: The URI of the MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Raises:
-        InputError: The store has no such study, or the study has no such run.
+        InputError: The store has no such run or study, or the study has no such run.
     """
+    store = uri or mlflow_uri()
     study, slash, name = run.rpartition("/")
     if not slash:
-        return run
-    ids = {entry["name"]: entry["id"] for entry in load_runs(study, uri or mlflow_uri())}
+        return str(_get_run(run, store).info.run_id)
+    ids = {entry["name"]: entry["id"] for entry in load_runs(study, store)}
     if name not in ids:
         raise InputError(f"the study {study!r} has no run {name!r}{suggestion(name, ids)}")
     return str(ids[name])
@@ -289,15 +299,7 @@ def read_file(run: str, name: str, uri: str | None = None) -> bytes | None:
         InputError: The store has no such run, or its artifacts cannot be read.
     """
     store = uri or mlflow_uri()
-    run_id = _get_run(run, store).info.run_id
-    client = make_client(store)
-    try:
-        if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-            return None
-        with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
-    except Exception as error:  # an MlflowException, or what reading the artifact store raises
-        raise InputError(f"{name} of the run {run} in {hide_password(store)} cannot be read: {error}") from error
+    return download_file(_get_run(run, store).info.run_id, name, store)
 
 
 def _get_run(run: str, store: str) -> Run:
@@ -346,8 +348,16 @@ def _make_row(run: dict[str, Any]) -> dict[str, Any]:
         **{tag: run["tags"][f"forcetune.{tag}"] for tag in COMPANION_TAGS if f"forcetune.{tag}" in run["tags"]},
         **{name: parse_param(text) for name, text in run["params"].items()},
         **run["metrics"],
+        **_select_requested_density(run),
         "device_seconds": _sum_device_seconds(run),
     }
+
+
+def _select_requested_density(run: dict[str, Any]) -> dict[str, float]:
+    """Return the density that was asked for, where the trial reached another one than whole weights explain."""
+    requested, reached = float(run["params"].get("density", "nan")), float(run["metrics"].get("density", "nan"))
+    differs = abs(requested - reached) > REACHED_TOLERANCE * requested
+    return {"requested_density": requested} if differs else {}
 
 
 def _sum_device_seconds(run: dict[str, Any]) -> float:

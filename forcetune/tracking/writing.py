@@ -29,7 +29,6 @@ STUDY_FILE = "study.yaml"  # among the artifacts of a parent run
 REFUSED_TAG = "forcetune.refused"  # the tag of a run with the names that MLflow does not take
 PERMANENT_CODES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # MLflow's codes of errors that a repetition cannot mend
 REFUSED_NAME_CHARACTERS = 100  # of each name in REFUSED_TAG
-METRICS_PER_REQUEST = 900  # MLflow takes 1000
 KEEP_TAG = "forcetune.keep"  # of a parent run: whose weights are kept, as JSON
 WEIGHTS_TAG = "forcetune.weights"  # of a run that has weights, is about to get them, or has lost them
 RETRAINED_TAG = "forcetune.retrained"  # of a run with weights: the metrics of theirs that differ from the run's
@@ -280,13 +279,8 @@ class Tracker:
         ]
         run_params = [Param(name, text) for name, text in format_params(fields or {}).items()]
         run_tags = [RunTag(name, value) for name, value in _shorten_tags(tags or {}).items()]
-        first, *batches = [
-            metrics[i : i + METRICS_PER_REQUEST] for i in range(0, len(metrics), METRICS_PER_REQUEST)
-        ] or [[]]
         try:
-            self.client.log_batch(run, metrics=first, params=run_params, tags=run_tags)
-            for batch in batches:
-                self.client.log_batch(run, metrics=batch)
+            self.client.log_batch(run, metrics=metrics, params=run_params, tags=run_tags)
         except MlflowException as error:
             if error.error_code not in PERMANENT_CODES:
                 raise
@@ -300,11 +294,9 @@ class Tracker:
         refused: dict[str, str] = {}
         for kind, entries in (("metrics", metrics), ("params", params), ("tags", tags)):
             for name in dict.fromkeys(entry.key for entry in entries):
-                values = [entry for entry in entries if entry.key == name]
+                request: dict[str, Any] = {kind: [entry for entry in entries if entry.key == name]}
                 try:
-                    for start in range(0, len(values), METRICS_PER_REQUEST):
-                        request: dict[str, Any] = {kind: values[start : start + METRICS_PER_REQUEST]}
-                        self.client.log_batch(run, **request)
+                    self.client.log_batch(run, **request)
                 except MlflowException as error:
                     if error.error_code not in PERMANENT_CODES:
                         raise

@@ -9,6 +9,8 @@ from forcetune.training.exercise import exercise_rule
 from forcetune.training.loop import LR_SCHEDULES, TRAINING_LOSSES, Diverged, Training, find_loss
 from forcetune.training.masked import Masked, hold
 from forcetune.training.own import TrainingLoop, UserTrainingLoop
+from forcetune.training.parallel import ParallelTraining
+from forcetune.training.processes import LostProcessError, ProcessGroup, TorchGroup
 from forcetune.training.ruled import RuledTraining
 from forcetune.training.step import OPTIMIZERS, Loss, Precision
 
@@ -22,10 +24,14 @@ __all__ = [
     "CompactionError",
     "Diverged",
     "Loss",
+    "LostProcessError",
     "Masked",
     "Metric",
+    "ParallelTraining",
     "Precision",
+    "ProcessGroup",
     "RuledTraining",
+    "TorchGroup",
     "Training",
     "TrainingLoop",
     "UserTrainingLoop",

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forcetune.models.preserving import list_tensors
+
 
 class Average:
     """The average of a model's weights and running statistics over about the last `window` steps.
@@ -22,9 +24,9 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, window: int) -> None:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self._names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
-        self._tensors: list[Tensor] = [tensors[name].data for name in self._names]
+        tensors = {name: tensor for name, tensor in list_tensors(model).items() if tensor.is_floating_point()}
+        self._names = list(tensors)
+        self._tensors = list(tensors.values())
         self._average = [tensor.clone() for tensor in self._tensors]
         self._window = window
         self._steps = 0

@@ -82,7 +82,8 @@ class CapturedStep(Step):
         return graph.loss.clone()  # a copy, since the next step overwrites the graph's loss
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> Graph | None:
-        """Capture a step; return None where it fails, as where the network or the loss asks the device for a value."""
+        """Capture a step. Return None where that fails, for example since the loss asks the device for a value."""
+        self._set_lr(0.0)  # the steps before a capture move no weight, also none of those underneath
         inputs, targets = inputs.clone(), targets.clone()
         optimizer_state = copy.deepcopy(self.optimizer.state_dict())
         try:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from forcetune.pruning import Change, Masks, NetworkChannels, RuleState, Saliency, TrainingRule, Weights
 from forcetune.pruning.masks import density
+from forcetune.training.loop import Diverged
 
 # Of the network, its masks, the step and a saliency: the scores, by parameter name.
 Scorer = Callable[[nn.Module, Masks, int, Saliency], Weights]
@@ -73,7 +74,10 @@ class ChangingMasks:
 
         Raises:
             ValueError: The rule has returned masks that it must not.
+            Diverged: A gradient is not finite, or a score on data is not a number.
         """
+        if not all(torch.isfinite(gradient).all() for gradient in gradients.values()):
+            raise Diverged(f"the gradients were not finite after step {step}")
         shown_masks = {name: mask.clone() for name, mask in self.masks.items()}  # a rule may write into them
         if self.rule.prunes_channels and self._channels is None:
             self._channels = NetworkChannels(model, weights, self.input_shape)
@@ -143,7 +147,10 @@ class ChangingMasks:
     def _score_saliency(self, model: nn.Module, step: int, saliency: Saliency) -> Weights:
         if self._score is None:
             raise ValueError(f"{self._name} scores weights on data, but this training has no batches to score on")
-        return self._score(model, self.masks, step, saliency)
+        scores = self._score(model, self.masks, step, saliency)
+        if any(torch.isnan(score).any() for score in scores.values()):
+            raise Diverged(f"the scores of the weights were not a number after step {step}")
+        return scores
 
     def _draw(self, step: int, name: str, weight: Tensor) -> Tensor:
         """Return uniform random numbers in the shape of a weight, the same on every device."""

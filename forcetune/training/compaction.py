@@ -9,12 +9,12 @@ are kept or cut together (`forcetune.pruning.tracing`).
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
+from forcetune.pruning.masks import weight_name
 from forcetune.pruning.tracing import (
     BATCH_NORMS,
     NONZERO_AT_ZERO_CALLS,
@@ -33,11 +33,12 @@ COMPARED_SAMPLES = 8  # on which a network and its compaction are compared
 MAX_RELATIVE_ERROR = 1e-4  # of the distances between the outputs for different samples; deep networks lose ten digits
 # Relative to the size of the outputs: the error of float64, and the distance below which outputs differ by it alone.
 FLOAT64_ERROR, DEAD_DISTANCE = 1e-13, 1e-14
+SHIFTING_MODULES = (nn.Conv2d, nn.Linear, *BATCH_NORMS)  # they may add a constant to each channel
 
 
 @dataclass
 class Compaction:
-    """A network without its dead channels, and the place of each of its tensors in a tensor of the whole network.
+    """A network without its dead channels, and what its tensors are in those of the whole network.
 
     Attributes:
         network: A copy of the whole network without the dead channels, in the same mode.
@@ -120,11 +121,11 @@ def find_compaction(
         model: The network.
         masks: A bool tensor for each masked parameter, by its name; True keeps.
         input_shape: The shape of one sample, without the batch.
-        channel_multiple: The number that divides the channels that are left of a layer: as few dead channels as that
-            takes stay, for runtimes whose quick paths need it.
+        channel_multiple: The number of channels that a layer keeps is a multiple of this, or all of them. As few dead
+            channels as possible stay for it. Runtimes have fast paths for such numbers.
 
     Returns:
-        The smaller copy, and the place of its tensors in those of `model`.
+        The smaller copy, with the indices of its tensors in those of `model`.
 
     Raises:
         CompactionError: The network cannot be traced, or the smaller copy does not compute the same.
@@ -180,8 +181,7 @@ def _find_difference(masked: nn.Module, small: Compaction, example: Tensor) -> s
 
 
 def _list_weight_names(network: nn.Module) -> list[str]:
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    return [f"{name}.weight" if name else "weight" for name in layers]
+    return [weight_name(name) for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
 def _scale_rows(weight: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def _cut_dead_channels(
 
     def find_mask(name: str) -> Tensor:
         weight: Tensor = network.modules[name].weight
-        mask = masks.get(f"{name}.weight")
+        mask = masks.get(weight_name(name))
         return torch.ones(weight.shape) if mask is None else mask.cpu().float()
 
     def find_connections(name: str) -> Tensor:
@@ -240,11 +240,18 @@ def _cut_dead_channels(
         connections[~kept[id(written_groups[name])]] = 0
         return connections
 
+    def find_pruned(group: ChannelGroup) -> dict[str, Tensor]:
+        """Return, by the layer that computes a group, the channels for which it has pruned all weights."""
+        pruned = {name: find_connections(name).sum((1, 2)) == 0 for name in group.writers}
+        return pruned | {name: find_mask(name).flatten(1).sum(1) == 0 for name in group.passers}
+
     while True:
         kept_count = sum(int(keep.sum()) for keep in kept.values())
         for group in groups:
             if not group.fixed:
-                keep = kept[id(group)] & ~_find_dead(network, group, find_connections, find_mask)
+                unread = {name: find_connections(name).sum((0, 2)) == 0 for name, _ in group.readers}
+                zeros = {} if group.joined else _find_zeros(network, group, unread, find_pruned(group))
+                keep = kept[id(group)] & ~_find_dead(network, group, unread, zeros)
                 keep[0] |= not keep.any()  # a layer needs at least one channel
                 kept[id(group)] = keep
         if sum(int(keep.sum()) for keep in kept.values()) == kept_count:
@@ -258,25 +265,27 @@ def _cut_dead_channels(
 
 
 def _round_up(keep: Tensor, multiple: int) -> Tensor:
-    """Keep so many dead channels more that the number of kept ones is a multiple; all where there are too few.
+    """Keep as many dead channels as make the number of kept channels a multiple; all where there are too few.
 
-    The network computes the same with any of its dead channels. In the order in which they were found, one that is 0
-    has weights only from channels that were found before and are 0, and one that no layer reads is read only by
-    channels that were found before; so none of them reaches a channel that counts.
+    The network computes the same with any of its dead channels. Take them in the order in which they were found: a
+    channel that is 0 has weights only from earlier ones that are 0, and a channel that no layer reads is read only by
+    earlier ones. So none of them reaches a channel that counts.
     """
     missing = -int(keep.sum()) % multiple
     return keep | (~keep & ((~keep).cumsum(0) <= missing))
 
 
 def _find_dead(
-    network: TracedNetwork,
-    group: ChannelGroup,
-    find_connections: Callable[[str], Tensor],
-    find_mask: Callable[[str], Tensor],
+    network: TracedNetwork, group: ChannelGroup, unread: dict[str, Tensor], zeros: dict[fx.Node, Tensor]
 ) -> Tensor:
-    """Return the channels of which each reader has pruned all weights, or gets only zeros, now and in training."""
-    unread = {name: find_connections(name).sum((0, 2)) == 0 for name, _ in group.readers}
-    zeros = {} if group.joined else _find_zeros(network, group, unread, find_connections, find_mask)
+    """Return the channels of which each reader has pruned all weights, or gets only zeros, now and in training.
+
+    Args:
+        network: The network.
+        group: The group of the channels.
+        unread: Name of a layer that reads the group to the channels of which it has pruned all weights.
+        zeros: The result of `_find_zeros`; empty for a group with joins.
+    """
     dead = torch.ones(group.size, dtype=torch.bool)
     for name, is_unread in unread.items():
         source = network.module_nodes[name].all_input_nodes[0]
@@ -285,11 +294,7 @@ def _find_dead(
 
 
 def _find_zeros(
-    network: TracedNetwork,
-    group: ChannelGroup,
-    unread: dict[str, Tensor],
-    find_connections: Callable[[str], Tensor],
-    find_mask: Callable[[str], Tensor],
+    network: TracedNetwork, group: ChannelGroup, unread: dict[str, Tensor], pruned: dict[str, Tensor]
 ) -> dict[fx.Node, Tensor]:
     """Return, for each node of a group without joins, the channels of its output that are 0 and stay 0 in training.
 
@@ -300,8 +305,6 @@ def _find_zeros(
     so none of these shifts gets a gradient.
     """
     nodes = [node for node in network.graph.graph.nodes if network.find_group(node) is group]
-    pruned = {name: find_connections(name).sum((1, 2)) == 0 for name in group.writers}
-    pruned |= {name: find_mask(name).flatten(1).sum(1) == 0 for name in group.passers}
     unshifted = {node: _find_unshifted(network, node, group.size) for node in nodes}
     while True:
         zeros: dict[fx.Node, Tensor] = {}
@@ -359,18 +362,16 @@ def _find_unshifted(network: TracedNetwork, node: fx.Node, size: int) -> Tensor:
     """Return the channels to which a node adds nothing: bias, beta and running mean are 0."""
     operation = network.find_operation(node)
     unshifted = torch.ones(size, dtype=torch.bool)
-    for attribute in ("bias", "running_mean"):
-        shift = (
-            getattr(operation, attribute, None) if isinstance(operation, (nn.Conv2d, nn.Linear, *BATCH_NORMS)) else None
-        )
-        if shift is not None:
-            unshifted &= shift.detach().cpu() == 0
+    if isinstance(operation, SHIFTING_MODULES):
+        for shift in (operation.bias, getattr(operation, "running_mean", None)):
+            if shift is not None:
+                unshifted &= shift.detach().cpu() == 0
     return unshifted
 
 
 def _has_trained_shift(network: TracedNetwork, node: fx.Node) -> bool:
     operation = network.find_operation(node)
-    return isinstance(operation, (nn.Conv2d, nn.Linear, *BATCH_NORMS)) and operation.bias is not None
+    return isinstance(operation, SHIFTING_MODULES) and operation.bias is not None
 
 
 def _is_relu(network: TracedNetwork, node: fx.Node) -> bool:
@@ -385,10 +386,10 @@ def _resize(
 
     def shrink(name: str, attribute: str, dim: int, keep: Tensor = keep) -> None:
         module = network.modules[name]
-        tensor = getattr(module, attribute)
+        tensor = getattr(module, attribute, None)
         if tensor is not None:
             indices = keep.nonzero().flatten()
-            kept_indices[f"{name}.{attribute}" if name else attribute][dim] = indices
+            kept_indices[f"{name}.{attribute}"][dim] = indices
             data = tensor.data.index_select(dim, indices.to(tensor.device))
             setattr(
                 module,
@@ -397,9 +398,10 @@ def _resize(
             )
 
     size = int(keep.sum())
+    for name in (*group.writers, *group.passers, *group.norms):
+        for attribute in ("weight", "bias", "running_mean", "running_var"):
+            shrink(name, attribute, 0)
     for name in group.writers:
-        shrink(name, "weight", 0)
-        shrink(name, "bias", 0)
         unit = "channels" if isinstance(network.modules[name], nn.Conv2d) else "features"
         setattr(network.modules[name], f"out_{unit}", size)
     for name, inputs in group.readers:
@@ -411,11 +413,7 @@ def _resize(
             shrink(name, "weight", 1)
             module.in_channels = size
     for name in group.passers:
-        shrink(name, "weight", 0)
-        shrink(name, "bias", 0)
         module = network.modules[name]
         module.groups = module.in_channels = module.out_channels = size
     for name in group.norms:
-        for attribute in ("weight", "bias", "running_mean", "running_var"):
-            shrink(name, attribute, 0)
         network.modules[name].num_features = size

@@ -8,8 +8,6 @@ from forcetune.pruning import dense_macs
 
 FLOPS_PER_MAC = 2  # a multiplication and an addition
 BACKWARD_PASSES = 2  # the gradients of the inputs and those of the weights, each as large as the forward pass
-
-
 MAX_EPOCHS_FACTOR = 4  # of the epochs that a cheaper network may train at equal compute
 
 

@@ -84,38 +84,18 @@ def _make_training(
         epochs=EPOCHS,
         lr=0.05,
         input_shape=dataset.input_shape,
-        changes=ChangingMasks(_Watched(rule), score),
+        changes=ChangingMasks(_watch(rule), score),
     )
 
 
-class _Watched(TrainingRule):
-    """A rule that asks another one twice, and compares what it was shown before and after."""
+def _watch(rule: TrainingRule) -> TrainingRule:
+    """Let a rule decide twice after each step, and compare its decisions, and what it was shown before and after."""
+    decide = rule.after_step
 
-    def __init__(self, rule: TrainingRule) -> None:
-        self._rule = rule
-        self.keeps_dense_weights, self.may_regrow = rule.keeps_dense_weights, rule.may_regrow
-        self.ranks_dead_weights, self.prunes_channels = rule.ranks_dead_weights, rule.prunes_channels
-        self.event_steps = rule.event_steps
-        super().__init__(rule.plan)
-
-    @property
-    def levels(self) -> int:
-        return self._rule.levels
-
-    @property
-    def rewind_step(self) -> int:
-        return self._rule.rewind_step
-
-    def needs_dense_gradient(self, step: int) -> bool:
-        return self._rule.needs_dense_gradient(step)
-
-    def replaces_step(self, step: int) -> bool:
-        return self._rule.replaces_step(step)
-
-    def after_step(self, step: int, state: RuleState) -> Change | None:
+    def decide_twice(step: int, state: RuleState) -> Change | None:
         shown: list[Mapping[str, Tensor]] = [state.weights, state.masks, state.gradients]
         copies = [{name: tensor.clone() for name, tensor in tensors.items()} for tensors in shown]
-        change = self._rule.after_step(step, state)
+        change = decide(step, state)
         if not all(
             tensors.keys() == copied.keys() and all(torch.equal(tensors[name], copied[name]) for name in copied)
             for tensors, copied in zip(shown, copies, strict=True)
@@ -123,9 +103,12 @@ class _Watched(TrainingRule):
             raise ValueError(
                 f"the rule has written to the weights, masks or gradients that it was shown at step {step}"
             )
-        second = self._rule.after_step(step, state)
+        second = decide(step, state)
         if (change is None) != (second is None) or (
             change and second and any(not torch.equal(mask, second.masks[name]) for name, mask in change.masks.items())
         ):
             raise ValueError(f"the rule decides otherwise when it is asked a second time at step {step}")
         return change
+
+    rule.after_step = decide_twice  # type: ignore[method-assign]
+    return rule

@@ -15,10 +15,11 @@ from forcetune.training.average import Average, find_rungs
 from forcetune.training.captured import make_step
 from forcetune.training.cost import TrainingCost, stretch_epochs
 from forcetune.training.evaluation import Metric, evaluate
+from forcetune.training.layout import restore_forwards
 from forcetune.training.levels import Levels
 from forcetune.training.masked import Masked
 from forcetune.training.part import CompactedNetwork
-from forcetune.training.step import Loss, Precision, Recipe
+from forcetune.training.step import Loss, Precision, Recipe, Step
 
 LRSchedule = Callable[[float], float]  # of the progress of a training, 0 to 1: a factor of the first learning rate
 
@@ -68,7 +69,8 @@ class Training:
     and what `evaluate` measures. At the rungs (`find_rungs`) it adds what `evaluate` measures of the averaged weights,
     with `ema_` before each name, and where `input_shape` is given the floating-point operations so far
     (`TrainingCost`). Between two epochs `state_dict` is all that the later epochs depend on: a training that loads it
-    continues as if it had never stopped. `RuledTraining` is a training whose masks a rule changes.
+    continues as if it had never stopped. `RuledTraining` is a training whose masks a rule changes, `ParallelTraining`
+    one in several processes.
 
     Args:
         model: The network. It has the trained weights after each epoch.
@@ -134,7 +136,7 @@ class Training:
         self._recipe = Recipe(
             optimizer, momentum, weight_decay, clip_norm, loss, precision, compiled, self.keeps_dense_weights
         )
-        self._step = make_step(self._compacted, self._recipe, architecture)
+        self._step = self._make_step(architecture)
         self._model = self._compacted.network
         self._cost = TrainingCost(model, masks, input_shape) if input_shape else None
         self._training = training
@@ -163,6 +165,9 @@ class Training:
             averaged = self._evaluate_average() if self.epoch in self._rungs else {}
             self._compacted.write_back()
             cost = self._cost.metrics() if self._cost else {}
+            if self.epoch == self.total_epochs:
+                for network in {self._model, self._compacted.model}:
+                    restore_forwards(network)
             yield {"epoch": self.epoch, "train_loss": train_loss, **measured, **averaged, **cost}
 
     def accuracy(self, batches: AnyBatches) -> float:
@@ -226,8 +231,11 @@ class Training:
                 self._average.update()
         return float(torch.stack(losses).mean())
 
+    def _make_step(self, architecture: Hashable) -> Step:
+        return make_step(self._compacted, self._recipe, architecture)
+
     def _begin_epoch(self) -> None:
-        """Prepare an epoch; a training with a rule has something to do here."""
+        """Prepare an epoch; a training with a rule, or in several processes, has something to do here."""
 
     def _take_step(self, step: int, inputs: Tensor, targets: Tensor, lr: float) -> Tensor:
         """Do step number `step` of all levels, counted from 1; return the loss."""

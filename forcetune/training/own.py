@@ -24,6 +24,10 @@ class UserTrainingLoop:
         masks: Its masks, by parameter name.
         epochs: The number of epochs of the training.
 
+    Attributes:
+        epoch: The last complete epoch.
+        total_epochs: The number of epochs.
+
     Raises:
         ValueError: While iterating, where a pruned weight is not 0 after an epoch, the loop ends before its epochs, or
             a metric is not a number.
@@ -34,23 +38,18 @@ class UserTrainingLoop:
         self._model = model
         self._weights = dict(model.named_parameters())
         self._masks = masks
-        self._epochs = epochs
         self.epoch = 0
+        self.total_epochs = epochs
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         loop = iter(self._loop)
-        while self.epoch < self._epochs:
+        while self.epoch < self.total_epochs:
             metrics = next(loop, None)
             if metrics is None:
-                raise ValueError(f"the training loop ended after {self.epoch} of {self._epochs} epochs")
+                raise ValueError(f"the training loop ended after {self.epoch} of {self.total_epochs} epochs")
             self._check_pruned_weights()
             self.epoch += 1
             yield {"epoch": self.epoch, **{check_metric_name(name): float(value) for name, value in metrics.items()}}
-
-    @property
-    def total_epochs(self) -> int:
-        """The number of epochs."""
-        return self._epochs
 
     def accuracy(self, batches: AnyBatches) -> float:
         """Return the fraction of the images in these batches that the network puts in their class, 0 to 1."""

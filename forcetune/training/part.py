@@ -1,11 +1,13 @@
 """The network that is trained in place of a pruned one: all of it, or what is left without its dead channels."""
 
 import logging
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from forcetune.models.preserving import list_tensors
 from forcetune.training.compaction import Compaction, CompactionError, find_compaction
 from forcetune.training.layout import lay_out
 
@@ -61,15 +63,15 @@ class CompactedNetwork:
 
     def grow(self, name: str, small: Tensor) -> Tensor:
         """Return a trained tensor in the whole network's shape, 0 where nothing is trained."""
-        tensor = torch.zeros_like(_list_tensors(self.model)[name], dtype=small.dtype)
+        tensor = torch.zeros_like(attrgetter(name)(self.model), dtype=small.dtype)
         self._compaction.grow(name, small, tensor)
         return tensor
 
     def write_back(self) -> None:
         """Write the trained weights and buffers into the whole network."""
         if self.network is not self.model:
-            tensors = _list_tensors(self.model)
-            for name, small in _list_tensors(self.network).items():
+            tensors = list_tensors(self.model)
+            for name, small in list_tensors(self.network).items():
                 self._compaction.grow(name, small, tensors[name])
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -96,11 +98,6 @@ class CompactedNetwork:
             for index, weight_state in state["state"].items()
         }
         return {**state, "state": translated}
-
-
-def _list_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers by name."""
-    return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
 
 def _find_worthwhile_compaction(

@@ -11,7 +11,6 @@ from forcetune.data import AnyBatches
 from forcetune.training.average import Average
 from forcetune.training.captured import make_step
 from forcetune.training.changes import ChangingMasks
-from forcetune.training.levels import Levels
 from forcetune.training.loop import Diverged, Training
 from forcetune.training.masked import Masked, MaskedDense
 from forcetune.training.part import CompactedNetwork
@@ -49,9 +48,7 @@ class RuledTraining(Training):
         changes.masks, changes.input_shape = masks, arguments.get("input_shape") or ()
         self.keeps_dense_weights = changes.rule.keeps_dense_weights
         super().__init__(model, masks, *batches, **arguments)
-        self._levels = Levels(
-            self._levels.epochs, self._levels.steps_per_epoch, changes.rule.levels, changes.rule.rewind_step
-        )
+        self._levels = replace(self._levels, count=changes.rule.levels, rewind_step=changes.rule.rewind_step)
         self._input_shape = arguments.get("input_shape")
         self._architecture = arguments.get("architecture")
         self._is_stale = False  # whether the masks have changed since the network was compacted
@@ -134,13 +131,17 @@ class RuledTraining(Training):
         self._rewinding_point["model"] = {name: tensor.clone() for name, tensor in state.items()}
 
     def _copy_gradients(self) -> dict[str, Tensor]:
-        """Return the gradients of the prunable weights, by parameter name, in the shapes of the whole network."""
+        """Return the gradients of the prunable weights, by parameter name, in the shapes of the whole network.
+
+        A weight that the batch did not use has the gradient 0.
+        """
         parameters = dict(self._model.named_parameters())
-        return {
-            name: self._compacted.grow(name, gradient.detach().clone())
-            for name in self.changes.masks
-            if (gradient := parameters[name].grad) is not None
-        }
+        gradients = {}
+        for name in self.changes.masks:
+            weight = parameters[name]
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            gradients[name] = self._compacted.grow(name, gradient.detach().clone())
+        return gradients
 
     def _change_masks(self, step: int, gradients: dict[str, Tensor]) -> None:
         """Ask the rule after a step, and put its masks on the network."""

@@ -11,6 +11,7 @@ import torch
 
 from forcetune import data, models, pruning, training
 from forcetune.errors import InputError
+from forcetune.names import RUN_ID_PATTERN
 from forcetune.study import CONTROLS, METRICS, RULE_METRICS, STATIC_METRICS, Task, Trial
 from forcetune.trial.preparation import PreparedTrial, derive_seed, measure_pruned, prepare
 from forcetune.trial.trial_run import TrialRun, make_rule, resolve_metrics
@@ -46,7 +47,7 @@ def check(trial: Trial) -> dict[str, Any]:
         )
     if trial.small_dense and not trial.width:
         models.default_width(trial.model)
-    if trial.layers_from and trial.layers_from.endswith(".npz"):
+    if trial.layers_from and not RUN_ID_PATTERN.fullmatch(trial.layers_from):
         pruning.layer_densities(pruning.load_masks(trial.layers_from), prunable)
     return {
         "dataset": trial.dataset,
@@ -110,7 +111,7 @@ def check_saliency(trial: Trial) -> None:
 
 
 def check_rule(trial: Trial, task: Task, count_steps: Callable[[Trial], int] | None = None) -> None:
-    """Check that the rule by which a method prunes while it trains can be followed; other methods pass.
+    """Check that a trial can follow the rule of its method; a method that changes no masks in training passes.
 
     Args:
         trial: The trial.
@@ -211,12 +212,13 @@ def find_reported_metrics(trial: Trial, task: Task) -> tuple[list[str], list[str
     return static_metrics, list(dict.fromkeys([*all_metrics, *static_metrics]))
 
 
-def measure_epoch_seconds(prepared: PreparedTrial, steps: int) -> float:
+def measure_epoch_seconds(prepared: PreparedTrial, steps: int, processes: int = 1) -> float:
     """Estimate the time of an epoch and its validation from a few steps of each. The network is trained by them.
 
     Args:
         prepared: A trial before training.
         steps: The number of training steps, and of validation batches, that are timed.
+        processes: The number of processes that share each training step; what they exchange counts as no time.
 
     Returns:
         The estimate, in seconds.
@@ -224,7 +226,8 @@ def measure_epoch_seconds(prepared: PreparedTrial, steps: int) -> float:
     # The first epoch is not timed, since it includes what is set up only once. At this learning rate nothing diverges.
     # A method that changes the masks would change none in so few steps.
     method = "random" if pruning.method_row(prepared.trial.method).rule else prepared.trial.method
-    trial = prepared.trial.model_copy(update={"epochs": 2, "lr": 1e-9, "method": method})
+    changes = {"epochs": 2, "lr": 1e-9, "method": method, "sync_batch_norm": True}
+    trial = prepared.trial.model_copy(update=changes)
     limited = _limit_batches(replace(prepared, trial=trial), steps)
     epochs = iter(TrialRun(limited))
     next(epochs)
@@ -236,7 +239,7 @@ def measure_epoch_seconds(prepared: PreparedTrial, steps: int) -> float:
     validation_seconds = time.perf_counter() - started
     all_steps, timed_steps = len(prepared.training_batches()), len(limited.training_batches())
     return (  # scaled from the timed batches to all of them
-        max(epoch_seconds - validation_seconds, 0) / timed_steps * all_steps
+        max(epoch_seconds - validation_seconds, 0) / timed_steps * all_steps / processes
         + validation_seconds / len(validation) * len(prepared.validation_batches())
     )
 

@@ -1,6 +1,7 @@
 """A trial before training: its data, its network, its masks and its static metrics."""
 
 import hashlib
+import inspect
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
@@ -232,17 +233,51 @@ def _make_small_dense(
 
 
 def measure_pruned(prepared: PreparedTrial) -> dict[str, float]:
-    """Call the user's `measure` on the pruned network, without its dead channels, and return its metrics."""
+    """Call the user's `measure` on the pruned network, without its dead channels, and return its metrics.
+
+    A function with further parameters gets by their names what `_find_further_arguments` has.
+    """
     name, shape = str(prepared.task.measure), prepared.dataset.input_shape
     model = prepared.model
     example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-    device = next(model.parameters()).device
-    metrics = resolve(name, {}, "measure")(training.compact(model, prepared.masks, shape), example.to(device))
+    device = _get_device(model)
+    function = resolve(name, {}, "measure")
+    further = _find_further_arguments(function, prepared)
+    metrics = function(training.compact(model, prepared.masks, shape), example.to(device), **further)
     if reserved := [metric for metric in metrics if metric in METRICS]:
         raise InputError(
             f"measure: {name} returns {reserved[0]}, which forcetune measures itself; give it another name"
         )
     return {check_metric_name(metric): float(value) for metric, value in metrics.items()}
+
+
+def _find_further_arguments(function: Callable[..., Any], prepared: PreparedTrial) -> dict[str, Any]:
+    """Return the arguments of a user's `measure` for the parameters behind its first two, by their names.
+
+    They are `dense` (the network before pruning), `network` (the pruned network at its full size) and `masks`.
+    """
+    try:
+        names = [*inspect.signature(function).parameters][2:]
+    except (TypeError, ValueError):  # of some functions written in C
+        return {}
+    available: dict[str, Callable[[], Any]] = {
+        "dense": lambda: _build_dense(prepared),
+        "network": lambda: prepared.model,
+        "masks": lambda: prepared.masks,
+    }
+    return {name: available[name]() for name in names if name in available}
+
+
+def _build_dense(prepared: PreparedTrial) -> nn.Module:
+    """Build the network of a trial as it was before pruning, untrained, in eval mode, on the device."""
+    trial, dataset = prepared.trial, prepared.dataset
+    seed = derive_seed(trial, "weights")
+    dense = models.build(trial.model, dataset.input_shape, dataset.classes, trial.width, seed)
+    return dense.to(_get_device(prepared.model)).eval()
+
+
+def _get_device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def derive_seed(trial: Trial, purpose: str) -> int:

@@ -17,8 +17,9 @@ _pruning_caches: OrderedDict[str, pruning.PruningCache] = OrderedDict()
 def find_pruning_cache(trial: Trial, model: nn.Module) -> pruning.PruningCache | None:
     """Return the cache of the trials whose weights are scored as this trial's are; None where none can be used.
 
-    None can be used in three cases: the method reads no data and has one step, so that nothing is saved; the method is
-    of the user's own and may do anything; a file gives the layer densities, whose content may have changed.
+    None can be used in four cases: the method prunes only in training; it reads no data and has one step, so that
+    nothing is saved; it is of the user's own and may do anything; a file, whose content may have changed, gives the
+    layer densities.
     """
     row = pruning.METHODS.get(trial.method)
     if row is None or row.starts_dense or trial.layers_from or not (row.data or row.iterative):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from forcetune import pruning, training
+from forcetune.errors import InputError
 from forcetune.names import resolve
 from forcetune.study import COST_METRICS, Task, Trial
 from forcetune.trial.preparation import (
@@ -43,13 +44,16 @@ def run(trial: Trial, task: Task | None = None) -> Iterator[dict[str, float]]:
         yield {**trial_run.prepared.metrics, **metrics}
 
 
-def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "TrialRun":
+def resume(
+    trial: Trial, state: dict[str, Any], task: Task | None = None, group: training.ProcessGroup | None = None
+) -> "TrialRun":
     """Take up a trial where `TrialRun.state_dict` returned a state, without pruning anew.
 
     Args:
         trial: The trial.
         state: The state.
         task: The part of the study that its trials share; None for the default task.
+        group: The processes that train the trial together; None where this process is the only one.
 
     Returns:
         The trial, which goes on with the next epoch.
@@ -60,7 +64,7 @@ def resume(trial: Trial, state: dict[str, Any], task: Task | None = None) -> "Tr
     prepared = PreparedTrial(
         trial, task or Task(), context.dataset, context.training, context.validation, model, masks, state["metrics"]
     )
-    trial_run = TrialRun(prepared)
+    trial_run = TrialRun(prepared, group)
     trial_run.load_state_dict(state)
     return trial_run
 
@@ -73,12 +77,20 @@ class TrialRun:
     metrics of a random guess: the accuracy 1 / classes and the loss log(classes). Metrics of the user's own are then
     those of the untrained network.
 
+    Where several processes train a trial, each has a `TrialRun` of it, and all are iterated at the same time. The first
+    one measures; the others yield the training loss alone.
+
     Args:
         prepared: The trial before training.
+        group: The processes that train the trial together; None where this process is the only one.
+
+    Raises:
+        InputError: Batch norm is not to be synchronised, but there is only one process.
     """
 
-    def __init__(self, prepared: PreparedTrial) -> None:
+    def __init__(self, prepared: PreparedTrial, group: training.ProcessGroup | None = None) -> None:
         self.prepared = prepared
+        self._group = group
         self._seconds = 0.0  # of training, earlier processes included
         torch.manual_seed(derive_seed(prepared.trial, "dropout"))
         self._validation = prepared.validation_batches()
@@ -97,7 +109,7 @@ class TrialRun:
             started += metrics.get("compile_seconds", 0.0)
             self._seconds = earlier_seconds + time.perf_counter() - started
             epoch_metrics = {**metrics, "train_seconds": self._seconds}
-            if metrics["epoch"] == self.total_epochs:
+            if metrics["epoch"] == self.total_epochs and not (self._group and self._group.rank):
                 epoch_metrics |= self._measure_final()
             yield epoch_metrics
 
@@ -175,11 +187,13 @@ class TrialRun:
 
     def _make_masked_training(self) -> training.Training:
         trial, task, shape = self.prepared.trial, self.prepared.task, self.prepared.dataset.input_shape
-        make = partial(training.RuledTraining, changes=self._changes) if self._changes else training.Training
+        batches, make = self.prepared.training_batches(), self._find_training()
+        if self._group:
+            batches = batches.share(self._group.rank, self._group.size)
         return make(
             self.prepared.model,
             self.prepared.masks,
-            self.prepared.training_batches(),
+            batches,
             self._validation,
             **{**trial.loop_arguments, "epochs": _plan_epochs(trial, self.prepared.metrics)},
             loss=training.find_loss(task.loss),
@@ -193,6 +207,25 @@ class TrialRun:
                 self.prepared.dataset.classes,
             ),
         )
+
+    def _find_training(self) -> Callable[..., training.Training]:
+        """Return the class of the training, with the arguments that it alone has."""
+        trial = self.prepared.trial
+        if self._changes:
+            return partial(training.RuledTraining, changes=self._changes)
+        if self._group:
+            return partial(
+                training.ParallelTraining,
+                group=self._group,
+                seed=derive_seed(trial, "dropout"),
+                shares_norms=trial.sync_batch_norm,
+            )
+        if not trial.sync_batch_norm:
+            raise InputError(
+                "sync_batch_norm false: only a trial of several processes (`resources.processes` of its study) can be "
+                "trained so, since each of them then normalizes its share of a batch"
+            )
+        return training.Training
 
     def _make_user_training(self) -> training.UserTrainingLoop:
         """Start the user's loop on the pruned network; it is a generator, or another iterable over its epochs."""

@@ -20,10 +20,10 @@ def draw_rows(count, seed=0):
 def test_the_gradient_is_that_of_the_posterior():
     rows, process = draw_rows(12), GaussianProcess(IS_CHOICE)
     values = np.random.default_rng(1).standard_normal(12)
-    distances, extra = process._measure(rows, rows), np.full(12, 0.1)
+    distances = process._measure(rows, rows)
 
     def objective(vector):
-        return process._negative_log_posterior(vector, rows[:, 0], values, distances, extra)
+        return process._negative_log_posterior(vector, rows[:, 0], values, distances)
 
     vector = process.hyperparameters.to_vector() + 0.3
     error = check_grad(lambda v: objective(v)[0], lambda v: objective(v)[1], vector)
@@ -69,3 +69,34 @@ def test_a_fit_learns_which_field_matters():
     assert range_weight > choice_weight + 1
     mean, _ = process.condition(rows, values).predict(np.array([[0.5, 0, 0.25]]))
     assert mean[0] == pytest.approx(1.5 + 2 * np.sin(1.5), abs=0.1)
+
+
+def test_a_residual_is_that_of_a_process_without_the_rows():
+    generator = np.random.default_rng(0)
+    rows, values = generator.random((12, 2)), generator.standard_normal(12)
+    process = GaussianProcess(np.array([False, False]))
+    posterior = process.condition(rows, values)
+    left_out = [3, 5, 8]
+    kept = np.setdiff1d(np.arange(12), left_out)
+    without = process.condition(rows[kept], values[kept])
+    mean, deviation = without.predict(rows[[3]])
+    expected = (values[3] - mean[0]) / np.hypot(deviation[0], without.noise_deviation(rows[[3]])[0])
+    assert posterior.measure_residuals([left_out]) == pytest.approx([expected], rel=1e-5)
+
+
+def test_covariances_agree_with_deviations():
+    generator = np.random.default_rng(0)
+    rows, values = generator.random((12, 2)), generator.standard_normal(12)
+    posterior = GaussianProcess(np.array([False, False])).condition(rows, values)
+    queried = generator.random((4, 2))
+    covariance = posterior.measure_covariance(queried, queried)
+    assert np.diag(covariance) == pytest.approx(posterior.predict(queried)[1] ** 2, rel=1e-6)
+    assert covariance == pytest.approx(covariance.T)
+    assert abs(posterior.measure_covariance(queried[:1], queried[1:2])[0, 0] - covariance[0, 1]) < 1e-9
+
+
+def test_a_field_may_have_a_prior_of_its_own():
+    process = GaussianProcess(np.array([False, True]), np.array([np.nan, 0.01]))
+    rows = np.array([[0.5, 0.0], [0.5, 1.0]])
+    usual = GaussianProcess(np.array([False, True]))
+    assert usual.correlate(rows, rows)[0, 1] < 0.8 < 0.98 < process.correlate(rows, rows)[0, 1]

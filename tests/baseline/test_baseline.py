@@ -5,6 +5,7 @@ import pytest
 from forcetune import baseline, tracking
 from forcetune.baseline.bench import ChampionStudy
 from forcetune.baseline.twins import get_comparison_seed
+from forcetune.cli import terminal
 from forcetune.errors import InputError
 from forcetune.names import COMPANION
 
@@ -95,22 +96,59 @@ def test_an_interrupted_comparison_goes_on(compare_in_stores, companion_runner):
     )
 
 
+def fail_odd_erk(fields):
+    return "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
+
+
 def test_a_seed_with_a_failed_run_is_no_pair(compare, table_runner):
-    table_runner.outcome = lambda fields: (
-        "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
-    )
+    table_runner.outcome = fail_odd_erk
     row = select_verdict(compare(4), "snip", "random_erk")
     assert (row["pairs"], row["lost"]) == (2, 2)
 
 
-def test_a_training_that_diverges_counts_at_chance(compare, table_runner):
-    table_runner.outcome = lambda fields: (
-        "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
-    )
+def test_a_training_that_diverges_counts_as_a_collapse(compare, table_runner):
+    table_runner.outcome = fail_odd_erk
     table_runner.reason = "Diverged: the training loss became nan in epoch 1"
     row = select_verdict(compare(4), "snip", "random_erk")
-    assert (row["pairs"], row["lost"], row["diverged"]) == (4, 0, 2)
-    assert row["twin_accuracy"] < 0.45, "half of the twins at 0.25"
+    assert (row["pairs"], row["live_pairs"], row["lost"], row["diverged"]) == (4, 2, 0, 2)
+    assert (row["champion_collapses"], row["twin_collapses"]) == (0, 2)
+    assert row["twin_accuracy"] > 0.59, "the mean over the pairs in which both runs live"
+    assert row["mean"] == pytest.approx(3.0)
+
+
+def test_a_network_that_collapses_or_guesses_counts_as_a_collapse(compare, table_runner):
+    """Compare twins of which one seed has no path left, and another one is trained and guesses one of four classes."""
+    collapsed_seed, guessing_seed = (get_comparison_seed(ChampionStudy("s").study, index) for index in (0, 1))
+    table_runner.outcome = lambda fields: (
+        "collapsed" if fields["method"] == "random_erk" and fields["seed"] == collapsed_seed else "trained"
+    )
+    table_runner.accuracy = lambda fields: (
+        0.26 if fields["method"] == "random_erk" and fields["seed"] == guessing_seed else compute_accuracy(fields)
+    )
+    row = select_verdict(compare(4), "snip", "random_erk")
+    assert (row["pairs"], row["live_pairs"], row["twin_collapses"], row["diverged"]) == (4, 2, 2, 0)
+    assert row["mean"] == pytest.approx(3.0)
+    assert row["statement"] == "undecided"
+
+
+def test_the_table_shows_both_parts(compare, capsys):
+    terminal.verdicts(compare(12), 0.5, 0.2)
+    table = capsys.readouterr().out
+    assert "both arms count as collapsing equally often below 20 %" in table
+    assert "beats where both" in table
+    assert "ties where both" in table
+    assert table.count("0 : 0 of 12") == 10
+
+
+def test_a_wider_margin_of_collapses_needs_fewer_pairs(compare, table_runner):
+    champion_study = ChampionStudy("s", 1, (0.7, 0.9))
+    assert baseline.plan(champion_study, 12).collapse_pairs == 44, "log(0.05 / 5) / log(0.9)"
+    assert baseline.plan(champion_study, 12, 0.4).collapse_pairs == 10
+    table_runner.accuracy = compute_accuracy
+    baseline.run(champion_study, table_runner, 12)
+    narrow, wide = (baseline.conclude(champion_study, 12, collapse_margin=margin) for margin in (0.1, 0.4))
+    assert set(narrow["statement"]) == {"beats where both live; collapses: at most 32 %"}
+    assert set(wide["statement"]) == {"beats"}
 
 
 def test_without_options_it_is_sized_for_an_hour(search_study, table_runner, monkeypatch):
@@ -141,7 +179,7 @@ def test_a_comparison_is_never_smaller_than_a_verdict_takes(search_study, monkey
     assert (len([champion for champion in champion_study.champions if not champion.exclusion_reason]), seeds) == (
         1,
         8,
-    ), "2 / 2**8 * 5 < 0.05"
+    ), "2 / 2**8 * 5 < 0.045"
     monkeypatch.setattr(sizing, "MAX_DEVICE_HOURS", 100)
     champion_study, seeds = baseline.check("s", None, None, None)
     assert (
@@ -159,18 +197,20 @@ def test_given_sizes_are_kept(search_study):
     search_study()
     champion_study, seeds = baseline.check("s", 1, None, None)
     assert (seeds, champion_study.left_out_count) == (12, 0)
-    assert baseline.check("s", None, None, 7)[1] == 7
+    assert baseline.check("s", 1, BAND_EDGES, 9)[1] == 9
 
 
 def test_the_plan_has_the_detectable_difference_of_its_pairs(compare, table_runner):
     champion_study = ChampionStudy("s", 1, BAND_EDGES)
     effect, points = baseline.plan(champion_study, 12).detectable_difference
     assert points is None
-    assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.05 / 10"
-    assert baseline.plan(champion_study, 8).detectable_difference[0] == float("inf"), "2 / 2**8 * 10 > 0.05"
+    assert effect == pytest.approx(1.26, abs=0.05), "Student's test of 12 pairs at 0.045 / 10"
+    assert baseline.plan(champion_study, 8).detectable_difference[0] == float("inf"), "2 / 2**8 * 10 > 0.045"
     table_runner.accuracy = lambda fields: 0.5 + 0.02 * (fields["seed"] % 2) * (fields["method"] == "random_erk")
     baseline.run(champion_study, table_runner, 4)
-    effect, points = baseline.plan(ChampionStudy("s", 1, BAND_EDGES), 12).detectable_difference
+    planned = baseline.plan(ChampionStudy("s", 1, BAND_EDGES), 12)
+    effect, points = planned.detectable_difference
+    assert planned.noise.source == "40 pairs that have run"
     assert points / effect == pytest.approx(0.52, abs=0.05), "one of five comparisons has a deviation of 1.15 points"
 
 
@@ -210,9 +250,22 @@ def test_the_plan_counts_the_runs_after_the_tuning(search_study, companion_runne
     assert planned.device_hours == pytest.approx(len(companion_runner.run_fields) / 100), "36 s on one core each"
 
 
-def test_one_seed_is_refused():
-    with pytest.raises(InputError, match="--seeds 1: one pair .* allowed: at least 2 .*6"):
-        baseline.check("s", None, BAND_EDGES, 1)
+@pytest.mark.parametrize("seeds", [1, 8])
+def test_pairs_that_allow_no_verdict_are_refused_by_name_and_number(search_study, seeds):
+    search_study()
+    message = (
+        rf"--seeds {seeds}: trial-0000 \(snip at 70.00%\), trial-0005 \(force at 95.00%\), each against "
+        rf"random_uniform, .*{seeds} pairs? allows? no verdict over 10 comparisons .*at least 9 pairs"
+    )
+    with pytest.raises(InputError, match=message):
+        baseline.check("s", 1, BAND_EDGES, seeds)
+    assert baseline.check("s", 1, BAND_EDGES, 9)[1] == 9, "2 / 2**9 * 10 < 0.045"
+
+
+def test_champions_without_a_number_of_pairs_get_as_many_as_a_verdict_needs(search_study, monkeypatch):
+    search_study()
+    monkeypatch.setattr("forcetune.baseline.comparing.DEFAULT_SEEDS", 2)
+    assert baseline.check("s", 1, BAND_EDGES, None)[1] == 9
 
 
 def test_bands_rise():

@@ -1,11 +1,14 @@
 """Nights: their runs, their verdicts and their alarms."""
 
+import itertools
+import json
 import re
 
+import numpy as np
 import pytest
 from made import QUIET_CONSOLE
 
-from forcetune import tracking
+from forcetune import analysis, tracking
 from forcetune.baseline import nightly
 from forcetune.baseline.nightly import NIGHTLY_EXPERIMENT, Nights, load_last_nights
 from forcetune.baseline.page import render_page
@@ -113,8 +116,10 @@ def test_an_interrupted_night_is_completed_by_the_next_call(night, companion_run
     with pytest.raises(KeyboardInterrupt):
         night(1)
     companion_runner.interrupt_after_runs = None
+    tracking.Record(NIGHTLY_EXPERIMENT, "nightly", "other-2026-11-01", {"forcetune.night": "2026-11-01"})
     night(2)
-    nights = tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")
+    *nights, other = sorted(tracking.list_records(NIGHTLY_EXPERIMENT, "nightly"), key=lambda run: run["name"])
+    assert (other["name"], other["status"]) == ("other-2026-11-01", "RUNNING"), "the night of another file"
     assert [(run["tags"]["forcetune.night"], run["status"]) for run in nights] == [
         ("2026-11-01", "FINISHED"),
         ("2026-11-02", "FINISHED"),
@@ -140,10 +145,18 @@ def test_a_changed_sentinel_gives_alarm_and_says_what_changed(night, companion_r
     )
     findings = night(3)
     (line,) = [line for line in findings.alarms if "sentinels" in line]
-    assert re.search("s: sentinels, the arm champion: .* 2 of 2 .* -2.00 points of accuracy", line)
-    assert "versions and device are unchanged" in line
+    assert re.search(
+        "s: sentinels, the arm champion: .* since 2026-11-03: .* -2.00 points of accuracy; .* 2 of 2", line
+    )
+    assert "versions, driver, device and data were unchanged" in line
     assert line in (folder / "told").read_text()
     assert load_last_nights()["nightly"]["outcome"] == "alarm"
+
+
+def test_the_last_night_is_that_of_the_last_date(night, companion_runner):
+    night(3)
+    night(1)
+    assert load_last_nights()["nightly"]["night"] == "2026-11-03"
 
 
 def test_a_history_begins_anew_after_an_intended_change(night, companion_runner):
@@ -162,19 +175,122 @@ def test_a_sentinel_that_fails_gives_alarm(table_night, table_runner):
 
 def test_a_verdict_that_flips_gives_alarm(table_night, table_runner):
     table_runner.accuracy = make_accuracy(5)
-    nightly_yaml = "studies: [s]\nbands: [0.7, 0.9]\nseeds: 5\nsentinels: 0\n"
+    nightly_yaml = "studies: [s]\nbands: [0.7, 0.9]\nseeds: 6\nsentinels: 0\n"
     assert not table_night(1, nightly_yaml).alarms
     assert select_verdict(table_night(2), "snip", "random_erk")["holds"] == "beats"
     table_runner.accuracy = make_accuracy(-5)
-    nights = [table_night(day) for day in range(3, 13)]
+    nights = [table_night(day) for day in range(3, 19)]
     flips = [line for findings in nights for line in findings.alarms if "the verdict was beats" in line]
     assert flips
     assert all("give loses" in line for line in flips)
 
 
+def test_pairs_of_the_earlier_rule_carry_over(table_night, table_runner, monkeypatch):
+    """Judge three nights by another rule, and then a night by today's: all pairs count, from the first on."""
+    table_runner.accuracy = make_accuracy(5)
+    with monkeypatch.context() as earlier_rule:
+        earlier_rule.setattr(analysis, "follow", lambda evidence, *_: {name: [] for name in evidence})
+        for day in range(1, 4):
+            assert table_night(day).verdicts.empty
+    findings = table_night(4)
+    row = select_verdict(findings, "snip", "random_erk")
+    assert (row["pairs"], row["holds"]) == (12, "beats")
+    history = findings.history[row["name"]]
+    assert history["pairs"].tolist() == [3, 6, 9, 12]
+    assert history["night"].tolist() == [f"2026-11-0{day}" for day in range(1, 5)]
+
+
+def test_a_contested_comparison_has_all_its_seeds(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(5)
+    nightly_yaml = "studies: [s]\nbands: [0.7, 0.9]\nseeds: 6\nsentinels: 0\n"
+    table_night(1, nightly_yaml)
+    table_night(2)
+    table_runner.accuracy = make_accuracy(-5)
+    pairs = [select_verdict(table_night(day), "snip", "random_erk")["pairs"] for day in range(3, 19)]
+    steps = [later - earlier for earlier, later in itertools.pairwise(pairs)]
+    assert steps[0] == 1
+    assert 6 in steps
+
+
+def test_diverged_runs_are_counted_and_do_not_enter_the_differences(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(0)
+    table_runner.reason = "Diverged: the loss is nan"
+    table_runner.outcome = lambda fields: (
+        "failed" if fields["method"] == "random_erk" and fields["seed"] % 2 else "trained"
+    )
+    nights = [table_night(day, SMALL_NIGHTLY_YAML.replace("sentinels: 2", "sentinels: 0")) for day in (1, 2)]
+    row = select_verdict(nights[-1], "snip", "random_erk")
+    assert row["pairs"] == 6
+    assert (row["champion_collapses"], row["twin_collapses"]) == (0, 3)
+    assert abs(row["mean"]) < 0.2, "points of accuracy where both live"
+    plain_row = next(verdict for verdict in nights[-1].plain()["verdicts"] if verdict["name"] == row["name"])
+    assert plain_row["twin_collapses"] == 3
+    assert plain_row["collapse_bound"] == pytest.approx(row["collapse_bound"])
+    assert "verdict" in plain_row["state"] or "of the way to" in plain_row["state"]
+
+
 def test_four_quiet_nights(table_night, table_runner):
     table_runner.accuracy = make_accuracy(1)
     assert [table_night(day).alarms for day in range(1, 5)] == [[]] * 4
+
+
+def test_nights_in_which_every_run_collapses_say_nothing(table_night, table_runner):
+    table_runner.outcome = lambda fields: "collapsed"
+    table_runner.reason = "no path is left"
+    table_night(1)
+    findings = table_night(2)
+    row = select_verdict(findings, "snip", "random_erk")
+    assert (row["pairs"], row["live_pairs"], row["holds"], row["state"]) == (6, 0, "undecided", "no verdict is near")
+    assert (row["champion_collapses"], row["twin_collapses"]) == (6, 6)
+    assert np.isnan(row["mean"])
+    assert not findings.alarms
+    text = json.dumps(findings.plain()["verdicts"], allow_nan=False)
+    assert '"mean": null' in text
+    assert "0 of 6" in render_page(findings, 0.5)
+
+
+def test_a_night_without_a_run_says_so(make_nights):
+    findings = make_nights(lambda companion_runs: "nothing runs today")(1)
+    assert findings.verdicts.empty
+    assert "There is no comparison yet." in render_page(findings, 0.5)
+    assert any(re.match("s: [0-9]+ of [0-9]+ runs were not started", note) for note in findings.notes)
+
+
+def test_nights_out_of_order_count_by_their_dates(table_night, table_runner):
+    table_runner.accuracy = make_accuracy(5)
+    table_night(3)
+    first = select_verdict(table_night(1), "snip", "random_erk")
+    assert first["pairs"] == 3, "the pairs of later nights do not count"
+    findings = table_night(4)
+    history = findings.history[select_verdict(findings, "snip", "random_erk")["name"]]
+    assert history["night"].tolist() == ["2026-11-01", "2026-11-03", "2026-11-04"]
+    assert history["pairs"].tolist() == [3, 6, 9]
+
+
+def test_a_changed_margin_is_noted(table_night):
+    assert not table_night(1).notes
+    notes = table_night(2, SMALL_NIGHTLY_YAML + "margin: 2\ncollapse_margin: 0.2\n").notes
+    assert [note.partition(":")[0] for note in notes] == [
+        "margin was 0.5 in the night of 2026-11-01 and is 2 now",
+        "collapse_margin was 0.1 in the night of 2026-11-01 and is 0.2 now",
+    ]
+    assert not table_night(3).notes
+
+
+def test_the_studies_of_a_file_are_one_family(folder, search_study, monkeypatch):
+    search_study()
+    search_study(name="other")
+    (folder / "nightly.yaml").write_text(SMALL_NIGHTLY_YAML.replace("[s]", "[s, other]"))
+    families = []
+    compute_standings = nightly.compute_standings
+
+    def list_families(studies, *arguments):
+        families.append([study.name for study in studies])
+        return compute_standings(studies, *arguments)
+
+    monkeypatch.setattr(nightly, "compute_standings", list_families)
+    assert len(Nights(folder / "nightly.yaml", QUIET_CONSOLE).plan("2026-11-01")) == 2
+    assert families == [["s", "other"]]
 
 
 def test_the_budget_holds_and_a_note_counts_the_runs(night, companion_runner):
@@ -222,6 +338,8 @@ def test_the_page_opens_without_a_network(night, companion_runner, folder):
     assert (folder / "nightly.html").read_text() == "2026-11-02", "the page of the last night"
     assert "night of 2026-11-02" in text
     assert text.count("<svg") == 2
+    assert "of the way to beats, about" in text
+    assert "0 : 0 of 6, at most" in text
     assert not re.findall(r'(?:src|href)="(?!#)', text.replace("xlink:href", "href"))
     run = tracking.list_records(NIGHTLY_EXPERIMENT, "nightly")[-1]["id"]
     assert run in text

@@ -14,7 +14,7 @@ from forcetune.baseline.twins import (
     make_fixed_comparisons,
     make_tuned_comparison,
     plan_tuning,
-    replace_seed,
+    replace_fields,
 )
 from forcetune.study import Trial
 
@@ -94,7 +94,7 @@ def test_champion_and_twin_have_the_same_fresh_seed(champion_study):
     )
     for comparison in make_fixed_comparisons(champion_study.champions[0]):
         assert {companion.trial.seed for companion in comparison.make_companions(seed)} == {seed}
-    assert replace_seed(champion_study.champions[0].trial, 7).key != champion_study.champions[0].key
+    assert replace_fields(champion_study.champions[0].trial, {"seed": 7}).key != champion_study.champions[0].key
 
 
 def test_random_pruning_is_tried_as_often_as_the_champions_method(search_study):

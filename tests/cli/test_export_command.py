@@ -4,6 +4,8 @@ import json
 
 import pytest
 from commands import run_command, write_study
+from mlflow import MlflowClient
+from shared_constants import SEARCH_SPACES, SNIP_TRIAL
 
 from forcetune import tracking
 from forcetune.deploy import export_network
@@ -12,14 +14,7 @@ from forcetune.errors import InputError
 
 EXPORTED_STUDY = {
     "study": "small",
-    "trial": {
-        "dataset": "synthetic",
-        "model": "mlp",
-        "width": 24,
-        "method": "snip",
-        "density": [0.02, 0.1, 0.3, 0.5],
-        "epochs": 3,
-    },
+    "trial": {**SNIP_TRIAL, "density": [0.02, 0.1, 0.3, 0.5]},
     "search": {"trials": 4, "stopping": "none", "keep": "all"},
 }
 
@@ -85,6 +80,31 @@ def test_a_question_selects_the_trial_of_a_study(searched):
 )
 def test_a_refusal_is_one_line(searched, arguments, message):
     assert message in refuse(searched, *arguments)
+
+
+def test_a_registered_network_is_said_with_its_address(searched):
+    arguments = ("export", "small/trial-0002", "--out", "registered", "--no-rival", "--register", "small-nets")
+    result = run_command(searched, *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].startswith("registered: small-nets, version 1, with ")
+    again = json.loads(run_command(searched, *arguments, "--json").output)
+    assert (again["registered"]["version"], again["registered"]["is_new"]) == (1, False)
+    version = MlflowClient(f"sqlite:///{searched}/mlflow.db").get_model_version("small-nets", "1")
+    assert "--no-rival --register small-nets --out registered" in version.description
+    assert "no name for a registered model" in refuse(searched, "small/trial-0002", "--register", "a/b")
+    assert run_command(searched, "doctor", "small").exit_code == 0
+
+
+@pytest.mark.long
+def test_the_shipped_study_of_latency_ends_in_a_registered_network(tmp_path):
+    """A minute: 24 trials, each of which exports two networks to ONNX."""
+    result = run_command(tmp_path, "search", str(SEARCH_SPACES / "latency.yaml"))
+    assert result.exit_code == 0, result.output
+    rows = json.loads(run_command(tmp_path, "best", "latency", "--json").output)
+    assert min(row["latency_ratio"] for row in rows) < 0.8
+    exported = run_command(tmp_path, "export", "latency", "--knee", "--out", "device", "--register", "latency")
+    assert exported.exit_code == 0, exported.output
+    assert "MLflow loads it as models:/latency@knee" in exported.output
 
 
 def test_a_run_without_weights_is_refused(searched, search_study):

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import optuna
 import pandas as pd
 import yaml
 from promise import check_promise
@@ -170,6 +171,18 @@ class Search:
         """Return the numbers of the attempts that saved a checkpoint."""
         return {attempt for _, attempt, _ in self.read_notes("saved")}
 
+    def wait_for_worker(self, processes: Collection[int]) -> int:
+        """Wait until a worker among these processes trains, and return its process id."""
+        return wait_until(
+            lambda: next((int(p) for (p,) in self.read_notes("steps") if int(p) in processes), None),
+            "a worker on the node",
+        )
+
+    def count_attempts(self, kind: str) -> int:
+        """Return the number of attempts that the ledger counts as of this kind, such as `lost`, over all trials."""
+        trials = optuna.load_study(study_name=self.name, storage=self.ledger).trials
+        return sum(trial.user_attrs.get("issued", {}).get(kind, 0) for trial in trials)
+
     def wait_for_training(self) -> int:
         """Wait until a trial trains with a checkpoint behind it, and return the process id of its worker."""
         saved_count = len(self.read_notes("saved"))
@@ -188,7 +201,7 @@ class RunningCommand:
         with open(self._output_path, "wb") as output:
             self.process = spawn(folder, environment, [*FORCETUNE_COMMAND, *command], output)
 
-    def wait(self, seconds: float = 150) -> int:
+    def wait(self, seconds: float = 400) -> int:
         """Wait until the command has ended, and return its exit code."""
         try:
             return self.process.wait(seconds)
@@ -225,12 +238,12 @@ def spawn(
     )
 
 
-def wait_until(condition: Callable[[], Value], description: str, seconds: float = 120) -> Value:
-    """Call a function until it returns something true, and return that."""
+def wait_until(condition: Callable[[], Value], description: str, seconds: float = 300, interval: float = 0.02) -> Value:
+    """Call a function until it returns something true, and return that; all times are in seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {description}"
-        time.sleep(0.02)
+        time.sleep(interval)
     return value
 
 

@@ -1,4 +1,4 @@
-"""A proxy between forcetune and an MLflow server that loses, delays, repeats and reorders requests."""
+"""A proxy before a server, of MLflow or of an object store, that loses, delays, repeats and reorders requests."""
 
 import http.client
 import random
@@ -10,7 +10,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-DISTURBED_PATH = "/api/2.0/mlflow/"  # requests for health and artifacts pass undisturbed
+MLFLOW_PATH = "/api/2.0/mlflow/"  # requests for health and artifacts pass undisturbed
 CLIENT_TIMEOUT_S = 2.0
 FAULT_DELAY_S = 3.0
 
@@ -24,10 +24,13 @@ class Proxy:
 
     FAULTS = ("lost request", "lost answer", "late request", "late answer", "repeated", "reordered")
 
-    def __init__(self, server: str, share: float, seed: str, port: int = 5002) -> None:
+    def __init__(
+        self, server: str, share: float, seed: str, port: int = 5002, disturbed_path: str = MLFLOW_PATH
+    ) -> None:
         self.address = f"http://127.0.0.1:{port}"
         self.share = share
         self.counts: Counter[str] = Counter()
+        self._disturbed_path = disturbed_path
         self._target = urlsplit(server)
         self._generator = random.Random(seed)
         self._lock = threading.Lock()
@@ -36,6 +39,7 @@ class Proxy:
         self._count = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._make_handler())
         self._server.daemon_threads = True
+        self._server.handle_error = lambda request, address: None  # a client may reset its connection
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -53,7 +57,7 @@ class Proxy:
         """Draw the fault of a request, or None, and count it."""
         with self._lock:
             fault = self._generator.choice(self.FAULTS) if self._generator.random() < self.share else None
-        if not path.startswith(DISTURBED_PATH):
+        if not path.startswith(self._disturbed_path):
             return None
         with self._lock:
             self.counts[fault or "passed"] += 1
@@ -126,7 +130,9 @@ class Proxy:
                     for name, value in headers:
                         if name.lower() not in CONNECTION_HEADERS:
                             self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(content)))
+                    sizes = [value for name, value in headers if name.lower() == "content-length"]
+                    size = sizes[0] if self.command == "HEAD" and sizes else str(len(content))
+                    self.send_header("Content-Length", size)
                     self.end_headers()
                     self.wfile.write(content)
                 except OSError:  # the client no longer waits

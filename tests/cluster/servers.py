@@ -1,7 +1,7 @@
 """Servers that a search can use: a Ray cluster of two nodes, PostgreSQL, MLflow."""
 
+import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -24,7 +24,8 @@ def write_secret(path: Path) -> Path:
 class Cluster:
     """A head node and a second node with one core each; the second one claims two GPUs that it does not have."""
 
-    address = "127.0.0.1:6379"
+    # `ray start` refuses the address of any cluster on the machine, even one in another network: it reads command lines
+    address = f"127.0.0.1:{6400 + os.getpid() % 1000}"
     dashboard = "http://127.0.0.1:8265"
     metrics = "http://127.0.0.1:8081/metrics"
 
@@ -36,10 +37,13 @@ class Cluster:
     def start_nodes(self) -> None:
         """Start both nodes, and wait until they are alive."""
         self._head = self._start_node(
-            "--head", "--port=6379", "--dashboard-host=127.0.0.1", "--metrics-export-port=8081"
+            "--head",
+            f"--port={self.address.rpartition(':')[2]}",
+            "--dashboard-host=127.0.0.1",
+            "--metrics-export-port=8081",
         )
         self.second = self.start_second_node()
-        wait_until(lambda: self.count_nodes() == 2, "two nodes", 90)
+        wait_until(lambda: self.count_nodes() == 2, "two nodes")
 
     def start_second_node(self) -> "subprocess.Popen[bytes]":
         """Start a second node, which joins the cluster some seconds later, and return its process."""
@@ -48,21 +52,27 @@ class Cluster:
         self.second = self._start_node(f"--address={self.address}", "--num-gpus=2", *options)
         return self.second
 
+    def replace_second_node(self) -> None:
+        """Start a second node in place of one that was killed, and wait until the cluster has it."""
+        self.start_second_node()
+        wait_until(lambda: self.count_nodes() == 2, "the second node", interval=0.2)
+
     def kill_second_node(self) -> None:
         """Kill the second node and all processes on it."""
         kill_tree(self.second.pid)
         self.second.wait()
 
     def count_nodes(self) -> int:
-        """Return the number of nodes that are alive."""
-        code = "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
-        code += "print('alive:', sum(node['Alive'] for node in ray.nodes()))"
-        variables = {**self._environment, "RAY_ADDRESS": self.address}
-        process = subprocess.run(
-            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False
-        )
-        alive = re.search(r"^alive: (\d+)$", process.stdout, re.MULTILINE)  # Ray may print other lines too
-        return int(alive[1]) if alive else 0
+        """Return the number of nodes that are alive; 0 while the dashboard does not answer."""
+        token = Path(self._environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        address = f"{self.dashboard}/nodes?view=summary&nocache=1"
+        query = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(query, timeout=30) as response:
+                nodes = json.load(response)["data"]["summary"]
+        except OSError:
+            return 0
+        return sum(node["raylet"]["state"] == "ALIVE" for node in nodes)
 
     def close(self) -> None:
         self.kill()

@@ -202,8 +202,7 @@ def test_a_driver_and_a_node_that_die(make_job_study, cluster):
     study.hurry()
     check_completed(study, "dying-1")
     assert "the driver died (signal SIGKILL); " in run_command(study, "logs", "dying-1")
-    cluster.start_second_node()
-    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
+    cluster.replace_second_node()
 
 
 def find_driver(study):

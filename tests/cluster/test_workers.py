@@ -47,36 +47,28 @@ def test_one_node_of_two_is_killed(search, cluster):
     assert driver.wait() == 0, driver.output
     assert set(study.check_promise()["outcome"]) == {"trained"}
     assert "2" in study.find_attempts()
-    cluster.start_second_node()
-    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
+    cluster.replace_second_node()
 
 
 def test_a_lost_node_costs_no_retry(search, cluster):
     study = search(
         {"RAY_ADDRESS": cluster.address},
-        pause=0.1,
-        trial={"epochs": 30},
+        pause=0.3,
+        trial={"epochs": 12},
         search={"trials": 2},
         resources={"retries": 0},
     )
     driver = study.start()
     study.wait_for_training()
-    node_processes = set(list_descendants(cluster.second.pid))
-    wait_until(
-        lambda: any(int(process) in node_processes for (process,) in study.read_notes("steps")),
-        "a worker on the second node",
-    )
+    study.wait_for_worker(list_descendants(cluster.second.pid))
     cluster.kill_second_node()
     study.hurry()
     assert driver.wait() == 0, driver.output
     rows = study.check_promise()
     assert set(rows["outcome"]) == {"trained"}, list(rows["reason"])
     assert "2" in study.find_attempts()
-    trials = optuna.load_study(study_name="s", storage=study.ledger).trials
-    issued = [trial.user_attrs.get("issued", {}) for trial in trials]
-    assert sum(attempts.get("lost_nodes", 0) for attempts in issued) == 1
-    cluster.start_second_node()
-    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
+    assert study.count_attempts("lost_nodes") == 1
+    cluster.replace_second_node()
 
 
 def test_a_worker_that_dies_alone_costs_a_retry(search):
@@ -107,10 +99,7 @@ def test_a_minute_without_mlflow_and_a_node_that_was_given_up_and_wakes(search, 
     driver = study.start()
     study.wait_for_training()
     node_processes = list_descendants(cluster.second.pid)
-    worker = wait_until(
-        lambda: next((p for (p,) in study.read_notes("steps") if int(p) in node_processes), None),
-        "a worker on the second node",
-    )
+    worker = study.wait_for_worker(node_processes)
     for process in node_processes:
         os.kill(process, signal.SIGSTOP)
     mlflow_server.stop()
@@ -118,14 +107,13 @@ def test_a_minute_without_mlflow_and_a_node_that_was_given_up_and_wakes(search, 
     wait_until(lambda: "2" in study.find_attempts(), "a second attempt", seconds=90)
     time.sleep(max(0.0, outage_start + MLFLOW_OUTAGE_S - time.monotonic()))
     assert driver.process.poll() is None, "the trial goes on elsewhere"
-    os.kill(int(worker), signal.SIGCONT)
+    os.kill(worker, signal.SIGCONT)
     wait_until(lambda: study.read_notes("refused"), "the checkpoint of the old worker to be refused")
     cluster.kill_second_node()
     mlflow_server.start()
     assert driver.wait() == 0, driver.output
     assert set(study.check_promise()["outcome"]) == {"trained"}
-    cluster.start_second_node()
-    wait_until(lambda: cluster.count_nodes() == 2, "the second node")
+    cluster.replace_second_node()
 
 
 # The faults strike in training only, because `forcetune search` builds each model before it starts.
@@ -158,7 +146,7 @@ def build(strike):
 def devour(x):
     if not os.path.exists("sated"):
         open("sated", "w").close()
-        held = [bytearray(os.urandom(1) * (1 << 28)) for _ in range(16)]
+        held = [bytearray(os.urandom(1) * (1 << 28)) for _ in range(32)]
     return x
 
 
@@ -178,33 +166,55 @@ broken = build(fail)
 """
 
 
-def test_each_fault_has_its_outcome(search):
-    models = ["good", "hungry", "hanging", "diverging", "broken"]
-    study = search(
-        {"RAY_memory_usage_threshold": f"{measure_used_memory() + 0.12:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
-        trial={"model": [f"faulty:{model}" for model in models], "method": "random", "density": 0.5, "lr": 0.1},
-        search={"sampler": "grid", "trials": 5},
-        resources={"concurrent": 2, "max_seconds": 10},
-    )
-    (study.folder / "faulty.py").write_text(FAULTY_PY)
-    driver = study.start()
-    assert driver.wait() == 0, driver.output
-    rows = study.check_promise().set_index("model")
+@pytest.fixture
+def run_faulty(search):
+    """A function that searches the networks of faulty.py by a grid: the study and its rows by the network's name."""
+
+    def run(models, environment=None):
+        study = search(
+            environment,
+            trial={"model": [f"faulty:{model}" for model in models], "method": "random", "density": 0.5, "lr": 0.1},
+            search={"sampler": "grid", "trials": len(models)},
+            resources={"concurrent": 2, "max_seconds": 30},
+        )
+        (study.folder / "faulty.py").write_text(FAULTY_PY)
+        driver = study.start()
+        assert driver.wait() == 0, driver.output
+        return study, study.check_promise().set_index("model")
+
+    return run
+
+
+def read_issued_attempts(study):
+    """The counts of each trial's attempts in the ledger, by the network's name."""
+    trials = optuna.load_study(study_name="s", storage=study.ledger).trials
+    return {trial.params["model"]: trial.user_attrs.get("issued", {"lost": 0}) for trial in trials}
+
+
+def test_each_fault_has_its_outcome(run_faulty):
+    study, rows = run_faulty(["good", "hanging", "diverging", "broken"])
     assert rows["outcome"].to_dict() == {
         "faulty:good": "trained",
-        "faulty:hungry": "trained",
         "faulty:hanging": "failed",
         "faulty:diverging": "failed",
         "faulty:broken": "failed",
     }
     reasons = rows["reason"]
-    assert reasons["faulty:hanging"] == "it took longer than max_seconds 10"
+    assert reasons["faulty:hanging"] == "it took longer than max_seconds 30"
     assert reasons["faulty:broken"] == "RuntimeError: mine"
     assert "nan" in reasons["faulty:diverging"]
-    trials = optuna.load_study(study_name="s", storage=study.ledger).trials
-    issued = {trial.params["model"]: trial.user_attrs.get("issued", {"lost": 0}) for trial in trials}
-    assert (issued["faulty:hungry"]["lost"], issued["faulty:hungry"]["room"]) == (1, 2)
+    issued = read_issued_attempts(study)
     assert (issued["faulty:diverging"]["lost"], issued["faulty:broken"]["lost"]) == (0, 0), "no fault is retried"
+
+
+# It runs alone: where memory is short, Ray ends the worker that started last, whichever trial takes the memory.
+def test_a_trial_that_takes_all_memory_runs_again_with_more_room(run_faulty):
+    threshold = min(0.9, measure_used_memory() + 0.2)
+    memory_monitor = {"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    study, rows = run_faulty(["hungry"], memory_monitor)
+    assert rows.loc["faulty:hungry", "outcome"] == "trained"
+    issued = read_issued_attempts(study)["faulty:hungry"]
+    assert (issued["lost"], issued["room"]) == (1, 2)
 
 
 def measure_used_memory():

@@ -400,3 +400,52 @@ def test_a_users_loader(own_data):
 def test_a_users_loader_that_is_refused(own_data, function, message):
     with pytest.raises(InputError, match=f"data set 'own_data:{function}'.*{message}"):
         load(f"own_data:{function}")
+
+
+def list_shares(batches, size):
+    """Return the shares of a pass by batch, in the order of the processes."""
+    return list(zip(*[list(batches().share(rank, size)) for rank in range(size)], strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pad": 1, "flip": True},
+        {"augment": lambda inputs, generator: inputs + torch.randint(9, inputs.shape, generator=generator)},
+    ],
+)
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_several_processes_are_the_batches_of_one(changes, size):
+    data = dataset(**changes)
+    unsplit = list(Batches(data, data.train, 8, seed=0))
+    shares = list_shares(lambda: Batches(data, data.train, 8, seed=0), size)
+    assert [len(targets) for _, targets in unsplit] == [8, 8, 4]
+    for (inputs, targets), batch_shares in zip(unsplit[:2], shares[:2], strict=True):
+        assert torch.equal(torch.cat([inputs for inputs, _ in batch_shares]), inputs)
+        assert torch.equal(torch.cat([targets for _, targets in batch_shares]), targets)
+        sizes = [len(targets) for _, targets in batch_shares]
+        assert max(sizes) - min(sizes) <= 1
+    if size == 3:
+        assert all(torch.equal(inputs, unsplit[2][0]) for inputs, _ in shares[2]), (
+            "4 images are too few for 3 processes"
+        )
+
+
+def test_batches_know_their_sizes():
+    data = dataset()
+    plain = Batches(data, data.train, 8, seed=0)
+    balanced = Batches(replace(data, classes=2), Images(data.train.inputs, data.train.targets % 2), 1, 0, per_class=3)
+    for batches in (plain, balanced, plain.share(1, 2)):
+        sizes = [len(targets) for _, targets in batches]
+        counts = [batches.count_samples(index) for index in range(len(batches))]
+        assert counts == ([8, 8, 4] if batches is not balanced else sizes)
+
+
+def test_a_share_goes_on_from_the_state_of_the_whole():
+    data = dataset(pad=1)
+    first = Batches(data, data.train, 8, seed=0)
+    list(first)
+    share = Batches(data, data.train, 8, seed=0).share(0, 2)
+    share.restore(first.state())
+    expected = [inputs[: len(inputs) // 2] for inputs, _ in first]
+    assert all(torch.equal(inputs, half) for (inputs, _), half in zip(share, expected, strict=True))

@@ -451,3 +451,32 @@ def test_a_users_loader(own_stream):
 def test_a_users_loader_that_is_refused(own_stream, function, message):
     with pytest.raises(InputError, match=f"^data set 'own_stream:{function}': {message}"):
         load(f"own_stream:{function}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_process_reads_its_share(workers):
+    data = streamed(22, train_transform=as_image, workers=workers)
+    split, _ = data.split(0)
+
+    def make_batches():
+        return data.batches(split, 6, seed=0)
+
+    unsplit = list(make_batches())
+    assert [len(targets) for _, targets in unsplit] == [6, 6, 6, 2]
+    shares = list(zip(make_batches().share(0, 2), make_batches().share(1, 2), strict=True))
+    for (inputs, targets), batch_shares in zip(unsplit[:3], shares[:3], strict=True):
+        assert [len(targets) for _, targets in batch_shares] == [3, 3]
+        assert same([torch.cat(tensors) for tensors in zip(*batch_shares, strict=True)], (inputs, targets))
+    assert all(same(share, unsplit[3]) for share in shares[3]), "2 samples are too few for 2 processes"
+    assert make_batches().share(1, 2).count_samples(0) == 6
+
+
+def test_each_share_has_random_transforms_of_its_own():
+    data = streamed(20)
+    split, _ = data.split(0)
+    inputs, _ = collect_pass(data.batches(split, 6, seed=0))
+    first, second = (list(data.batches(split, 6, seed=0).share(rank, 2)) for rank in (0, 1))
+    assert torch.equal(first[0][0], inputs[:3]), "the first share draws as the whole batch does"
+    assert (first[0][0][:, 0, 0, 1] != second[0][0][:, 0, 0, 1]).all()
+    repeated = list(data.batches(split, 6, seed=0).share(1, 2))
+    assert all(same(*pair) for pair in zip(second, repeated, strict=True))

@@ -1,7 +1,21 @@
 """The networks that the tests of exports share."""
 
+import shutil
+
 import exporting
 import pytest
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory, empty_mlflow):
+    """Make a folder with an MLflow store, which is the current one of a module of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("searched")
+        shutil.copy(empty_mlflow, folder / "mlflow.db")
+        patch.chdir(folder)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "FORCETUNE_STORAGE", "FORCETUNE_STATE"):
+            patch.delenv(name, raising=False)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Trained networks of a search: loaded, compacted, trained again, and refused where there is none."""
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,14 @@ from forcetune.deploy import load_trained_network
 from forcetune.errors import InputError, StoppedError
 from forcetune.execution import retraining
 from forcetune.execution.worker import execute
+from forcetune.ledger.messages import Report
 from forcetune.names import NETWORK_FILE
 from forcetune.run import examine_study
-from forcetune.search.companions import run_listed_companions
+from forcetune.search.companions import rerun, run_listed_companions
 from forcetune.search.driver import open_driver
 from forcetune.stores import mlflow_uri
 from forcetune.study import Companion, CompanionRuns, Study, Trial
-from forcetune.tracking import KEPT_BY_USER, RETRAINED_TAG, Tracker
+from forcetune.tracking import KEPT_BY_USER, RETRAINED_TAG, Epoch, Tracker
 from forcetune.trial import derive_seed
 
 STUDY = {
@@ -40,18 +41,10 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, empty_mlflow):
-    """Search a study of three trials, whose most accurate one keeps its weights; the folder becomes the current one."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("searched")
-        shutil.copy(empty_mlflow, folder / "mlflow.db")
-        patch.chdir(folder)
-        for name in ("MLFLOW_TRACKING_URI", "FORCETUNE_STORAGE", "FORCETUNE_STATE"):
-            patch.delenv(name, raising=False)
-        study = Study.from_dict(STUDY)
-        driver = open_driver(study, lambda: None, Console(quiet=True))
-        drive(driver)
-        yield folder
+def searched(module_folder):
+    """Search a study of three trials, whose most accurate one keeps its weights."""
+    drive(open_driver(Study.from_dict(STUDY), lambda: None, Console(quiet=True)))
+    return module_folder
 
 
 def drive(driver):
@@ -270,3 +263,51 @@ def test_a_training_that_fails_this_time_leaves_the_run_as_it_is(rows, monkeypat
     with pytest.raises(StoppedError, match="ended otherwise than in the search: failed, Diverged"):
         retraining.train_again(run)
     assert tracking.read_file(run, NETWORK_FILE) is None
+
+
+LATE_STUDY = {
+    "study": "late",
+    "trial": {**STUDY["trial"], "dataset": "synthetic", "density": [0.05, 0.1, 0.2, 0.3], "epochs": 1},
+    "search": {"sampler": "grid", "seeds": {"front": 3}},
+}
+SEARCHED_ACCURACIES = {0.05: 0.84, 0.1: 0.83, 0.2: 0.82, 0.3: 0.81}  # each trial dominates those after it
+
+
+def search_with_made_up_accuracies(driver):
+    driver.describe()
+    while assignment := driver.issue():
+        accuracy = {"val_accuracy": SEARCHED_ACCURACIES[assignment.trial.density]}
+        for report in execute(assignment):
+            epoch = report.epoch and replace(report.epoch, metrics={**report.epoch.metrics, **accuracy})
+            made_up = replace(report, epoch=epoch, metrics={**report.metrics, **accuracy} if report.metrics else {})
+            (driver.end if report.outcome else driver.report)(assignment.number, assignment.attempt, made_up)
+    driver.close()
+
+
+def rerun_with_made_up_accuracies(driver):
+    """End each re-run at 0.81 where its density is 0.3, and far below that where it is not."""
+    while assignment := driver.issue():
+        density = assignment.trial.density
+        accuracy = (0.81 if density == 0.3 else 0.5) + 0.001 * (assignment.trial.seed % 2)
+        metrics = {"val_accuracy": accuracy, "density": density, "sparsity": 1 - density}
+        report = Report(metrics, Epoch(1, 1000, metrics), outcome="trained")
+        driver.end(assignment.number, assignment.attempt, report)
+    driver.close()
+
+
+def test_a_trial_of_the_fourth_rank_that_fresh_seeds_bring_onto_the_front_is_exported_after_training(folder):
+    study, quiet = Study.from_dict(LATE_STUDY), Console(quiet=True)
+    search_with_made_up_accuracies(open_driver(study, lambda: None, quiet))
+    assert rerun(study, lambda: None, quiet, rerun_with_made_up_accuracies) is None
+    table = tracking.load_table("late")
+    run, name = table.trials.set_index("density").loc[0.3, ["run_id", "name"]]
+    assert run in table.marked["forcetune.front"]
+    assert run not in table.weights
+    arguments = ("export", "late", "--top", "1", "--format", "safetensors", "--out", "device")
+    refused = invoke(*arguments)
+    assert refused.exit_code == 2
+    assert f"the run {run} keeps no weights: its trial is on the front now, but" in refused.stderr
+    assert f"`forcetune train {run}` trains the configuration again" in refused.stderr
+    assert invoke("train", f"late/{name}").exit_code == 0
+    exported = invoke(*arguments)
+    assert exported.exit_code == 0, exported.output

@@ -21,13 +21,15 @@ def timed(monkeypatch):
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(trial, "prepare", prepare)
-    monkeypatch.setattr(trial, "measure_epoch_seconds", lambda prepared, steps: 3.0)
+    monkeypatch.setattr(trial, "measure_epoch_seconds", lambda prepared, steps, processes: 3.0 / processes)
     monkeypatch.setattr(cost, "_count_concurrent_trials", lambda study: 2)
 
 
-def parse_study(search=None, **fields):
+def parse_study(search=None, resources=None, **fields):
     fixed = {"dataset": "synthetic", "model": "mlp", "width": 12, "method": "force", "density": 0.1}
-    return Study.from_dict({"study": "s", "trial": {**fixed, **fields}, "search": search or {}})
+    return Study.from_dict(
+        {"study": "s", "trial": {**fixed, **fields}, "search": search or {}, "resources": resources or {}}
+    )
 
 
 def test_the_slowest_and_the_fastest_trial(folder, timed):
@@ -44,6 +46,11 @@ def test_hours_of_all_trials(folder, timed):
     seconds = 10 * (16 + cost.TRIAL_OVERHEAD_S)
     assert prediction.device_hours * 3600 == pytest.approx(seconds)
     assert prediction.hours * 3600 == pytest.approx(cost.RAY_START_S + seconds / 2)
+
+
+def test_several_processes_share_the_training_and_not_the_pruning(folder, timed):
+    prediction = cost.predict(parse_study({"trials": 10}, {"cpus": 2, "processes": 2}, iterations=5, epochs=2))
+    assert prediction.mean == pytest.approx(2 * 5 + 2 * 3 / 2)
 
 
 def test_early_stopping_lowers_the_prediction(folder, timed):

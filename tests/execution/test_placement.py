@@ -15,7 +15,7 @@ environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
 
-from forcetune.execution import cluster  # noqa: E402
+from forcetune.execution import actors, nodes  # noqa: E402
 
 GIB = 2**30
 ONE_GPU_NODES = [{"CPU": 16, "GPU": 1}]
@@ -111,8 +111,9 @@ def test_memory_is_read_once_the_probe_has_run(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def two_gpus():
-    """Start a Ray that counts two GPUs, which no test uses."""
-    ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    """Start a Ray that counts two GPUs of the kind A100, which no test uses."""
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=8, num_gpus=2, labels={nodes.GPU_TYPE_LABEL: "A100"}, **options)
     yield
     ray.shutdown()
 
@@ -123,7 +124,7 @@ def out():
 
 
 def resolve_on_cluster(study, out):
-    return cluster.resolve_resources(study, Console(file=out, width=200))
+    return nodes.resolve_resources(study, Console(file=out, width=200))
 
 
 def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
@@ -132,18 +133,48 @@ def test_trials_share_the_gpus_of_a_cluster(two_gpus, monkeypatch, out):
         placement, "measure_memory", lambda probe: Memory(*used_and_total) if ray.get_gpu_ids() else None
     )
     resources = resolve_on_cluster(parse_study(), out)
-    assert (resources.gpus, cluster.count_slots(resources), cluster.find_max_memory_factor(resources)) == (0.3333, 6, 3)
+    assert (resources.gpus, nodes.count_slots(resources), nodes.find_max_memory_factor(resources)) == (0.3333, 6, 3)
     assert "3 trials share a GPU: a trial needs 42.0 of 140.0 GiB" in out.getvalue()
     assert resolve_on_cluster(parse_study({"gpus": 0.5}), out).gpus == 0.5
     assert resolve_on_cluster(parse_study({"cpus": 4}), out).gpus == 1
     assert "a trial has a GPU to itself (its memory would hold 3)" in out.getvalue()
 
 
+def test_trials_are_placed_on_the_kinds_of_gpus_that_the_study_names(two_gpus, out):
+    for gpu_type in ("A100", ["H100", "A100"]):
+        resources = resolve_on_cluster(parse_study({"gpus": 0.5, "gpu_type": gpu_type}), out)
+        assert (nodes.count_slots(resources), nodes.find_max_memory_factor(resources)) == (4, 2)
+        group = nodes.make_request(resources, 1).to_placement_group()
+        assert group.wait(20)
+        ray.util.remove_placement_group(group)
+    resources = resolve_on_cluster(parse_study({"gpus": 0.5, "gpu_type": "H100"}), out)
+    group = nodes.make_request(resources, 1).to_placement_group()
+    assert not group.wait(1), "Ray itself keeps it from the other kind"
+    ray.util.remove_placement_group(group)
+    message = "asks for 1 cpus and 0.5 gpus of the kind H100, and no node has them; .* on 1 nodes, of the kinds A100"
+    with pytest.raises(InputError, match=message):
+        nodes.count_slots(resources)
+
+
+def test_a_probe_runs_on_a_kind_that_the_study_names(two_gpus, monkeypatch, out):
+    monkeypatch.setattr(placement, "measure_memory", lambda probe: Memory(70 * GIB, 140 * GIB))
+    assert resolve_on_cluster(parse_study({"gpu_type": "A100"}), out).gpus == 1
+    with pytest.raises(InputError, match="of the kind H100, and no node has them"):
+        resolve_on_cluster(parse_study({"gpu_type": "H100"}), out)
+
+
+def test_gpus_that_no_process_uses_are_named(two_gpus, out):
+    assert resolve_on_cluster(parse_study({"gpus": 2, "processes": 2}), out).processes == 2
+    assert out.getvalue() == ""
+    assert resolve_on_cluster(parse_study({"gpus": 2}), out).processes == 1
+    assert "a trial has 2 GPUs and one process, whose training uses one of them; `processes: 2`" in out.getvalue()
+
+
 def test_a_trial_without_a_gpu_sees_none(two_gpus, monkeypatch):
     def visible():
         import os
 
-        cluster.hide_gpus()
+        actors.hide_gpus()
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -169,7 +200,7 @@ def test_a_gpu_that_torch_does_not_see_is_refused(two_gpus, out):
 
 
 def test_without_a_gpu_trials_run_on_the_cpu(monkeypatch, out):
-    monkeypatch.setattr(cluster, "_list_node_resources", lambda: [{"CPU": 8}])
+    monkeypatch.setattr(nodes, "_list_node_resources", lambda gpu_types: [{"CPU": 8}])
     assert resolve_on_cluster(parse_study(), out).gpus == 0
     assert out.getvalue() == "resources: no GPU here, trials run on the CPU\n"
 

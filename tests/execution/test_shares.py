@@ -1,13 +1,21 @@
-"""The division of a cluster's slots among studies."""
+"""The division of a cluster's slots among studies, and the board on which they publish their claims."""
 
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forcetune.execution import shares
-from forcetune.execution.shares import Claim, allocate_slots
+from forcetune.execution import environment
+
+environment.prepare()  # Ray reads these variables while it is imported
+
+import ray  # noqa: E402
+
+from forcetune.execution import claim_board, shares  # noqa: E402
+from forcetune.execution.claim_board import BOARD_NAME, BOARD_NAMESPACE, Board, SharedBoard  # noqa: E402
+from forcetune.execution.shares import Claim, allocate_slots  # noqa: E402
 
 
 def make_claim(study, wants=100, fits=4, priority="normal", **turn_state):
@@ -102,38 +110,71 @@ def test_over_some_turns_all_studies_have_equal_slot_seconds(fits, studies):
 
 
 @pytest.fixture
-def claims(monkeypatch):
-    """Return the claims of all studies in a dictionary, which replaces Ray's store."""
-    claims = {}
-    monkeypatch.setattr(shares, "_write_claim", lambda claim: claims.update({claim.study: claim}))
-    monkeypatch.setattr(shares, "_read_claims", lambda: list(claims.values()))
-    monkeypatch.setattr(shares, "_delete_claim", lambda study: claims.pop(study, None))
-    return claims
+def clock(monkeypatch):
+    """Return the time of the board as a list of one number, which a test sets."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(claim_board.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_a_study_shares_with_those_that_claim_and_forgets_those_that_stop(claims):
+@pytest.fixture
+def board(monkeypatch):
+    """Return the board of all studies, which needs no Ray."""
+    board = Board()
+    monkeypatch.setattr(shares, "SharedBoard", lambda: board)
+    return board
+
+
+def publish(board, claim):
+    """Publish a claim, and return the studies that the board knows."""
+    return {peer["study"] for peer in board.exchange(claim.study, asdict(claim))}
+
+
+def test_a_study_shares_with_those_that_claim_and_forgets_those_that_stop(board, clock):
     with shares.FairShare("a", "normal", None, lambda: 4) as share:
         assert share.slots == 4
-        claims["b"] = make_claim("b", time=claims["a"].time)
+        publish(board, make_claim("b"))
         share._update()
         assert (share.slots, share.contested) == (2, True)
-        claims["b"] = replace(claims["b"], time=claims["a"].time - shares.CLAIM_LIFETIME_S)
+        clock[0] += claim_board.CLAIM_LIFETIME_S + 1
         share._update()
         assert (share.slots, share.contested) == (4, False)
         share.set_wanted(1)
         share._update()
         assert share.slots == 1
-    assert "a" not in claims
+    assert publish(board, make_claim("b")) == {"b"}
 
 
-def test_concurrent_bounds_what_a_study_wants(claims):
+def test_a_board_that_has_lost_its_claims_leaves_the_slots_as_they_are_until_all_are_there(board, clock, monkeypatch):
+    publish(board, make_claim("b"))
+    with shares.FairShare("a", "normal", None, lambda: 4) as share:
+        assert share.slots == 2
+        restarted = Board(restarted=True)
+        share._board = restarted
+        share._update()
+        assert share.slots == 2, "the claim of the other study may be missing"
+        clock[0] += 2 * claim_board.CLAIM_INTERVAL_S
+        publish(restarted, make_claim("b"))
+        share._update()
+        assert (share.slots, share.contested) == (2, True)
+
+
+def test_while_the_board_is_away_the_slots_stay_as_they_are(board, monkeypatch):
+    publish(board, make_claim("b"))
+    with shares.FairShare("a", "normal", None, lambda: 4) as share:
+        monkeypatch.setattr(board, "exchange", lambda study, claim: 1 / 0)
+        share._try_update()
+        assert share.slots == 2
+
+
+def test_concurrent_bounds_what_a_study_wants(board):
     with shares.FairShare("a", "normal", 3, lambda: 8) as share:
         share.set_wanted(20)
         share._update()
-        assert (share.slots, claims["a"].wants) == (3, 3)
+        assert (share.slots, board.exchange("b", asdict(make_claim("b")))[0]["wants"]) == (3, 3)
 
 
-def test_companions_have_slots_after_the_study_wants_no_more(claims):
+def test_companions_have_slots_after_the_study_wants_no_more(board):
     share = shares.FairShare("a", "normal", None, lambda: 4)
     with share:
         share.set_wanted(0)
@@ -143,13 +184,62 @@ def test_companions_have_slots_after_the_study_wants_no_more(claims):
         assert share.slots == 4
 
 
-def test_a_study_takes_the_slots_of_new_nodes_and_waits_where_there_are_none(claims):
+def test_a_study_takes_the_slots_of_new_nodes_and_waits_where_there_are_none(board):
     capacity = [0]
     with shares.FairShare("a", "normal", None, lambda: capacity[0]) as share:
-        assert share.slots == 1, "one trial waits for a node"
+        assert (share.slots, share.fits) == (1, False), "one trial waits for a node"
         capacity[0] = 6
         share._update()
-        assert share.slots == 6
+        assert (share.slots, share.fits) == (6, True)
         capacity[0] = 3
         share._update()
         assert (share.slots, share.contested) == (3, False), "a node is gone, and no other study wants slots"
+
+
+@pytest.fixture(scope="module")
+def ray_head():
+    """Start a Ray of one node."""
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def find_board():
+    """Return the actor of the board, None where there is none."""
+    try:
+        return ray.get_actor(BOARD_NAME, BOARD_NAMESPACE)
+    except ValueError:
+        return None
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
+
+
+@pytest.mark.long  # it starts Ray, and an actor of it again and again
+def test_the_actor_of_the_board_comes_back_where_it_dies_and_ends_with_the_last_claim(ray_head):
+    with shares.FairShare("a", "normal", None, lambda: 4) as first:
+        assert first.slots == 4
+        assert ray.available_resources()["CPU"] == 1, "the board takes no core"
+        with shares.FairShare("b", "normal", None, lambda: 4) as second:
+            wait_until(lambda: (first.slots, second.slots) == (2, 2))
+            ray.kill(find_board(), no_restart=False)
+            slots = set()
+            until = time.monotonic() + 3 * claim_board.CLAIM_INTERVAL_S
+            while time.monotonic() < until:
+                slots.add((first.slots, second.slots))
+                time.sleep(0.05)
+            assert slots == {(2, 2)}, "the shares stay while the board is away, and after it"
+            ray.kill(find_board())
+            wait_until(find_board)
+            wait_until(lambda: (first.slots, second.slots) == (2, 2))
+        wait_until(lambda: first.slots == 4)
+    wait_until(lambda: find_board() is None)
+    lone = SharedBoard()
+    assert lone.exchange("c", asdict(make_claim("c")))[0]["study"] == "c"
+    lone.withdraw("d")
+    assert find_board()

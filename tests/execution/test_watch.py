@@ -15,7 +15,7 @@ environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
 
-from forcetune.execution import cluster  # noqa: E402
+from forcetune.execution import actors, cluster  # noqa: E402
 from forcetune.ledger.messages import LostError  # noqa: E402
 
 NODE_ID = uuid.uuid4().hex
@@ -39,7 +39,7 @@ def lose(tmp_path):
             pickled_error_file=str(path),
             get_pickled_error=lambda: None,  # Tune looks where the error is not copied yet
         )
-        watch = cluster.Watch(searcher, None)
+        watch = cluster.Watch(searcher, None, lambda: "")
         watch.on_trial_start(0, [], trial)
         watch.on_trial_error(0, [], trial)
         return causes
@@ -50,8 +50,8 @@ def lose(tmp_path):
 @pytest.fixture
 def set_node(monkeypatch):
     """Return a function that sets the state of the only node, on which the actor is."""
-    monkeypatch.setattr(cluster, "NODE_DEATH_PATIENCE_S", 0.0)
-    monkeypatch.setattr(cluster, "_ray_state", SimpleNamespace(actors=lambda actor: {"Address": {"NodeID": NODE_ID}}))
+    monkeypatch.setattr(actors, "NODE_DEATH_PATIENCE_S", 0.0)
+    monkeypatch.setattr(actors, "_ray_state", SimpleNamespace(actors=lambda actor: {"Address": {"NodeID": NODE_ID}}))
 
     def describe(alive, port):
         node_info = {"NodeID": NODE_ID, "Alive": alive, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}

@@ -98,6 +98,23 @@ def test_a_trial_whose_masks_change_ends_with_its_last_masks(make_assignment, mo
     assert len(json.loads(last.files["trail.json"])) == 4
 
 
+def test_a_trial_leaves_a_node_with_notice_after_an_epoch_with_a_checkpoint(make_assignment, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: False)
+    attempt = execute(make_assignment(), lambda: True)
+    first = list(itertools.islice(attempt, 2))
+    with pytest.raises(LostError) as leaving:
+        next(attempt)
+    assert leaving.value.cause == "leaving"
+    second = list(execute(make_assignment(2)))
+    assert [report.epoch.step for report in [*first, *second] if report.epoch] == [1, 2, 3], "no epoch is trained twice"
+    assert second[-1].outcome == "trained"
+
+
+def test_a_trial_without_a_shared_folder_stays_on_a_node_with_notice(make_assignment, tmp_path):
+    (tmp_path / "s").rmdir()
+    assert list(execute(make_assignment(), lambda: True))[-1].outcome == "trained"
+
+
 @pytest.mark.parametrize("report_count", [1, 2, 3, 4])
 def test_the_next_attempt_goes_on_from_the_last_checkpoint(make_assignment, monkeypatch, report_count):
     monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)

@@ -79,7 +79,9 @@ def test_a_folder_is_shipped_without_history_environments_stores_and_data(folder
 
 def test_the_masks_of_layers_from_are_shipped(folder):
     np.savez(folder / "masks.npz", a=np.zeros(1))
-    assert list_shipped(folder, {"layers_from": "masks.npz"}) == ["mine.yaml", "masks.npz"]
+    (folder / "masks.safetensors").write_bytes(b"")
+    masks = [None, "a" * 32, "masks.npz", "masks.safetensors"]
+    assert list_shipped(folder, {"layers_from": masks}) == ["mine.yaml", "masks.npz", "masks.safetensors"]
 
 
 def test_the_same_content_makes_the_same_archive(folder):
@@ -95,6 +97,20 @@ def test_a_study_file_outside_the_folder_is_at_the_top_of_the_archive(folder, tm
     outside_file.write_text("study: s\n")
     assert package.locate_in_archive(outside_file, folder) == Path("away.yaml")
     assert package.locate_in_archive(folder / "helpers" / "a.yaml", folder) == Path("helpers/a.yaml")
+
+
+def test_a_file_of_the_folder_takes_the_place_of_no_study_file(folder, tmp_path_factory):
+    outside_file = tmp_path_factory.mktemp("other") / "mine.yaml"
+    outside_file.write_text("study: s\n")
+    study = Study.from_dict({"study": "s", "trial": PACKED_TRIAL_FIELDS, "code": ["."]})
+    with pytest.raises(InputError, match=r"mine.yaml would take the place of .*/mine.yaml in the job; rename one"):
+        package.pack(outside_file, study, folder.parent / "code.zip")
+
+
+def test_a_schedule_of_the_users_own_is_shipped(folder):
+    (folder / "mine_schedules.py").write_text("def fast(t, iterations, density):\n    return density\n")
+    trial = {"method": "force", "schedule": "mine_schedules:fast"}
+    assert "mine_schedules.py" in list_shipped(folder, trial)
 
 
 @pytest.mark.parametrize(

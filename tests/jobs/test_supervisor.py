@@ -73,6 +73,16 @@ def test_a_driver_whose_exit_code_has_a_meaning_is_not_started_again(fake_driver
     assert len(commands) == 1
 
 
+def test_a_later_driver_that_is_refused_is_started_again(fake_drivers):
+    """A store was away for longer than the first driver waits, and still is when the second one starts."""
+    exit_codes, commands = fake_drivers
+    exit_codes += [1, 2, 0]
+    assert supervise() == 0
+    assert len(commands) == 3
+    exit_codes += [1, 2]
+    assert supervise(restarts=1) == 1, "the study was not refused"
+
+
 def test_a_driver_whose_study_is_complete_is_not_started_again(fake_drivers):
     exit_codes, _ = fake_drivers
     exit_codes.append(1)

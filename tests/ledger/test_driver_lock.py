@@ -1,5 +1,6 @@
 """The lock that allows a study one driver, on a file; tests/cluster tests it on a server."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -89,6 +90,18 @@ def test_many_drivers_at_once_are_refused_or_get_the_lock(folder):
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_full_disk_leaves_no_lock(folder, monkeypatch):
+    def fail(descriptor, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(os, "write", fail)
+        with pytest.raises(InputError, match="No space left"):
+            driver_lock("s", "sqlite:///optuna.db").__enter__()
+    with driver_lock("s", "sqlite:///optuna.db"):
+        pass
 
 
 def test_a_missing_folder_is_named(folder):

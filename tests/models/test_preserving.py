@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from forcetune.models import build
-from forcetune.models.preserving import preserve_model
+from forcetune.models.preserving import preserve_model, run_preserved
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
@@ -36,3 +36,14 @@ def test_weights_that_are_not_copied_keep_their_changes():
         weight.zero_()
     assert model.training
     assert not weight.any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pass_leaves_the_model_as_it_was(training):
+    model = build("resnet8", (1, 8, 8), 10, 8).train(not training)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    outputs = run_preserved(model, torch.randn(4, 1, 8, 8), training)
+    assert outputs.shape == (4, 10)
+    assert not outputs.requires_grad
+    assert model.training is not training
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())

@@ -43,6 +43,14 @@ def equal(masks, other_masks):
     )
 
 
+def test_scores_that_depend_on_the_number_of_weights_serve_that_number_alone():
+    model, cache = Counting(), PruningCache()
+    for setting in ((0.01, 1), (0.2, 1), (0.01, 1)):
+        uncached = find_with_cache(model, "phew", setting, None)
+        assert equal(find_with_cache(model, "phew", setting, cache), uncached)
+    assert cache.reused_steps == 1
+
+
 @pytest.mark.parametrize(
     "method",
     [name for name, row in METHODS.items() if row.has_granularity and (row.data or row.iterative)],

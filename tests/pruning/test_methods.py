@@ -344,6 +344,16 @@ def test_wrong_arguments_are_refused(changes, message):
         find_masks(**{"model": make(mlp), "batches": [batch()], "method": "snip", "density": 0.1, **changes})
 
 
+def test_a_schedule_that_rises_is_refused_where_no_weight_returns(monkeypatch):
+    shares = {1: 0.2, 2: 0.5}
+    monkeypatch.setitem(SCHEDULES, "waves", lambda density, t, iterations: shares.get(t, density))
+    arguments = {"iterations": 3, "schedule": "waves"}
+    with pytest.raises(InputError, match="'waves' keeps 56 weights and 141 .* 'iter_snip' brings no weight back"):
+        find_masks(make(mlp), [batch()], "iter_snip", 0.1, **arguments)
+    steps = mask_steps(make(mlp), [batch()], "force", 0.1, **arguments)
+    assert [count_kept(masks) for masks in steps] == [56, 141, 28]
+
+
 def test_the_least_density_that_is_allowed():
     assert count_kept(find_masks(make(mlp), [], "magnitude", 1 / 282)) == 1
 

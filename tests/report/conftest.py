@@ -85,8 +85,10 @@ def make_evidence(searched):
         verdicts = [{**comparison, **statistics, "against": "random_erk", "verdict": "undecided"}]
         dense = pd.DataFrame({"run_id": "x", "model": "mlp", "of": "k", "val_accuracy": [0.97, 0.98, 0.99]})
         curves = pd.DataFrame(runs, columns=["run_id", "step", "value"])
-        arms = pd.DataFrame({"arm": "random_erk", "density": 0.1, "val_accuracy": [0.7, 0.8], "outcome": "trained"})
+        twin = {"arm": "random_erk", "density": 0.1, "outcome": "trained"}
+        arms = pd.DataFrame({**twin, "seed": [5, 6], "val_accuracy": [0.7, 0.8]})
         twins = numbers.summarize_twins(arms, "val_accuracy")
-        return evidence.Evidence("s", results, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5)
+        band = numbers.predict_band(study_results)
+        return evidence.Evidence("s", results, dense, twins, curves, "val_accuracy", layers, verdicts, 0.5, band)
 
     return make

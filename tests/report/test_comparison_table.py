@@ -52,6 +52,17 @@ def test_sparsity_is_shown_without_needless_digits(density, shown):
     assert comparison.tabulate(compared).header[1] == shown
 
 
+def test_a_cell_has_the_sparsity_that_was_reached(study):
+    compared = compare(study, make_table(study, TRIAL_RESULTS))
+    is_snip = compared["method"] == "snip"
+    compared.loc[is_snip, "reached"] = compared["density"] * 0.5
+    compared.loc[~is_snip, "reached"] = compared["density"] * 0.999
+    table = comparison.tabulate(compared)
+    assert table.rows[0] == ["snip", "85.0 ± 63.5 (95 %)", "20.0 ± 127.1 †1 (99.95 %)"]
+    assert table.rows[1] == ["random", "50.0 ± 0.0", "10.0 ± 0.0 †1‡1"]
+    assert table.legend.endswith(comparison.REACHED_LEGEND)
+
+
 def test_markdown_has_a_row_a_method(study):
     compared = compare(study, make_table(study, TRIAL_RESULTS))
     lines = comparison.tabulate(compared, "What it shows.").to_markdown().splitlines()

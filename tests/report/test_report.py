@@ -62,7 +62,7 @@ def test_every_number_stands_once(page):
     for figure in page_data["figures"]:
         for trace in figure["data"]:
             meta = trace.get("meta")
-            assert meta or trace["name"].startswith(("dense", "random twins")), (
+            assert meta or trace["name"].startswith(("dense", "expected", "random twins")), (
                 "only points that are no trial of the study have no source"
             )
             if meta:
@@ -70,6 +70,13 @@ def test_every_number_stands_once(page):
                 names = {column["name"] for column in source["columns"]}
                 assert {meta[key] for key in ("x", "y", "z", "low", "high", "gap") if key in meta} <= names
                 assert max(meta["rows"]) < source["rows"]
+
+
+def test_the_band_of_the_dial_is_drawn(page):
+    main = read_data(page)["figures"][0]
+    outline, line = (trace for trace in main["data"] if trace.get("name", "").startswith("expected of a run"))
+    assert len(outline["x"]) == len(outline["y"]) == 2 * len(line["x"])
+    assert min(outline["y"]) < min(line["y"]) < max(line["y"]) < max(outline["y"])
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):

@@ -111,10 +111,28 @@ def test_dense_runs_with_the_best_settings():
     assert not len(analysis.summarize_dense(pd.DataFrame(), "val_accuracy"))
 
 
+def test_the_seeds_of_a_channel_method_are_one_group():
+    runs = pd.DataFrame(
+        {
+            "arm": "random_uniform",
+            "density": [0.081, 0.085, 0.1, 0.1],
+            "requested_density": [0.1, 0.1, np.nan, 0.1],
+            "seed": [5, 6, 7, 8],
+            "val_accuracy": [0.7, 0.8, 0.6, 0.9],
+            "outcome": "trained",
+        }
+    )
+    (twins,) = numbers.summarize_twins(runs, "val_accuracy").to_dict("records")
+    assert (twins["seeds"], twins["mean"], twins["density"]) == (4, pytest.approx(0.75), pytest.approx(0.0915))
+    trials = pd.concat([runs] * 2, ignore_index=True)
+    assert paper.has_repeated_densities(trials)
+    assert not paper.has_repeated_densities(trials.drop(columns="requested_density"))
+
+
 def test_random_twins_are_grouped_by_arm_and_density():
     rows = [("random_erk", 0.1, 0.7), ("random_erk", 0.1, 0.8), ("random_erk", 0.01, 0.3), ("tuned_random", 0.1, 0.9)]
     rows += [("champion", 0.1, 0.99), ("tuning", 0.1, 0.99), ("dense", 1.0, 0.99), (None, 0.1, 0.99)]
-    runs = pd.DataFrame(rows, columns=["arm", "density", "val_accuracy"]).assign(outcome="trained")
+    runs = pd.DataFrame(rows, columns=["arm", "density", "val_accuracy"]).assign(outcome="trained", seed=range(8))
     runs.loc[3, "outcome"] = "failed"
     twins = numbers.summarize_twins(runs, "val_accuracy")
     assert list(zip(twins["arm"], twins["density"], twins["seeds"], strict=True)) == [
@@ -123,6 +141,11 @@ def test_random_twins_are_grouped_by_arm_and_density():
     ]
     assert twins["mean"].tolist() == pytest.approx([0.3, 0.75])
     assert twins["low"][1] < 0.7
+    of_another_champion = runs.assign(val_accuracy=0.9)
+    sentinels = runs.assign(again="2026-11-01", val_accuracy=0.1)
+    twins = numbers.summarize_twins(pd.concat([runs, of_another_champion, sentinels]), "val_accuracy")
+    assert twins["seeds"].tolist() == [1, 2], "seeds, and not runs"
+    assert twins["mean"].tolist() == pytest.approx([0.6, 0.825])
     assert not len(numbers.summarize_twins(pd.DataFrame(), "val_accuracy"))
     assert not len(numbers.summarize_twins(runs, "val_f1"))
 
@@ -242,7 +265,19 @@ def test_the_trail_of_a_mask_in_densities(make_study):
         ["10", "first", 0.1],
         ["10", "last", 0.1],
     ]
+    sequential = [{**layer, "layer": f"{i}.weight", "shape": [5, 4]} for i, layer in enumerate(layers[gradual])]
+    heat = figures.draw_changing_layers(trials, {gradual: sequential}, trails)
+    assert heat.frame["layer"].tolist()[:2] == ["0: linear, 4 to 5", "1: linear, 4 to 5"], "as in the figure of layers"
     long_trail = {gradual: [{"step": step, "kept": [100 - step, 0]} for step in range(100)]}
     heat = figures.draw_changing_layers(trials, layers, long_trail)
     assert heat.frame["step"].unique().tolist()[-2:] == ["96", "99"], "the last change is always shown"
+    assert heat.caption.endswith("One change in 3 is shown, the last one included.")
     assert figures.draw_changing_layers(trials, {}, trails) is None
+
+
+def test_the_band_is_that_of_the_dial_and_missing_where_there_is_nothing_to_go_by(searched, make_study):
+    band = numbers.predict_band(searched)
+    assert list(band) == ["density", "accuracy", "low", "high"]
+    assert (band["low"] <= band["accuracy"]).all()
+    assert numbers.predict_band(make_study([("snip", 0.1, 0.9, "trained")])).empty
+    assert numbers.predict_band(replace(searched, objectives={"val_accuracy": "max", "macs": "min"})).empty

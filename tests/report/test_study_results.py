@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forcetune import tracking
+from forcetune import analysis, tracking
 from forcetune.errors import InputError
-from forcetune.report import StudyResults, evidence, numbers
+from forcetune.report import StudyResults, evidence, numbers, results
 from forcetune.report.notebook import format_value, make_figures
 
 MARKUP = "<script>alert(1)</script>"
@@ -22,6 +22,32 @@ def figures(make_evidence):
 
 def make_results(stored, end_reason=None):
     return StudyResults(**vars(stored), end_reason=end_reason)
+
+
+def make_table(study, **columns):
+    trials = pd.DataFrame({"study": study, "outcome": "trained", **columns})
+    return make_trial_table(trials, study, {"val_accuracy": "max", "density": "min"})
+
+
+def make_trial_table(trials, study, objectives):
+    return tracking.TrialTable(
+        trials=trials, studies=[study], objectives=objectives, fields=[], device_hours=None, state="FINISHED"
+    )
+
+
+def test_a_study_without_fresh_seeds_is_on_the_common_front():
+    seeded = make_table("a", density=[0.1], val_accuracy=[0.9], val_accuracy_mean=[0.88], density_mean=[0.1])
+    plain = make_table("b", density=[0.01, 0.02], val_accuracy=[0.7, 0.6])
+    joined = results._join_tables([seeded, plain])
+    front = analysis.front(joined.trials, joined.objectives)
+    assert sorted(zip(front["study"], front["density"], strict=True)) == [("a", 0.1), ("b", 0.01)]
+
+
+def test_studies_with_other_directions_share_no_front():
+    other = make_trial_table(pd.DataFrame(), "b", {"density": "min", "val_accuracy": "min"})
+    message = r"a has val_accuracy \(max\), .*; b has density \(min\), val_accuracy \(min\)"
+    with pytest.raises(InputError, match=message):
+        results._join_tables([make_table("a", density=[0.1]), other])
 
 
 def test_the_figures_are_those_of_the_page(figures):
@@ -142,6 +168,15 @@ def test_figures_read_only_what_the_tables_lack(searched, monkeypatch):
     figures = make_results(searched).figures()
     assert {"main", "methods", "growth"} <= figures.keys()
     assert "curves" not in figures
+
+
+def test_curves_without_a_number_are_no_figure(searched, monkeypatch):
+    run_id = searched.trials["run_id"].iloc[0]
+    curves = pd.DataFrame({"run_id": [run_id] * 2, "step": [1, 2], "value": [np.nan] * 2})
+    monkeypatch.setattr(tracking, "load_curves", lambda runs, metric: curves)
+    monkeypatch.setattr(tracking, "read_json", lambda run, file: None)
+    monkeypatch.setattr(tracking, "list_records", lambda experiment, kind: [])
+    assert "curves" not in make_results(searched).figures()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """The re-runs of front points with fresh seeds, and when they end."""
 
+import copy
+import io
 from collections import Counter
 
+import numpy as np
 import optuna
 import pytest
 from made import QUIET_CONSOLE
 from mlflow import MlflowClient
+from rich.console import Console
 
 from forcetune import run
 from forcetune.errors import HeldError, InputError
@@ -14,8 +18,9 @@ from forcetune.ledger.ledger import Ledger, load_trials, pending_archive
 from forcetune.ledger.messages import Proposal, Report
 from forcetune.names import COMPANION
 from forcetune.report import results
+from forcetune.search import companions
 from forcetune.search.archive import archive
-from forcetune.search.companions import FIRST_FRESH_SEEDS, propose_reruns, rerun
+from forcetune.search.companions import FIRST_FRESH_SEEDS, count_wanted_seeds, propose_reruns, rerun
 from forcetune.search.driver import open_driver
 from forcetune.search.proposals import FixedProposals
 from forcetune.stores import mlflow_uri, optuna_uri
@@ -64,7 +69,7 @@ def drive_with(compute_accuracy, issued):
     return drive
 
 
-def test_each_front_point_has_two_fresh_seeds_first(search_densities):
+def test_each_front_point_has_three_fresh_seeds_first(search_densities):
     study = search_densities()
     proposals = propose_reruns(study, load_trials("s", optuna_uri()), [])
     assert Counter(proposal.trial.density for proposal in proposals) == {
@@ -72,21 +77,21 @@ def test_each_front_point_has_two_fresh_seeds_first(search_densities):
         0.2: FIRST_FRESH_SEEDS,
         0.1: FIRST_FRESH_SEEDS,
     }
-    assert {proposal.trial.seed for proposal in proposals} == {1, 2}, "the study has used neither"
+    assert {proposal.trial.seed for proposal in proposals} == {1, 2, 3}, "the study has used none of them"
     keys = {t.user_attrs["fields"]["density"]: t.user_attrs["key"] for t in load_trials("s", optuna_uri())}
     assert all(proposal.parent_key == keys[proposal.trial.density] for proposal in proposals)
 
 
 def test_a_clear_front_takes_no_more_seeds(search_densities):
     study, issued = search_densities(), []
-    noise = {1: 0.001, 2: -0.001}
+    noise = {1: 0.001, 2: -0.001, 3: 0.0}
     assert (
         rerun(
             study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d] + noise[seed], issued)
         )
         is None
     )
-    assert Counter(density for density, _ in issued) == {0.4: 2, 0.2: 2, 0.1: 2}
+    assert Counter(density for density, _ in issued) == {0.4: 3, 0.2: 3, 0.1: 3}
     assert propose_reruns(study, load_trials("s", optuna_uri()), load_trials("s" + COMPANION, optuna_uri())) == []
 
 
@@ -99,8 +104,48 @@ def test_points_in_doubt_are_run_until_the_seeds_are_spent(search_densities):
     rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: means[d] + noise[seed], issued))
     seeds = Counter(density for density, _ in issued)
     assert seeds[0.21] == 4, "only its first seed puts it off the front"
-    assert seeds[0.2] == 2, "it is on the front whether it is better or not"
+    assert seeds[0.2] == 3, "it is on the front whether it is better or not"
     assert len(set(issued)) == len(issued)
+
+
+def test_a_seed_that_collapses_is_replaced_by_another_one(search_densities):
+    study, issued = search_densities(), []
+
+    def drive(driver):
+        while assignment := driver.issue():
+            density, seed = assignment.trial.density, assignment.trial.seed
+            issued.append((density, seed))
+            collapses = density == 0.2 and seed == 1
+            accuracy = 0.1 if collapses else ACCURACY_BY_DENSITY[density] + 0.001 * seed
+            end(driver, assignment, accuracy, "collapsed" if collapses else "trained")
+        driver.close()
+
+    rerun(study, lambda: None, QUIET_CONSOLE, drive)
+    assert Counter(density for density, _ in issued) == {0.4: 3, 0.2: 4, 0.1: 3}
+    row = results.load("s").trials.set_index("density").loc[0.2]
+    assert (row["seeds"], row["collapsed_seeds"]) == (4, 1)
+    assert row["val_accuracy_mean"] == pytest.approx(0.803), "over the seeds that live"
+
+
+@pytest.mark.parametrize(
+    ("on_front", "probability", "tried", "collapsed", "wanted"),
+    [
+        (True, np.nan, 0, 0, 3),
+        (False, np.nan, 0, 0, 0),
+        (False, 0.5, 0, 0, 3),  # whatever may belong to the front has three before it is judged
+        (False, 0.01, 0, 0, 0),
+        (False, 0.01, 1, 0, 3),  # its search of seeds was interrupted
+        (True, 0.99, 3, 0, 3),
+        (True, 0.5, 3, 0, 4),
+        (True, 0.99, 3, 1, 4),  # three that live
+        (True, 0.01, 3, 3, 3),
+        (True, 0.5, 5, 0, 5),
+        (True, 0.5, 6, 0, 6),  # of an earlier, higher limit
+    ],
+)
+def test_wanted_seeds(on_front, probability, tried, collapsed, wanted):
+    columns = [np.array([value]) for value in (on_front, probability, tried, collapsed)]
+    assert count_wanted_seeds(*columns, limit=5).tolist() == [wanted]
 
 
 def test_the_tags_of_the_front_follow_the_means_over_fresh_seeds(search_densities):
@@ -162,8 +207,32 @@ def test_nothing_is_run_again_once_the_budget_is_used_up(search_densities):
     search = study.search.model_copy(update={"budget": Budget(hours=1e-9)})
     study = study.model_copy(update={"search": search})
     issued = []
-    assert "budget of 1e-09 hours" in rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: 0.5, issued))
+    end_reason = rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: 0.5, issued))
+    assert end_reason == "there are no further re-runs with fresh seeds, because the search has used up the budget"
     assert issued == []
+
+
+def test_points_that_differ_in_their_seed_alone_have_fresh_seeds_of_their_own(search_densities):
+    study = search_densities()
+    trials = load_trials("s", optuna_uri())
+    twin = copy.deepcopy(trials[0])
+    twin.set_user_attr("key", "another")
+    proposals = propose_reruns(study, [*trials, twin], [])
+    assert len({proposal.trial.key for proposal in proposals}) == len(proposals)
+    assert sorted(proposal.trial.seed for proposal in proposals if proposal.parent_key == "another") == [4, 5, 6]
+
+
+def test_an_mlflow_that_is_away_after_a_round_ends_nothing(search_densities, monkeypatch):
+    def fail(tracker):
+        raise InputError("MLflow is away")
+
+    monkeypatch.setattr(companions, "mark_front", fail)
+    console = Console(file=io.StringIO(), width=400)
+    issued = []
+    drive = drive_with(lambda d, seed: ACCURACY_BY_DENSITY[d], issued)
+    assert rerun(search_densities(), lambda: None, console, drive) is None
+    assert len(issued) == 9
+    assert "the front of s is not marked anew (MLflow is away)" in console.file.getvalue()
 
 
 def test_fresh_archives_companions_with_their_study(search_densities):

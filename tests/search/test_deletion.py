@@ -10,7 +10,7 @@ from forcetune.cli import main
 from forcetune.errors import HeldError, InputError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.messages import Report
-from forcetune.run import delete_study, find_contents
+from forcetune.search import deletion
 from forcetune.search.driver import open_driver
 from forcetune.stores import mlflow_uri, optuna_uri
 from forcetune.study import Search
@@ -36,7 +36,7 @@ def test_everything_is_deleted_and_the_name_is_free(folder, make_study):
     study = make_study(search={"trials": 2})
     unfinished_folders = [leave_one_unfinished(study), leave_one_unfinished(study.make_companion(Search(trials=2)))]
     leave_one_unfinished(make_study(study="other", search={"trials": 2}))
-    contents = find_contents("s")
+    contents = deletion.find_contents("s")
     assert (contents.trials, contents.companions, contents.runs) == (2, 2, 6)
     result = CliRunner().invoke(main, ["delete", "s", "--yes"])
     assert result.exit_code == 0, result.output
@@ -46,7 +46,7 @@ def test_everything_is_deleted_and_the_name_is_free(folder, make_study):
     assert not tracking.has_experiment("s", mlflow_uri())
     assert len(tracking.load_table("other").trials) == 2
     with pytest.raises(InputError, match="has a study 's'"):
-        find_contents("s")
+        deletion.find_contents("s")
     leave_one_unfinished(study)
     assert len(tracking.load_table("s").trials) == 2, "the name is free"
 
@@ -57,7 +57,7 @@ def test_a_study_of_another_program_is_kept(folder):
     client.create_run(client.create_experiment("runs"))
     for name in ("theirs", "runs", "Default"):
         with pytest.raises(InputError, match="made by another program"):
-            find_contents(name)
+            deletion.find_contents(name)
 
 
 def test_a_kill_between_renaming_and_deleting_is_repaired(folder, make_study, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_kill_between_renaming_and_deleting_is_repaired(folder, make_study, mo
     client = tracking.Tracker("s", mlflow_uri()).client
     experiment_id = client.get_experiment_by_name("s").experiment_id
     client.rename_experiment(experiment_id, f"s.deleted.{experiment_id}")
-    delete_study("s")
+    deletion.delete("s")
     assert client.get_experiment(experiment_id).lifecycle_stage == "deleted"
 
 
@@ -81,7 +81,7 @@ def test_a_study_that_runs_is_kept(folder, make_study):
     leave_one_unfinished(make_study(search={"trials": 2}))
     for name in ("s", "s.companion"):
         with driver_lock(name, optuna_uri()), pytest.raises(HeldError):
-            delete_study("s")
+            deletion.delete("s")
     assert list_study_names() == ["s"]
     assert len(tracking.load_table("s").trials) == 2
 
@@ -90,6 +90,6 @@ def test_a_study_that_was_deleted_in_mlflow_alone_is_deleted_everywhere(folder, 
     leave_one_unfinished(make_study(search={"trials": 2}))
     client = tracking.Tracker("s", mlflow_uri()).client
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
-    delete_study("s")
+    deletion.delete("s")
     assert list_study_names() == []
     assert not tracking.has_experiment("s", mlflow_uri())

@@ -33,7 +33,7 @@ def make_driver(study):
     progress = Progress(study, Console(quiet=True))
     tracker = Tracker(study.study, mlflow_uri())
     ledger = Ledger(study, optuna_uri())
-    return Driver(study, ledger, tracker, mlflow_uri(), ledger.folder, progress, study.references(0.25))
+    return Driver(study, ledger, tracker, progress, study.references(0.25))
 
 
 def end(driver, assignment, outcome="trained", reason=None, **changed):
@@ -173,6 +173,12 @@ def test_patience_and_budget_end_a_search(folder, make_study):
     assert over_budget.end_reason == "the budget of 1e-09 device hours is used up", (
         "the time of earlier drivers counts too"
     )
+
+
+def test_a_search_with_all_its_trials_has_not_ended_early(folder, make_study):
+    driver = make_driver(make_study(search={"trials": 4, "patience": {"trials": 4, "gain": 99.0}}))
+    drain(driver)
+    assert (driver.end_reason, len(optuna_trials())) == (None, 4)
 
 
 def test_more_trials_go_on_in_the_same_study(folder, make_study):
@@ -516,6 +522,23 @@ def test_a_changed_file_is_refused_with_the_difference(folder, make_study):
         refuse_changes(make_study({"epochs": 3}), optuna_uri())
 
 
+def test_a_study_without_trials_takes_a_changed_file(folder, make_study):
+    Ledger(make_study(), optuna_uri())
+    changed = make_study({"epochs": 3}, search={"trials": 1})
+    refuse_changes(changed, optuna_uri())
+    drain(make_driver(changed))
+    refuse_changes(changed, optuna_uri())
+    with pytest.raises(InputError, match="trial.epochs was 3, is now 2"):
+        refuse_changes(make_study(), optuna_uri())
+
+
+def test_a_study_without_trials_keeps_its_objectives(folder, make_study):
+    Ledger(make_study(), optuna_uri())
+    for objectives in ({"val_accuracy": "max"}, {"density": "min", "val_accuracy": "max"}):
+        with pytest.raises(InputError, match=f"then val_accuracy, density, now {', '.join(objectives)}"):
+            refuse_changes(make_study(objectives=objectives), optuna_uri())
+
+
 def test_another_programs_study_is_refused(folder, make_study):
     optuna.create_study(study_name="s", storage=optuna_uri()).add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match="another program"):
@@ -595,6 +618,51 @@ def test_ten_lost_nodes_use_no_retry(folder, make_study):
         driver.report_loss(assignment.number, assignment.attempt, "node", "its node was lost")
     driver.close()
     assert load_table("s").trials.loc[0, "reason"] == "its node was lost; failed after 13 attempts"
+
+
+def test_a_trial_that_leaves_its_node_uses_nothing_up(folder, make_study):
+    driver = make_driver(make_study(search={"trials": 1}, resources={"retries": 0}))
+    for _ in range(12):
+        assignment = driver.issue()
+        driver.report_loss(assignment.number, assignment.attempt, "leaving", "its node is about to be switched off")
+    last = driver.issue()
+    assert last.attempt == 13
+    end(driver, last)
+    driver.close()
+    (trial,) = optuna_trials()
+    assert (trial.state.name, trial.user_attrs["issued"]["lost"]) == ("COMPLETE", 0)
+    assert trial.user_attrs["issued"]["lost_nodes"] == 0
+
+
+def test_a_trial_that_waits_for_a_node_takes_no_device_time(folder, make_study, monkeypatch):
+    driver = make_driver(make_study(search={"trials": 1, "budget": {"device_hours": 1}}))
+    clock = [time.monotonic()]
+    monkeypatch.setattr("forcetune.search.driver.time.monotonic", lambda: clock[0])
+    assignment = driver.issue()
+    clock[0] += 7200
+    driver.postpone_start(assignment.number, assignment.attempt)
+    clock[0] += 36
+    end(driver, assignment)
+    assert driver.spending.device_hours == pytest.approx(0.01)
+
+
+def test_devices_of_two_kinds_are_counted_and_named_where_they_are_measured(folder, make_study, monkeypatch):
+    (folder / "my_clock.py").write_text("def latency(model, example):\n    return {'latency_ms': 1.0}\n")
+    monkeypatch.syspath_prepend(folder)
+    driver = make_driver(make_study(search={"trials": 3}, measure="my_clock:latency"))
+    hours, warnings = {}, []
+    monkeypatch.setattr(
+        driver.meter, "count_device_hours", lambda device, spent: hours.update({device: hours.get(device, 0) + spent})
+    )
+    monkeypatch.setattr(driver.progress, "warn", warnings.append)
+    for device in ("NVIDIA H100", "NVIDIA A100", "NVIDIA A100"):
+        assignment = driver.issue()
+        driver.report(assignment.number, assignment.attempt, Report(trial_started=TrialStarted({}, device, [])))
+        end(driver, assignment)
+    assert hours.keys() == {"NVIDIA H100", "NVIDIA A100"}
+    assert sum(hours.values()) == pytest.approx(driver.spending.device_hours)
+    (warning,) = warnings
+    assert warning.startswith("measure: the trials run on devices of different kinds (NVIDIA A100, NVIDIA H100)")
 
 
 def test_a_worker_that_dies_alone_counts_beside_lost_nodes(folder, make_study):

@@ -1,16 +1,22 @@
 """The sampler of the front: as Optuna's own samplers are used, by itself and inside a study."""
 
 import math
+import sys
 
+import made
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 from forcetune.errors import InputError
 from forcetune.execution.checking import check_study
+from forcetune.search import front_sampler
+from forcetune.search.driver import open_driver
 from forcetune.search.front_sampler import WINDOW_TRIALS, FrontSampler
 from forcetune.search.proposals import make_proposals
 from forcetune.search.samplers import describe_sampler
 from forcetune.study import Study
+from forcetune.tracking import load_table
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -49,6 +55,12 @@ def test_it_works_by_itself_and_reads_conditions_from_the_trials():
     assert {trial.params["method"] for trial in study.trials[:2]} == {"random", "force"}
     later = [trial.params["method"] for trial in study.trials[15:]]
     assert later.count("force") > 10, "the better method is asked for more often"
+
+
+@pytest.mark.parametrize(("number", "value"), [(0.34, 0.3), (0.26, 0.3), (0.11, 0.1)])
+def test_a_stepped_range_is_proposed_up_to_its_top(number, value):
+    distribution = FloatDistribution(0.1, 0.3, step=0.1)
+    assert front_sampler._fit_distribution(number, distribution) == value
 
 
 def test_it_finds_more_than_random_search():
@@ -118,6 +130,51 @@ def test_odd_values_end_in_a_proposal(values):
     assert all(0.01 <= trial.params["density"] <= 0.5 for trial in study.trials)
 
 
+def test_trials_that_end_in_nan_are_failed_ones_and_teach_nothing():
+    """Optuna counts a trial whose value is NaN as failed, and the driver never tells a sampler of one."""
+    calls = iter(range(100))
+
+    def diverge_at_times(trial):
+        values = objective(trial)
+        return (math.nan, values[1]) if next(calls) % 3 == 0 else values
+
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=FrontSampler(seed=0))
+    study.optimize(diverge_at_times, 24)
+    assert [trial.state.name for trial in study.trials].count("FAIL") == 8
+    assert all(0.001 <= trial.params["density"] <= 0.5 for trial in study.trials)
+    with_all = search(FrontSampler(seed=0), 24)
+    assert [trial.params for trial in study.trials] != [trial.params for trial in with_all.trials]
+
+
+def test_a_proposal_after_2000_trials_sees_a_window_and_the_front(monkeypatch):
+    seen_counts = []
+
+    def observe(self, study, space, ended):
+        seen_counts.append(len(ended))
+        return original(self, study, space, ended)
+
+    original = FrontSampler._observe
+    monkeypatch.setattr(FrontSampler, "_observe", observe)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=FrontSampler(seed=0))
+    distributions = {
+        "density": optuna.distributions.FloatDistribution(0.001, 0.5, log=True),
+        "method": optuna.distributions.CategoricalDistribution(["random", "force"]),
+    }
+    study.add_trials(
+        optuna.trial.create_trial(
+            params={"density": density, "method": method},
+            distributions=distributions,
+            values=[accuracy(method, density), density],
+        )
+        for i in range(2000)
+        for density, method in [(0.001 * 500 ** ((i * 0.618) % 1), ("random", "force")[i % 2])]
+    )
+    trial = study.ask(distributions)
+    front_size = len(study.best_trials)
+    assert WINDOW_TRIALS <= seen_counts[0] <= WINDOW_TRIALS + front_size
+    assert 0.001 <= trial.params["density"] <= 0.5
+
+
 def make(search, **changed):
     trial = {"dataset": "synthetic", "model": "mlp", "method": ["snip", "force"], "density": {"low": 0.01, "high": 0.5}}
     trial["iterations"] = {"low": 2, "high": 9, "when": {"method": "force"}}
@@ -177,13 +234,19 @@ def my_samplers(tmp_path, monkeypatch):
         "        return 7.0 if name == 'density' else super().sample_independent(study, trial, name, space)\n\n\n"
         "class Raising(optuna.samplers.RandomSampler):\n"
         "    def sample_relative(self, study, trial, space):\n        raise KeyError('lost')\n\n\n"
+        "class Wordy(optuna.samplers.RandomSampler):\n"
+        "    def sample_independent(self, study, trial, name, space):\n"
+        "        return 'dense'\n\n\n"
+        "class Undefined(optuna.samplers.RandomSampler):\n"
+        "    def sample_independent(self, study, trial, name, space):\n"
+        "        return float('nan')\n\n\n"
+        "class Incomplete(optuna.samplers.RandomSampler):\n"
+        "    def sample_relative(self, study, trial, space):\n        import no_such_package\n\n\n"
         "class Mine(optuna.samplers.RandomSampler):\n    pass\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
-    import sys
-
     sys.modules.pop("my_samplers", None)
 
 
@@ -198,3 +261,80 @@ def test_a_sampler_of_the_users_own(my_samplers):
         InputError, match=r"my_samplers:Raising raised KeyError when it was asked.*goes on with another"
     ):
         make_proposals(make({"sampler": "my_samplers:Raising"}), []).ask()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("Wordy", r"my_samplers:Wordy raised ValueError .*dense.*keeps its trials"),
+        ("Undefined", r"my_samplers:Undefined raised ValueError .*nan.*keeps its trials"),
+        ("Incomplete", r"my_samplers:Incomplete raised ModuleNotFoundError .*no_such_package"),
+    ],
+)
+def test_a_sampler_that_proposes_nonsense_or_lacks_a_package(my_samplers, sampler, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        make_proposals(make({"sampler": f"my_samplers:{sampler}"}), []).ask()
+    assert "\n" not in str(refusal.value), "it is one paragraph"
+
+
+def test_a_sampler_of_optunas_that_lacks_a_package_or_cannot_take_two_objectives(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    trial = {"dataset": "synthetic", "model": "mlp", "method": "snip", "density": {"low": 0.01, "high": 0.5}}
+    study = make(
+        {"sampler": "optuna:CmaEsSampler"},
+        trial={**trial, "lr": {"low": 0.01, "high": 1.0}},
+        objectives={"val_accuracy": "max"},
+    )
+    proposals = make_proposals(study, [])
+    with pytest.raises(InputError, match=r"search.sampler optuna:CmaEsSampler raised \w+ .*cmaes.*keeps its trials"):
+        drive(proposals, [0.5])
+    two_objectives = make_proposals(make({"sampler": "optuna:CmaEsSampler"}), [])
+    with pytest.raises(InputError, match=r"search.sampler optuna:CmaEsSampler raised ValueError .*objective"):
+        drive(two_objectives, [0.5, 0.1])
+
+
+def test_a_module_of_samplers_that_lacks_a_package_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "needy_samplers.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=r"search.sampler.*needy_samplers.*no_such_package"):
+        make({"sampler": "needy_samplers:make"})
+
+
+def test_a_search_whose_sampler_raises_goes_on_with_another(my_samplers, folder, make_study):
+    """The trials that it had stay, and none of them is run again."""
+    trial = {"density": {"low": 0.05, "high": 0.5}}
+    (folder / "late_samplers.py").write_text(
+        "import optuna\n\n\n"
+        "class Late(optuna.samplers.RandomSampler):\n"
+        "    def sample_relative(self, study, trial, space):\n"
+        "        if trial.number == 3:\n            raise RuntimeError('no more')\n"
+        "        return super().sample_relative(study, trial, space)\n"
+    )
+    first = made_driver(make_study(trial, search={"sampler": "late_samplers:Late", "trials": 6}))
+    keys = []
+    with pytest.raises(InputError, match="late_samplers:Late raised RuntimeError"):
+        run_trials(first, keys)
+    first.close()
+    second = made_driver(make_study(trial, search={"sampler": "front", "trials": 6}))
+    run_trials(second, keys)
+    second.close()
+    assert len(keys) == len({*keys}) == 6
+    assert (load_table("s").trials["outcome"] == "trained").sum() == 6
+
+
+def run_trials(driver, keys):
+    while assignment := driver.issue():
+        keys.append(assignment.trial.key)
+        made.end(driver, assignment)
+
+
+def drive(proposals, values):
+    for _ in range(3):
+        proposals.tell(proposals.ask(), values)
+
+
+def made_driver(study):
+    driver = open_driver(study, lambda: None, made.QUIET_CONSOLE, references=study.references(0.25))
+    driver.describe()
+    return driver

@@ -2,21 +2,26 @@
 
 Driver, outbox and workers are one thread here, without Ray, so that the writes come in one order. Each run of the
 study is a child of a server that has imported everything once.
+
+The points before and after each kind of write are tried once, at a hit that a seed draws; `make chaos` tries all hits.
 """
 
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
 
 import optuna
 import pytest
+from copied_stores import copy_stores
 from promise import check_promise
 from rich.console import Console
 
@@ -32,11 +37,14 @@ FORK.set_forkserver_preload(
         "mlflow.store.tracking.sqlalchemy_store",
     ]
 )
+KILLS_ALL = os.environ.get("KILLS") == "all"
+POINT_SEED = 24
 CHILD_LOCK = threading.Lock()  # start() reaps other children, and a join at that moment reads a wrong code
 
 EPOCHS_PER_TRIAL, TRIAL_SLOTS = 2, 2
 KILLED_STUDY = {
     "study": "s",
+    "on_end": ["sh", "-c", "cat >> ends"],
     "trial": {
         "dataset": "synthetic",
         "model": "mlp",
@@ -62,6 +70,7 @@ def drive(folder, fault, fresh, retry_failed):
     from forcetune.ledger.ledger import refuse_changes, request_retry
     from forcetune.ledger.outbox import Outbox
     from forcetune.search import stopping
+    from forcetune.search.announcing import announce_end
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
     from forcetune.stores import optuna_uri
@@ -102,6 +111,7 @@ def drive(folder, fault, fresh, retry_failed):
                 if report.outcome or stopped:
                     running.remove((assignment, reports))
         driver.close()
+        announce_end(study, "completed", None, Console(quiet=True))
     Path("writes.json").write_text(json.dumps(fail_points._passed))
 
 
@@ -137,9 +147,20 @@ def make_folder(tmp_path_factory, empty_mlflow):
     return make
 
 
-def list_kill_points(folder):
+@pytest.fixture
+def copy_folder(tmp_path):
+    """Return a function that copies a folder after a run in it, which spares each point the same run."""
+    numbers = count()
+    return lambda folder: copy_stores(folder, tmp_path / str(next(numbers)))
+
+
+def draw_kill_points(folder):
+    """Return a kill point before and one after each kind of write that a run has passed, or all points."""
     passed = json.loads((folder / "writes.json").read_text())
-    return [f"{point} {hit + 1}" for point, hits in passed.items() for hit in range(hits)]
+    if KILLS_ALL:
+        return [f"{point} {hit + 1}" for point, hits in passed.items() for hit in range(hits)]
+    draw = random.Random(POINT_SEED)
+    return [f"{point} {draw.randint(1, hits)}" for point, hits in passed.items()]
 
 
 def check_stores(folder, kills):
@@ -150,6 +171,9 @@ def check_stores(folder, kills):
         "a kill costs at most one epoch of each running trial"
     )
     assert not (folder / ".forcetune").exists(), "nothing is left on disk"
+    ends = [json.loads(line) for line in (folder / "ends").read_text().splitlines()]
+    assert {(end["study"], end["state"], sum(end["outcomes"].values())) for end in ends} == {("s", "completed", 3)}
+    assert 1 <= len(ends) <= 1 + kills, "the program of `on_end` starts once, unless a kill comes before its record"
     return rows
 
 
@@ -167,7 +191,7 @@ def test_a_kill_at_every_write(make_folder):
     reference = make_folder()
     assert run_child(reference) == 0
     assert set(check_stores(reference, kills=0)["outcome"]) == {"trained", "stopped", "failed"}
-    points = list_kill_points(reference)
+    points = draw_kill_points(reference)
     assert {point.rsplit(" ", 2)[0] for point in points} == {*fail_points.WRITES} - {
         *("issue", "retry", "drop"),  # of other tests here, and of test_kept_weights.py
         *ARCHIVE_WRITES,
@@ -183,16 +207,16 @@ def test_a_kill_at_every_write(make_folder):
 
 
 @pytest.mark.long
-def test_a_kill_at_every_write_of_a_run_that_goes_on(make_folder):
-    reference = make_folder()
-    assert run_child(reference, FIRST_KILL_POINT) == -signal.SIGKILL
+def test_a_kill_at_every_write_of_a_run_that_goes_on(make_folder, copy_folder):
+    killed_folder = make_folder()
+    assert run_child(killed_folder, FIRST_KILL_POINT) == -signal.SIGKILL
+    reference = copy_folder(killed_folder)
     assert run_child(reference) == 0
-    points = list_kill_points(reference)
+    points = draw_kill_points(reference)
     assert any(point.startswith("issue") for point in points)
 
     def check_point(point):
-        folder = make_folder()
-        assert run_child(folder, FIRST_KILL_POINT) == -signal.SIGKILL
+        folder = copy_folder(killed_folder)
         assert run_child(folder, point) == -signal.SIGKILL, point
         assert run_child(folder) == 0, point
         check_stores(folder, kills=2)
@@ -201,21 +225,18 @@ def test_a_kill_at_every_write_of_a_run_that_goes_on(make_folder):
 
 
 @pytest.mark.long
-def test_a_kill_at_every_write_of_a_run_that_retries(make_folder):
-    def make_mended_folder():
-        folder = make_folder()
-        assert run_child(folder) == 0
-        (folder / "broken.py").write_text(WORKING_SCORE_CODE)
-        return folder
-
-    reference = make_mended_folder()
+def test_a_kill_at_every_write_of_a_run_that_retries(make_folder, copy_folder):
+    mended_folder = make_folder()
+    assert run_child(mended_folder) == 0
+    (mended_folder / "broken.py").write_text(WORKING_SCORE_CODE)
+    reference = copy_folder(mended_folder)
     assert run_child(reference, retry_failed=True) == 0
     assert set(check_promise("s", 3, *list_stores(reference))["outcome"]) == {"trained", "stopped"}
-    points = list_kill_points(reference)
-    assert {"retry before 1", "retry after 1"} <= {*points}
+    points = draw_kill_points(reference)
+    assert {"retry before 1", "retry after 1"} <= {*points}, "it is written once"
 
     def check_point(point):
-        folder = make_mended_folder()
+        folder = copy_folder(mended_folder)
         assert run_child(folder, point, retry_failed=True) == -signal.SIGKILL, point
         assert run_child(folder) == 0, f"{point}: the request for a retry needs no second option"
         check_promise("s", 3, *list_stores(folder))

@@ -42,7 +42,7 @@ def test_mlflow_finds_the_front_and_its_knee_by_tags(search_study):
 
 def test_mlflow_takes_the_filters_of_the_documents(search_study):
     search_study()
-    documents = (REPOSITORY / "docs" / "guide" / "results.md").read_text()
+    documents = (REPOSITORY / "docs" / "guide" / "mlflow.md").read_text()
     filters = re.findall(r"``((?:tags|metrics|params|dataset)\.[^\n]+?)``(?: \||;)", documents)
     assert len(filters) >= 12
     names_by_filter = {condition: find_run_names(condition) for condition in filters}

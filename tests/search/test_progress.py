@@ -50,6 +50,18 @@ def test_a_line_for_each_trial_where_there_is_no_terminal(make_study, clock):
     assert lines[2].endswith("collapsed, no path")
 
 
+def test_brackets_in_a_reason_are_no_markup(make_study):
+    study = make_study(search={"trials": 4})
+    plain = make_console(terminal=False)
+    with Progress(study, plain) as progress:
+        (trial,) = make_trials(study, 0.2)
+        progress.end_trial(0, trial, TrialOutcome("failed", "KeyError: no [seed] of [/data/images] :warning:"))
+        progress.warn("measure: [latency]")
+    failed, warning = plain.file.getvalue().splitlines()
+    assert failed.endswith("failed, KeyError: no [seed] of [/data/images] :warning:")
+    assert warning == "measure: [latency]"
+
+
 def test_the_time_left_counts_epochs_of_running_trials(make_study, clock):
     study = make_study({"epochs": 10}, search={"trials": 2})
     with Progress(study, make_console(terminal=False)) as progress:
@@ -121,7 +133,7 @@ def test_a_live_table_in_a_notebook(make_study, clock, notebook_outputs):
 def test_a_study_that_is_taken_up_again_shows_its_trials(make_study):
     study = make_study(search={"trials": 4})
     progress = Progress(study, make_console(terminal=False))
-    progress.restore(make_trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
+    progress.count(make_trials(study, 0.2)[0], TrialOutcome("trained", None, [0.9, 0.2]))
     assert progress.done == 1
     assert progress._time_left() == "time left not yet known", "the time of an earlier driver does not count"
 

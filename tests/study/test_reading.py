@@ -8,7 +8,7 @@ from forcetune.study import load_study
 from forcetune.study.reading import read_yaml
 
 
-@pytest.mark.parametrize("path", sorted(SEARCH_SPACES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SEARCH_SPACES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_search_space_loads(path):
     assert load_study(path).study == path.stem
 

@@ -11,6 +11,7 @@ from forcetune.data import Batches
 from forcetune.models import build
 from forcetune.pruning import find_masks, prunable
 from forcetune.training import Training
+from forcetune.training.layout import lay_out
 
 SYNTHETIC_SHAPE = SYNTHETIC.input_shape
 
@@ -62,6 +63,52 @@ def test_channels_last_trains_the_same(optimizer):
     assert [sorted(metrics) for metrics in history] == [sorted(metrics) for metrics in plain_history]
     for metrics, plain_metrics in zip(history, plain_history, strict=True):
         assert metrics == pytest.approx(plain_metrics, rel=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 15])
+def test_a_strided_convolution_of_few_channels_has_the_right_gradient(channels):
+    """In float32, where oneDNN computes it: on a CPU with AVX2 it would write past its memory."""
+    torch.manual_seed(0)
+    first, strided = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 11, 1, stride=2)
+    network = nn.Sequential(first, strided, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(11, 3))
+    plain, images = copy.deepcopy(network).double(), torch.randn(32, 3, 28, 28)
+    lay_out(network, (3, 28, 28))
+    copied = copy.deepcopy(network)
+    nn.init.zeros_(network[1].weight)
+    for laid_out, samples in ((network, images), (copied, images), (plain, images.double())):
+        laid_out(samples).square().sum().backward()
+    assert is_channels_last(copied[0](images))
+    for name, parameter in copied.named_parameters():
+        expected = plain.get_parameter(name).grad
+        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+    assert not torch.equal(copied(images), network(images)), "a copy computes with its own weights"
+
+
+class Doubled(nn.Conv2d):
+    """A convolution of the user's own."""
+
+    def _conv_forward(self, inputs, weight, bias):
+        return super()._conv_forward(inputs, 2 * weight, bias)
+
+
+def test_a_convolution_of_the_users_own_stays_as_it_is():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(4, 5, 1, stride=2))
+    images = torch.randn(2, 3, 9, 9)
+    expected = network(images)
+    lay_out(network, (3, 9, 9))
+    torch.testing.assert_close(network(images), expected)
+
+
+def test_a_trained_network_computes_as_its_classes_do():
+    model = build("resnet8", SYNTHETIC_SHAPE, SYNTHETIC.classes, 4)
+    masks = find_masks(model, [], "random", 0.9)
+    batches = Batches(SYNTHETIC, TRAINING, 64, 0), Batches(SYNTHETIC, VALIDATION, 100)
+    epochs = iter(Training(model, masks, *batches, epochs=2, lr=0.05, input_shape=SYNTHETIC_SHAPE))
+    next(epochs)
+    assert any("forward" in vars(module) for module in model.modules())
+    next(epochs)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("kind", [Viewed, ViewedInTraining])

@@ -2,7 +2,7 @@
 
 from forcetune.cli.terminal.effects import effects, importance
 from forcetune.cli.terminal.exports import export
-from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front
+from forcetune.cli.terminal.fronts import controls, costs, dense, follow, front, prediction
 from forcetune.cli.terminal.layout import console
 from forcetune.cli.terminal.networks import report_retrained, show_epoch
 from forcetune.cli.terminal.nights import describe_plan, night, schedule, shares, verdicts
@@ -26,6 +26,7 @@ __all__ = [
     "masks",
     "network",
     "night",
+    "prediction",
     "report_retrained",
     "schedule",
     "service",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from forcetune.cli.terminal.layout import console
 from forcetune.report.tables import Table, drop_missing
+from forcetune.search.printing import print_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,7 @@ def effects(differences: pd.DataFrame) -> None:
     """
     out = console()
     if differences.empty:
-        out.print("there are too few trials to compare their accuracy at equal density")
+        print_line(out, "there are too few trials to compare their accuracy at equal density")
         return
     header = "field", "better", "worse", "by points", "95 % interval", "p", "trials", "pairs", "paired by"
     rows = []
@@ -29,15 +30,14 @@ def effects(differences: pd.DataFrame) -> None:
         numbers = f"{row['difference']:+.2f}", interval, p, str(row["trials"]), str(row["pairs"] or "-")
         rows.append([row["field"], row["better"], row["worse"], *numbers, row["paired"]])
     out.print(Table(header, rows, {"field", "better", "worse", "paired by"}).to_terminal())
-    out.print(
+    print_line(
+        out,
         "by points: difference in points of validation accuracy at equal density, without early-stopped trials. paired "
         "by: `all else equal` pairs trials that share every other field and the seed, as in a grid; `like density` "
         "pairs means over the trials of one network and method within a quarter of a decade of density, and other "
         "fields vary by chance; `not` compares all trials, each minus the usual accuracy at its density, network and "
         "method. p: of no difference, exact for pairs, otherwise by Welch's test, with Holm's correction over the rows "
         "of a field",
-        soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -51,9 +51,8 @@ def importance(shares: pd.DataFrame) -> None:
     rows = [[str(name), *(f"{share:.1%}" for share in row)] for name, row in shares.iterrows()]
     out = console()
     out.print(Table(["field", *shares.columns], rows, {"field"}).to_terminal())
-    out.print(
+    print_line(
+        out,
         "shares of 100 %: how much the distribution of a field among the best tenth of the trials differs from that "
         "among all trials (PED-ANOVA); they do not say which values are better, `--effect FIELD` does",
-        soft_wrap=True,
-        highlight=False,
     )

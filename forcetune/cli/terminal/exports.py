@@ -28,3 +28,5 @@ def export(exported: Export) -> None:
     for note in exported.notes:
         click.echo(note)
     click.echo("written: " + ", ".join(str(path) for path in exported.paths))
+    if exported.registration:
+        click.echo(exported.registration.describe())

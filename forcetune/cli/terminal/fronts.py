@@ -12,17 +12,24 @@ from rich.live import Live
 from forcetune.cli.terminal.layout import console
 from forcetune.formats import format_flops, format_sparsity, precise_duration
 from forcetune.report.tables import Table, drop_missing
+from forcetune.search.printing import print_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from forcetune.analysis.dial import Prediction
     from forcetune.report.results import Results
 
 Row = Mapping[str, Any]
 TEXT_COLUMNS = {"study", "dataset", "model", "method", "schedule", "optimizer", "beaten by", "trial", "run id"}
 FIXED_FIELDS = ("method", "sparsity", "density", "val_accuracy")  # fields that every table shows
 ABSENT = "-"  # a field that a trial does not have
+DEVICE_METRICS = ("prune_seconds", "train_seconds")  # that differ from one kind of device to another
 FILE_LINE_CHARACTERS = 400
+COLLAPSE_EXPLANATION = (
+    "collapsed: fresh seeds that collapsed or diverged, with the 95 % interval of their share; the mean lacks them; "
+    "a point leaves the front once more than half of its seeds have collapsed"
+)
 SHORT_RUN_ID_CHARACTERS = 10  # enough to tell runs apart
 
 
@@ -71,19 +78,14 @@ def controls(study_results: Results, study_front: pd.DataFrame) -> None:
     tried_count = int(analysis.is_control(study_results.trials).sum())
     control_front = analysis.best_controls(study_results.trials, study_results.objectives)
     if not tried_count:
-        out.print(
+        print_line(
+            out,
             "no control was searched: trials with `method: random_erk` and with `small_dense: macs` show whether "
             "pruning was worth it",
-            soft_wrap=True,
-            highlight=False,
         )
         return
     if control_front.empty:
-        out.print(
-            f"controls: none of those that were tried ({tried_count}) was trained to its end",
-            soft_wrap=True,
-            highlight=False,
-        )
+        print_line(out, f"controls: none of those that were tried ({tried_count}) was trained to its end")
         return
     control_count, beaten_count = (
         int(analysis.is_control(study_front).sum()),
@@ -94,12 +96,11 @@ def controls(study_results: Results, study_front: pd.DataFrame) -> None:
         f"at {format_sparsity(row['sparsity'])}"
         for row in map(drop_missing, control_front.to_dict("records"))
     )
-    out.print(
+    print_line(
+        out,
         f"controls: {control_count} of these {len(study_front)} points; beaten by a control: {beaten_count}. Such a "
         "control is at least as good, and has no more weights of the network or no more multiply-adds. The front of "
         f"the controls alone: {listing}",
-        soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -128,7 +129,7 @@ def follow(updates: Iterable[tuple[Results, str]], extra: Sequence[str] = ()) ->
     out = console()
     if not out.is_terminal:
         for _, summary in updates:
-            out.print(summary, soft_wrap=True, highlight=False)
+            print_line(out, summary)
         return
     with Live(console=out, auto_refresh=False, transient=True) as live:
         for selected, summary in updates:
@@ -152,7 +153,29 @@ def costs(selected: pd.DataFrame, study_results: Results) -> str:
     return (
         f"device time: {selected_time} for {subject}, {precise_duration(study_seconds)} for {names} in all; each "
         "core or GPU counts: two trials at once, for one minute, take two minutes of device time"
+        f"{_describe_kinds(study_results)}"
     )
+
+
+def _describe_kinds(study_results: Results) -> str:
+    """Return the device time by kind of device, and which objectives depend on it; empty where there is one kind."""
+    from forcetune.study import METRICS
+
+    trials, devices = study_results.trials, study_results.devices
+    kinds = sorted(set(devices.values()))
+    if len(kinds) < 2:
+        return ""
+    seconds = trials["device_seconds"].groupby(trials["run_id"].map(devices)).sum()
+    times = ", ".join(f"{precise_duration(float(seconds[kind]))} on {kind}" for kind in kinds)
+    measured = [
+        name
+        for name in study_results.objectives
+        if name in DEVICE_METRICS or (name not in METRICS and not name.startswith("val_"))
+    ]
+    caution = (
+        f". {', '.join(measured)}: measured on the kind of device that each trial had; compare the values within a kind"
+    )
+    return f". By kind of device: {times}{caution if measured else ''}"
 
 
 def dense(dense_accuracy: pd.DataFrame) -> str:
@@ -169,6 +192,34 @@ def _describe_dense(row: Row) -> str:
     return f"{row['model']} {row['mean']:.2%}{half} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
 
 
+def prediction(predicted: Prediction) -> str:
+    """Return what would probably be reached at a sparsity, as sentences.
+
+    Args:
+        predicted: The prediction.
+    """
+    from forcetune.analysis.dial import NEARBY_FACTOR
+
+    values = ", ".join(f"{name} {value}" for name, value in predicted.configuration.items())
+    seeds = (
+        f"{predicted.fresh_runs} runs with fresh seeds"
+        if predicted.fresh_runs
+        else "no run with a fresh seed, so that how far seeds lie apart is assumed: `search: {seeds: {front: 5}}` "
+        "measures it"
+    )
+    return (
+        f"at {format_sparsity(predicted.sparsity)} sparsity: probably {predicted.accuracy:.2%} validation accuracy\n"
+        f"with {values or 'the one configuration that the study has'}\n"
+        f"nine of ten runs with a fresh seed: from {predicted.low:.2%} to {predicted.high:.2%}; the mean over seeds: "
+        f"from {predicted.mean_low:.2%} to {predicted.mean_high:.2%}, with a probability of nine in ten\n"
+        f"{predicted.further_trials} further trials at this sparsity would probably add "
+        f"{100 * predicted.further_gain:.1f} points, in one case of twenty more than "
+        f"{100 * predicted.further_gain_high:.1f}\n"
+        f"a model of {predicted.trials} trials says so, of which {predicted.near} are within a factor of "
+        f"{NEARBY_FACTOR:g} of this density, and {seeds}"
+    )
+
+
 def describe_certainty(selected: pd.DataFrame) -> list[str]:
     """Return sentences on how certain the points are."""
     seeds = selected["seeds"].fillna(0) if "seeds" in selected.columns else selected["sparsity"] * 0
@@ -180,6 +231,7 @@ def describe_certainty(selected: pd.DataFrame) -> list[str]:
     )
     return [
         explanation,
+        *([COLLAPSE_EXPLANATION] if _has_collapses(selected) else []),
         *([f"- {single_seed_count} of these points rest on one seed only"] if single_seed_count else []),
     ]
 
@@ -207,7 +259,11 @@ def _columns(selected: Results, extra: Sequence[str]) -> dict[str, Callable[[Row
         columns["points below"] = lambda row: f"{row['below']:.2f}"
     if "seeds" in trials:
         columns["seeds"] = lambda row: str(row["seeds"]) if row.get("seeds") else "-"
-        columns["on the front"] = lambda row: f"{row['front_probability']:.0%}" if row.get("seeds") else "-"
+        if _has_collapses(trials):
+            columns["collapsed"] = _format_collapses
+        columns["on the front"] = lambda row: (  # unknown while no point has two fresh seeds that live
+            f"{row['front_probability']:.0%}" if row.get("seeds") and "front_probability" in row else ABSENT
+        )
     if "beaten_by" in trials and trials["beaten_by"].notna().any():
         columns["beaten by"] = lambda row: (
             f"{row['beaten_by']} ({COST_NAMES[row['beaten_at']]})" if "beaten_by" in row else ABSENT
@@ -228,6 +284,17 @@ def _format_mean(row: Row, name: str, format_value: Callable[[Any], str]) -> str
         return format_value(row[f"{name}_mean"])
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     return f"{format_value(row[f'{name}_mean'])} ± {format_value(half)}"
+
+
+def _has_collapses(trials: pd.DataFrame) -> bool:
+    return "collapsed_seeds" in trials and bool(trials["collapsed_seeds"].fillna(0).any())
+
+
+def _format_collapses(row: Row) -> str:
+    """Return how many fresh seeds collapsed, with the interval of their share."""
+    if not row.get("collapsed_seeds"):
+        return ABSENT
+    return f"{row['collapsed_seeds']} ({row['collapse_low']:.0%} to {row['collapse_high']:.0%})"
 
 
 def _format_accuracy(row: Row, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forcetune.cli.terminal.layout import console
+from forcetune.search.printing import print_line
 
 if TYPE_CHECKING:
     from forcetune.execution.retraining import Retrained
@@ -17,7 +18,7 @@ def show_epoch(epoch: Epoch) -> None:
     """Print the metrics of an epoch of a training on one line."""
     names = [name for name in ("train_loss", "val_loss", "val_accuracy") if name in epoch.metrics]
     values = ", ".join(f"{name} {epoch.metrics[name]:.6g}" for name in names)
-    console().print(f"epoch {epoch.step}: {values}", highlight=False, soft_wrap=True)
+    print_line(console(), f"epoch {epoch.step}: {values}")
 
 
 def report_retrained(run: str, retrained: Retrained) -> None:
@@ -34,7 +35,7 @@ def report_retrained(run: str, retrained: Retrained) -> None:
         lines.append(f"{run} keeps its weights: {retrained.size / 1024:.1f} KiB, which no search deletes")
         lines.append(_describe_differences(run, retrained))
     lines.append(f'in Python: forcetune.load_network("{run}")')
-    console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    print_line(console(), "\n".join(lines))
 
 
 def _describe_differences(run: str, retrained: Retrained) -> str:

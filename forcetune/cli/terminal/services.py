@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from forcetune.cli.terminal.layout import console
 from forcetune.report.tables import Table
+from forcetune.search.printing import print_line
 
 if TYPE_CHECKING:
     from forcetune.jobs import Job
@@ -24,8 +23,8 @@ def service(local_service: Service, is_new: bool) -> None:
     """
     from forcetune.stores import hide_password
 
-    out = Console(soft_wrap=True, highlight=False)
-    out.print("started" if is_new else "already running")
+    out = console()
+    print_line(out, "started" if is_new else "already running")
     rows = {
         "Ray": f"{local_service.ray}  dashboard and jobs; its token: {local_service.token}",
         "MLflow": f"{local_service.mlflow}  {hide_password(local_service.backend)}",
@@ -33,12 +32,12 @@ def service(local_service: Service, is_new: bool) -> None:
         "Prometheus": local_service.metrics,
     }
     for name, description in rows.items():
-        out.print(f"{name:<10}  {description}")
+        print_line(out, f"{name:<10}  {description}")
     for process, address, port in local_service.exposed_ports():
-        out.print(f"listens beyond loopback: {process} on {address}, port {port}")
-    out.print("`forcetune submit FILE` finds them in this folder; in other folders, set:")
+        print_line(out, f"listens beyond loopback: {process} on {address}, port {port}")
+    print_line(out, "`forcetune submit FILE` finds them in this folder; in other folders, set:")
     for name, value in local_service.variables.items():
-        out.print(f"export {name}={value}")
+        print_line(out, f"export {name}={value}")
 
 
 def jobs(cluster_jobs: list[Job]) -> None:
@@ -50,7 +49,7 @@ def jobs(cluster_jobs: list[Job]) -> None:
     from forcetune.formats import duration
 
     if not cluster_jobs:
-        console().print("the cluster has no job of forcetune")
+        print_line(console(), "the cluster has no job of forcetune")
         return
     header = ["job", "study", "state", "trials", "front", "hypervolume", "age", "owner"]
     rows = []
@@ -64,4 +63,4 @@ def jobs(cluster_jobs: list[Job]) -> None:
     console().print(Table(header, rows, {"job", "study", "state", "owner"}).to_terminal())
     for job in cluster_jobs:
         if job.reason:
-            console().print(f"{job.id}: {job.reason}", soft_wrap=True, highlight=False)
+            print_line(console(), f"{job.id}: {job.reason}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from forcetune.cli.terminal.layout import console, format_shape, plain_table
+from forcetune.formats import format_hours
 from forcetune.report.tables import Table
+from forcetune.search.printing import print_line
 
 if TYPE_CHECKING:
     from forcetune.execution.cost import Cost
@@ -67,7 +69,7 @@ def study(study: Study, descriptions: list[dict[str, Any]]) -> None:
             table.add_row(name, str(domain))
     table.add_row("MLflow", hide_password(mlflow_uri()))
     table.add_row("Optuna", hide_password(optuna_uri()))
-    console().print(table)
+    console().print(table, markup=False)
 
 
 def cost(predicted: Cost) -> None:
@@ -81,12 +83,11 @@ def cost(predicted: Cost) -> None:
     out = console()
     trials = f"{predicted.trials} trials"
     trial_duration = f"{predicted.mean:.1f} s on average ({predicted.fastest:.1f} to {predicted.slowest:.1f} s)"
-    out.print(
+    print_line(
+        out,
         f"about {duration(3600 * predicted.hours)} with {predicted.at_once} at once on {predicted.device}, "
-        f"{predicted.device_hours:.2g} device hours: {trials}, each {trial_duration} if trained to its end; early "
-        "stopping makes this shorter",
-        soft_wrap=True,
-        highlight=False,
+        f"{format_hours(predicted.device_hours)} device hours: {trials}, each {trial_duration} if trained to its end; "
+        "early stopping makes this shorter",
     )
 
 
@@ -108,14 +109,14 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, inspection: I
     table = Table(header, [*rows, total], {"prunable layer", "shape"}).to_terminal()
     table.rows[-1].style = "bold"
     out = console()
-    out.print(f"{name} for samples of {format_shape(input_shape)} in {classes} classes", highlight=False)
+    print_line(out, f"{name} for samples of {format_shape(input_shape)} in {classes} classes")
     out.print(table)
     unprunable = ", ".join(f"{count:,} {kind}" for kind, count in inspection.unprunable.items()) or "none"
-    out.print(f"never pruned: {unprunable}", highlight=False, soft_wrap=True)
+    print_line(out, f"never pruned: {unprunable}")
     if not inspection.obstacles:
-        out.print("no obstacles to pruning")
+        print_line(out, "no obstacles to pruning")
     for obstacle in inspection.obstacles:
-        out.print(f"obstacle: {obstacle}", highlight=False, soft_wrap=True)
+        print_line(out, f"obstacle: {obstacle}")
 
 
 def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
@@ -156,7 +157,7 @@ def masks(prepared: PreparedTrial, layers: list[dict[str, Any]]) -> None:
         totals.add_row("collapsed", prepared.collapse_reason)
     out = console()
     out.print(Table(header, rows, {"layer", "shape", "relative to the densest layer"}).to_terminal())
-    out.print(totals)
+    out.print(totals, markup=False)
 
 
 def findings(repaired: list[Finding], remaining: list[Finding]) -> None:
@@ -168,9 +169,9 @@ def findings(repaired: list[Finding], remaining: list[Finding]) -> None:
     """
     out = console()
     for finding in repaired:
-        out.print(f"repaired: {finding.where} {finding.what}", soft_wrap=True, highlight=False)
+        print_line(out, f"repaired: {finding.where} {finding.what}")
     if not remaining:
-        out.print("Optuna, MLflow and the checkpoints agree")
+        print_line(out, "Optuna, MLflow and the checkpoints agree")
         return
     header = ["where", "what disagrees", "--repair would"]
     rows = [[finding.where, finding.what, finding.remedy] for finding in remaining]

@@ -1,4 +1,8 @@
-"""Readers of data sets, from what libraries ship or from local folders; nothing is downloaded."""
+"""Readers of data sets, from what libraries ship or from local folders; nothing is downloaded.
+
+A reader is a function of `root`, the folder of the files, that returns the data set. It raises InputError where a file
+or a folder is missing or not readable.
+"""
 
 from forcetune.data.readers.arrays import cifar10, cifar100, svhn
 from forcetune.data.readers.folders import imagenet, tiny_imagenet

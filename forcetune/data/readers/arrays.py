@@ -21,14 +21,8 @@ def cifar10(root: str | None) -> Dataset:
     Args:
         root: The folder with data_batch_1 to 5 and test_batch, or with the folder cifar-10-batches-py that holds them;
             None for ./data.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A file is missing or not readable.
     """
-    folder = _find_cifar("cifar10", root, "cifar-10-batches-py", "data_batch_1", "cifar-10-python.tar.gz")
+    folder = find_folder("cifar10", root, "cifar-10-batches-py", ("data_batch_1",), archive="cifar-10-python.tar.gz")
     training_images = [_read_cifar(folder / f"data_batch_{number}", b"labels", classes=10) for number in range(1, 6)]
     return Dataset(
         train=Images(
@@ -50,14 +44,8 @@ def cifar100(root: str | None) -> Dataset:
 
     Args:
         root: The folder with train and test, or with the folder cifar-100-python that holds them; None for ./data.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A file is missing or not readable.
     """
-    folder = _find_cifar("cifar100", root, "cifar-100-python", "train", "cifar-100-python.tar.gz")
+    folder = find_folder("cifar100", root, "cifar-100-python", ("train",), archive="cifar-100-python.tar.gz")
     return Dataset(
         train=_read_cifar(folder / "train", b"fine_labels", classes=100),
         test=_read_cifar(folder / "test", b"fine_labels", classes=100),
@@ -74,16 +62,8 @@ def svhn(root: str | None) -> Dataset:
 
     Args:
         root: The folder with train_32x32.mat and test_32x32.mat; None for ./data.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A file is missing or not readable.
     """
-    folder = find_folder(
-        "svhn", root, "", lambda candidate: _existing_file(candidate / "train_32x32.mat"), "train_32x32.mat"
-    )
+    folder = find_folder("svhn", root, "", ("train_32x32.mat",))
     return Dataset(
         train=_read_mat(folder / "train_32x32.mat"),
         test=_read_mat(folder / "test_32x32.mat"),
@@ -93,16 +73,6 @@ def svhn(root: str | None) -> Dataset:
         pad=4,
         class_names=tuple("0123456789"),
     )
-
-
-def _find_cifar(dataset: str, root: str | None, subfolder: str, file_name: str, archive: str) -> Path:
-    return find_folder(
-        dataset, root, subfolder, lambda candidate: _existing_file(candidate / file_name), file_name, archive=archive
-    )
-
-
-def _existing_file(path: Path) -> Path | None:
-    return path if path.is_file() else None
 
 
 def _read_cifar(path: Path, labels: bytes, classes: int) -> Images:

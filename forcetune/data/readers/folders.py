@@ -47,28 +47,14 @@ def tiny_imagenet(root: str | None) -> Streamed:
 
     Args:
         root: The unpacked folder tiny-imagenet-200, or the folder that holds it; None for ./data.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A folder or a file is missing or not readable.
     """
     from torchvision.transforms import v2
 
-    folder = find_folder(
-        "tiny_imagenet",
-        root,
-        "tiny-imagenet-200",
-        lambda candidate: candidate if (candidate / "wnids.txt").is_file() else None,
-        "wnids.txt",
-        archive="tiny-imagenet-200.zip",
-    )
+    folder = find_folder("tiny_imagenet", root, "tiny-imagenet-200", ("wnids.txt",), archive="tiny-imagenet-200.zip")
     classes = sorted(_read_text(folder / "wnids.txt").split())
-    train = [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"train/{wnid}/images")]
     final_transforms = _to_floats(TINY_IMAGENET_MEAN, TINY_IMAGENET_STD)
     return Streamed(
-        train=ImageFiles(folder, train),
+        train=ImageFiles(folder, _list_samples(folder, [f"train/{wnid}/images" for wnid in classes])),
         test=ImageFiles(folder, _read_annotations(folder, classes)),
         train_transform=v2.Compose([v2.RandomCrop(64, padding=4), v2.RandomHorizontalFlip(), *final_transforms]),
         eval_transform=v2.Compose(final_transforms),
@@ -88,23 +74,10 @@ def imagenet(root: str | None) -> Streamed:
     Args:
         root: The folder with the image files in train/<wnid>/ and val/<wnid>/, or with a folder imagenet that holds
             them; None for ./data/imagenet.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A folder or a file is missing or not readable.
     """
     from torchvision.transforms import v2
 
-    folder = find_folder(
-        "imagenet",
-        root,
-        "imagenet",
-        lambda candidate: candidate if (candidate / "train").is_dir() else None,
-        "folder train",
-        archive="ILSVRC2012_img_train.tar",
-    )
+    folder = find_folder("imagenet", root, "imagenet", ("train/",), "folder train", archive="ILSVRC2012_img_train.tar")
     classes = _folders_in(folder / "train")
     if (val_classes := _folders_in(folder / "val")) != classes:
         unmatched = ", ".join(sorted({*classes} ^ {*val_classes})[:5])
@@ -112,13 +85,9 @@ def imagenet(root: str | None) -> Streamed:
             f"{folder}: train and val must have the same folders, one for each class; not in both: {unmatched}"
         )
     final_transforms = _to_floats(IMAGENET_MEAN, IMAGENET_STD)
-    train, test = (
-        [(name, label) for label, wnid in enumerate(classes) for name in _images_in(folder, f"{split}/{wnid}")]
-        for split in ("train", "val")
-    )
     return Streamed(
-        train=ImageFiles(folder, train),
-        test=ImageFiles(folder, test),
+        train=ImageFiles(folder, _list_samples(folder, [f"train/{wnid}" for wnid in classes])),
+        test=ImageFiles(folder, _list_samples(folder, [f"val/{wnid}" for wnid in classes])),
         train_transform=v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *final_transforms]),
         eval_transform=v2.Compose([v2.Resize(256), v2.CenterCrop(224), *final_transforms]),
         classes=len(classes),
@@ -143,6 +112,11 @@ def _folders_in(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{folder} is empty: it must hold one folder of images for each class")
     return names
+
+
+def _list_samples(folder: Path, subfolders: list[str]) -> list[Sample]:
+    """Return the image files in subfolders; each subfolder has the files of one class."""
+    return [(name, label) for label, subfolder in enumerate(subfolders) for name in _images_in(folder, subfolder)]
 
 
 def _images_in(folder: Path, subfolder: str) -> list[str]:

@@ -3,7 +3,6 @@
 import gzip
 import struct
 import zlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,6 @@ def mnist(root: str | None) -> Dataset:
     Args:
         root: The folder with the four idx files, gzipped or not, or with torchvision's MNIST/raw that holds them; None
             for ./data.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A file is missing or not readable.
     """
     folder = _find_idx_folder("mnist", root, "MNIST/raw")
     names = tuple("0123456789")
@@ -44,12 +37,6 @@ def fashion_mnist(root: str | None) -> Dataset:
     Args:
         root: The folder with the four idx files, gzipped or not, or with torchvision's FashionMNIST/raw that holds
             them; None for ./data or the folder of Debian's package.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: A file is missing or not readable.
     """
     remedy = ", or install Debian's package dataset-fashion-mnist"
     folder = _find_idx_folder("fashion_mnist", root, "FashionMNIST/raw", (FASHION_MNIST_FOLDER,), remedy)
@@ -67,14 +54,8 @@ def fashion_mnist(root: str | None) -> Dataset:
 def _find_idx_folder(
     dataset: str, root: str | None, subfolder: str, default_folders: tuple[str, ...] = (), remedy: str = ""
 ) -> Path:
-    stem = "train-images-idx3-ubyte"
-    return find_folder(
-        dataset, root, subfolder, partial(_idx_file, stem=stem), f"{stem}[.gz]", default_folders, remedy=remedy
-    )
-
-
-def _idx_file(folder: Path, stem: str) -> Path | None:
-    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+    name = "train-images-idx3-ubyte"
+    return find_folder(dataset, root, subfolder, (name, f"{name}.gz"), f"{name}[.gz]", default_folders, remedy=remedy)
 
 
 def _splits(folder: Path) -> tuple[Images, Images]:
@@ -92,7 +73,7 @@ def _read_images(folder: Path, prefix: str) -> Images:
 def _read_idx(folder: Path, stem: str, axes: int) -> Tensor:
     """Read an idx file of unsigned bytes: two zero bytes, type 8, the number of axes, each axis as a big-endian int."""
     # torchvision's read_sn3_pascalvincent_tensor reads no .gz, and does not say which file it cannot read
-    path = _idx_file(folder, stem)
+    path = next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
     if path is None:
         raise InputError(f"data set folder {folder}: {stem}[.gz] is missing")
     try:

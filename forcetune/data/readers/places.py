@@ -1,6 +1,5 @@
 """The search for the folder with the files of a data set."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from forcetune.errors import InputError
@@ -10,10 +9,10 @@ def find_folder(
     dataset: str,
     root: str | None,
     subfolder: str,
-    find_file: Callable[[Path], Path | None],
-    file_description: str,
+    markers: tuple[str, ...],
+    description: str = "",
     default_folders: tuple[str, ...] = (),
-    archive: str | None = None,
+    archive: str = "",
     remedy: str = "",
 ) -> Path:
     """Return the folder with the files of a data set.
@@ -22,29 +21,25 @@ def find_folder(
         dataset: The name of the data set, for the message.
         root: The folder to look in, and in its `subfolder`; None for `subfolder` of ./data and `default_folders`.
         subfolder: The path from a root to the files.
-        find_file: A function that returns the file by which the data set is recognized in a folder, or None.
-        file_description: A description of that file, for the message.
+        markers: The files by which the data set is recognized in a folder, of which one is enough; a name that ends
+            with a slash is that of a folder.
+        description: A description of the markers, for the message; by default their names.
         default_folders: Further folders to look in without a root.
         archive: The archive that holds the files; where it is there alone, the message asks to unpack it.
         remedy: A further remedy, for the message.
 
     Raises:
-        InputError: No folder has the file; the message names the folders.
+        InputError: No folder has a marker; the message names the folders.
     """
     folders = [Path(root), Path(root) / subfolder] if root else [Path("data") / subfolder, *map(Path, default_folders)]
     folders = [*dict.fromkeys(folder.absolute() for folder in folders)]
     for folder in folders:
-        if find_file(folder):
+        if any((folder / name).is_dir() if name.endswith("/") else (folder / name).is_file() for name in markers):
             return folder
+    archives = [path / archive for folder in folders for path in (folder, folder.parent) if archive]
+    archive_path = next((path for path in archives if path.is_file()), None)
+    unpack_hint = f"unpack {archive_path}, or " if archive_path else ""
     raise InputError(
-        f"data set {dataset!r}: no {file_description} in {' and '.join(map(str, folders))}; "
-        f"{_unpack_hint(folders, archive)}set trial.data_root to the folder with its files{remedy}"
+        f"data set {dataset!r}: no {description or ' or '.join(markers)} in {' and '.join(map(str, folders))}; "
+        f"{unpack_hint}set trial.data_root to the folder with its files{remedy}"
     )
-
-
-def _unpack_hint(folders: list[Path], archive: str | None) -> str:
-    archive_paths = (
-        folder / archive for data_folder in folders for folder in (data_folder, data_folder.parent) if archive
-    )
-    archive_path = next((path for path in archive_paths if path.is_file()), None)
-    return f"unpack {archive_path}, or " if archive_path else ""

@@ -1,4 +1,4 @@
-"""Readers of data sets that need no files of their own."""
+"""Readers of data sets that need no files of their own; they do not use `root`."""
 
 import math
 
@@ -15,12 +15,6 @@ def digits(root: str | None) -> Dataset:
     """Read scikit-learn's digits: 1797 handwritten digits of 8x8 pixels in 17 grey levels.
 
     Every fifth is in the test split.
-
-    Args:
-        root: Not used.
-
-    Returns:
-        The data set.
     """
     from sklearn.datasets import load_digits
 
@@ -41,14 +35,7 @@ def digits(root: str | None) -> Dataset:
 
 
 def synthetic(root: str | None) -> Dataset:
-    """Make 400 images of 1x8x8 in 4 classes, each a fixed pattern under noise: for tests, learnt in seconds.
-
-    Args:
-        root: Not used.
-
-    Returns:
-        The data set.
-    """
+    """Make 400 images of 1x8x8 in 4 classes, each a fixed pattern under noise: for tests, learnt in seconds."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand((4, 1, 8, 8), generator=generator)
     targets = torch.arange(400) % 4
@@ -68,12 +55,6 @@ def textures(root: str | None) -> Dataset:
 
     A class has one of five directions (to 7 degrees), 4 or 7 stripes across (to a tenth) and a colour (to 14 degrees of
     its hue). The phase hides the class from single pixels, so a network has to learn filters.
-
-    Args:
-        root: Not used.
-
-    Returns:
-        The data set.
     """
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(6000) % 10

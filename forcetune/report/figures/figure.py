@@ -80,9 +80,9 @@ def _fade(colour: str) -> str:
     return f"{colour}a0" if colour.startswith("#") else colour
 
 
-def format_quality(value: float, quality: str) -> str:
-    """Format a value of the study's quality."""
-    return format_percent(value) if is_share(quality) else f"{value:.4g}"
+def format_metric(value: float, metric: str) -> str:
+    """Format a value of a metric, in percent where the metric lies between 0 and 1."""
+    return format_percent(value) if is_share(metric) else f"{value:.4g}"
 
 
 def make_mean_line(source: str, rows: pd.DataFrame, x: str, name: str, style: Style, label: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def describe_best(means: pd.DataFrame, names: list[str], results: Results) -> st
     best = means.loc[means.groupby("density")["mean"].agg("idxmax" if results.way == "max" else "idxmin")]
     descriptions = [
         f"{' '.join(str(row[name]) for name in names)} at {format_percent(row['sparsity'])} "
-        f"({format_quality(row['mean'], results.quality)})"
+        f"({format_metric(row['mean'], results.quality)})"
         for row in best.sort_values("sparsity").to_dict("records")
     ]
     return "Best mean at each sparsity: " + ", ".join(descriptions) + "."

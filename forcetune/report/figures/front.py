@@ -14,7 +14,7 @@ from forcetune.report.figures.figure import (
     TRIALS_SOURCE,
     Figure,
     compute_height,
-    format_quality,
+    format_metric,
     make_error_bars,
     make_meta,
 )
@@ -37,7 +37,13 @@ ERROR_ARRAY_BOUNDS = (("array", "high"), ("arrayminus", "low"))
 INTERVAL_MARKER = {"symbol": "line-ns-open", "size": 8, "color": DIM}  # the interval hides it, the legend shows it
 
 
-def draw_main(results: Results, dense: pd.DataFrame, style: Style, twins: pd.DataFrame | None = None) -> Figure | None:
+def draw_main(
+    results: Results,
+    dense: pd.DataFrame,
+    style: Style,
+    twins: pd.DataFrame | None = None,
+    band: pd.DataFrame | None = None,
+) -> Figure | None:
     """Draw the main figure: sparsity against the study's quality, every trial.
 
     Args:
@@ -45,6 +51,7 @@ def draw_main(results: Results, dense: pd.DataFrame, style: Style, twins: pd.Dat
         dense: The dense companions.
         style: The colours and shapes of the labels.
         twins: The random twins, as `numbers.summarize_twins` returns them.
+        band: The best accuracy at each density that is probable, as `numbers.predict_band` returns it.
 
     Returns:
         The figure; None where no trial has both a density and a quality.
@@ -63,6 +70,7 @@ def draw_main(results: Results, dense: pd.DataFrame, style: Style, twins: pd.Dat
     ]
     # A line stays readable below few points; many points would hide it.
     traces = [
+        *_make_band_traces(band),
         *_make_dense_traces(lines, plottable["density"]),
         *([*points, *fronts] if _has_many_points(plottable) else [*fronts, *points]),
     ]
@@ -75,14 +83,14 @@ def draw_main(results: Results, dense: pd.DataFrame, style: Style, twins: pd.Dat
     return Figure(
         "main",
         f"Sparsity against {quality}",
-        _write_caption(plottable, results),
+        _write_caption(plottable, results, has_band=band is not None and len(band) > 0),
         _write_alt_text(plottable, results),
         traces,
         figure_layout,
     )
 
 
-def _write_caption(plottable: pd.DataFrame, results: Results) -> str:
+def _write_caption(plottable: pd.DataFrame, results: Results, has_band: bool) -> str:
     hollow = (
         "; trials that were not trained to their end are hollow" if (plottable["outcome"] != "trained").any() else ""
     )
@@ -90,6 +98,8 @@ def _write_caption(plottable: pd.DataFrame, results: Results) -> str:
         f"Every trial by its sparsity, on a logarithmic axis, and its {format_heading(results.quality)}. Each method "
         f"has a colour and a shape{hollow}."
     )
+    if has_band:
+        sentence += " The band holds nine of ten runs with a fresh seed of the configuration that is probably best."
     if numbers.is_front_on_main_axes(results):
         return sentence
     objectives = " and ".join(format_heading(name) for name in results.objectives)
@@ -102,7 +112,7 @@ def _write_alt_text(plottable: pd.DataFrame, results: Results) -> str:
     if not len(front):
         return f"{axes}; none of them is on the front."
     first, last = (
-        f"{format_quality(row['reached'], results.quality)} at {format_percent(row['sparsity'])} sparsity"
+        f"{format_metric(row['reached'], results.quality)} at {format_percent(row['sparsity'])} sparsity"
         for row in front.iloc[[0, -1]].to_dict("records")
     )
     return f"{axes}. The front extends from {first} to {last}."
@@ -122,7 +132,8 @@ def draw_objectives(results: Results, style: Style) -> Figure | None:
     if numbers.is_front_on_main_axes(results) or len(names) < 2 or not set(names[:2]) <= set(results.trials):
         return None
     y, x = (name if name != results.quality else "reached" for name in names[:2])
-    plottable = numbers.select_plottable(results.trials, x, y)
+    means = {name: numbers.fill_mean(results.trials, name) for name in (x, y) if name not in ("reached", "density")}
+    plottable = numbers.select_plottable(results.trials.assign(**means), x, y)
     if not len(plottable):
         return None
     x_axis = (
@@ -183,15 +194,7 @@ def _make_front_traces(plottable: pd.DataFrame, x: str, y: str, line: bool) -> l
     ring = {"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2}}
     as_line = line and len(front) > 1
     look = {"mode": "lines", "line": {"color": INK, "width": 2}} if as_line else {"mode": "markers", "marker": ring}
-    return [
-        {
-            "type": "scatter",
-            "name": "front",
-            **look,
-            "hoverinfo": "skip",
-            "meta": make_meta(TRIALS_SOURCE, front.index, x, y),
-        }
-    ]
+    return [_make_overlay("front", front.index, look, x, y)]
 
 
 def _make_beaten_traces(plottable: pd.DataFrame) -> list[dict[str, Any]]:
@@ -200,23 +203,14 @@ def _make_beaten_traces(plottable: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(rows):
         return []
     square = {"symbol": "square-open", "size": 15, "color": INK, "line": {"width": 1.6}}
-    look = {"mode": "markers", "marker": square, "hoverinfo": "skip"}
-    return [
-        {
-            "type": "scatter",
-            "name": "beaten by a control",
-            **look,
-            "meta": make_meta(TRIALS_SOURCE, rows, "density", "reached"),
-        }
-    ]
+    return [_make_overlay("beaten by a control", rows, {"mode": "markers", "marker": square})]
 
 
 def _make_control_line(front: pd.DataFrame) -> list[dict[str, Any]]:
     if len(front) < 2:
         return []
-    look = {"mode": "lines", "line": {"color": INK, "width": 1.6, "dash": "dash"}, "hoverinfo": "skip"}
-    meta = make_meta(TRIALS_SOURCE, front.index, "density", "reached")
-    return [{"type": "scatter", "name": "front of the controls", **look, "meta": meta}]
+    look = {"mode": "lines", "line": {"color": INK, "width": 1.6, "dash": "dash"}}
+    return [_make_overlay("front of the controls", front.index, look)]
 
 
 def _make_twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -240,9 +234,33 @@ def _make_twin_traces(twins: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 def _make_interval_traces(plottable: pd.DataFrame) -> list[dict[str, Any]]:
     rows = plottable.index[plottable["low"].notna()]
-    look = {"mode": "markers", "marker": INTERVAL_MARKER, "error_y": make_error_bars(DIM), "hoverinfo": "skip"}
-    meta = make_meta(TRIALS_SOURCE, rows, "density", "reached", low="low", high="high", intervals=True)
-    return [{"type": "scatter", "name": "95 % interval over fresh seeds", **look, "meta": meta}] if len(rows) else []
+    if not len(rows):
+        return []
+    look = {"mode": "markers", "marker": INTERVAL_MARKER, "error_y": make_error_bars(DIM)}
+    return [_make_overlay("95 % interval over fresh seeds", rows, look, low="low", high="high", intervals=True)]
+
+
+def _make_overlay(
+    name: str, rows: pd.Index[Any], look: dict[str, Any], x: str = "density", y: str = "reached", **options: Any
+) -> dict[str, Any]:
+    """Make a trace over trials that shows no text at its points; `options` are further keys of its `meta`."""
+    meta = make_meta(TRIALS_SOURCE, rows, x, y, **options)
+    return {"type": "scatter", "name": name, **look, "hoverinfo": "skip", "meta": meta}
+
+
+def _make_band_traces(band: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Make the band that holds nine of ten runs with a fresh seed, and the line of what is expected."""
+    if band is None or not len(band):
+        return []
+    ordered = band.sort_values("density", kind="stable").round({"accuracy": 6, "low": 6, "high": 6})
+    density = ordered["density"].tolist()
+    outline = {"x": density + density[::-1], "y": ordered["low"].tolist() + ordered["high"].tolist()[::-1]}
+    group = {"type": "scatter", "mode": "lines", "legendgroup": "band", "hoverinfo": "skip"}
+    look = {"fill": "toself", "fillcolor": GRID, "opacity": 0.6, "line": {"width": 0}}
+    line = {"line": {"color": DIM, "width": 1.2, "dash": "dot"}, "showlegend": False}
+    name = "expected of a run with a fresh seed, nine of ten"
+    expected = {"x": density, "y": ordered["accuracy"].tolist()}
+    return [{**group, "name": name, **look, **outline}, {**group, "name": name, **line, **expected}]
 
 
 def _make_dense_traces(lines: pd.DataFrame, density: pd.Series) -> list[dict[str, Any]]:

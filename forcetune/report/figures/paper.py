@@ -241,19 +241,9 @@ def draw_layers(trials: pd.DataFrame, layer_rows: Mapping[str, list[dict[str, An
 
 
 def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) -> Figure:
-    points, names = rows.drop_duplicates("name"), rows["layer"].drop_duplicates().tolist()
+    points = rows.drop_duplicates("name")
     subset = "" if len(points) == front_size else f" ({len(points)} of {front_size} points)"
-    stride = -(-len(points) // MAX_LABELLED_POINTS)
-    x = make_axis(
-        "sparsity of the front's points",
-        type="category",
-        showgrid=False,
-        tickangle=0,
-        tickvals=points["name"].tolist()[::stride],
-        ticktext=[format_percent(value) for value in points["sparsity"].tolist()[::stride]],
-    )
-    y = make_axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
-    y["ticktext"] = [escape_markup(name) for name in names]
+    sparsities = [format_percent(value) for value in points["sparsity"]]
     return Figure(
         id_,
         f"Density by layer{f': {network}' if network else ''}",
@@ -261,11 +251,28 @@ def _draw_heat_map(id_: str, network: str, rows: pd.DataFrame, front_size: int) 
         + _describe_empty_layers(paper.find_empty_layers(rows)),
         _write_layer_alt_text(rows),
         [_make_heat(id_, rows), *_make_crosses(id_, rows)],
-        make_layout(max(320, 150 + 20 * len(names)), xaxis=x, yaxis=y, showlegend=False),
+        _make_layer_layout(rows, "sparsity of the front's points", points["name"].tolist(), sparsities),
         rows,
         ["name", "label", "sparsity", "layer", "kept", "weights", "density"],
         {"label": "method", "name": "trial"},
     )
+
+
+def _make_layer_layout(rows: pd.DataFrame, title: str, columns: list[str], labels: list[str]) -> dict[str, Any]:
+    """Make the layout of a heat map with a row for each layer.
+
+    Args:
+        rows: The cells, with the column layer.
+        title: The title of the x axis.
+        columns: The columns of the heat map.
+        labels: Their labels, of which the axis shows as many as fit.
+    """
+    layers, stride = rows["layer"].drop_duplicates().tolist(), -(-len(columns) // MAX_LABELLED_POINTS)
+    categories: dict[str, Any] = {"type": "category", "showgrid": False}
+    x = make_axis(title, **categories, tickangle=0, tickvals=columns[::stride], ticktext=labels[::stride])
+    names = [escape_markup(layer) for layer in layers]
+    y = make_axis("layer", **categories, autorange="reversed", automargin=True, tickvals=layers, ticktext=names)
+    return make_layout(max(320, 150 + 20 * len(layers)), xaxis=x, yaxis=y, showlegend=False)
 
 
 def draw_changing_layers(
@@ -293,7 +300,7 @@ def draw_changing_layers(
         [
             {
                 "step": f"{change['step']:,}",
-                "layer": layer["layer"],
+                "layer": paper.format_layer_label(layer),
                 "kept": kept,
                 "weights": layer["weights"],
                 "density": kept / layer["weights"],
@@ -302,23 +309,17 @@ def draw_changing_layers(
             for layer, kept in zip(layers, change["kept"], strict=True)
         ]
     )
-    steps, names = rows["step"].drop_duplicates().tolist(), rows["layer"].drop_duplicates().tolist()
-    step_stride = -(-len(steps) // MAX_LABELLED_POINTS)
-    x = make_axis(
-        "training step of the change", type="category", showgrid=False, tickangle=0, tickvals=steps[::step_stride]
-    )
-    y = make_axis("layer", type="category", autorange="reversed", showgrid=False, tickvals=names, automargin=True)
-    y["ticktext"] = [escape_markup(name) for name in names]
-    which = "" if stride == 1 else f" Every {stride}th change is shown, with the last."
+    steps = rows["step"].drop_duplicates().tolist()
+    shown_note = "" if stride == 1 else f" One change in {stride} is shown, the last one included."
     return Figure(
         "changes",
         "Density by layer while training",
         f"Share of the weights kept in each layer after each change of the masks of {trial['name']} "
         f"({trial['label']}), the sparsest point of the front that was pruned while it trained; the colours are "
-        f"logarithmic.{which}",
+        f"logarithmic.{shown_note}",
         f"Density by layer of {trial['name']} after {len(changes)} changes of its masks.",
         [_make_heat("changes", rows, "step"), *_make_crosses("changes", rows, "step")],
-        make_layout(max(320, 150 + 20 * len(names)), xaxis=x, yaxis=y, showlegend=False),
+        _make_layer_layout(rows, "training step of the change", steps, steps),
         rows,
         ["step", "layer", "kept", "weights", "density"],
         {},

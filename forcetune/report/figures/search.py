@@ -1,4 +1,4 @@
-"""The figures of the search: hypervolume and learning curves."""
+"""The figures of the search: hypervolume, learning curves, and masks that change while a trial trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from forcetune.formats import format_percent
 from forcetune.report import numbers
 from forcetune.report.columns import format_heading, is_share
-from forcetune.report.figures.figure import Figure, make_meta
+from forcetune.report.figures.figure import Figure, format_metric, make_meta
 from forcetune.report.looks import DIM, Style, escape_markup, make_axis, make_layout, make_panels
 from forcetune.report.results import Results
 
@@ -64,17 +64,13 @@ def _describe_references(origin: Mapping[str, float], assumed: Sequence[str]) ->
     """Describe the reference that the hypervolume is measured from, and how densities and seeds count."""
     worst_note = " (the worst value of the study, because no reference is set)"
     references = [
-        f"{format_heading(name)} {_format_value(name, value)}{worst_note if name in assumed else ''}"
+        f"{format_heading(name)} {format_metric(value, name)}{worst_note if name in assumed else ''}"
         for name, value in origin.items()
     ]
     return (
         f"measured from {' and '.join(references)}; densities count by their logarithm, and each trial by its result "
         "in the search, from one seed"
     )
-
-
-def _format_value(name: str, value: float) -> str:
-    return format_percent(value) if is_share(name) else f"{value:.4g}"
 
 
 def _describe_growth(volumes: pd.DataFrame) -> str:
@@ -172,8 +168,8 @@ def draw_trails(trials: pd.DataFrame, trails: Mapping[str, Sequence[Mapping[str,
     return Figure(
         "trails",
         "Masks while training",
-        "Density after each change of the masks, on points of the front that were pruned while they trained; at a "
-        "point stand the weights that were removed and those that returned.",
+        "Density after each change of the masks, for points of the front that were pruned while they trained. Each "
+        "change shows how many weights were removed and how many returned.",
         f"Density by training step of {count} trials, down to {format_percent(frame['density'].min())}; in all "
         f"{returned} weights returned.",
         traces,

@@ -13,7 +13,7 @@ from forcetune.report.figures.figure import Figure, make_error_bars, make_meta
 from forcetune.report.looks import DIM, GRID, RANDOM_COLOUR, escape_markup, make_axis, make_layout
 from forcetune.report.verdicts import VERDICT_LOOKS
 
-FOREST_COLUMNS = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict"]
+FOREST_COLUMNS = ["champion", "method", "against", "pairs", "mean", "low", "high", "verdict", "statement"]
 
 
 def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> Figure | None:
@@ -24,12 +24,13 @@ def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> 
         margin: The margin in points of accuracy, which is shaded; None shades nothing.
 
     Returns:
-        The figure; None where no comparison has a pair.
+        The figure; None where no comparison has a pair in which both runs live.
     """
     rows = [row for row in verdicts if row.get("mean") is not None]
     if not rows:
         return None
     frame = pd.DataFrame([{**row, "place": f"{index}"} for index, row in enumerate(rows)])
+    frame["statement"] = frame["statement"].fillna(frame["verdict"]) if "statement" in frame else frame["verdict"]
     for bound in ("low", "high"):
         frame[bound] = pd.to_numeric(frame.get(bound, np.nan), errors="coerce")
     names = [escape_markup(f"{_format_champion(row)} − {row['against']}") for row in rows]
@@ -38,8 +39,9 @@ def draw_forest(verdicts: Sequence[Mapping[str, Any]], margin: float | None) -> 
     return Figure(
         "forest",
         "Champions against random pruning",
-        "Champion minus twin in points of test accuracy, mean and 95 % interval over pairs that share a seed"
-        f"{margin_note}. Right of zero, the champion is better.",
+        "Champion minus twin in points of test accuracy, mean and 95 % interval over pairs that share a seed "
+        "and in which both runs live"
+        f"{margin_note}. Right of zero, the champion is better.{_note_missing(len(verdicts) - len(rows))}",
         "Verdicts of the comparisons: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + ".",
         [_make_verdict_trace(frame, verdict) for verdict in VERDICT_LOOKS if (frame["verdict"] == verdict).any()],
         make_layout(
@@ -82,6 +84,14 @@ def _make_margin_shape(margin: float | None) -> list[dict[str, Any]]:
     """Make the shaded margin within which two networks are as good as each other."""
     look = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "fillcolor": GRID, "opacity": 0.6}
     return [{**look, "line": {"width": 0}, "x0": -margin, "x1": margin}] if margin else []
+
+
+def _note_missing(count: int) -> str:
+    """Return a sentence on the comparisons that have no difference to draw; empty where there are none."""
+    if not count:
+        return ""
+    comparisons = "1 comparison has" if count == 1 else f"{count} comparisons have"
+    return f" {comparisons} no pair in which both runs live: the table alone shows them."
 
 
 def _format_champion(row: Mapping[str, Any]) -> str:

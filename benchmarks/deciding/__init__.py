@@ -1,0 +1,1 @@
+"""The tables of benchmarks/verdicts.py: how often verdicts on pairs, nights and fresh seeds are wrong."""
