@@ -29,6 +29,7 @@ from forcetune import models
 from forcetune.data import Dataset, Images
 from forcetune.pruning import find_masks
 from forcetune.training import Training
+from forcetune.training.layout import lay_out
 
 STEP_DENSITY, IMAGE_SHAPE, IMAGE_CLASSES = 0.1, (3, 32, 32), 10
 
@@ -130,7 +131,7 @@ def baseline_pass(name: str, dataset: Dataset, device: torch.device, batch_size:
 def eager_pass(name: str, dataset: Dataset, batch_size: int) -> Callable[[], object]:
     """Return a plain loop under autocast: data on the device, weights channels last, no value read back."""
     model, masks = pruned_network(name, dataset.train.inputs.device)
-    model.to(memory_format=torch.channels_last)
+    lay_out(model, IMAGE_SHAPE)
     naive.hook_masks(model, [mask.float() for mask in masks.values()])
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     batches = dataset.batches(dataset.train, batch_size, seed=0)
@@ -212,7 +213,7 @@ def roofline_share(size: StepSize, dataset: Dataset, device: torch.device) -> fl
         dataset.batches(dataset.train, size.batch_size)
     )
     model, _ = pruned_network(size.larger_network, device)
-    model.to(memory_format=torch.channels_last)
+    lay_out(model, IMAGE_SHAPE)
     inputs = torch.randn(size.batch_size, *IMAGE_SHAPE, device=device)
     targets = torch.randint(IMAGE_CLASSES, (size.batch_size,), device=device)
     counter = RooflineCounter(measure_bandwidth(device), measure_arithmetic(device))

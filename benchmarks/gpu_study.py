@@ -39,6 +39,7 @@ from torch.nn import functional
 from forcetune import data, models
 from forcetune.data import Dataset
 from forcetune.pruning import find_masks
+from forcetune.training.layout import lay_out
 
 STUDY_FILE = Path(__file__).parents[1] / "search_spaces" / "gpu.yaml"
 STUDY_BATCH_SIZE, LEARNING_RATE = 128, 0.1
@@ -144,9 +145,8 @@ def measure_eager(size: StudySize, device: torch.device, rates: dict[str, float]
 def eager_trial(size: StudySize, device: torch.device, method: str) -> None:
     """Find masks, then train in eager bf16 with a validation after each epoch."""
     dataset, training, validation = load_textures(size, device)
-    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(  # type: ignore[call-overload]
-        device, memory_format=torch.channels_last
-    )
+    model = models.build("resnet20", IMAGE_SHAPE, IMAGE_CLASSES, size.width).to(device)
+    lay_out(model, IMAGE_SHAPE)
     batches = dataset.batches(training, STUDY_BATCH_SIZE, seed=0)
     masks = find_masks(model, batches, method, STEP_DENSITY, iterations=size.iterations)
     naive.hook_masks(model, [mask.float() for mask in masks.values()])
