@@ -51,8 +51,6 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=benchmarks:benchmarks/rivals $(BIN)/mypy --ignore-missing-imports --no-warn-unused-ignores --explicit-package-bases \
-		benchmarks/*.py benchmarks/deciding/*.py benchmarks/racing/*.py benchmarks/rivals/*.py
 
 lock: .venv/installed   # the versions that were tested together
 	$(BIN)/uv pip compile --quiet --universal --all-extras --no-annotate \
