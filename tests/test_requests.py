@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from itertools import repeat
 
 import pytest
 from mlflow import MlflowClient
@@ -25,13 +26,14 @@ class FlakyClient:
     """A client whose first calls fail."""
 
     def __init__(self, *errors):
-        self.errors = list(errors)
+        self.errors = iter(errors)
         self.calls = 0
 
     def get_run(self, run):
         self.calls += 1
-        if self.errors:
-            raise self.errors.pop(0)
+        error = next(self.errors, None)
+        if error:
+            raise error
         return run
 
     create_run = restore_run = get_run
@@ -64,7 +66,8 @@ def test_a_request_that_mlflow_refuses_is_not_repeated():
 
 def test_repetition_ends_for_a_server_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(requests, "REPEAT_WITHIN_S", 0.05)
-    client = FlakyClient(*[make_network_error() for _ in range(10**6)])
+    client = FlakyClient()
+    client.errors = repeat(make_network_error())
     with pytest.raises(MlflowException):
         requests.add_retries(client).get_run("a")
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from forcetune.analysis.dial import DIAL_OBJECTIVES, DIAL_WINDOW_TRIALS, Dial
+from forcetune.analysis import dial as dial_module
+from forcetune.analysis.dial import DIAL_OBJECTIVES, Dial
 from forcetune.errors import InputError
 
 FIELDS = ["method", "iterations", "density", "seed"]
@@ -147,14 +148,15 @@ def test_trials_that_were_stopped_or_collapsed_count(trials, reruns):
     assert 0 < prediction.low < prediction.accuracy < prediction.high < 1
 
 
-def test_of_many_trials_the_last_and_those_with_fresh_seeds_are_seen():
-    trials, reruns = make_trials(DIAL_WINDOW_TRIALS + 40)
+def test_of_many_trials_the_last_and_those_with_fresh_seeds_are_seen(monkeypatch):
+    monkeypatch.setattr(dial_module, "DIAL_WINDOW_TRIALS", 50)
+    trials, reruns = make_trials(90)
     few = reruns[reruns["of"].isin(["key-0", "key-6"])]
     dial = Dial(trials, few, FIELDS, DIAL_OBJECTIVES)
-    assert len(dial._seen) == DIAL_WINDOW_TRIALS + 2
-    assert dial.predict(0.9).trials == DIAL_WINDOW_TRIALS + 40
+    assert len(dial._seen) == 50 + 2
+    assert dial.predict(0.9).trials == 90
     repeated = pd.concat([few] * 40)
-    assert Dial(trials, repeated, FIELDS, DIAL_OBJECTIVES).predict(0.9).fresh_runs == DIAL_WINDOW_TRIALS
+    assert Dial(trials, repeated, FIELDS, DIAL_OBJECTIVES).predict(0.9).fresh_runs == 50
 
 
 def test_fields_of_all_kinds_are_choices_or_ranges(trials):

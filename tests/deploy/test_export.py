@@ -24,6 +24,8 @@ from forcetune.deploy.writing import METADATA_FILE
 from forcetune.errors import InputError
 from forcetune.training import Diverged, Masked
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):

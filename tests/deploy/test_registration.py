@@ -29,6 +29,8 @@ from forcetune.search.marking import move_aliases
 from forcetune.stores import mlflow_uri
 from forcetune.study import Study
 
+pytestmark = pytest.mark.usefixtures("converted_once")
+
 REGISTERED_STUDY = {
     "study": "small",
     "trial": {**SNIP_TRIAL, "density": [0.03, 0.1, 0.3, 0.6]},

@@ -27,16 +27,24 @@ def drive(proposals, count):
     return drawn
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "front", "nsga2", "random", "optuna:GPSampler", "optuna:QMCSampler"])
-def test_samplers_keep_to_the_space(make_study, sampler):
-    drawn = drive(make_proposals(make_study(CONDITIONAL_SPACE, search={"sampler": sampler}), []), 30)
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        ("tpe", 30), ("front", 30), ("nsga2", 30), ("random", 30), ("optuna:QMCSampler", 30),
+        ("optuna:GPSampler", 15),  # a model for each but the first ten, which takes a second
+    ],
+)  # fmt: skip
+def test_samplers_keep_to_the_space(make_study, sampler, count):
+    drawn = drive(make_proposals(make_study(CONDITIONAL_SPACE, search={"sampler": sampler}), []), count)
     for proposal in drawn:
         trial = proposal.trial
         assert 0.05 <= trial.density <= 0.5
         assert 0.01 <= trial.lr <= 1
         assert ("iterations" in proposal.params) == (trial.method in ("force", "synflow"))
         assert set(proposal.params) == set(proposal.distributions)
-    assert len({proposal.trial.key for proposal in drawn}) > 20, "NSGA-II repeats some, which the driver drops"
+    assert len({proposal.trial.key for proposal in drawn}) > count * 2 // 3, (
+        "NSGA-II repeats some, which the driver drops"
+    )
 
 
 def test_each_choice_comes_up_equally_often_at_the_start(make_study):
