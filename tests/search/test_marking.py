@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import optuna
+from drivers import make_driver
 from made import end
 from mlflow import MlflowClient
 from shared_constants import REPOSITORY
-from test_driver import make_driver
 
 from forcetune import analysis
 from forcetune.ledger.ledger import load_trials
