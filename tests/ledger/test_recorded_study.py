@@ -5,7 +5,8 @@ import pytest
 from drivers import drain, make_driver, optuna_trials
 
 from forcetune.errors import InputError
-from forcetune.ledger.ledger import Ledger, load_prior_trials, refuse_changes
+from forcetune.ledger.ledger import Ledger
+from forcetune.ledger.recorded_study import load_prior_trials, refuse_changes
 from forcetune.stores import optuna_uri
 
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from shared_constants import REPOSITORY
 
 from forcetune import analysis
-from forcetune.ledger.ledger import load_trials
+from forcetune.ledger.trials import load_trials
 from forcetune.report import results
 from forcetune.run import examine_study
 from forcetune.stores import mlflow_uri, optuna_uri
