@@ -110,7 +110,9 @@ def _run(study: Study, console: Console, fresh: bool, retry_failed: bool, sessio
     descriptions = check_study(study)
     from forcetune.execution import cost
     from forcetune.ledger.driver_lock import driver_lock
-    from forcetune.ledger.ledger import has_study, load_prior_trials, pending_archive, refuse_changes, request_retry
+    from forcetune.ledger.recorded_study import load_prior_trials, refuse_changes
+    from forcetune.ledger.storage import has_study
+    from forcetune.ledger.study_attributes import pending_archive, request_retry
     from forcetune.search.announcing import announce_end
     from forcetune.search.archive import archive
     from forcetune.search.driver import open_driver
@@ -232,7 +234,7 @@ def run_companions(companion_runs: CompanionRuns, console: Console, priority: Pr
 def _refuse_archived(study: str) -> None:
     """Raise InputError where the study is archived, or where a driver was killed while it archived the study."""
     from forcetune import tracking
-    from forcetune.ledger.ledger import pending_archive
+    from forcetune.ledger.study_attributes import pending_archive
     from forcetune.stores import mlflow_uri
 
     if archive_name := pending_archive(study, optuna_uri()):
@@ -246,7 +248,7 @@ def _refuse_archived(study: str) -> None:
 
 def has_run(companion_runs: CompanionRuns) -> bool:
     """Return whether the ledger has each listed companion, and its outcome."""
-    from forcetune.ledger.ledger import load_trials, select_current
+    from forcetune.ledger.trials import load_trials, select_current
 
     trials = select_current(load_trials(companion_runs.study.study + COMPANION, optuna_uri()))
     return {companion_run.key for companion_run in companion_runs.companions} <= {
@@ -274,7 +276,7 @@ def draw_trials(study: Study, count: int) -> list[Trial]:
 
 def is_complete(study: Study) -> bool:
     """Return whether the ledger has all of the study's trials, and the outcome of each."""
-    from forcetune.ledger.ledger import load_trials, select_counted
+    from forcetune.ledger.trials import load_trials, select_counted
 
     finished_trials = [
         frozen_trial
@@ -286,7 +288,7 @@ def is_complete(study: Study) -> bool:
 
 def is_over(study: Study) -> bool:
     """Return whether no work is left for another driver: the study is complete, or was given up after failures."""
-    from forcetune.ledger.ledger import load_trials
+    from forcetune.ledger.trials import load_trials
     from forcetune.search.ending import is_hopeless
 
     return is_complete(study) or is_hopeless(study, load_trials(study.study, optuna_uri()))

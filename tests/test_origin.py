@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from forcetune import jobs, tracking
+from forcetune import tracking
+from forcetune.jobs import submission
 from forcetune.study import Study
 from forcetune.tracking import RUN_CONTEXT_VARIABLE, collect_origin_tags
 
@@ -53,7 +54,7 @@ def test_a_job_of_an_account_without_a_name_belongs_to_its_number(monkeypatch):
 
     monkeypatch.setattr("getpass.getuser", raise_no_user)
     trial = {"dataset": "synthetic", "model": "mlp", "method": "random", "density": 0.5}
-    metadata = jobs._metadata(Study.from_dict({"study": "s", "trial": trial}), "normal")
+    metadata = submission._metadata(Study.from_dict({"study": "s", "trial": trial}), "normal")
     assert metadata["forcetune.owner"] == f"{os.getuid()}@{socket.gethostname()}"
 
 

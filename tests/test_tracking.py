@@ -159,7 +159,8 @@ def test_the_study_file_keeps_the_order_of_its_objectives(search_study):
 def test_optuna_dashboard_shows_the_same_note(search_study):
     import optuna
 
-    from forcetune.ledger.ledger import Ledger, read_system_attrs
+    from forcetune.ledger.ledger import Ledger
+    from forcetune.ledger.storage import read_system_attrs
     from forcetune.stores import optuna_uri
 
     study = search_study(TRACKED_TRIALS)

@@ -1,64 +1,52 @@
 """The ledger: the Optuna study that records which trials exist and what became of them."""
 
-import hashlib
-import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import optuna
-import sqlalchemy
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from forcetune.errors import HeldError, InputError, StoppedError, locating
-from forcetune.ledger.driver_lock import SCHEMA_LOCK_NAME, driver_lock
+from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.ledger.fail_points import durable
-from forcetune.ledger.messages import Attempts, PriorTrial, Proposal, TrialOutcome
-from forcetune.names import suggestion
-from forcetune.stores import (
-    enable_write_ahead_log,
-    hide_password,
-    innermost_message,
-    is_postgresql,
-    sqlite_path,
-    state_folder,
+from forcetune.ledger.messages import Attempts, Proposal, TrialOutcome
+from forcetune.ledger.storage import (
+    FOLDER_ID_ATTR,
+    STUDY_ATTR,
+    directions,
+    find_folder,
+    open_storage,
+    read_system_attrs,
+    rename_study,
 )
+from forcetune.ledger.study_attributes import ARCHIVE_ATTR, RETRY_ATTR
+from forcetune.ledger.trials import (
+    OFF_FRONT_CONSTRAINT,
+    OUTCOME_ATTR_PREFIX,
+    RETRIED_AT_ATTR,
+    SUPERSEDES_ATTR,
+    is_failed,
+    read_trials,
+    select_current,
+)
+from forcetune.stores import enable_write_ahead_log, hide_password, innermost_message, is_postgresql, sqlite_path
 from forcetune.study import Study
 
 T = TypeVar("T")
 
 DATABASE_PATIENCE_S = 300.0  # that a database server may be away
 DATABASE_RETRY_PAUSE_S = 1.0  # between two attempts at a write
-# Attributes of the Optuna study:
-STUDY_ATTR = "forcetune.study"  # the study file that its trials were made by
-ARCHIVE_ATTR = "forcetune.archive"  # the name under which the study is being archived
 # Optuna Dashboard's: how the names of a note's attributes begin, and how many characters one of them holds.
 DASHBOARD_NOTE_ATTR, NOTE_PIECE_CHARS = "dashboard:note", 2045
-WRITER_ATTR = "forcetune.writer"  # the token of its last driver, where a lock can be lost with a connection
-FOLDER_ID_ATTR = "forcetune.state"  # tells the study's folder of checkpoints from those of other ledgers
-RETRY_ATTR = "forcetune.retry"  # the numbers of the failed trials that are to be run again
-ANNOUNCED_END_ATTR = "forcetune.announced"  # the last end of the study for which the program of `on_end` was started
-# Attributes of a trial that runs in place of a failed one:
-SUPERSEDES_ATTR = "supersedes"  # the number of the failed trial
-RETRIED_AT_ATTR = "retried"  # since when it does so, in ms since 1970
-COPIED_ATTRS = ("key", "start", "of", "marks", "fields")  # what it takes over from the failed trial
-# The study's attribute with what became of a trial, and its curve, is this and the trial's number.
-OUTCOME_ATTR_PREFIX = "forcetune.ended:"
-OFF_FRONT_CONSTRAINT = "constraints:off_front"  # keeps stopped and collapsed trials off the front
-
-
-def directions(study: Study) -> list[StudyDirection]:
-    """Return the directions of the study's objectives as Optuna's."""
-    optuna_directions = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    return [optuna_directions[direction] for direction in study.directions.values()]
+# The study's attribute with the token of its last driver, where a lock can be lost with a connection.
+WRITER_ATTR = "forcetune.writer"
+COPIED_ATTRS = ("key", "start", "of", "marks", "fields")  # what a retry takes over from the failed trial
 
 
 class Ledger:
@@ -104,11 +92,11 @@ class Ledger:
     @property
     def folder(self) -> Path:
         """The folder of the study's running trials."""
-        return _folder(self._study, self._uri)
+        return find_folder(self._study, self._uri)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers, each with its record as the user attribute `ended`."""
-        return _with_records(self._study)
+        return read_trials(self._study)
 
     def describe(self, note: str) -> None:
         """Store a note for Optuna Dashboard, in the attributes that it keeps notes in.
@@ -289,290 +277,6 @@ class Ledger:
             time.sleep(DATABASE_RETRY_PAUSE_S)
 
 
-def open_storage(uri: str) -> optuna.storages.BaseStorage:
-    """Return Optuna's storage at an address; only one process at a time makes its tables.
-
-    Raises:
-        InputError: The address is neither one of SQLite nor one of PostgreSQL.
-    """
-    if sqlite_path(uri) is None and not is_postgresql(uri):
-        raise InputError(
-            f"the Optuna storage {hide_password(uri)} is not supported; allowed: sqlite:///FILE and "
-            "postgresql://HOST/DATABASE"
-        )
-    with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True):
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
-
-
-def has_study(name: str, uri: str) -> bool:
-    """Return whether the store has a study of this name; a SQLite file that does not exist is not made."""
-    return _load(name, uri) is not None
-
-
-def is_foreign(name: str, uri: str) -> bool:
-    """Return whether the store has an Optuna study of this name that another program has made."""
-    study = _load(name, uri)
-    return study is not None and STUDY_ATTR not in study.user_attrs
-
-
-def folder_of(name: str, uri: str, new_name: str | None = None) -> Path:
-    """Return the folder of the running trials of a study that the store has.
-
-    Args:
-        name: The name of the study.
-        uri: The address of the Optuna storage.
-        new_name: The name that the study is about to get; None where it keeps its name.
-    """
-    study = _load(name, uri)
-    assert study is not None
-    return _folder(study, uri, new_name)
-
-
-def rename_study(name: str, new: str, uri: str) -> None:
-    """Give a study another name; Optuna itself can only copy its trials one by one to a study of that name."""
-    engine = sqlalchemy.create_engine(uri)
-    statement = sqlalchemy.text("update studies set study_name = :new where study_name = :name")
-    with engine.begin() as connection:
-        connection.execute(statement, {"name": name, "new": new})
-    engine.dispose()
-
-
-def delete_study(name: str, uri: str) -> None:
-    """Delete a study with all of its trials."""
-    optuna.delete_study(study_name=name, storage=open_storage(uri))
-
-
-def _folder(study: optuna.Study, uri: str, new_name: str | None = None) -> Path:
-    """Return the folder of a study's running trials, under its new name where there is one.
-
-    Two ledgers may have a study of one name and share a state folder: a hash follows the name, of the study's
-    identifier and, for a SQLite ledger, of its file, since a copy of the file has the same identifier. Studies of
-    earlier versions have no identifier, and keep the folder with their name.
-    """
-    name, identifier = new_name or study.study_name, study.user_attrs.get(FOLDER_ID_ATTR)
-    states = state_folder(uri)
-    if identifier is None:
-        return states / name
-    path = sqlite_path(uri)
-    file = "" if path is None else path.name if path.parent / states.name == states else str(path)
-    return states / f"{name}-{hashlib.sha256(f'{identifier} {file}'.encode()).hexdigest()[:8]}"
-
-
-def refuse_changes(study: Study, uri: str) -> None:
-    """Check that the study file has not changed since the study's trials were made, but for what may change.
-
-    Raises:
-        InputError: The trials were made by a study file that differs in more than `search`, `resources`, `code` and
-            `on_end`, or another program made the study.
-    """
-    optuna_study = _load(study.study, uri)
-    if optuna_study is None:
-        return
-    trials = optuna_study.get_trials(deepcopy=False)
-    before = optuna_study.user_attrs.get(STUDY_ATTR)
-    now = json.loads(json.dumps(study.identity))
-    if before is None and not trials and optuna_study.directions == directions(study):
-        return  # a driver was killed while it made the study
-    if before is None:
-        raise InputError(
-            f"study: another program has an Optuna study {study.study!r} in {hide_password(uri)}; give your study "
-            "another name"
-        )
-    names = [list(identity["objectives"]) for identity in (before, now)]
-    if not trials and (names[0] != names[1] or optuna_study.directions != directions(study)):
-        raise InputError(
-            f"study: {study.study!r} has no trial yet, but it was made with other objectives, or in another order "
-            f"(then {', '.join(names[0])}, now {', '.join(names[1])}): give the study another name, or use --fresh"
-        )
-    if before != now and trials:
-        raise InputError(
-            f"study: the trials of {study.study!r} were made by a different study file "
-            f"({'; '.join(_differences(before, now))}). Only search, resources, code and on_end may change: give the "
-            "study another name, or use --fresh, which archives the existing study and starts a new one"
-        )
-
-
-def load_recorded_study(name: str, uri: str) -> Study:
-    """Return a study as its trials were made.
-
-    `search` and `resources` have their defaults. The names in it, such as those of the user's functions, are not looked
-    up.
-
-    Raises:
-        InputError: The ledger has no such study.
-    """
-    optuna_study = _load(name, uri)
-    if optuna_study is None or STUDY_ATTR not in optuna_study.user_attrs:
-        studies = {} if _missing(uri) else {study.study_name: study for study in open_storage(uri).get_all_studies()}
-        near = suggestion(name, {*studies} - {name})  # another program may have a study of this name
-        raise InputError(
-            f"the ledger {hide_password(uri)} has no study {name!r} of forcetune{near}; "
-            f"its studies: {', '.join(sorted(studies)) or 'none yet'}"
-        )
-    return Study.model_validate(optuna_study.user_attrs[STUDY_ATTR])
-
-
-def load_prior_trials(study: Study, uri: str) -> dict[str, list[PriorTrial]]:
-    """Return the complete trials of the studies under `search.warm_start`.
-
-    Args:
-        study: The study that learns from them.
-        uri: The address of the Optuna storage.
-
-    Returns:
-        The trials by the name of their study, with the values in the order of this study's objectives.
-
-    Raises:
-        InputError: The ledger has no such study, or its objectives differ from this study's.
-    """
-    prior_trials: dict[str, list[PriorTrial]] = {}
-    for i, name in enumerate(study.search.warm_start):
-        yaml_path = f"search.warm_start.{i}"
-        with locating(yaml_path):
-            objectives = list(load_recorded_study(name, uri).directions.items())
-        if dict(objectives) != study.directions:
-            raise InputError(
-                f"{yaml_path}: the objectives of {name!r} are {_format_objectives(dict(objectives))}, those of this "
-                f"study {_format_objectives(study.directions)}; they must be the same"
-            )
-        order = [objectives.index(objective) for objective in study.directions.items()]
-        prior_trials[name] = [
-            PriorTrial(trial.user_attrs["fields"], [trial.values[i] for i in order], is_on_front(trial))
-            for trial in optuna.load_study(study_name=name, storage=open_storage(uri)).get_trials(deepcopy=False)
-            if trial.state == TrialState.COMPLETE and "fields" in trial.user_attrs
-        ]
-    return prior_trials
-
-
-def _format_objectives(objectives: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {direction}" for name, direction in objectives.items())
-
-
 def _proposal_attrs(proposal: Proposal) -> dict[str, Any]:
     attrs = {"key": proposal.key, "start": proposal.start, "of": proposal.parent_key, "marks": dict(proposal.tags)}
     return {name: value for name, value in attrs.items() if value}
-
-
-def load_trials(name: str, uri: str) -> list[FrozenTrial]:
-    """Return all trials of a study in the order of their numbers; none where the store does not have the study."""
-    study = _load(name, uri)
-    return _with_records(study) if study else []
-
-
-def select_current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that are in force: all but the failed trials that another trial replaces."""
-    superseded = {trial.user_attrs[SUPERSEDES_ATTR] for trial in trials if is_retry(trial)}
-    return [trial for trial in trials if trial.number not in superseded]
-
-
-def is_retry(trial: FrozenTrial) -> bool:
-    """Return whether a trial runs, or has run, in place of a failed one. A duplicate of such a trial is PRUNED."""
-    return SUPERSEDES_ATTR in trial.user_attrs and trial.state != TrialState.PRUNED
-
-
-def select_counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that count towards `trials`: all but superseded trials and repeated proposals."""
-    return [trial for trial in select_current(trials) if trial.state != TrialState.PRUNED]
-
-
-def retried_at(trial: FrozenTrial) -> int | None:
-    """Return since when a trial runs in place of a failed one, in ms since 1970; None where it does not."""
-    return trial.user_attrs.get(RETRIED_AT_ATTR) if is_retry(trial) else None
-
-
-def request_retry(name: str, uri: str) -> None:
-    """Note that the next driver of a study runs its failed trials again, where the store has the study."""
-    study = _load(name, uri)
-    if study is None:
-        return
-    if failed := [trial.number for trial in select_current(study.get_trials(deepcopy=False)) if is_failed(trial)]:
-        study.set_user_attr(RETRY_ATTR, failed)
-
-
-def has_retries(name: str, uri: str) -> bool:
-    """Return whether failed trials of the study are still to be run again."""
-    study = _load(name, uri)
-    return study is not None and bool(study.user_attrs.get(RETRY_ATTR))
-
-
-def load_announced_end(name: str, uri: str) -> dict[str, Any] | None:
-    """Return the last end of a study for which the program of `on_end` was started; None where there is none."""
-    study = _load(name, uri)
-    return study.user_attrs.get(ANNOUNCED_END_ATTR) if study else None
-
-
-def record_announced_end(name: str, uri: str, end: Mapping[str, Any]) -> None:
-    """Record that the program of `on_end` was started for this end of a study."""
-    if study := _load(name, uri):
-        study.set_user_attr(ANNOUNCED_END_ATTR, dict(end))
-
-
-def is_failed(trial: FrozenTrial) -> bool:
-    """Return whether this is a trial of forcetune's that failed after its retries."""
-    return trial.state == TrialState.FAIL and "fields" in trial.user_attrs
-
-
-def is_on_front(trial: FrozenTrial) -> bool:
-    """Return whether a trial may stand on the front: it is COMPLETE, and was trained to its end."""
-    return trial.state == TrialState.COMPLETE and OFF_FRONT_CONSTRAINT not in trial.system_attrs
-
-
-def read_outcomes(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
-    """Return the outcomes of those of the trials that have ended."""
-    return [TrialOutcome(**trial.user_attrs["ended"]) for trial in trials if "ended" in trial.user_attrs]
-
-
-def pending_archive(name: str, uri: str) -> str | None:
-    """Return the name under which a driver that was killed began to archive the study; None where none did."""
-    study = _load(name, uri)
-    return study.user_attrs.get(ARCHIVE_ATTR) if study else None
-
-
-def read_system_attrs(study: optuna.Study) -> dict[str, Any]:
-    """Return the system attributes of an Optuna study, which has no public method for them."""
-    return study._storage.get_study_system_attrs(study._study_id)
-
-
-def _with_records(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the study's trials, each with its record as the attribute `ended`.
-
-    A record holds a whole curve. It is an attribute of the study, since an attribute of a trial would be a column of
-    `study.trials_dataframe()`, and a line in Optuna Dashboard. Trials of earlier versions have it as an attribute.
-    """
-    attrs = read_system_attrs(study)
-    trials = []
-    for trial in study.get_trials(deepcopy=False):
-        if record := attrs.get(f"{OUTCOME_ATTR_PREFIX}{trial.number}"):
-            trial = copy(trial)  # since Optuna shares its own object with all its callers
-            trial.user_attrs = {**trial.user_attrs, "ended": record}
-        trials.append(trial)
-    return trials
-
-
-def _load(name: str, uri: str) -> optuna.Study | None:
-    if _missing(uri):
-        return None
-    try:
-        return optuna.load_study(study_name=name, storage=open_storage(uri))
-    except KeyError:
-        return None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(
-            f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
-        ) from error
-
-
-def _missing(uri: str) -> bool:
-    path = sqlite_path(uri)
-    return path is not None and not path.exists()
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if before == now else [f"{path} was {json.dumps(before)}, is now {json.dumps(now)}"]

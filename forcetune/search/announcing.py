@@ -8,7 +8,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from forcetune.ledger.fail_points import durable
-from forcetune.ledger.ledger import load_announced_end, load_trials, record_announced_end, select_current
+from forcetune.ledger.study_attributes import load_announced_end, record_announced_end
+from forcetune.ledger.trials import load_trials, select_current
 from forcetune.names import COMPANION
 from forcetune.programs import start_program
 from forcetune.search.ending import find_spent, list_outcomes

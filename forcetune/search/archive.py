@@ -9,7 +9,9 @@ from rich.console import Console
 from forcetune import tracking
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.fail_points import durable
-from forcetune.ledger.ledger import has_study, load_recorded_study, pending_archive
+from forcetune.ledger.recorded_study import load_recorded_study
+from forcetune.ledger.storage import has_study
+from forcetune.ledger.study_attributes import pending_archive
 from forcetune.names import COMPANION
 from forcetune.search.driver import open_driver
 from forcetune.stores import mlflow_uri, optuna_uri

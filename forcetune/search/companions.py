@@ -12,8 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from forcetune.analysis import estimate_from_seeds, find_least_accuracy, has_collapsed, non_dominated
-from forcetune.ledger.ledger import has_retries, is_on_front, load_trials, read_outcomes, select_counted, select_current
 from forcetune.ledger.messages import Proposal
+from forcetune.ledger.study_attributes import has_retries
+from forcetune.ledger.trials import is_on_front, load_trials, read_outcomes, select_counted, select_current
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
 from forcetune.search.ending import LEAST_BUDGET_HOURS, compute_budget_left, find_spent

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from forcetune import tracking
 from forcetune.errors import InputError
 from forcetune.ledger.driver_lock import driver_lock
-from forcetune.ledger.ledger import delete_study, folder_of, has_study, is_foreign, load_trials, select_counted
+from forcetune.ledger.storage import delete_study, folder_of, has_study, is_foreign
+from forcetune.ledger.trials import load_trials, select_counted
 from forcetune.names import COMPANION
 from forcetune.state_files import remove_folder
 from forcetune.stores import get_cost_file, hide_password, mlflow_uri, optuna_uri

@@ -13,9 +13,12 @@ from rich.console import Console
 
 from forcetune import tracking
 from forcetune.ledger.checkpoints import read_checkpoint
-from forcetune.ledger.ledger import Ledger, load_recorded_study, pending_archive, retried_at, select_counted
+from forcetune.ledger.ledger import Ledger
 from forcetune.ledger.messages import TrialOutcome
+from forcetune.ledger.recorded_study import load_recorded_study
 from forcetune.ledger.rewriting import RunContent, write_anew
+from forcetune.ledger.study_attributes import pending_archive
+from forcetune.ledger.trials import retried_at, select_counted
 from forcetune.names import COMPANION, DEPLOYED_PREFIX, NETWORK_FILE
 from forcetune.search.archive import archive
 from forcetune.search.driver import open_driver

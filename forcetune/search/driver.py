@@ -18,9 +18,10 @@ from forcetune.analysis import hypervolume
 from forcetune.errors import StoppedError
 from forcetune.ledger.driver_lock import SCHEMA_LOCK_NAME, driver_lock
 from forcetune.ledger.fail_points import durable
-from forcetune.ledger.ledger import Ledger, is_failed, retried_at, select_current
+from forcetune.ledger.ledger import Ledger
 from forcetune.ledger.messages import Assignment, Attempts, Cause, Proposal, Report, TrialOutcome
 from forcetune.ledger.outbox import Outbox, remove_trial_folder
+from forcetune.ledger.trials import is_failed, retried_at, select_current
 from forcetune.names import NETWORK_FILE
 from forcetune.search.attempts import Running, Spending, plan_next_attempt
 from forcetune.search.ending import StoppingCriterion, list_outcomes

@@ -7,8 +7,8 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from forcetune.analysis import hypervolume
-from forcetune.ledger.ledger import read_outcomes, select_counted
 from forcetune.ledger.messages import TrialOutcome
+from forcetune.ledger.trials import read_outcomes, select_counted
 from forcetune.study import Budget, Study
 
 MAX_EQUAL_FAILURES = 5  # in a row, with the same reason: they end a search without `max_failures`

@@ -9,14 +9,7 @@ import optuna
 from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
-from forcetune.ledger.ledger import (
-    delete_study,
-    folder_of,
-    has_study,
-    open_storage,
-    read_system_attrs,
-    rename_study,
-)
+from forcetune.ledger.storage import delete_study, folder_of, has_study, open_storage, read_system_attrs, rename_study
 from forcetune.names import COMPANION
 from forcetune.search.deletion import exists, find_contents
 from forcetune.state_files import copy_folder, has_folder, remove_folder

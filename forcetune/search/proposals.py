@@ -14,8 +14,8 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from forcetune.errors import InputError
-from forcetune.ledger.ledger import directions
 from forcetune.ledger.messages import PriorTrial, Proposal
+from forcetune.ledger.storage import directions
 from forcetune.search.front_sampler import FrontSampler
 from forcetune.search.samplers import count_start_trials, make_distribution, make_sampler
 from forcetune.study import Choice, Domain, Range, Study, Trial, is_in_domain

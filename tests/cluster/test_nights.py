@@ -9,7 +9,7 @@ from promise import check_promise
 
 from forcetune import tracking
 from forcetune.baseline.nightly import NIGHTLY_EXPERIMENT
-from forcetune.ledger.ledger import load_trials
+from forcetune.ledger.trials import load_trials
 
 pytestmark = pytest.mark.long
 

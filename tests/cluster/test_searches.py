@@ -6,7 +6,7 @@ import optuna
 import pytest
 from promise import check_promise
 
-from forcetune.ledger.ledger import load_trials
+from forcetune.ledger.trials import load_trials
 
 pytestmark = pytest.mark.long
 

@@ -8,12 +8,7 @@ import torch
 from forcetune.data import Batches, Dataset, Images, load
 from forcetune.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def empty_load_cache():
-    load.cache_clear()
-    yield
-    load.cache_clear()
+pytestmark = pytest.mark.usefixtures("empty_load_cache")
 
 
 def images(count, channels=1, size=4):

@@ -14,8 +14,10 @@ from rich.console import Console
 from forcetune import run
 from forcetune.errors import HeldError, InputError
 from forcetune.ledger.driver_lock import driver_lock
-from forcetune.ledger.ledger import Ledger, load_trials, pending_archive
+from forcetune.ledger.ledger import Ledger
 from forcetune.ledger.messages import Proposal, Report
+from forcetune.ledger.study_attributes import pending_archive
+from forcetune.ledger.trials import load_trials
 from forcetune.names import COMPANION
 from forcetune.report import results
 from forcetune.search import companions

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from drivers import FIRST_FILES, make_driver
 from mlflow import MlflowClient
 from promise import EPOCH_METRICS, check_promise
-from test_driver import FIRST_FILES, make_driver
 
 from forcetune import tracking
 from forcetune.errors import HeldError, InputError

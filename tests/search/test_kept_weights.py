@@ -15,9 +15,9 @@ from test_kills import FORK, check_all, deliver_all, draw_kill_points
 
 from forcetune import analysis, tracking
 from forcetune.ledger import fail_points, outbox
-from forcetune.ledger.ledger import load_trials
 from forcetune.ledger.messages import Proposal, Report, TrialStarted
 from forcetune.ledger.outbox import Outbox
+from forcetune.ledger.trials import load_trials
 from forcetune.run import examine_study
 from forcetune.search.archive import archive
 from forcetune.search.companions import rerun

@@ -67,8 +67,9 @@ def drive(folder, fault, fresh, retry_failed):
     from forcetune.execution.worker import execute
     from forcetune.ledger import checkpoints
     from forcetune.ledger.driver_lock import driver_lock
-    from forcetune.ledger.ledger import refuse_changes, request_retry
     from forcetune.ledger.outbox import Outbox
+    from forcetune.ledger.recorded_study import refuse_changes
+    from forcetune.ledger.study_attributes import request_retry
     from forcetune.search import stopping
     from forcetune.search.announcing import announce_end
     from forcetune.search.archive import archive

@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 
 import optuna
+from drivers import make_driver
 from made import end
 from mlflow import MlflowClient
 from shared_constants import REPOSITORY
-from test_driver import make_driver
 
 from forcetune import analysis
-from forcetune.ledger.ledger import load_trials
+from forcetune.ledger.trials import load_trials
 from forcetune.report import results
 from forcetune.run import examine_study
 from forcetune.stores import mlflow_uri, optuna_uri

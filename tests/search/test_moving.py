@@ -9,7 +9,8 @@ from forcetune import run, tracking
 from forcetune.cli import main
 from forcetune.errors import HeldError, InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
-from forcetune.ledger.ledger import has_study, load_trials
+from forcetune.ledger.storage import has_study
+from forcetune.ledger.trials import load_trials
 from forcetune.names import COMPANION
 from forcetune.report import results
 from forcetune.run import examine_study

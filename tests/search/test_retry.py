@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from forcetune.cli.running import describe_failures
-from forcetune.ledger.ledger import request_retry
 from forcetune.ledger.messages import Report, TrialStarted
+from forcetune.ledger.study_attributes import request_retry
 from forcetune.run import examine_study, is_complete
 from forcetune.search.driver import open_driver
 from forcetune.stores import mlflow_uri, optuna_uri

@@ -1,7 +1,7 @@
 """Trials whose method changes the masks while they train: static metrics, constraints, refusals, equal compute."""
 
 import pytest
-from test_trial import make_trial
+from small_trials import make_trial
 
 from forcetune import trial
 from forcetune.errors import InputError
