@@ -38,7 +38,7 @@ test-wheel: .venv/installed   # a wheel in an empty environment ends in a front:
 	$(PYTHON) tests/try_installed.py .venv-oldest/bin/forcetune
 
 docs: .venv/installed   # the documents as a site, in site/; a broken link or anchor is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu:   # tests, figures and a study on a GPU, in six minutes; no .venv: PYTHON has torch, and all else can be imported
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu.py $(ARGS)
