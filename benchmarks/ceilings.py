@@ -1,11 +1,13 @@
 """The distance of pruning at initialization from its ceilings: ResNet-14 on 10,000 images of Fashion-MNIST.
 
-    python benchmarks/ceilings.py                       # both comparisons; a second call goes on where the first ended
-    python benchmarks/ceilings.py --equal epochs --seeds 1 --epochs 2 --methods force,rigl   # a short one
+    python benchmarks/ceilings.py                              # both comparisons; a second call goes on
+    python benchmarks/ceilings.py --equal epochs --seeds 0     # one comparison with one seed
+    python benchmarks/ceilings.py --table                      # the table of the results that there are
 
 Methods at initialization, random pruning and a small dense network stand beside methods that prune while they train
 and lottery tickets of five levels: once with the same epochs, once with as many operations of training
-(`equal_compute`). Each comparison is a grid study of forcetune, whose stores stay in the folder of the results.
+(`equal_compute`). Each comparison with a seed is a grid study of forcetune. Its trials are kept as a table in
+ceilings-results/, and its stores in ceilings-results/stores, where a study that was interrupted goes on.
 """
 
 import argparse
@@ -24,48 +26,51 @@ from forcetune.study.comparison import list_configurations
 RESULTS_FOLDER = Path(__file__).parent / "ceilings-results"
 METHODS_AT_INITIALIZATION = ["force", "synflow", "snip", "random_erk"]
 CEILING_METHODS = ["lottery", "dpf", "rigl", "gradual_magnitude", "snap_it", "skeletonization"]
+METHODS = [*METHODS_AT_INITIALIZATION, *CEILING_METHODS]
 SMALL_DENSE = "small dense"
+COMPARISONS = ["epochs", "compute"]
+COLUMNS = ["val_accuracy", "training_flops", "training_flops_sparse", "train_seconds"]
 DENSITIES = [0.05, 0.01]
 TICKET_LEVELS = 5
 FIELDS = {"dataset": "fashion_mnist", "train_samples": 10_000, "model": "resnet14", "width": 8, "batch_size": 128}
 
 
 def main() -> None:
-    """Run the comparisons that were asked for, and print their table."""
+    """Run the comparisons that were asked for, and print the table of all results in the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--equal", choices=["epochs", "compute"], help="this comparison only")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--equal", choices=COMPARISONS, help="this comparison only")
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--methods", default=",".join([*METHODS_AT_INITIALIZATION, *CEILING_METHODS]))
-    parser.add_argument("--folder", type=Path, default=RESULTS_FOLDER, help="folder of the stores")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--folder", type=Path, default=RESULTS_FOLDER, help="folder of the results")
+    parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    methods = arguments.methods.split(",")
-    comparisons = [arguments.equal] if arguments.equal else ["epochs", "compute"]
-    studies = [make_study(equal, methods, arguments.seeds, arguments.epochs) for equal in comparisons]
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(arguments.folder):
-        for study in studies:
-            run_study(study)
-        tables = [summarize(study) for study in studies]
-    print(
-        f"\nValidation accuracy in percent, mean ± deviation of {arguments.seeds} seeds, and the operations of "
-        f"a training; `epochs`: {arguments.epochs}\n"
-    )
-    columns = [(number, density) for number in range(len(tables)) for density in DENSITIES]
-    heads = [f"equal {comparisons[number]}, {100 * (1 - density):.0f} % pruned" for number, density in columns]
-    print(f"| method | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
-    for row in [*methods, SMALL_DENSE]:
-        print(f"| {row} | {' | '.join(tables[number].get((row, density), '-') for number, density in columns)} |")
+    for seed in map(int, arguments.seeds.split(",")):
+        for equal in [arguments.equal] if arguments.equal else COMPARISONS:
+            path = arguments.folder / f"{equal}-seed-{seed}.csv"
+            if not arguments.table and not path.exists():
+                run_comparison(path, make_study(equal, arguments.methods.split(","), seed, arguments.epochs))
+    print_table(arguments.folder)
 
 
-def make_study(equal: str, methods: list[str], seeds: int, epochs: int) -> dict[str, Any]:
-    """Return the grid study of a comparison."""
+def run_comparison(path: Path, study: dict[str, Any]) -> None:
+    """Run the study of a comparison with a seed, and write its trials as a table."""
+    stores = path.parent / "stores"
+    stores.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(stores):
+        run_study(study)
+        trials = list_trials(study)
+    trials.to_csv(path, index=False)
+
+
+def make_study(equal: str, methods: list[str], seed: int, epochs: int) -> dict[str, Any]:
+    """Return the grid study of a comparison with a seed."""
     iterative = [name for name in methods if name in ("force", "synflow")]
     domains: dict[str, Any] = {
         "method": [*dict.fromkeys([*methods, "random"])],
         "small_dense": {"choices": ["macs"], "when": {"method": "random"}},
         "density": DENSITIES,
-        "seed": list(range(seeds)),
+        "seed": seed,
     }
     if iterative:
         domains["iterations"] = {"choices": [20], "when": {"method": iterative}}
@@ -73,25 +78,48 @@ def make_study(equal: str, methods: list[str], seeds: int, epochs: int) -> dict[
         when = {"method": "lottery"}
         domains["rewind_step"] = {"choices": [0], "when": when}
     return {
-        "study": f"ceilings-{equal}-{epochs}-epochs",
+        "study": f"ceilings-{equal}-{epochs}-epochs-seed-{seed}",
         "trial": {**FIELDS, **domains, "epochs": epochs, "equal_compute": equal == "compute"},
         "search": {"sampler": "grid"},
         "resources": {"cpus": 1, "concurrent": 2},
     }
 
 
-def summarize(study: dict[str, Any]) -> dict[tuple[str, float], str]:
-    """Return accuracy and operations for each method and requested density."""
+def list_trials(study: dict[str, Any]) -> pd.DataFrame:
+    """Return the trials of a study, one row each: name, requested density, outcome, accuracy, cost of the training."""
     requested = pd.DataFrame(list_configurations(Study.from_dict(study)))[["trial", "density"]]
     trials = load(study["study"]).trials.merge(requested, on="trial", suffixes=("", "_requested"))
-    trials["row"] = trials["method"].where(trials["small_dense"].isna(), SMALL_DENSE)
-    cells = {}
-    for row in trials["row"].unique():
-        for density in DENSITIES:
-            group = trials[(trials["row"] == row) & (trials["density_requested"] == density)]
-            accuracies, flops = 100 * group["val_accuracy"], group["training_flops"].mean()
-            cells[row, density] = f"{accuracies.mean():.1f} ± {accuracies.std():.1f}, {format_flops(flops)}"
-    return cells
+    trials["method"] = trials["method"].where(trials["small_dense"].isna(), SMALL_DENSE)
+    columns = ["method", "density_requested", "density", "outcome", *COLUMNS]
+    return trials[columns].sort_values(["method", "density_requested"], ascending=[True, False])
+
+
+def print_table(folder: Path) -> None:
+    """Print accuracies, their deviations over seeds, and the operations of a training, by method and comparison."""
+    results = {
+        equal: [pd.read_csv(path) for path in sorted(folder.glob(f"{equal}-seed-*.csv"))] for equal in COMPARISONS
+    }
+    cells = [(equal, density) for equal in COMPARISONS for density in DENSITIES if results[equal]]
+    print("\nValidation accuracy in percent, mean ± deviation over seeds, and the operations of a training\n")
+    heads = [
+        f"equal {equal}, {100 * (1 - density):.0f} % pruned, {len(results[equal])} seeds" for equal, density in cells
+    ]
+    print(f"| method | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
+    for method in [*METHODS, SMALL_DENSE]:
+        print(f"| {method} | {' | '.join(summarize(results[equal], method, density) for equal, density in cells)} |")
+
+
+def summarize(tables: list[pd.DataFrame], method: str, density: float) -> str:
+    """Return the cell of a method at a requested density."""
+    trials = pd.concat(tables)
+    trials = trials[(trials["method"] == method) & (trials["density_requested"] == density)]
+    living = trials[trials["outcome"] == "trained"]
+    if living.empty:
+        return f"{len(trials)} collapsed" if len(trials) else "-"
+    accuracy = f"{100 * living['val_accuracy'].mean():.1f}"
+    deviation = f" ± {100 * living['val_accuracy'].std():.1f}" if len(living) > 1 else ""
+    collapses = f", {len(trials) - len(living)} collapsed" if len(trials) > len(living) else ""
+    return f"{accuracy}{deviation}, {format_flops(living['training_flops'].mean())}{collapses}"
 
 
 if __name__ == "__main__":
