@@ -22,7 +22,7 @@ test-long: .venv/installed   # minutes on real data, two files at a time: see th
 	$(BIN)/pytest -n 2 --dist loadfile -m long --durations=25
 
 test-bare: .venv-bare/installed   # the packages that need neither Ray nor MLflow, with the oldest torch
-	.venv-bare/bin/python -m pytest -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
+	.venv-bare/bin/python -m pytest $(PARALLEL) -m "not long" -o filterwarnings=error tests/pruning tests/training tests/models \
 		tests/datasets/test_data.py tests/datasets/test_streamed.py
 
 test-wheel: .venv/installed   # a wheel in an empty environment ends in a front: with the locked and the oldest versions
@@ -68,5 +68,6 @@ clean:
 
 .venv-bare/installed: .venv/installed
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) .venv-bare
-	$(BIN)/uv pip install --quiet --python .venv-bare/bin/python "torch==2.11.*" "torchvision==0.26.*" numpy safetensors pytest hypothesis
+	$(BIN)/uv pip install --quiet --python .venv-bare/bin/python "torch==2.11.*" "torchvision==0.26.*" numpy safetensors pytest pytest-xdist \
+		hypothesis
 	touch $@
