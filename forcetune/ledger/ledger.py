@@ -5,9 +5,11 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,6 +37,7 @@ from forcetune.study import Study
 
 T = TypeVar("T")
 
+DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 DATABASE_PATIENCE_S = 300.0  # that a database server may be away
 DATABASE_RETRY_PAUSE_S = 1.0  # between two attempts at a write
 # Attributes of the Optuna study:
@@ -86,10 +89,13 @@ class Ledger:
                 storage=self._storage, study_name=study.study, directions=directions(study), load_if_exists=True
             )
             self._study_id = self._storage.get_study_id_from_name(study.study)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise InputError(
-                f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
-            ) from error
+            self._size = self._describe_study(study)  # the number of the next trial
+        except DATABASE_ERRORS as error:
+            raise InputError(_cannot_be_used(uri, error)) from error
+        self._token: str | None = None
+
+    def _describe_study(self, study: Study) -> int:
+        """Store what a new study was made by, and return the number of its trials."""
         if STUDY_ATTR not in self._study.user_attrs:
             self._study.set_user_attr(FOLDER_ID_ATTR, uuid.uuid4().hex)
             with warnings.catch_warnings():
@@ -98,8 +104,7 @@ class Ledger:
         trials = self._study.get_trials(deepcopy=False)
         if STUDY_ATTR not in self._study.user_attrs or not trials:  # without a trial the file may still change
             self._study.set_user_attr(STUDY_ATTR, study.identity)
-        self._size = len(trials)  # the number of the next trial
-        self._token: str | None = None
+        return len(trials)
 
     @property
     def folder(self) -> Path:
@@ -121,18 +126,17 @@ class Ledger:
         if [attrs.get(f"{DASHBOARD_NOTE_ATTR}_str:{index}") for index in range(len(pieces))] == pieces:
             return
         pieces += [""] * sum(f"{DASHBOARD_NOTE_ATTR}_str:{index}" in attrs for index in range(len(pieces), len(attrs)))
-        entries = {f"{DASHBOARD_NOTE_ATTR}_str:{index}": piece for index, piece in enumerate(pieces)}
-        for name, value in {
-            **entries,
-            f"{DASHBOARD_NOTE_ATTR}_ver": attrs.get(f"{DASHBOARD_NOTE_ATTR}_ver", 0) + 1,
-        }.items():
-            self._storage.set_study_system_attr(self._study_id, name, value)
+        entries: dict[str, Any] = {f"{DASHBOARD_NOTE_ATTR}_str:{index}": piece for index, piece in enumerate(pieces)}
+        entries[f"{DASHBOARD_NOTE_ATTR}_ver"] = attrs.get(f"{DASHBOARD_NOTE_ATTR}_ver", 0) + 1
+        for name, value in entries.items():
+            self._persist(partial(self._storage.set_study_system_attr, self._study_id, name, value))
 
     def claim(self) -> None:
         """Make this process the study's one driver: the driver before it can write nothing more."""
         if is_postgresql(self._uri):
-            self._token = uuid.uuid4().hex
-            self._study.set_user_attr(WRITER_ATTR, self._token)
+            token = uuid.uuid4().hex
+            self._persist(lambda: self._study.set_user_attr(WRITER_ATTR, token))
+            self._token = token
 
     def guard(self) -> None:
         """Check that no other driver has had the study since this one claimed it.
@@ -232,7 +236,7 @@ class Ledger:
     def rename(self, name: str) -> None:
         """Give the study another name."""
         with durable("archived"):
-            rename_study(self._study.study_name, name, self._uri)
+            self._persist(lambda: _rename(self._study.study_name, name, self._uri))
 
     def _set_trial_attr(self, number: int, name: str, value: Any) -> None:
         # only the Trial that study.ask() returns has a public set_user_attr
@@ -273,27 +277,61 @@ class Ledger:
             HeldError: Another driver has the study.
             StoppedError: The database did not come back in time.
         """
-        deadline = time.monotonic() + (DATABASE_PATIENCE_S if sqlite_path(self._uri) is None else 0)
-        while True:
-            try:
-                self.guard()
-                return write()
-            except optuna.exceptions.UpdateFinishedTrialError:
-                return cast(T, None)  # the attempt before this one came through
-            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                if time.monotonic() > deadline:
-                    raise StoppedError(
-                        f"the ledger {hide_password(self._uri)} refuses writes: {innermost_message(error)}. Once it "
-                        "accepts them, run the same command again to continue"
-                    ) from None
-            time.sleep(DATABASE_RETRY_PAUSE_S)
+
+        def guarded_write() -> T:
+            self.guard()
+            return write()
+
+        return _write_patiently(guarded_write, self._uri)
+
+
+def _write_patiently(write: Callable[[], T], uri: str) -> T:
+    """Do a write to a store that may be repeated, and repeat it while the database is away.
+
+    Raises:
+        StoppedError: The database did not come back in time.
+    """
+    deadline = time.monotonic() + (DATABASE_PATIENCE_S if sqlite_path(uri) is None else 0)
+    while True:
+        try:
+            return write()
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return cast(T, None)  # the attempt before this one came through
+        except DATABASE_ERRORS as error:
+            if time.monotonic() > deadline:
+                raise StoppedError(_refuses_writes(uri, error)) from None
+        time.sleep(DATABASE_RETRY_PAUSE_S)
+
+
+@contextmanager
+def writing_to(uri: str) -> Iterator[None]:
+    """Raise StoppedError where a store refuses a write in this block, which is not repeated.
+
+    Args:
+        uri: The address of the Optuna storage.
+    """
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise StoppedError(_refuses_writes(uri, error)) from error
+
+
+def _refuses_writes(uri: str, error: Exception) -> str:
+    return (
+        f"the ledger {hide_password(uri)} refuses writes: {innermost_message(error)}. Once it accepts them, run the "
+        "same command again to continue"
+    )
+
+
+def _cannot_be_used(uri: str, error: Exception) -> str:
+    return f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
 
 
 def open_storage(uri: str) -> optuna.storages.BaseStorage:
     """Return Optuna's storage at an address; only one process at a time makes its tables.
 
     Raises:
-        InputError: The address is neither one of SQLite nor one of PostgreSQL.
+        InputError: The address is neither one of SQLite nor one of PostgreSQL, or the storage cannot be used.
     """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(
@@ -301,7 +339,11 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
             "postgresql://HOST/DATABASE"
         )
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True):
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
+        try:
+            storage = optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True})
+        except DATABASE_ERRORS as error:
+            raise InputError(_cannot_be_used(uri, error)) from error
+        return optuna.storages.get_storage(storage)
 
 
 def has_study(name: str, uri: str) -> bool:
@@ -329,7 +371,16 @@ def folder_of(name: str, uri: str, new_name: str | None = None) -> Path:
 
 
 def rename_study(name: str, new: str, uri: str) -> None:
-    """Give a study another name; Optuna itself can only copy its trials one by one to a study of that name."""
+    """Give a study another name.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
+    _write_patiently(lambda: _rename(name, new, uri), uri)
+
+
+def _rename(name: str, new: str, uri: str) -> None:
+    # Optuna itself can only copy the trials one by one to a study of the new name
     engine = sqlalchemy.create_engine(uri)
     statement = sqlalchemy.text("update studies set study_name = :new where study_name = :name")
     with engine.begin() as connection:
@@ -338,8 +389,14 @@ def rename_study(name: str, new: str, uri: str) -> None:
 
 
 def delete_study(name: str, uri: str) -> None:
-    """Delete a study with all of its trials."""
-    optuna.delete_study(study_name=name, storage=open_storage(uri))
+    """Delete a study with all of its trials, where the store has it.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
+    storage = open_storage(uri)
+    with suppress(KeyError):  # an earlier attempt came through, though the connection lost the answer
+        _write_patiently(lambda: optuna.delete_study(study_name=name, storage=storage), uri)
 
 
 def _folder(study: optuna.Study, uri: str, new_name: str | None = None) -> Path:
@@ -481,12 +538,16 @@ def retried_at(trial: FrozenTrial) -> int | None:
 
 
 def request_retry(name: str, uri: str) -> None:
-    """Note that the next driver of a study runs its failed trials again, where the store has the study."""
+    """Note that the next driver of a study runs its failed trials again, where the store has the study.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
     study = _load(name, uri)
     if study is None:
         return
     if failed := [trial.number for trial in select_current(study.get_trials(deepcopy=False)) if is_failed(trial)]:
-        study.set_user_attr(RETRY_ATTR, failed)
+        _write_patiently(lambda: study.set_user_attr(RETRY_ATTR, failed), uri)
 
 
 def has_retries(name: str, uri: str) -> bool:
@@ -502,9 +563,14 @@ def load_announced_end(name: str, uri: str) -> dict[str, Any] | None:
 
 
 def record_announced_end(name: str, uri: str, end: Mapping[str, Any]) -> None:
-    """Record that the program of `on_end` was started for this end of a study."""
-    if study := _load(name, uri):
-        study.set_user_attr(ANNOUNCED_END_ATTR, dict(end))
+    """Record that the program of `on_end` was started for this end of a study.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
+    study = _load(name, uri)
+    if study is not None:
+        _write_patiently(lambda: study.set_user_attr(ANNOUNCED_END_ATTR, dict(end)), uri)
 
 
 def is_failed(trial: FrozenTrial) -> bool:
@@ -556,10 +622,8 @@ def _load(name: str, uri: str) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=open_storage(uri))
     except KeyError:
         return None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(
-            f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
-        ) from error
+    except DATABASE_ERRORS as error:
+        raise InputError(_cannot_be_used(uri, error)) from error
 
 
 def _missing(uri: str) -> bool:
