@@ -26,6 +26,7 @@ from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Attempts, PriorTrial, Proposal, TrialOutcome
 from forcetune.names import suggestion
 from forcetune.stores import (
+    absolute_uri,
     enable_write_ahead_log,
     hide_password,
     innermost_message,
@@ -110,6 +111,16 @@ class Ledger:
     def folder(self) -> Path:
         """The folder of the study's running trials."""
         return _folder(self._study, self._uri)
+
+    @property
+    def claimant(self) -> str:
+        """The study's name, and a hash that tells it from the studies of this name in other stores.
+
+        All drivers of the study have the same. Studies of earlier versions have no identifier: the address of the store
+        alone tells them apart.
+        """
+        identifier = f"{self._study.user_attrs.get(FOLDER_ID_ATTR)} {hide_password(absolute_uri(self._uri))}"
+        return f"{self._study.study_name}-{hashlib.sha256(identifier.encode()).hexdigest()[:16]}"
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers, each with its record as the user attribute `ended`."""
