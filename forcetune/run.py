@@ -174,6 +174,8 @@ def announce_failure(study: Study, reason: str, console: Console) -> None:
             announce_end(study, "failed", reason, console)
     except InputError as error:  # the ledger is away, which may be why the driver died
         print_line(console, f"on_end: the program was not started: {error}")
+    except StoppedError as error:
+        print_line(console, f"on_end: the next driver starts the program again: {error}")
 
 
 def _rerun_front(study: Study, console: Console, session: RaySession, references: Mapping[str, float]) -> str | None:

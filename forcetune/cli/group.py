@@ -13,6 +13,7 @@ import click
 
 from forcetune import __version__
 from forcetune.errors import HeldError, InputError, StoppedError, escape_unprintable
+from forcetune.stores import innermost_message
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,10 +37,15 @@ class _Commands(click.Group):
                 _print_error(f"a disk is full ({error}); free some space and run the same command again")
             sys.exit(FAILED)
         except Exception as error:
-            if not _is_mlflow_error(error):
+            if _is_mlflow_error(error):
+                store, reason = "MLflow", str(error)
+            elif _is_database_error(error):
+                store, reason = "the Optuna storage", innermost_message(error)
+            else:
                 raise
             _print_error(
-                f"MLflow did not answer, or refused a request: {error}. Once MLflow answers, run the same command again"
+                f"{store} did not answer, or refused a request: {reason}. Once {store} answers, run the same command "
+                "again"
             )
             sys.exit(FAILED)
 
@@ -51,6 +57,11 @@ def _print_error(message: str) -> None:
 def _is_mlflow_error(error: Exception) -> bool:
     """Return whether the error is a MlflowException, without importing MLflow."""
     return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
+
+
+def _is_database_error(error: Exception) -> bool:
+    """Return whether the error is one of SQLAlchemy or of Optuna's storage, without importing either."""
+    return any(kind.__name__ in ("SQLAlchemyError", "StorageInternalError") for kind in type(error).__mro__)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

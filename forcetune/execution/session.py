@@ -94,6 +94,7 @@ class RaySession:
         resources, share = self.start()
         worker = ParallelWorker if resources.processes > 1 else Worker
         driver.describe()
+        share.set_claimant(driver.ledger.claimant)
         try:
             with driver.progress, share:
                 cluster.run(driver, resources, share, worker)

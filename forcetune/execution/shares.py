@@ -28,7 +28,7 @@ class Claim:
     """The claim of one study on the slots of a cluster.
 
     Attributes:
-        study: The name of the study.
+        study: The claimant: a text that no other study on the cluster has, also where its name is the same.
         priority: Its priority.
         wants: The number of trials that the study would run at once.
         fits: The number of its trials that fit into the whole cluster.
@@ -70,7 +70,7 @@ def allocate_slots(claims: Iterable[Claim]) -> dict[str, Allocation]:
         claims: One claim for each study.
 
     Returns:
-        The allocation of each study that wants a slot and fits into the cluster, by its name.
+        The allocation of each study that wants a slot and fits into the cluster, by its claimant.
     """
     free, allocations = 1.0, {}
     active = [claim for claim in claims if claim.wants > 0 and claim.fits > 0]
@@ -116,6 +116,9 @@ class ExclusiveSlots:
         self.contested = False
         self.fits = True
 
+    def set_claimant(self, claimant: str) -> None:
+        """Ignore who claims the slots: no other study claims any."""
+
     def set_wanted(self, trials: int) -> None:
         """Ignore the number of trials that the study wants: no other study needs to know it."""
 
@@ -130,7 +133,7 @@ class FairShare(ExclusiveSlots):
     """A study's slots on a cluster that other studies may use too; a context manager while the study wants any.
 
     Args:
-        study: The name of the study.
+        study: The claimant, as `Claim` has it.
         priority: Its priority.
         max_trials: The largest number of trials that run at once; None for no limit.
         count_fitting: Returns the number of the study's trials for which the cluster has room. It is called again and
@@ -152,6 +155,15 @@ class FairShare(ExclusiveSlots):
         self._board = SharedBoard()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def set_claimant(self, claimant: str) -> None:
+        """Claim slots under this text, from the next time on that the study wants any.
+
+        Args:
+            claimant: A text that no other study on the cluster has. A later driver of the study has the same one, so
+                that its claim takes the place of one that its dead predecessor left.
+        """
+        self._study = claimant
 
     def set_wanted(self, trials: int) -> None:
         """Claim slots for at most this number of trials, from the next claim on."""

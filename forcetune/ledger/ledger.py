@@ -1,19 +1,20 @@
 """The ledger: the Optuna study that records which trials exist and what became of them."""
 
+import hashlib
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from forcetune.errors import HeldError, InputError, StoppedError
+from forcetune.errors import HeldError, InputError
 from forcetune.ledger.fail_points import durable
 from forcetune.ledger.messages import Attempts, Proposal, TrialOutcome
 from forcetune.ledger.storage import (
@@ -35,13 +36,12 @@ from forcetune.ledger.trials import (
     read_trials,
     select_current,
 )
-from forcetune.stores import enable_write_ahead_log, hide_password, innermost_message, is_postgresql, sqlite_path
+from forcetune.ledger.writes import DATABASE_ERRORS, describe_unusable, write_patiently
+from forcetune.stores import absolute_uri, enable_write_ahead_log, hide_password, is_postgresql
 from forcetune.study import Study
 
 T = TypeVar("T")
 
-DATABASE_PATIENCE_S = 300.0  # that a database server may be away
-DATABASE_RETRY_PAUSE_S = 1.0  # between two attempts at a write
 # Optuna Dashboard's: how the names of a note's attributes begin, and how many characters one of them holds.
 DASHBOARD_NOTE_ATTR, NOTE_PIECE_CHARS = "dashboard:note", 2045
 # The study's attribute with the token of its last driver, where a lock can be lost with a connection.
@@ -74,10 +74,13 @@ class Ledger:
                 storage=self._storage, study_name=study.study, directions=directions(study), load_if_exists=True
             )
             self._study_id = self._storage.get_study_id_from_name(study.study)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise InputError(
-                f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
-            ) from error
+            self._size = self._describe_study(study)  # the number of the next trial
+        except DATABASE_ERRORS as error:
+            raise InputError(describe_unusable(uri, error)) from error
+        self._token: str | None = None
+
+    def _describe_study(self, study: Study) -> int:
+        """Store what a new study was made by, and return the number of its trials."""
         if STUDY_ATTR not in self._study.user_attrs:
             self._study.set_user_attr(FOLDER_ID_ATTR, uuid.uuid4().hex)
             with warnings.catch_warnings():
@@ -86,13 +89,22 @@ class Ledger:
         trials = self._study.get_trials(deepcopy=False)
         if STUDY_ATTR not in self._study.user_attrs or not trials:  # without a trial the file may still change
             self._study.set_user_attr(STUDY_ATTR, study.identity)
-        self._size = len(trials)  # the number of the next trial
-        self._token: str | None = None
+        return len(trials)
 
     @property
     def folder(self) -> Path:
         """The folder of the study's running trials."""
         return find_folder(self._study, self._uri)
+
+    @property
+    def claimant(self) -> str:
+        """The study's name, and a hash that tells it from the studies of this name in other stores.
+
+        All drivers of the study have the same. Studies of earlier versions have no identifier: the address of the store
+        alone tells them apart.
+        """
+        identifier = f"{self._study.user_attrs.get(FOLDER_ID_ATTR)} {hide_password(absolute_uri(self._uri))}"
+        return f"{self._study.study_name}-{hashlib.sha256(identifier.encode()).hexdigest()[:16]}"
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers, each with its record as the user attribute `ended`."""
@@ -109,18 +121,17 @@ class Ledger:
         if [attrs.get(f"{DASHBOARD_NOTE_ATTR}_str:{index}") for index in range(len(pieces))] == pieces:
             return
         pieces += [""] * sum(f"{DASHBOARD_NOTE_ATTR}_str:{index}" in attrs for index in range(len(pieces), len(attrs)))
-        entries = {f"{DASHBOARD_NOTE_ATTR}_str:{index}": piece for index, piece in enumerate(pieces)}
-        for name, value in {
-            **entries,
-            f"{DASHBOARD_NOTE_ATTR}_ver": attrs.get(f"{DASHBOARD_NOTE_ATTR}_ver", 0) + 1,
-        }.items():
-            self._storage.set_study_system_attr(self._study_id, name, value)
+        entries: dict[str, Any] = {f"{DASHBOARD_NOTE_ATTR}_str:{index}": piece for index, piece in enumerate(pieces)}
+        entries[f"{DASHBOARD_NOTE_ATTR}_ver"] = attrs.get(f"{DASHBOARD_NOTE_ATTR}_ver", 0) + 1
+        for name, value in entries.items():
+            self._persist(partial(self._storage.set_study_system_attr, self._study_id, name, value))
 
     def claim(self) -> None:
         """Make this process the study's one driver: the driver before it can write nothing more."""
         if is_postgresql(self._uri):
-            self._token = uuid.uuid4().hex
-            self._study.set_user_attr(WRITER_ATTR, self._token)
+            token = uuid.uuid4().hex
+            self._persist(lambda: self._study.set_user_attr(WRITER_ATTR, token))
+            self._token = token
 
     def guard(self) -> None:
         """Check that no other driver has had the study since this one claimed it.
@@ -220,7 +231,7 @@ class Ledger:
     def rename(self, name: str) -> None:
         """Give the study another name."""
         with durable("archived"):
-            rename_study(self._study.study_name, name, self._uri)
+            self._persist(lambda: rename_study(self._study.study_name, name, self._uri))
 
     def _set_trial_attr(self, number: int, name: str, value: Any) -> None:
         # only the Trial that study.ask() returns has a public set_user_attr
@@ -261,20 +272,12 @@ class Ledger:
             HeldError: Another driver has the study.
             StoppedError: The database did not come back in time.
         """
-        deadline = time.monotonic() + (DATABASE_PATIENCE_S if sqlite_path(self._uri) is None else 0)
-        while True:
-            try:
-                self.guard()
-                return write()
-            except optuna.exceptions.UpdateFinishedTrialError:
-                return cast(T, None)  # the attempt before this one came through
-            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                if time.monotonic() > deadline:
-                    raise StoppedError(
-                        f"the ledger {hide_password(self._uri)} refuses writes: {innermost_message(error)}. Once it "
-                        "accepts them, run the same command again to continue"
-                    ) from None
-            time.sleep(DATABASE_RETRY_PAUSE_S)
+
+        def guarded_write() -> T:
+            self.guard()
+            return write()
+
+        return write_patiently(guarded_write, self._uri)
 
 
 def _proposal_attrs(proposal: Proposal) -> dict[str, Any]:

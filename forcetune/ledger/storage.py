@@ -1,17 +1,18 @@
 """Optuna's storage: it is opened, and its studies are looked up, renamed and deleted."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.study import StudyDirection
-from sqlalchemy.exc import SQLAlchemyError
 
 from forcetune.errors import InputError
 from forcetune.ledger.driver_lock import SCHEMA_LOCK_NAME, driver_lock
-from forcetune.stores import hide_password, innermost_message, is_postgresql, sqlite_path, state_folder
+from forcetune.ledger.writes import DATABASE_ERRORS, describe_unusable, write_patiently
+from forcetune.stores import hide_password, is_postgresql, sqlite_path, state_folder
 from forcetune.study import Study
 
 # Attributes of the Optuna study:
@@ -29,7 +30,7 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
     """Return Optuna's storage at an address; only one process at a time makes its tables.
 
     Raises:
-        InputError: The address is neither one of SQLite nor one of PostgreSQL.
+        InputError: The address is neither one of SQLite nor one of PostgreSQL, or the storage cannot be used.
     """
     if sqlite_path(uri) is None and not is_postgresql(uri):
         raise InputError(
@@ -37,7 +38,11 @@ def open_storage(uri: str) -> optuna.storages.BaseStorage:
             "postgresql://HOST/DATABASE"
         )
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True):
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True}))
+        try:
+            storage = optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True})
+        except DATABASE_ERRORS as error:
+            raise InputError(describe_unusable(uri, error)) from error
+        return optuna.storages.get_storage(storage)
 
 
 def has_study(name: str, uri: str) -> bool:
@@ -65,7 +70,16 @@ def folder_of(name: str, uri: str, new_name: str | None = None) -> Path:
 
 
 def rename_study(name: str, new: str, uri: str) -> None:
-    """Give a study another name; Optuna itself can only copy its trials one by one to a study of that name."""
+    """Give a study another name.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
+    write_patiently(lambda: _rename(name, new, uri), uri)
+
+
+def _rename(name: str, new: str, uri: str) -> None:
+    # Optuna itself can only copy the trials one by one to a study of the new name
     engine = sqlalchemy.create_engine(uri)
     statement = sqlalchemy.text("update studies set study_name = :new where study_name = :name")
     with engine.begin() as connection:
@@ -74,8 +88,14 @@ def rename_study(name: str, new: str, uri: str) -> None:
 
 
 def delete_study(name: str, uri: str) -> None:
-    """Delete a study with all of its trials."""
-    optuna.delete_study(study_name=name, storage=open_storage(uri))
+    """Delete a study with all of its trials, where the store has it.
+
+    Raises:
+        StoppedError: The store does not accept the write.
+    """
+    storage = open_storage(uri)
+    with suppress(KeyError):  # an earlier attempt came through, though the connection lost the answer
+        write_patiently(lambda: optuna.delete_study(study_name=name, storage=storage), uri)
 
 
 def find_folder(study: optuna.Study, uri: str, new_name: str | None = None) -> Path:
@@ -111,10 +131,8 @@ def load_optuna_study(name: str, uri: str) -> optuna.Study | None:
         return optuna.load_study(study_name=name, storage=open_storage(uri))
     except KeyError:
         return None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(
-            f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
-        ) from error
+    except DATABASE_ERRORS as error:
+        raise InputError(describe_unusable(uri, error)) from error
 
 
 def is_missing(uri: str) -> bool:

@@ -104,6 +104,8 @@ class WeightUsage:
         names = {id(weight): name for name, weight in weights.items()}
 
         def count_use(name: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+            if not isinstance(module, nn.Conv2d | nn.Linear):  # an embedding with the same weight multiplies nothing
+                return
             self.positions[name] += count_positions(module, outputs.shape)
             self.groups[name] = getattr(module, "groups", 1)
 

@@ -81,10 +81,10 @@ def _find_obstacles(
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted < total / 2:
         yield f"{total - counted} of {total} parameters belong to no Conv2d or Linear layer and are never pruned"
-    modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) and not _is_frozen(m)]
-    if len(modules) > len(weights):
-        sharing_layers = len(modules) - len(weights)
-        yield f"{sharing_layers} layers share their weight with another layer: a shared weight is pruned once"
+    ids = {id(weight) for weight in weights.values()}
+    uses = sum(id(parameter) in ids for module in model.modules() for parameter in module.parameters(recurse=False))
+    if uses > len(weights):
+        yield f"{uses - len(weights)} layers share their weight with another layer: a shared weight is pruned once"
     if frozen := [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and _is_frozen(m)]:
         yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:

@@ -22,19 +22,23 @@ SAFETENSORS_SUFFIX, LAYER_ORDER_KEY = ".safetensors", "order"  # the key is of t
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that may be pruned: those of every Conv2d and Linear, never biases or norms.
 
-    A weight that two modules share is listed once, and one that is frozen (`requires_grad` is False) not at all.
+    A weight that two modules share is listed once. The weight of a Linear that is tied to an embedding may be pruned
+    like any other Linear's: a pruned weight is then 0 in both. A weight that is frozen (`requires_grad` is False) is
+    not listed.
 
     Args:
         model: The network.
 
     Returns:
-        Parameter name to weight, in module order.
+        Parameter name to weight, in the order of the Conv2d and Linear modules. The name is that of
+        `named_parameters()`, which names a shared weight after the first module that has it.
 
     Raises:
         InputError: The network has no such weight, or a layer computes its weight from other parameters, so that a mask
             of it would mean nothing.
     """
     weights: dict[str, Tensor] = {}
+    parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
     frozen = 0
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -47,8 +51,8 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
                 "torch.nn.utils.prune.remove"
             )
         frozen += not module.weight.requires_grad
-        if module.weight.requires_grad and all(module.weight is not weight for weight in weights.values()):
-            weights[weight_name(name)] = module.weight
+        if module.weight.requires_grad:
+            weights.setdefault(parameter_names[id(module.weight)], module.weight)
     if not weights:
         frozen_reason = f"all its {frozen} Conv2d and Linear layers are frozen"
         reason = frozen_reason if frozen else "it has no Conv2d or Linear layer"

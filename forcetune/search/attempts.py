@@ -26,14 +26,16 @@ class Spending:
 
     Args:
         outcomes: The trials that earlier drivers have ended.
+        uncharged: The hours and device hours, by name, that went into trials which no budget of this driver counts.
 
     Attributes:
         devices: The devices of a trial that device hours count: its GPUs, or its cores where it has no GPU.
         device_hours: The device hours of all attempts that are over.
     """
 
-    def __init__(self, outcomes: Iterable[TrialOutcome]) -> None:
+    def __init__(self, outcomes: Iterable[TrialOutcome], uncharged: Mapping[str, float] | None = None) -> None:
         spent = find_spent(outcomes)
+        self._uncharged = uncharged or {}
         self.devices = 1.0
         self.device_hours = spent["device_hours"]
         self._earlier_hours = spent["hours"]
@@ -43,6 +45,12 @@ class Spending:
     def hours(self) -> float:
         """The hours that the study has been searched, by this driver and those before it."""
         return self._earlier_hours + (time.monotonic() - self._started_at) / 3600
+
+    @property
+    def charged(self) -> dict[str, float]:
+        """The hours and device hours that count against the budget, by name."""
+        spent = {"hours": self.hours, "device_hours": self.device_hours}
+        return {name: value - self._uncharged.get(name, 0.0) for name, value in spent.items()}
 
     def count(self, running: Running) -> float:
         """Add the device hours of an attempt that is over, once, and return them."""

@@ -17,7 +17,7 @@ from forcetune.ledger.study_attributes import has_retries
 from forcetune.ledger.trials import is_on_front, load_trials, read_outcomes, select_counted, select_current
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
-from forcetune.search.ending import LEAST_BUDGET_HOURS, compute_budget_left, find_spent
+from forcetune.search.ending import LEAST_BUDGET_HOURS, compute_budget_left, find_spent, find_uncharged
 from forcetune.search.marking import mark_front, move_aliases
 from forcetune.search.printing import print_line
 from forcetune.search.proposals import FixedProposals
@@ -54,7 +54,8 @@ def rerun(
     while True:
         companion = study.make_companion(Search())
         trials = load_trials(study.study, optuna_uri())
-        reruns = select_current(load_trials(companion.study, optuna_uri()))
+        companion_trials = load_trials(companion.study, optuna_uri())
+        reruns = select_current(companion_trials)
         proposals = propose_reruns(study, trials, reruns, references)
         all_ended = all(trial.state.is_finished() for trial in reruns)
         if not proposals and all_ended and not has_retries(companion.study, optuna_uri()):
@@ -72,7 +73,8 @@ def rerun(
             message = f"{len(proposals)} trials with fresh seeds: the front, and the trials that may belong to it"
             print_line(console, message)
         propose = partial(_propose_fixed, proposals)
-        driver = open_driver(companion, check, console, references=references, propose=propose)
+        uncharged = find_uncharged(companion_trials, lambda trial: "marks" not in trial.user_attrs)
+        driver = open_driver(companion, check, console, references=references, propose=propose, uncharged=uncharged)
         drive(driver)
         _update_front(study.study, console)  # by the means over fresh seeds
         if driver.end_reason:
@@ -112,18 +114,22 @@ def run_listed_companions(
     if not proposals and all_ended and not has_retries(study.study + COMPANION, optuna_uri()):
         return None
     total = len(select_counted(trials)) + len(proposals)
+    device_hours = companion_runs.device_hours
     companion = study.make_companion(
         Search(
             trials=total,
             sampler="random",
             stopping="none",
-            budget=_compute_budget(companion_runs, trials),
+            budget=None if device_hours is None else Budget(device_hours=device_hours),
             max_failures=total,  # the night itself decides what failures mean
         ),
         constraints={},
     )
     propose = partial(_propose_fixed, proposals)
-    driver = open_driver(companion, check, console, references=references, propose=propose)
+    uncharged = find_uncharged(
+        trials, lambda trial: trial.user_attrs.get("marks", {}).get("night") == companion_runs.night
+    )
+    driver = open_driver(companion, check, console, references=references, propose=propose, uncharged=uncharged)
     drive(driver)
     _update_front(study.study, console)  # re-runs that had failed may be among these trials
     return f"the comparisons ended early: {driver.end_reason}" if driver.end_reason else None
@@ -145,14 +151,6 @@ def _update_front(study: str, console: Console) -> None:
         print_line(
             console, f"the front of {study} is not marked anew ({error}); `forcetune doctor {study} --repair` does it"
         )
-
-
-def _compute_budget(companion_runs: CompanionRuns, trials: list[FrozenTrial]) -> Budget | None:
-    """Return the budget of the companion in all: what was spent before this night, and what the night may cost."""
-    if companion_runs.device_hours is None:
-        return None
-    before = [trial for trial in trials if trial.user_attrs.get("marks", {}).get("night") != companion_runs.night]
-    return Budget(device_hours=find_spent(read_outcomes(before))["device_hours"] + companion_runs.device_hours)
 
 
 def propose_reruns(

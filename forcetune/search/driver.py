@@ -60,6 +60,7 @@ class Driver:
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
         is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
             runs keep weights then stays.
+        uncharged: The hours and device hours, by name, that went into trials which the study's budget does not count.
 
     Attributes:
         ledger: The study's ledger.
@@ -80,6 +81,7 @@ class Driver:
         references: Mapping[str, float],
         propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
         is_recorded: bool = False,
+        uncharged: Mapping[str, float] | None = None,
     ) -> None:
         self._study = study
         self._kept_weights = KeptWeights(study)
@@ -110,7 +112,7 @@ class Driver:
         self._early_stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
         self._stopping_criterion = StoppingCriterion(study, references)
-        self.spending = Spending(list_outcomes(trials))
+        self.spending = Spending(list_outcomes(trials), uncharged)
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard, mark_front)
         self._outbox.warn = progress.warn
         self._outbox.on_delivered = lambda seconds: self.meter.observe_log(seconds)
@@ -520,7 +522,7 @@ class Driver:
     @property
     def _over_reason(self) -> str | None:
         """The reason why no further trial is started before the study has all: its budget, patience or failures."""
-        self._stopping_criterion.set_spent(self.spending.hours, self.spending.device_hours)
+        self._stopping_criterion.set_spent(**self.spending.charged)
         return self._stopping_criterion.reason or self._stopping_criterion.failure_reason
 
     def _propose(self) -> Proposal | None:
@@ -545,6 +547,7 @@ def open_driver(
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
     is_recorded: bool = False,
+    uncharged: Mapping[str, float] | None = None,
 ) -> Driver:
     """Return the driver of a study on the stores that the environment names.
 
@@ -557,6 +560,7 @@ def open_driver(
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
         is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
             runs keep weights then stays.
+        uncharged: The hours and device hours, by name, that went into trials which the study's budget does not count.
     """
     uri = optuna_uri()
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True), durable("tables"):
@@ -566,7 +570,7 @@ def open_driver(
     if count := ledger.retry():
         print_line(console, f"running {count} failed trials again")
     progress = Progress(study, console)
-    return Driver(study, ledger, tracker, progress, references or {}, propose, is_recorded)
+    return Driver(study, ledger, tracker, progress, references or {}, propose, is_recorded, uncharged)
 
 
 def _provenance(study: Study) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Criteria that end a search before it has all its trials: a budget, patience with the front, failed trials."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -156,6 +156,30 @@ def find_spent(outcomes: Iterable[TrialOutcome]) -> dict[str, float]:
     """Return the hours and device hours that a study had cost when the last of these trials ended, by name."""
     records = [outcome.record.get("spent", {}) for outcome in outcomes]
     return {name: max((spent.get(name, 0.0) for spent in records), default=0.0) for name in Budget.model_fields}
+
+
+def find_uncharged(trials: Iterable[FrozenTrial], is_charged: Callable[[FrozenTrial], bool]) -> dict[str, float]:
+    """Return the hours and device hours that went into trials which a budget does not count, by name.
+
+    A record has what the study had cost when its trial ended. The cost of a trial is the growth since the end of the
+    trial before it.
+
+    Args:
+        trials: All trials of the study in the ledger.
+        is_charged: Returns whether the budget counts a trial.
+    """
+    spent_by_trial = [
+        (outcome.record["spent"], is_charged(trial))
+        for trial in trials
+        for outcome in read_outcomes([trial])
+        if "spent" in outcome.record
+    ]
+    before = uncharged = dict.fromkeys(Budget.model_fields, 0.0)
+    for spent, charged in sorted(spent_by_trial, key=lambda entry: entry[0]["hours"]):
+        if not charged:
+            uncharged = {name: hours + spent[name] - before[name] for name, hours in uncharged.items()}
+        before = spent
+    return uncharged
 
 
 def compute_budget_left(budget: Budget | None, spent: Mapping[str, float]) -> Budget | None:

@@ -10,6 +10,7 @@ from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.storage import delete_study, folder_of, has_study, open_storage, read_system_attrs, rename_study
+from forcetune.ledger.writes import writing_to
 from forcetune.names import COMPANION
 from forcetune.search.deletion import exists, find_contents
 from forcetune.state_files import copy_folder, has_folder, remove_folder
@@ -43,7 +44,7 @@ def move(study: str, ledger: str | None, runs: str | None, say: Callable[[str], 
     Raises:
         InputError: There is no such study, a store cannot be used, or it has a different study of that name.
         HeldError: A driver runs the study or its companions.
-        StoppedError: A copy differs from its source; both are kept for inspection.
+        StoppedError: A copy differs from its source, and both are kept for inspection; or a store refuses a write.
     """
     check_targets(ledger, runs)
     ledger, runs = _make_absolute(ledger, runs)
@@ -138,16 +139,16 @@ def _copy_study(name: str, target: str) -> None:
         return
     if has_study(name + MOVING_SUFFIX, target):
         delete_study(name + MOVING_SUFFIX, target)
-    optuna.copy_study(
-        from_study_name=name, from_storage=open_storage(source), to_storage=open_storage(target),
-        to_study_name=name + MOVING_SUFFIX,
-    )  # fmt: skip
+    stores = {"from_storage": open_storage(source), "to_storage": open_storage(target)}
+    with writing_to(target):
+        optuna.copy_study(from_study_name=name, to_study_name=name + MOVING_SUFFIX, **stores)
     copied = optuna.load_study(study_name=name + MOVING_SUFFIX, storage=open_storage(target))
     if _read_content(name, source) != _read_content(name + MOVING_SUFFIX, target):
         raise StoppedError(
             f"the copied trials of {name} in {hide_password(target)} differ from the originals; both are kept"
         )
-    copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
+    with writing_to(target):
+        copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
     source_folder, target_folder = folder_of(name, source), folder_of(name + MOVING_SUFFIX, target, name)
     if has_folder(source_folder) and source_folder != target_folder:
         copy_folder(source_folder, target_folder)

@@ -1,6 +1,8 @@
 """The division of a cluster's slots among studies, and the board on which they publish their claims."""
 
+import sqlite3
 import time
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 
 import pytest
@@ -12,10 +14,13 @@ from forcetune.execution import environment
 environment.prepare()  # Ray reads these variables while it is imported
 
 import ray  # noqa: E402
+from rich.console import Console  # noqa: E402
 
-from forcetune.execution import claim_board, shares  # noqa: E402
+from forcetune.execution import claim_board, cluster, shares  # noqa: E402
 from forcetune.execution.claim_board import BOARD_NAME, BOARD_NAMESPACE, Board, SharedBoard  # noqa: E402
+from forcetune.execution.session import RaySession  # noqa: E402
 from forcetune.execution.shares import Claim, allocate_slots  # noqa: E402
+from forcetune.ledger.ledger import Ledger  # noqa: E402
 
 
 def make_claim(study, wants=100, fits=4, priority="normal", **turn_state):
@@ -143,6 +148,68 @@ def test_a_study_shares_with_those_that_claim_and_forgets_those_that_stop(board,
         share._update()
         assert share.slots == 1
     assert publish(board, make_claim("b")) == {"b"}
+
+
+class StubDriver:
+    """A driver of a study, whose trials nobody runs."""
+
+    is_finished = False
+    progress = nullcontext()
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+
+    def describe(self):
+        return
+
+    def close(self):
+        return
+
+
+def drive_with_share(monkeypatch, study, uri, look):
+    """Drive a study on a cluster of four slots; `look` is called with its share while it claims slots."""
+    session = RaySession(study, Console(quiet=True), "normal")
+    session._placement = study.resources, shares.FairShare(study.study, "normal", None, lambda: 4)
+    monkeypatch.setattr(cluster, "run", lambda driver, resources, share, worker: look(share))
+    session.drive(StubDriver(Ledger(study, uri)))
+
+
+def test_studies_of_one_name_in_different_stores_share_a_cluster(board, monkeypatch, make_study, tmp_path):
+    stores = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "other")]
+    slots = []
+
+    def look_at_second(share):
+        slots.append(share.slots)
+
+    def look_at_first(share):
+        drive_with_share(monkeypatch, make_study(), stores[1], look_at_second)
+        publish(board, replace(make_claim("of a third study"), wants=0))
+        share._update()
+        slots.append(share.slots)
+
+    drive_with_share(monkeypatch, make_study(), stores[0], look_at_first)
+    assert slots == [2, 4], "the second one has its half, and then leaves it to the first one"
+    assert publish(board, make_claim("b")) == {"b", "of a third study"}
+
+
+def test_a_later_driver_takes_over_the_claim_of_the_one_before(board, monkeypatch, make_study, tmp_path):
+    uri, slots = f"sqlite:///{tmp_path}/optuna.db", []
+    monkeypatch.setattr(board, "withdraw", lambda study: None)  # the first driver is killed
+    for _ in range(2):
+        drive_with_share(monkeypatch, make_study(), uri, lambda share: slots.append(share.slots))
+    assert slots == [4, 4]
+    assert len(publish(board, make_claim("b"))) == 2
+
+
+def test_a_copy_of_a_store_claims_for_itself(make_study, tmp_path):
+    original = Ledger(make_study(), f"sqlite:///{tmp_path}/optuna.db")
+    (tmp_path / "copy").mkdir()
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
+        connection.execute("vacuum into ?", (str(tmp_path / "copy" / "optuna.db"),))
+    copied = Ledger(make_study(), f"sqlite:///{tmp_path}/copy/optuna.db")
+    assert copied.folder.name == original.folder.name
+    assert copied.claimant != original.claimant
+    assert Ledger(make_study(), f"sqlite:///{tmp_path}/optuna.db").claimant == original.claimant
 
 
 def test_a_board_that_has_lost_its_claims_leaves_the_slots_as_they_are_until_all_are_there(board, clock, monkeypatch):

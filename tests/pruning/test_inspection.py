@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_methods import TiedEmbedding
 from torch import nn
 
 from forcetune.errors import InputError
@@ -47,6 +48,13 @@ def test_obstacles():
     assert "the layers of spare.weight: " in obstacles
     assert "no path from input to output for 16.67% of the weights" in obstacles  # 16 of 96
     assert len(inspection.obstacles) == 4
+
+
+def test_a_weight_that_is_tied_to_an_embedding_is_one_prunable_weight():
+    inspection = inspect(TiedEmbedding(), (1, 4, 4), 3)
+    assert [name for name, *_ in inspection.layers] == ["body.weight", "embedding.weight"]
+    assert inspection.unprunable == {"biases": 8}
+    assert "1 layers share their weight" in inspection.obstacles[0]
 
 
 class Detached(nn.Module):

@@ -22,7 +22,13 @@ from forcetune.names import COMPANION
 from forcetune.report import results
 from forcetune.search import companions
 from forcetune.search.archive import archive
-from forcetune.search.companions import FIRST_FRESH_SEEDS, count_wanted_seeds, propose_reruns, rerun
+from forcetune.search.companions import (
+    FIRST_FRESH_SEEDS,
+    count_wanted_seeds,
+    propose_reruns,
+    rerun,
+    run_listed_companions,
+)
 from forcetune.search.driver import open_driver
 from forcetune.search.proposals import FixedProposals
 from forcetune.stores import mlflow_uri, optuna_uri
@@ -212,6 +218,55 @@ def test_nothing_is_run_again_once_the_budget_is_used_up(search_densities):
     end_reason = rerun(study, lambda: None, QUIET_CONSOLE, drive_with(lambda d, seed: 0.5, issued))
     assert end_reason == "there are no further re-runs with fresh seeds, because the search has used up the budget"
     assert issued == []
+
+
+def run_night(study, night, device_hours, drive):
+    """Run one comparison of a night, and return why it ended early."""
+    champion = load_trials("s", optuna_uri())[0].user_attrs
+    trial = Trial(**{**champion["fields"], "shuffle": True, "seed": int(night)})
+    companion = Companion(trial, parent_key=champion["key"], tags={"night": night})
+    companion_runs = CompanionRuns(study, [companion], night, device_hours)
+    return run_listed_companions(companion_runs, lambda: None, QUIET_CONSOLE, drive)
+
+
+def drive_for(hours, issued):
+    """Return a function that runs a driver, each of whose attempts takes these device hours."""
+
+    def drive(driver):
+        while assignment := driver.issue():
+            issued.append((assignment.trial.density, assignment.trial.seed))
+            driver.spending.device_hours += hours
+            end(driver, assignment, ACCURACY_BY_DENSITY[assignment.trial.density])
+        driver.close()
+
+    return drive
+
+
+def test_nights_take_nothing_from_the_budget_of_fresh_seeds(search_densities):
+    study, issued = search_densities(3), []
+    search = study.search.model_copy(update={"budget": Budget(device_hours=4.0)})
+    study = study.model_copy(update={"search": search})
+    assert run_night(study, "1", None, drive_for(50.0, [])) is None
+    end_reason = rerun(study, lambda: None, QUIET_CONSOLE, drive_for(1.0, issued))
+    assert end_reason == "the re-runs with fresh seeds ended early: the budget of 4 device hours is used up"
+    assert len(issued) == 4, "fresh seeds count against the budget themselves"
+    assert run_night(study, "2", None, drive_for(50.0, [])) is None
+    assert rerun(study, lambda: None, QUIET_CONSOLE, drive_for(1.0, issued)) == end_reason
+    assert len(issued) == 4
+
+
+def test_fresh_seeds_between_two_attempts_at_a_night_give_it_no_second_budget(search_densities):
+    study, issued = search_densities(3), []
+    assert run_night(study, "1", 3.0, drive_for(3.0, issued)) is None
+    assert rerun(study, lambda: None, QUIET_CONSOLE, drive_for(1.0, [])) is None
+    champion = load_trials("s", optuna_uri())[1].user_attrs
+    companion = Companion(
+        Trial(**{**champion["fields"], "shuffle": True}), parent_key=champion["key"], tags={"night": "1"}
+    )
+    companion_runs = CompanionRuns(study, [companion], "1", 3.0)
+    end_reason = run_listed_companions(companion_runs, lambda: None, QUIET_CONSOLE, drive_for(3.0, issued))
+    assert end_reason == "the comparisons ended early: the budget of 3 device hours is used up"
+    assert len(issued) == 1
 
 
 def test_points_that_differ_in_their_seed_alone_have_fresh_seeds_of_their_own(search_densities):

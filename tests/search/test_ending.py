@@ -1,9 +1,12 @@
 """The criteria that end a search before it has all its trials."""
 
+from dataclasses import asdict
+
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from forcetune.ledger.messages import TrialOutcome
-from forcetune.search.ending import FailureLimit, StoppingCriterion, compute_budget_left, find_spent
+from forcetune.search.ending import FailureLimit, StoppingCriterion, compute_budget_left, find_spent, find_uncharged
 from forcetune.study import Budget
 
 
@@ -119,3 +122,29 @@ def test_failures_of_earlier_drivers_count_but_end_no_later_search(make_criterio
             assert criterion.failure_reason is None
             criterion.add(failed())
         assert criterion.failure_reason
+
+
+def test_what_other_trials_cost_is_not_charged():
+    """The trials end in the order of what the study had cost, not in that of their numbers."""
+
+    def make_trial(hours, night=None, recorded=True):
+        record = {"spent": {"hours": hours, "device_hours": 2 * hours}} if recorded else {}
+        attrs = {
+            "ended": asdict(TrialOutcome("trained", record=record)),
+            **({"marks": {"night": night}} if night else {}),
+        }
+        return create_trial(state=TrialState.FAIL, user_attrs=attrs)
+
+    running = create_trial(state=TrialState.RUNNING)
+    trials = [
+        make_trial(1.0),
+        make_trial(4.5),
+        make_trial(4.0, "1"),
+        running,
+        make_trial(2.0, "1"),
+        make_trial(9.0, "2"),
+    ]
+    trials.append(make_trial(0.0, "1", recorded=False))
+    assert find_uncharged(trials, lambda trial: "marks" not in trial.user_attrs) == {"hours": 7.5, "device_hours": 15.0}
+    assert find_uncharged(trials, lambda trial: True) == {"hours": 0.0, "device_hours": 0.0}
+    assert find_uncharged([], lambda trial: False) == {"hours": 0.0, "device_hours": 0.0}

@@ -328,7 +328,7 @@ from forcetune.training import TorchGroup
 torch.set_num_threads(1)
 rank, path = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group(
-    "gloo", store=distributed.FileStore(path, 2), rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    "gloo", store=distributed.FileStore(path, 2), rank=rank, world_size=2, timeout=timedelta(seconds=240)
 )
 epochs, model, _ = train(make_convolutions, TorchGroup())
 print(json.dumps([epochs, [float(p.detach().abs().sum()) for p in model.parameters()]]))
@@ -345,7 +345,12 @@ def test_two_processes_of_gloo_have_the_losses_of_one(tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+    try:
+        outputs = [json.loads(process.communicate(timeout=300)[0]) for process in processes]
+    finally:
+        for process in processes:
+            with process:
+                process.kill()
     expected, expected_model, _ = train(make_convolutions)
     names = ("train_loss", "val_loss", "val_accuracy")
     check_close(list_numbers(outputs[0][0], *names), list_numbers(expected, *names))

@@ -1,0 +1,68 @@
+"""Writes to Optuna's storage: they are repeated while a database is away, and refused ones are one sentence."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import optuna
+from sqlalchemy.exc import SQLAlchemyError
+
+from forcetune.errors import StoppedError
+from forcetune.stores import hide_password, innermost_message, sqlite_path
+
+T = TypeVar("T")
+
+DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+DATABASE_PATIENCE_S = 300.0  # that a database server may be away
+DATABASE_RETRY_PAUSE_S = 1.0  # between two attempts at a write
+
+
+def write_patiently(write: Callable[[], T], uri: str) -> T:
+    """Do a write to a store that may be repeated, and repeat it while the database is away.
+
+    Args:
+        write: The write.
+        uri: The address of the Optuna storage.
+
+    Returns:
+        What `write` returns; None where an attempt came through whose answer was lost.
+
+    Raises:
+        StoppedError: The database did not come back in time.
+    """
+    deadline = time.monotonic() + (DATABASE_PATIENCE_S if sqlite_path(uri) is None else 0)
+    while True:
+        try:
+            return write()
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return cast(T, None)  # the attempt before this one came through
+        except DATABASE_ERRORS as error:
+            if time.monotonic() > deadline:
+                raise StoppedError(_describe_refusal(uri, error)) from None
+        time.sleep(DATABASE_RETRY_PAUSE_S)
+
+
+@contextmanager
+def writing_to(uri: str) -> Iterator[None]:
+    """Raise StoppedError where a store refuses a write in this block, which is not repeated.
+
+    Args:
+        uri: The address of the Optuna storage.
+    """
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise StoppedError(_describe_refusal(uri, error)) from error
+
+
+def describe_unusable(uri: str, error: Exception) -> str:
+    """Return the sentence that says why a storage cannot be opened or read."""
+    return f"the Optuna storage {hide_password(uri)} cannot be used: {innermost_message(error)}"
+
+
+def _describe_refusal(uri: str, error: Exception) -> str:
+    return (
+        f"the ledger {hide_password(uri)} refuses writes: {innermost_message(error)}. Once it accepts them, run the "
+        "same command again to continue"
+    )
