@@ -1,7 +1,7 @@
 """The comparison of champions with random pruning: twins with fresh seeds, and verdicts on the differences."""
 
 from forcetune.analysis import DEFAULT_COLLAPSE_MARGIN
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.comparing import DEFAULT_MARGIN_POINTS, DEFAULT_SEEDS, RIVALS, Plan, check, conclude, plan, run
 from forcetune.baseline.dense import plan_dense_runs
 from forcetune.baseline.findings import Findings

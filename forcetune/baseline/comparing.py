@@ -13,7 +13,7 @@ import pandas as pd
 
 from forcetune import analysis, tracking
 from forcetune.analysis import DEFAULT_COLLAPSE_MARGIN
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.champions import Champion
 from forcetune.baseline.evidence import Margins, judge_comparisons, judge_pooled
 from forcetune.baseline.sending import Sender

@@ -1,7 +1,7 @@
 """Dense companions: the networks of a study with nothing pruned."""
 
 from forcetune import analysis, tracking
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.twins import replace_fields
 from forcetune.report.results import DENSE_ARM
 from forcetune.study import Companion, CompanionRuns, Trial

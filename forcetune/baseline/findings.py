@@ -14,7 +14,7 @@ import pandas as pd
 from forcetune import analysis
 from forcetune.analysis import Standing
 from forcetune.baseline import sentinels
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.evidence import Margins, Pair, collect_pairs, describe_comparison
 from forcetune.baseline.rounds import group_pairs_by_night
 from forcetune.baseline.sentinels import Watch

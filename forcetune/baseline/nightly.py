@@ -15,7 +15,7 @@ from rich.console import Console
 from forcetune import tracking
 from forcetune.analysis import Standing
 from forcetune.baseline import sentinels
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.evidence import Margins
 from forcetune.baseline.findings import Findings, compute_standings, conclude_night, is_open
 from forcetune.baseline.page import render_page

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forcetune import tracking
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.errors import InputError
 from forcetune.formats import format_percent
 from forcetune.report.tables import Table
@@ -42,7 +42,7 @@ def add_proofs(findings: Findings, champion_studies: Sequence[ChampionStudy], re
     else:
         proofs, notes = [Proof.from_plain(content) for content in written["proofs"]], written["notes"]
     alarms = [f"{proof.label} {proof.problem}" for proof in proofs if proof.problem]
-    obstacles = [f"{proof.label} was not proved: {proof.obstacle}" for proof in proofs if proof.obstacle]
+    obstacles = [f"{proof.label} was not tested: {proof.obstacle}" for proof in proofs if proof.obstacle]
     return replace(
         findings,
         proofs=proofs,
@@ -60,7 +60,7 @@ def _prove_all(champion_studies: Sequence[ChampionStudy]) -> tuple[list[Proof], 
         try:
             proofs += prove_registered(champion_study.name, runs)
         except InputError as error:
-            notes.append(f"{champion_study.name}: its registered networks were not proved: {error}")
+            notes.append(f"{champion_study.name}: its registered networks were not tested: {error}")
     return proofs, notes
 
 
@@ -76,7 +76,7 @@ def tabulate_proofs(proofs: Sequence[Proof]) -> Table:
             "-" if proof.accuracy is None else format_percent(proof.accuracy),
             "-" if proof.expected is None else format_percent(proof.expected),
             str(proof.samples) if proof.samples else "-",
-            "alarm" if proof.problem else "not proved" if proof.obstacle else "agrees",
+            "alarm" if proof.problem else "not tested" if proof.obstacle else "agrees",
         ]
         for proof in proofs
     ]

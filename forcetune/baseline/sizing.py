@@ -9,7 +9,7 @@ import numpy as np
 
 from forcetune import analysis, tracking
 from forcetune.analysis.effects import ACCURACY_POINTS
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.champions import Champion
 from forcetune.baseline.evidence import collect_pairs
 from forcetune.baseline.twins import FIXED_TWIN_FIELDS, plan_tuning

@@ -176,7 +176,7 @@ def resume(job: str, address: str | None, as_json: bool) -> None:
 def supervise(
     file: str, client: str, restarts: int, priority: Priority, fresh: bool, retry_failed: bool, companions: bool
 ) -> None:
-    """Run the command of a job, `search` or `accompany`, and start it again when it dies."""
+    """Run the command of a job, `search` or `run-companions`, and start it again when it dies."""
     from forcetune.jobs import supervisor
 
     def is_complete() -> bool:
@@ -188,7 +188,7 @@ def supervise(
         except InputError:  # the ledger is away, as it may have been for the driver
             return False
 
-    command = ["accompany" if companions else "search", file, "--priority", priority]
+    command = ["run-companions" if companions else "search", file, "--priority", priority]
     first_run_options = [option for option, is_set in (("--fresh", fresh), ("--retry-failed", retry_failed)) if is_set]
     code = supervisor.supervise(command, client, restarts, is_complete, first_run_options)
     if not companions and code not in supervisor.ANNOUNCED_EXIT_CODES:
@@ -204,7 +204,7 @@ def supervise(
 @main.command(hidden=True)
 @click.argument("file")
 @priority_option
-def accompany(file: str, priority: Priority) -> None:
+def run_companions(file: str, priority: Priority) -> None:
     """Run the companions that FILE lists."""
     from forcetune import run
     from forcetune.cli import terminal

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -36,11 +36,9 @@ from forcetune.ledger.trials import (
     read_trials,
     select_current,
 )
-from forcetune.ledger.writes import DATABASE_ERRORS, describe_unusable, write_patiently
+from forcetune.ledger.writes import DATABASE_ERRORS, WriteResult, describe_unusable, write_patiently
 from forcetune.stores import absolute_uri, enable_write_ahead_log, hide_password, is_postgresql
 from forcetune.study import Study
-
-T = TypeVar("T")
 
 # Optuna Dashboard's: how the names of a note's attributes begin, and how many characters one of them holds.
 DASHBOARD_NOTE_ATTR, NOTE_PIECE_CHARS = "dashboard:note", 2045
@@ -265,7 +263,7 @@ class Ledger:
         self._size = number + 1
         return number
 
-    def _persist(self, write: Callable[[], T]) -> T:
+    def _persist(self, write: Callable[[], WriteResult]) -> WriteResult:
         """Do a write that may be repeated, and repeat it while the database is away.
 
         Raises:
@@ -273,7 +271,7 @@ class Ledger:
             StoppedError: The database did not come back in time.
         """
 
-        def guarded_write() -> T:
+        def guarded_write() -> WriteResult:
             self.guard()
             return write()
 

@@ -11,14 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from forcetune.errors import StoppedError
 from forcetune.stores import hide_password, innermost_message, sqlite_path
 
-T = TypeVar("T")
+WriteResult = TypeVar("WriteResult")
 
 DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 DATABASE_PATIENCE_S = 300.0  # that a database server may be away
 DATABASE_RETRY_PAUSE_S = 1.0  # between two attempts at a write
 
 
-def write_patiently(write: Callable[[], T], uri: str) -> T:
+def write_patiently(write: Callable[[], WriteResult], uri: str) -> WriteResult:
     """Do a write to a store that may be repeated, and repeat it while the database is away.
 
     Args:
@@ -36,7 +36,7 @@ def write_patiently(write: Callable[[], T], uri: str) -> T:
         try:
             return write()
         except optuna.exceptions.UpdateFinishedTrialError:
-            return cast(T, None)  # the attempt before this one came through
+            return cast(WriteResult, None)  # the attempt before this one came through
         except DATABASE_ERRORS as error:
             if time.monotonic() > deadline:
                 raise StoppedError(_describe_refusal(uri, error)) from None

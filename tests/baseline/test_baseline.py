@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune import baseline, tracking
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.twins import get_comparison_seed
 from forcetune.cli import terminal
 from forcetune.errors import InputError

@@ -3,7 +3,7 @@
 import pytest
 
 from forcetune import tracking
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.champions import Champion, find_band, select_champions
 from forcetune.errors import InputError
 from forcetune.study import Trial

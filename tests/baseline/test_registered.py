@@ -66,11 +66,11 @@ def test_a_file_that_disagrees_gives_an_alarm(night):
 def test_a_file_that_cannot_be_proved_here_gives_a_note(night):
     findings = night(1, [make_proof(accuracy=None, samples=0, obstacle="there is no such file")])
     assert findings.alarms == []
-    assert "s: the registered network net version 3 (knee) was not proved: there is no such file" in findings.notes
-    assert "not proved" in render_page(findings, 0.5)
+    assert "s: the registered network net version 3 (knee) was not tested: there is no such file" in findings.notes
+    assert "not tested" in render_page(findings, 0.5)
     away = night(2, InputError("the model registry cannot be used: it is away"))
     assert away.alarms == []
-    assert "s: its registered networks were not proved: the model registry cannot be used: it is away" in away.notes
+    assert "s: its registered networks were not tested: the model registry cannot be used: it is away" in away.notes
     assert "Registered networks" not in render_page(away, 0.5)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from forcetune import tracking
-from forcetune.baseline.bench import ChampionStudy
+from forcetune.baseline.champion_study import ChampionStudy
 from forcetune.baseline.champions import Champion
 from forcetune.baseline.twins import (
     COMPARISON_SEED_OFFSET,

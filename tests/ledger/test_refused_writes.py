@@ -14,6 +14,7 @@ from forcetune import run
 from forcetune.cli import main
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger import ledger as ledger_module
+from forcetune.ledger import trials
 from forcetune.ledger.ledger import Ledger
 from forcetune.ledger.messages import Report
 from forcetune.ledger.storage import delete_study, has_study, open_storage, rename_study
@@ -151,7 +152,7 @@ def test_any_other_error_of_the_database_is_one_paragraph(study, monkeypatch):
     def fail(*_):
         raise OperationalError("select", {}, Exception("server closed the connection"))
 
-    monkeypatch.setattr(ledger_module, "read_system_attrs", fail)
+    monkeypatch.setattr(trials, "read_system_attrs", fail)
     result = CliRunner().invoke(main, ["delete", "s", "--yes"])
     assert result.exit_code == 1
     assert "the Optuna storage did not answer, or refused a request" in result.stderr

@@ -27,6 +27,19 @@ def convnet():
     )
 
 
+class TiedEmbedding(nn.Module):
+    """A network of grey levels whose last layer has the weight of its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.body, self.head = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        levels = (x.flatten(1).clamp(0, 1) * 15).long()
+        return self.head(self.body(self.embedding(levels).mean(1)).relu())
+
+
 def make(network):
     torch.manual_seed(0)
     return network()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_methods import TiedEmbedding
+from small_networks import TiedEmbedding
 from torch import nn
 
 from forcetune.errors import InputError

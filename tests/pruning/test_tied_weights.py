@@ -2,25 +2,12 @@
 
 import pytest
 import torch
-from small_networks import INITIAL_METHODS, batch, count_kept, count_weights, make
+from small_networks import INITIAL_METHODS, TiedEmbedding, batch, count_kept, count_weights, make
 from torch import nn
 
 from forcetune.errors import InputError
 from forcetune.pruning import diagnose, find_masks, prunable
 from forcetune.pruning.diagnosis import dense_macs
-
-
-class TiedEmbedding(nn.Module):
-    """A network of grey levels whose last layer has the weight of its embedding."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.body, self.head = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, x):
-        levels = (x.flatten(1).clamp(0, 1) * 15).long()
-        return self.head(self.body(self.embedding(levels).mean(1)).relu())
 
 
 class TiedParameter(nn.Module):
