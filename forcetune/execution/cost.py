@@ -147,9 +147,9 @@ def _count_work(trials: list[Trial]) -> list[float]:
     for configuration, description in zip(trials, trial.check_trials(trials), strict=True):
         fields = configuration.fields()
         samples = fields.get("iterations", 1) * fields.get("batches_per_step", 0) * configuration.saliency_batch_size
+        passes = configuration.count_passes(description["training"])
         work.append(
-            description["macs"]
-            * (3 * samples + configuration.total_epochs * (3 * description["training"] + description["validation"]))
+            description["macs"] * (3 * samples + passes * (3 * description["training"] + description["validation"]))
         )
     return work
 
@@ -168,7 +168,7 @@ def _measure_seconds(configuration: Trial, task: Task, processes: int) -> float:
         trial.prepare(_with_iterations(unscreened, 2), unconstrained_task, fetch_masks)
         pruning += (time.perf_counter() - restarted - pruning) * (configuration.iterations - 1)
     epoch_seconds = trial.measure_epoch_seconds(prepared, TIMED_STEPS, processes)
-    return max(pruning, 0.0) + configuration.total_epochs * epoch_seconds
+    return max(pruning, 0.0) + configuration.count_passes(len(prepared.training)) * epoch_seconds
 
 
 def _with_iterations(configuration: Trial, iterations: int) -> Trial:

@@ -232,6 +232,16 @@ class Trial(BaseModel):
 
         return self.epochs * (self.iterations + 1 if method_row(self.method).has_levels else 1)
 
+    def count_passes(self, training_samples: int) -> float:
+        """Return the passes over the training images, of all levels; each level but the first begins at `rewind_step`.
+
+        Args:
+            training_samples: The number of training images.
+        """
+        later_levels = self.total_epochs // self.epochs - 1
+        skipped = (self.rewind_step or 0) * self.batch_size / training_samples
+        return self.epochs + later_levels * max(self.epochs - skipped, 0.0)
+
     @property
     def saliency_samples_per_class(self) -> int:
         """The number of images of each class in a saliency batch; 0 where the batch is drawn from all images."""

@@ -1,6 +1,7 @@
 """The predicted cost of a search."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,12 +13,12 @@ from forcetune.study import Study
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Make trials take the time that their fields imply: 2 s a pruning step, 3 s an epoch."""
+    """Make trials of 64 training images take the time that their fields imply: 2 s a pruning step, 3 s an epoch."""
     clock = [0.0]
 
     def prepare(requested, task, fetch_masks):
         clock[0] += 2.0 * requested.iterations
-        return requested
+        return SimpleNamespace(training=range(64))
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(trial, "prepare", prepare)
@@ -51,6 +52,12 @@ def test_hours_of_all_trials(folder, timed):
 def test_several_processes_share_the_training_and_not_the_pruning(folder, timed):
     prediction = cost.predict(parse_study({"trials": 10}, {"cpus": 2, "processes": 2}, iterations=5, epochs=2))
     assert prediction.mean == pytest.approx(2 * 5 + 2 * 3 / 2)
+
+
+def test_later_levels_are_counted_from_the_step_at_which_they_begin(folder, timed):
+    lottery = {"method": "lottery", "iterations": 2, "epochs": 5, "batch_size": 32}
+    whole, rewound = (cost.predict(parse_study({"trials": 10}, **lottery, rewind_step=step)).mean for step in (0, 4))
+    assert whole - rewound == pytest.approx(2 * 2 * 3), "four steps are two of the five epochs of both later levels"
 
 
 def test_early_stopping_lowers_the_prediction(folder, timed):
