@@ -5,13 +5,14 @@
     python benchmarks/ceilings.py --table                      # the table of the results that there are
 
 Methods at initialization, random pruning and a small dense network stand beside methods that prune while they train
-and lottery tickets of five levels: once with the same epochs, once with as many operations of training
+and lottery tickets of five prunings: once with the same epochs, once with as many operations of training
 (`equal_compute`). Each comparison with a seed is a grid study of forcetune. Its trials are kept as a table in
 ceilings-results/, and its stores in ceilings-results/stores, where a study that was interrupted goes on.
 """
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ SMALL_DENSE = "small dense"
 COMPARISONS = ["epochs", "compute"]
 COLUMNS = ["val_accuracy", "training_flops", "training_flops_sparse", "train_seconds"]
 DENSITIES = [0.05, 0.01]
-TICKET_LEVELS = 5
 FIELDS = {"dataset": "fashion_mnist", "train_samples": 10_000, "model": "resnet14", "width": 8, "batch_size": 128}
 
 
@@ -45,21 +45,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS_FOLDER, help="folder of the results")
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
+    methods = arguments.methods.split(",")
+    if methods != METHODS and arguments.folder == RESULTS_FOLDER:
+        parser.error(f"--methods: {RESULTS_FOLDER.name} has the results of all methods; give --folder too")
     for seed in map(int, arguments.seeds.split(",")):
         for equal in [arguments.equal] if arguments.equal else COMPARISONS:
-            path = arguments.folder / f"{equal}-seed-{seed}.csv"
+            path = arguments.folder / f"{equal}-{arguments.epochs}-epochs-seed-{seed}.csv"
             if not arguments.table and not path.exists():
-                run_comparison(path, make_study(equal, arguments.methods.split(","), seed, arguments.epochs))
-    print_table(arguments.folder)
+                run_comparison(path, make_study(equal, methods, seed, arguments.epochs))
+    print_table(arguments.folder, arguments.epochs)
 
 
 def run_comparison(path: Path, study: dict[str, Any]) -> None:
-    """Run the study of a comparison with a seed, and write its trials as a table."""
+    """Run the study of a comparison with a seed, and write its trials as a table, unless one of them has failed."""
     stores = path.parent / "stores"
     stores.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(stores):
         run_study(study)
         trials = list_trials(study)
+    failed = trials[~trials["outcome"].isin(["trained", "collapsed"])]
+    if len(failed):
+        sys.exit(f"{study['study']}: {len(failed)} trials failed, so that {path.name} was not written:\n{failed}")
     trials.to_csv(path, index=False)
 
 
@@ -94,11 +100,10 @@ def list_trials(study: dict[str, Any]) -> pd.DataFrame:
     return trials[columns].sort_values(["method", "density_requested"], ascending=[True, False])
 
 
-def print_table(folder: Path) -> None:
+def print_table(folder: Path, epochs: int) -> None:
     """Print accuracies, their deviations over seeds, and the operations of a training, by method and comparison."""
-    results = {
-        equal: [pd.read_csv(path) for path in sorted(folder.glob(f"{equal}-seed-*.csv"))] for equal in COMPARISONS
-    }
+    paths = {equal: sorted(folder.glob(f"{equal}-{epochs}-epochs-seed-*.csv")) for equal in COMPARISONS}
+    results = {equal: [pd.read_csv(path) for path in paths[equal]] for equal in COMPARISONS}
     cells = [(equal, density) for equal in COMPARISONS for density in DENSITIES if results[equal]]
     print("\nValidation accuracy in percent, mean ± deviation over seeds, and the operations of a training\n")
     heads = [

@@ -40,7 +40,7 @@ class _Commands(click.Group):
             if _is_mlflow_error(error):
                 store, reason = "MLflow", str(error)
             elif _is_database_error(error):
-                store, reason = "the Optuna storage", innermost_message(error)
+                store, reason = "the database", innermost_message(error)
             else:
                 raise
             _print_error(
@@ -60,8 +60,9 @@ def _is_mlflow_error(error: Exception) -> bool:
 
 
 def _is_database_error(error: Exception) -> bool:
-    """Return whether the error is one of SQLAlchemy or of Optuna's storage, without importing either."""
-    return any(kind.__name__ in ("SQLAlchemyError", "StorageInternalError") for kind in type(error).__mro__)
+    """Return whether a store's database is away or refuses a request, without importing SQLAlchemy or Optuna."""
+    names = {"OperationalError", "InterfaceError", "StorageInternalError"}
+    return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ HEAD_RESOURCE_SHARE = 0.001
 
 
 class Board:
-    """The claims of all studies, by study, without those that have not been renewed.
+    """The claims of all studies, by claimant, without those that have not been renewed.
 
     Args:
         restarted: Whether the board has lost the claims that it had.
@@ -26,21 +26,21 @@ class Board:
         # until then some claims are still missing, and a study would take the slots of the others
         self._complete_at = time.monotonic() + (2 * CLAIM_INTERVAL_S if restarted else 0)
 
-    def exchange(self, study: str, claim: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    def exchange(self, claimant: str, claim: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
         """Take the claim of a study, and return the claims of all studies; None where some may be missing."""
-        self._claims[study] = claim, time.monotonic()
+        self._claims[claimant] = claim, time.monotonic()
         self._drop_old()
         return [claim for claim, _ in self._claims.values()] if time.monotonic() >= self._complete_at else None
 
-    def withdraw(self, study: str) -> int:
+    def withdraw(self, claimant: str) -> int:
         """Remove the claim of a study; return the number of claims that are left."""
-        self._claims.pop(study, None)
+        self._claims.pop(claimant, None)
         self._drop_old()
         return len(self._claims)
 
     def _drop_old(self) -> None:
         oldest = time.monotonic() - CLAIM_LIFETIME_S
-        self._claims = {study: entry for study, entry in self._claims.items() if entry[1] >= oldest}
+        self._claims = {claimant: entry for claimant, entry in self._claims.items() if entry[1] >= oldest}
 
 
 class BoardActor(Board):
@@ -49,9 +49,9 @@ class BoardActor(Board):
     def __init__(self) -> None:
         super().__init__(ray.get_runtime_context().was_current_actor_reconstructed)
 
-    def withdraw(self, study: str) -> int:
+    def withdraw(self, claimant: str) -> int:
         """Remove the claim of a study, and end the actor where no claim is left."""
-        left = super().withdraw(study)
+        left = super().withdraw(claimant)
         if not left:
             ray.actor.exit_actor()
         return left
@@ -67,22 +67,22 @@ class SharedBoard:
     def __init__(self) -> None:
         self._actor: Any = None
 
-    def exchange(self, study: str, claim: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    def exchange(self, claimant: str, claim: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
         """Publish the claim of a study, and return the claims of all studies; None where some may be missing."""
         try:
             self._actor = self._actor or _get_actor()
             claims: list[Mapping[str, Any]] | None = ray.get(
-                self._actor.exchange.remote(study, claim), timeout=BOARD_START_S
+                self._actor.exchange.remote(claimant, claim), timeout=BOARD_START_S
             )
         except ray.exceptions.RayError:  # the actor may have ended with another study: the next call starts a new one
             self._actor = None
             raise
         return claims
 
-    def withdraw(self, study: str) -> None:
+    def withdraw(self, claimant: str) -> None:
         """Remove the claim of a study."""
         if self._actor is not None:
-            ray.get(self._actor.withdraw.remote(study), timeout=CLAIM_INTERVAL_S)
+            ray.get(self._actor.withdraw.remote(claimant), timeout=CLAIM_INTERVAL_S)
 
 
 def _get_actor() -> Any:

@@ -74,7 +74,7 @@ class RaySession:
         slots = count_slots(resources)
         if not environment.is_shared():
             return ExclusiveSlots(slots)
-        return FairShare(self._study.study, self._priority, resources.concurrent, lambda: count_fitting(resources))
+        return FairShare(self._priority, resources.concurrent, lambda: count_fitting(resources))
 
     def _connect(self) -> None:
         from forcetune.execution.connection import connect_ray

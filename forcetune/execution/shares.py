@@ -133,18 +133,15 @@ class FairShare(ExclusiveSlots):
     """A study's slots on a cluster that other studies may use too; a context manager while the study wants any.
 
     Args:
-        study: The claimant, as `Claim` has it.
-        priority: Its priority.
+        priority: The priority of the study.
         max_trials: The largest number of trials that run at once; None for no limit.
         count_fitting: Returns the number of the study's trials for which the cluster has room. It is called again and
             again, since nodes come and go.
     """
 
-    def __init__(
-        self, study: str, priority: Priority, max_trials: int | None, count_fitting: Callable[[], int]
-    ) -> None:
+    def __init__(self, priority: Priority, max_trials: int | None, count_fitting: Callable[[], int]) -> None:
         super().__init__(0)
-        self._study = study
+        self._claimant = ""  # until the driver says which study it runs
         self._priority: Priority = priority
         self._max_trials = max_trials
         self._count_fitting = count_fitting
@@ -157,13 +154,13 @@ class FairShare(ExclusiveSlots):
         self._thread: threading.Thread | None = None
 
     def set_claimant(self, claimant: str) -> None:
-        """Claim slots under this text, from the next time on that the study wants any.
+        """Claim slots under this text, from the next entry of this context on.
 
         Args:
             claimant: A text that no other study on the cluster has. A later driver of the study has the same one, so
                 that its claim takes the place of one that its dead predecessor left.
         """
-        self._study = claimant
+        self._claimant = claimant
 
     def set_wanted(self, trials: int) -> None:
         """Claim slots for at most this number of trials, from the next claim on."""
@@ -183,7 +180,7 @@ class FairShare(ExclusiveSlots):
         if self._thread:
             self._thread.join(timeout=CLAIM_INTERVAL_S)
         with suppress(Exception):  # the cluster may be gone
-            self._board.withdraw(self._study)
+            self._board.withdraw(self._claimant)
 
     def _update_periodically(self) -> None:
         while not self._closed.wait(CLAIM_INTERVAL_S):
@@ -201,16 +198,16 @@ class FairShare(ExclusiveSlots):
         now, fits = time.monotonic(), self._count_fitting()
         owed = self._owed + (now - self._updated) * (self._allocation.share - self._allocation.slots)
         owed = min(max(owed, -MAX_OWED_SLOT_SECONDS), MAX_OWED_SLOT_SECONDS)
-        claim = Claim(self._study, self._priority, min(self._wanted, fits), fits, owed, self._allocation.extra)
-        claims = self._board.exchange(self._study, asdict(claim))
+        claim = Claim(self._claimant, self._priority, min(self._wanted, fits), fits, owed, self._allocation.extra)
+        claims = self._board.exchange(self._claimant, asdict(claim))
         if claims is None:
             return
         self._owed, self._updated, self.fits = owed, now, fits > 0
-        peers = [Claim(**peer) for peer in claims if peer["study"] != self._study]
+        peers = [Claim(**peer) for peer in claims if peer["study"] != self._claimant]
         self.contested = any(peer.wants for peer in peers)
         if not self.contested:
             self._owed = 0.0
-        allocation = allocate_slots([claim, *peers]).get(self._study, Allocation(0, 0, False))
+        allocation = allocate_slots([claim, *peers]).get(self._claimant, Allocation(0, 0, False))
         # where no trial fits, one slot lets a trial wait for a node
         self._allocation = allocation if fits else Allocation(0, min(self._wanted, 1), False)
         self.slots = self._allocation.slots

@@ -16,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from forcetune.errors import HeldError, InputError
+from forcetune.ledger.writes import describe_unusable
 from forcetune.locks import lock_file
-from forcetune.stores import hide_password, innermost_message, is_postgresql, sqlite_path
+from forcetune.stores import hide_password, is_postgresql, sqlite_path
 
 # Locked while a store's tables are made, since two studies may start at once on an empty store.
 SCHEMA_LOCK_NAME = "forcetune schemas"
@@ -64,9 +65,7 @@ class DriverLock(ABC):
                 f"the Optuna storage {hide_password(self._uri)} needs `pip install forcetune[postgresql]`: {error}"
             ) from error
         except (OSError, SQLAlchemyError) as error:
-            raise InputError(
-                f"the Optuna storage {hide_password(self._uri)} cannot be used: {innermost_message(error)}"
-            ) from error
+            raise InputError(describe_unusable(self._uri, error)) from error
         return self
 
     def __exit__(self, *error: object) -> None:

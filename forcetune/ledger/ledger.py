@@ -24,7 +24,7 @@ from forcetune.ledger.storage import (
     find_folder,
     open_storage,
     read_system_attrs,
-    rename_study,
+    rename_once,
 )
 from forcetune.ledger.study_attributes import ARCHIVE_ATTR, RETRY_ATTR
 from forcetune.ledger.trials import (
@@ -37,7 +37,7 @@ from forcetune.ledger.trials import (
     select_current,
 )
 from forcetune.ledger.writes import DATABASE_ERRORS, WriteResult, describe_unusable, write_patiently
-from forcetune.stores import absolute_uri, enable_write_ahead_log, hide_password, is_postgresql
+from forcetune.stores import absolute_uri, enable_write_ahead_log, hide_password, is_postgresql, sqlite_path
 from forcetune.study import Study
 
 # Optuna Dashboard's: how the names of a note's attributes begin, and how many characters one of them holds.
@@ -98,10 +98,12 @@ class Ledger:
     def claimant(self) -> str:
         """The study's name, and a hash that tells it from the studies of this name in other stores.
 
-        All drivers of the study have the same. Studies of earlier versions have no identifier: the address of the store
-        alone tells them apart.
+        All drivers of the study have the same. The address of the store counts for a file, which can be copied, and for
+        studies of earlier versions, which have no identifier.
         """
-        identifier = f"{self._study.user_attrs.get(FOLDER_ID_ATTR)} {hide_password(absolute_uri(self._uri))}"
+        identifier = self._study.user_attrs.get(FOLDER_ID_ATTR)
+        if identifier is None or sqlite_path(self._uri):
+            identifier = f"{identifier} {hide_password(absolute_uri(self._uri))}"
         return f"{self._study.study_name}-{hashlib.sha256(identifier.encode()).hexdigest()[:16]}"
 
     def trials(self) -> list[FrozenTrial]:
@@ -229,7 +231,7 @@ class Ledger:
     def rename(self, name: str) -> None:
         """Give the study another name."""
         with durable("archived"):
-            self._persist(lambda: rename_study(self._study.study_name, name, self._uri))
+            self._persist(lambda: rename_once(self._study.study_name, name, self._uri))
 
     def _set_trial_attr(self, number: int, name: str, value: Any) -> None:
         # only the Trial that study.ask() returns has a public set_user_attr

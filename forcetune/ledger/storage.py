@@ -75,10 +75,11 @@ def rename_study(name: str, new: str, uri: str) -> None:
     Raises:
         StoppedError: The store does not accept the write.
     """
-    write_patiently(lambda: _rename(name, new, uri), uri)
+    write_patiently(lambda: rename_once(name, new, uri), uri)
 
 
-def _rename(name: str, new: str, uri: str) -> None:
+def rename_once(name: str, new: str, uri: str) -> None:
+    """Give a study another name by one write, which may be repeated."""
     # Optuna itself can only copy the trials one by one to a study of the new name
     engine = sqlalchemy.create_engine(uri)
     statement = sqlalchemy.text("update studies set study_name = :new where study_name = :name")
@@ -94,7 +95,7 @@ def delete_study(name: str, uri: str) -> None:
         StoppedError: The store does not accept the write.
     """
     storage = open_storage(uri)
-    with suppress(KeyError):  # an earlier attempt came through, though the connection lost the answer
+    with suppress(KeyError):  # the store does not have it, or an earlier attempt came through whose answer was lost
         write_patiently(lambda: optuna.delete_study(study_name=name, storage=storage), uri)
 
 

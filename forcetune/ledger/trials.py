@@ -54,6 +54,11 @@ def is_on_front(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE and OFF_FRONT_CONSTRAINT not in trial.system_attrs
 
 
+def is_fresh_seed(trial: FrozenTrial) -> bool:
+    """Return whether a companion runs a point of the front again with a fresh seed; companions of nights have tags."""
+    return "of" in trial.user_attrs and "marks" not in trial.user_attrs
+
+
 def read_outcomes(trials: Iterable[FrozenTrial]) -> list[TrialOutcome]:
     """Return the outcomes of those of the trials that have ended."""
     return [TrialOutcome(**trial.user_attrs["ended"]) for trial in trials if "ended" in trial.user_attrs]

@@ -163,12 +163,14 @@ def effective_masks(model: nn.Module, masks: Masks, input_shape: tuple[int, ...]
 
 def _has_added_constants(model: nn.Module, masks: Masks) -> bool:
     """Return whether a network has parameters or buffers that it may add to its activations."""
-    for prefix, module in model.named_modules():
+    masked = {id(parameter) for name, parameter in model.named_parameters() if name in masks}
+    for module in model.modules():
         if isinstance(module, REPLACED_NORMS):
             continue
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            full_name = f"{prefix}.{name}" if prefix else name
-            if tensor.is_floating_point() and full_name not in masks and not name.endswith(("bias", "in_proj_weight")):
+            # the rows of an embedding are added whole, also where a layer shares its weight
+            is_masked = id(tensor) in masked and not isinstance(module, nn.Embedding)
+            if tensor.is_floating_point() and not is_masked and not name.endswith(("bias", "in_proj_weight")):
                 return True
     return False
 

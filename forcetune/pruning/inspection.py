@@ -84,7 +84,8 @@ def _find_obstacles(
     ids = {id(weight) for weight in weights.values()}
     uses = sum(id(parameter) in ids for module in model.modules() for parameter in module.parameters(recurse=False))
     if uses > len(weights):
-        yield f"{uses - len(weights)} layers share their weight with another layer: a shared weight is pruned once"
+        further_uses = f"{uses - len(weights)} further uses in other modules"
+        yield f"weights are shared ({further_uses}): a shared weight is pruned once, for all of them"
     if frozen := [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and _is_frozen(m)]:
         yield f"frozen layers (requires_grad is False) stay dense: {', '.join(frozen)}"
     if unused := [name for name, count in macs.items() if count == 0]:

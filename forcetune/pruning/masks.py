@@ -125,8 +125,8 @@ def _find_threshold(scores: Tensor, count: int) -> float | Tensor:
 def _find_threshold_by_numpy(scores: np.ndarray, count: int) -> float:
     """Return the `count`-th largest score by numpy's introselect, which is vectorized.
 
-    It takes ten times as long where most scores are equal, as those of the weights that earlier steps have pruned, so
-    that the lowest score, when it is that common, is left out first.
+    It takes ten times as long where most scores are equal, such as those of weights that earlier steps have pruned. So
+    the lowest score is left out first where half of the scores or more have it.
     """
     lowest = scores.min()
     above = scores > lowest

@@ -74,10 +74,14 @@ class Network:
             "(its values are not used)"
         )
 
-    def find_biases(self) -> Weights:
-        """Return the biases of the layers whose weights may be pruned, by parameter name."""
-        names = {f"{name.removesuffix('weight')}bias" for name in self.weights}
-        return {name: parameter for name, parameter in self.model.named_parameters() if name in names}
+    def find_biases(self) -> dict[str, str]:
+        """Return the parameter names of the biases of layers with a prunable weight, by the weight's parameter name."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        biases: dict[str, str] = {}
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                biases.setdefault(names[id(module.weight)], names[id(module.bias)])
+        return {name: bias for name, bias in biases.items() if name in self.weights}
 
     def sparse_weights(self) -> Weights:
         """Return the sparse weights, theta0 * m, as leaves of a new graph.

@@ -79,11 +79,12 @@ def gate_sensitivity(net: Network) -> Weights:
     """
     sparse_weights = net.sparse_weights()
     biases = net.find_biases()
-    tensors = {**sparse_weights, **{name: bias.detach().requires_grad_() for name, bias in biases.items()}}
+    parameters = dict(net.model.named_parameters())
+    tensors = {**sparse_weights, **{bias: parameters[bias].detach().requires_grad_() for bias in biases.values()}}
     g = mean(gradient(net.batch_loss(tensors, batch), tensors) for batch in net.batches)
     gates = {name: (weight.detach() * g[name]).flatten(1).sum(1) for name, weight in sparse_weights.items()}
     for name, bias in biases.items():
-        gates[f"{name.removesuffix('bias')}weight"] += bias.detach() * g[name]
+        gates[name] += parameters[bias].detach() * g[bias]
     return gates
 
 

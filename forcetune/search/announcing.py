@@ -9,7 +9,7 @@ from rich.console import Console
 
 from forcetune.ledger.fail_points import durable
 from forcetune.ledger.study_attributes import load_announced_end, record_announced_end
-from forcetune.ledger.trials import load_trials, select_current
+from forcetune.ledger.trials import is_fresh_seed, load_trials, select_current
 from forcetune.names import COMPANION
 from forcetune.programs import start_program
 from forcetune.search.ending import find_spent, list_outcomes
@@ -36,7 +36,7 @@ def announce_end(study: Study, state: EndState, reason: str | None, console: Con
         return
     uri = optuna_uri()
     trials = load_trials(study.study, uri)
-    reruns = [trial for trial in load_trials(study.study + COMPANION, uri) if "marks" not in trial.user_attrs]
+    reruns = [trial for trial in load_trials(study.study + COMPANION, uri) if is_fresh_seed(trial)]
     times = [outcome.time or 0 for outcome in list_outcomes([*trials, *reruns])]
     end = {"state": state, "reason": reason, "time": max(times, default=0)}
     if load_announced_end(study.study, uri) == end:

@@ -26,7 +26,7 @@ class Spending:
 
     Args:
         outcomes: The trials that earlier drivers have ended.
-        uncharged: The hours and device hours, by name, that went into trials which no budget of this driver counts.
+        uncharged: The hours and device hours, by name, that went into trials which the study's budget does not count.
 
     Attributes:
         devices: The devices of a trial that device hours count: its GPUs, or its cores where it has no GPU.
@@ -35,7 +35,8 @@ class Spending:
 
     def __init__(self, outcomes: Iterable[TrialOutcome], uncharged: Mapping[str, float] | None = None) -> None:
         spent = find_spent(outcomes)
-        self._uncharged = uncharged or {}
+        self._uncharged = dict(uncharged or dict.fromkeys(spent, 0.0))
+        self._at_last_end = spent
         self.devices = 1.0
         self.device_hours = spent["device_hours"]
         self._earlier_hours = spent["hours"]
@@ -50,7 +51,21 @@ class Spending:
     def charged(self) -> dict[str, float]:
         """The hours and device hours that count against the budget, by name."""
         spent = {"hours": self.hours, "device_hours": self.device_hours}
-        return {name: value - self._uncharged.get(name, 0.0) for name, value in spent.items()}
+        return {name: value - self._uncharged[name] for name, value in spent.items()}
+
+    def end_trial(self, charged: bool) -> dict[str, float]:
+        """Return the hours and device hours so far, by name, for the record of a trial that ends.
+
+        Args:
+            charged: Whether the study's budget counts the trial, which costs what was spent since the last end.
+        """
+        spent = {"hours": self.hours, "device_hours": self.device_hours}
+        if not charged:
+            self._uncharged = {
+                name: hours + spent[name] - self._at_last_end[name] for name, hours in self._uncharged.items()
+            }
+        self._at_last_end = spent
+        return spent
 
     def count(self, running: Running) -> float:
         """Add the device hours of an attempt that is over, once, and return them."""

@@ -14,10 +14,17 @@ from rich.console import Console
 from forcetune.analysis import estimate_from_seeds, find_least_accuracy, has_collapsed, non_dominated
 from forcetune.ledger.messages import Proposal
 from forcetune.ledger.study_attributes import has_retries
-from forcetune.ledger.trials import is_on_front, load_trials, read_outcomes, select_counted, select_current
+from forcetune.ledger.trials import (
+    is_fresh_seed,
+    is_on_front,
+    load_trials,
+    read_outcomes,
+    select_counted,
+    select_current,
+)
 from forcetune.names import COMPANION
 from forcetune.search.driver import Driver, open_driver
-from forcetune.search.ending import LEAST_BUDGET_HOURS, compute_budget_left, find_spent, find_uncharged
+from forcetune.search.ending import LEAST_BUDGET_HOURS, compute_budget_left, find_spent
 from forcetune.search.marking import mark_front, move_aliases
 from forcetune.search.printing import print_line
 from forcetune.search.proposals import FixedProposals
@@ -54,8 +61,7 @@ def rerun(
     while True:
         companion = study.make_companion(Search())
         trials = load_trials(study.study, optuna_uri())
-        companion_trials = load_trials(companion.study, optuna_uri())
-        reruns = select_current(companion_trials)
+        reruns = select_current(load_trials(companion.study, optuna_uri()))
         proposals = propose_reruns(study, trials, reruns, references)
         all_ended = all(trial.state.is_finished() for trial in reruns)
         if not proposals and all_ended and not has_retries(companion.study, optuna_uri()):
@@ -73,8 +79,9 @@ def rerun(
             message = f"{len(proposals)} trials with fresh seeds: the front, and the trials that may belong to it"
             print_line(console, message)
         propose = partial(_propose_fixed, proposals)
-        uncharged = find_uncharged(companion_trials, lambda trial: "marks" not in trial.user_attrs)
-        driver = open_driver(companion, check, console, references=references, propose=propose, uncharged=uncharged)
+        driver = open_driver(
+            companion, check, console, references=references, propose=propose, is_charged=lambda tags: not tags
+        )
         drive(driver)
         _update_front(study.study, console)  # by the means over fresh seeds
         if driver.end_reason:
@@ -126,10 +133,10 @@ def run_listed_companions(
         constraints={},
     )
     propose = partial(_propose_fixed, proposals)
-    uncharged = find_uncharged(
-        trials, lambda trial: trial.user_attrs.get("marks", {}).get("night") == companion_runs.night
-    )
-    driver = open_driver(companion, check, console, references=references, propose=propose, uncharged=uncharged)
+    driver = open_driver(
+        companion, check, console, references=references, propose=propose,
+        is_charged=lambda tags: tags.get("night") == companion_runs.night,
+    )  # fmt: skip
     drive(driver)
     _update_front(study.study, console)  # re-runs that had failed may be among these trials
     return f"the comparisons ended early: {driver.end_reason}" if driver.end_reason else None
@@ -218,7 +225,7 @@ def _collect_seeds(study: Study, reruns: list[FrozenTrial], least_accuracy: floa
     """Return the fresh seeds of each point, by its key. A seed that failed by accident counts only as tried."""
     fresh: defaultdict[str, _FreshSeeds] = defaultdict(_FreshSeeds)
     for trial in reruns:
-        if trial.state == TrialState.PRUNED or "of" not in trial.user_attrs or "marks" in trial.user_attrs:
+        if trial.state == TrialState.PRUNED or not is_fresh_seed(trial):
             continue
         seeds = fresh[trial.user_attrs["of"]]
         seeds.tried += 1

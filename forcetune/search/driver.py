@@ -24,7 +24,7 @@ from forcetune.ledger.outbox import Outbox, remove_trial_folder
 from forcetune.ledger.trials import is_failed, retried_at, select_current
 from forcetune.names import NETWORK_FILE
 from forcetune.search.attempts import Running, Spending, plan_next_attempt
-from forcetune.search.ending import StoppingCriterion, list_outcomes
+from forcetune.search.ending import StoppingCriterion, find_uncharged, list_outcomes
 from forcetune.search.keeping import KeptWeights
 from forcetune.search.marking import mark_front, move_aliases
 from forcetune.search.meter import Meter
@@ -60,7 +60,7 @@ class Driver:
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
         is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
             runs keep weights then stays.
-        uncharged: The hours and device hours, by name, that went into trials which the study's budget does not count.
+        is_charged: Returns whether the study's budget counts a trial with these tags; None where it counts all.
 
     Attributes:
         ledger: The study's ledger.
@@ -81,7 +81,7 @@ class Driver:
         references: Mapping[str, float],
         propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
         is_recorded: bool = False,
-        uncharged: Mapping[str, float] | None = None,
+        is_charged: Callable[[Mapping[str, str]], bool] | None = None,
     ) -> None:
         self._study = study
         self._kept_weights = KeptWeights(study)
@@ -112,7 +112,8 @@ class Driver:
         self._early_stopping = EarlyStopping(RULES.get(study.stopping), study.directions)
         self._references = references
         self._stopping_criterion = StoppingCriterion(study, references)
-        self.spending = Spending(list_outcomes(trials), uncharged)
+        self._is_charged = is_charged or (lambda tags: True)
+        self.spending = Spending(list_outcomes(trials), find_uncharged(trials, self._is_charged))
         self._outbox = Outbox(tracker, self.parent, provenance, self._tell, ledger.guard, mark_front)
         self._outbox.warn = progress.warn
         self._outbox.on_delivered = lambda seconds: self.meter.observe_log(seconds)
@@ -382,7 +383,7 @@ class Driver:
     def _end(self, number: int, outcome: TrialOutcome) -> None:
         running = self._running[number]
         self._count_time(running)
-        spent = {"hours": self.spending.hours, "device_hours": self.spending.device_hours}
+        spent = self.spending.end_trial(self._is_charged(running.proposal.tags))
         record = {**self._outbox.collect_measurements(number), "spent": spent}
         outcome = replace(outcome, time=int(time.time() * 1000), record=record)
         self.ledger.decide(number, outcome)
@@ -547,7 +548,7 @@ def open_driver(
     references: Mapping[str, float] | None = None,
     propose: Callable[[list[FrozenTrial]], Proposals] | None = None,
     is_recorded: bool = False,
-    uncharged: Mapping[str, float] | None = None,
+    is_charged: Callable[[Mapping[str, str]], bool] | None = None,
 ) -> Driver:
     """Return the driver of a study on the stores that the environment names.
 
@@ -560,7 +561,7 @@ def open_driver(
         propose: Returns what proposes trials, from the trials that are there; None for the study's own sampler.
         is_recorded: Whether the study is the ledger's record of it, which has no section `search`: the rule by which
             runs keep weights then stays.
-        uncharged: The hours and device hours, by name, that went into trials which the study's budget does not count.
+        is_charged: Returns whether the study's budget counts a trial with these tags; None where it counts all.
     """
     uri = optuna_uri()
     with driver_lock(SCHEMA_LOCK_NAME, uri, wait=True), durable("tables"):
@@ -570,7 +571,7 @@ def open_driver(
     if count := ledger.retry():
         print_line(console, f"running {count} failed trials again")
     progress = Progress(study, console)
-    return Driver(study, ledger, tracker, progress, references or {}, propose, is_recorded, uncharged)
+    return Driver(study, ledger, tracker, progress, references or {}, propose, is_recorded, is_charged)
 
 
 def _provenance(study: Study) -> dict[str, str]:

@@ -158,18 +158,18 @@ def find_spent(outcomes: Iterable[TrialOutcome]) -> dict[str, float]:
     return {name: max((spent.get(name, 0.0) for spent in records), default=0.0) for name in Budget.model_fields}
 
 
-def find_uncharged(trials: Iterable[FrozenTrial], is_charged: Callable[[FrozenTrial], bool]) -> dict[str, float]:
+def find_uncharged(trials: Iterable[FrozenTrial], is_charged: Callable[[Mapping[str, str]], bool]) -> dict[str, float]:
     """Return the hours and device hours that went into trials which a budget does not count, by name.
 
     A record has what the study had cost when its trial ended. The cost of a trial is the growth since the end of the
-    trial before it.
+    trial before it, what attempts cost that ended without an outcome included.
 
     Args:
         trials: All trials of the study in the ledger.
-        is_charged: Returns whether the budget counts a trial.
+        is_charged: Returns whether the budget counts a trial with these tags.
     """
     spent_by_trial = [
-        (outcome.record["spent"], is_charged(trial))
+        (outcome.record["spent"], is_charged(trial.user_attrs.get("marks", {})))
         for trial in trials
         for outcome in read_outcomes([trial])
         if "spent" in outcome.record

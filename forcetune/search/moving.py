@@ -10,7 +10,7 @@ from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.storage import delete_study, folder_of, has_study, open_storage, read_system_attrs, rename_study
-from forcetune.ledger.writes import writing_to
+from forcetune.ledger.writes import DATABASE_ERRORS, writing_to
 from forcetune.names import COMPANION
 from forcetune.search.deletion import exists, find_contents
 from forcetune.state_files import copy_folder, has_folder, remove_folder
@@ -18,6 +18,7 @@ from forcetune.stores import (
     absolute_uri,
     get_cost_file,
     hide_password,
+    innermost_message,
     is_http,
     is_postgresql,
     mlflow_uri,
@@ -140,8 +141,13 @@ def _copy_study(name: str, target: str) -> None:
     if has_study(name + MOVING_SUFFIX, target):
         delete_study(name + MOVING_SUFFIX, target)
     stores = {"from_storage": open_storage(source), "to_storage": open_storage(target)}
-    with writing_to(target):
+    try:
         optuna.copy_study(from_study_name=name, to_study_name=name + MOVING_SUFFIX, **stores)
+    except DATABASE_ERRORS as error:
+        raise StoppedError(
+            f"{name} was not copied from the ledger {hide_password(source)} to {hide_password(target)}: "
+            f"{innermost_message(error)}. Run the same command again, which begins the copy anew"
+        ) from error
     copied = optuna.load_study(study_name=name + MOVING_SUFFIX, storage=open_storage(target))
     if _read_content(name, source) != _read_content(name + MOVING_SUFFIX, target):
         raise StoppedError(

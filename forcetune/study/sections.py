@@ -105,7 +105,9 @@ class Search(Section):
         ),
     )
     budget: Budget | None = Field(
-        None, description="`{hours: , device_hours: }`: no trial starts once one of the two is used up"
+        None,
+        description="`{hours: , device_hours: }`: no trial starts once one of the two is used up; fresh seeds count, "
+        "comparisons and nights do not",
     )
     patience: Patience | None = Field(
         None,

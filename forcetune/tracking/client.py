@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from forcetune.errors import InputError
-from forcetune.stores import hide_password, is_http, sqlite_path, without_login
+from forcetune.stores import hide_password, innermost_message, is_http, sqlite_path, without_login
 from forcetune.tracking.requests import add_retries
 from forcetune.tracking.schema import make_store_error, make_tables
 
@@ -39,7 +39,7 @@ def make_client(uri: str) -> MlflowClient:
         uri: The URI of the MLflow store.
 
     Raises:
-        InputError: MLflow cannot use the SQLite file.
+        InputError: MLflow cannot use the store.
     """
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -49,7 +49,12 @@ def make_client(uri: str) -> MlflowClient:
 
     path = sqlite_path(uri)
     if path is None:
-        client = MlflowClient(uri)
+        try:
+            client = MlflowClient(uri)
+        except Exception as error:  # SQLAlchemy's, where a database is away, or MLflow's own
+            raise InputError(
+                f"the MLflow store {hide_password(uri)} cannot be used: {innermost_message(error)}"
+            ) from error
         return add_retries(client) if is_http(uri) else client
     try:
         make_tables(path)

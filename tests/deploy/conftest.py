@@ -63,5 +63,5 @@ def converted_once(conversions):
 def find_identity(module):
     """Return the structure of a network, and a hash of its weights."""
     weights = {name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}
-    code = "".join(getattr(part, "code", "") for part in module.modules())
+    code = "".join(getattr(part, "code", type(part).__qualname__) for part in module.modules())
     return f"{module} {code}", hashlib.sha256(safetensors.torch.save(weights)).hexdigest()

@@ -27,6 +27,12 @@ def make_claim(study, wants=100, fits=4, priority="normal", **turn_state):
     return Claim(study, priority, min(wants, fits), fits, **turn_state)
 
 
+def make_share(claimant, priority="normal", max_trials=None, count_fitting=lambda: 4):
+    share = shares.FairShare(priority, max_trials, count_fitting)
+    share.set_claimant(claimant)
+    return share
+
+
 def count_slots(*claims):
     return {study: allocation.slots for study, allocation in allocate_slots(claims).items()}
 
@@ -136,7 +142,7 @@ def publish(board, claim):
 
 
 def test_a_study_shares_with_those_that_claim_and_forgets_those_that_stop(board, clock):
-    with shares.FairShare("a", "normal", None, lambda: 4) as share:
+    with make_share("a") as share:
         assert share.slots == 4
         publish(board, make_claim("b"))
         share._update()
@@ -169,7 +175,7 @@ class StubDriver:
 def drive_with_share(monkeypatch, study, uri, look):
     """Drive a study on a cluster of four slots; `look` is called with its share while it claims slots."""
     session = RaySession(study, Console(quiet=True), "normal")
-    session._placement = study.resources, shares.FairShare(study.study, "normal", None, lambda: 4)
+    session._placement = study.resources, shares.FairShare("normal", None, lambda: 4)
     monkeypatch.setattr(cluster, "run", lambda driver, resources, share, worker: look(share))
     session.drive(StubDriver(Ledger(study, uri)))
 
@@ -214,7 +220,7 @@ def test_a_copy_of_a_store_claims_for_itself(make_study, tmp_path):
 
 def test_a_board_that_has_lost_its_claims_leaves_the_slots_as_they_are_until_all_are_there(board, clock, monkeypatch):
     publish(board, make_claim("b"))
-    with shares.FairShare("a", "normal", None, lambda: 4) as share:
+    with make_share("a") as share:
         assert share.slots == 2
         restarted = Board(restarted=True)
         share._board = restarted
@@ -228,21 +234,21 @@ def test_a_board_that_has_lost_its_claims_leaves_the_slots_as_they_are_until_all
 
 def test_while_the_board_is_away_the_slots_stay_as_they_are(board, monkeypatch):
     publish(board, make_claim("b"))
-    with shares.FairShare("a", "normal", None, lambda: 4) as share:
+    with make_share("a") as share:
         monkeypatch.setattr(board, "exchange", lambda study, claim: 1 / 0)
         share._try_update()
         assert share.slots == 2
 
 
 def test_concurrent_bounds_what_a_study_wants(board):
-    with shares.FairShare("a", "normal", 3, lambda: 8) as share:
+    with make_share("a", max_trials=3, count_fitting=lambda: 8) as share:
         share.set_wanted(20)
         share._update()
         assert (share.slots, board.exchange("b", asdict(make_claim("b")))[0]["wants"]) == (3, 3)
 
 
 def test_companions_have_slots_after_the_study_wants_no_more(board):
-    share = shares.FairShare("a", "normal", None, lambda: 4)
+    share = make_share("a")
     with share:
         share.set_wanted(0)
         share._update()
@@ -253,7 +259,7 @@ def test_companions_have_slots_after_the_study_wants_no_more(board):
 
 def test_a_study_takes_the_slots_of_new_nodes_and_waits_where_there_are_none(board):
     capacity = [0]
-    with shares.FairShare("a", "normal", None, lambda: capacity[0]) as share:
+    with make_share("a", max_trials=None, count_fitting=lambda: capacity[0]) as share:
         assert (share.slots, share.fits) == (1, False), "one trial waits for a node"
         capacity[0] = 6
         share._update()
@@ -289,10 +295,10 @@ def wait_until(condition, seconds=30):
 
 @pytest.mark.long  # it starts Ray, and an actor of it again and again
 def test_the_actor_of_the_board_comes_back_where_it_dies_and_ends_with_the_last_claim(ray_head):
-    with shares.FairShare("a", "normal", None, lambda: 4) as first:
+    with make_share("a") as first:
         assert first.slots == 4
         assert ray.available_resources()["CPU"] == 1, "the board takes no core"
-        with shares.FairShare("b", "normal", None, lambda: 4) as second:
+        with make_share("b") as second:
             wait_until(lambda: (first.slots, second.slots) == (2, 2))
             ray.kill(find_board(), no_restart=False)
             slots = set()

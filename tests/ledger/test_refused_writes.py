@@ -7,14 +7,14 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import Pool
 
 from forcetune import run
 from forcetune.cli import main
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger import ledger as ledger_module
-from forcetune.ledger import trials
+from forcetune.ledger import trials, writes
 from forcetune.ledger.ledger import Ledger
 from forcetune.ledger.messages import Report
 from forcetune.ledger.storage import delete_study, has_study, open_storage, rename_study
@@ -122,7 +122,7 @@ def test_the_move_to_a_full_store_goes_on_later(study, folder, refuse_writes):
     refuse_writes(target)
     result = CliRunner().invoke(main, ["move", "s", "--to", target, "--yes"])
     assert result.exit_code == 1
-    assert f"the ledger {target} refuses writes" in result.stderr
+    assert f"to {target}: attempt to write a readonly database. Run the same command again" in result.stderr
     refuse_writes(target, False)
     assert CliRunner().invoke(main, ["move", "s", "--to", target, "--yes"]).exit_code == 0
     assert has_study("s", target)
@@ -148,6 +148,29 @@ def test_a_program_of_a_job_that_was_given_up_is_announced_again(study, make_stu
         announce_end(study, "failed", "it died", console)
 
 
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (ProgrammingError("update", {}, Exception("permission denied")), 1),
+        (IntegrityError("update", {}, Exception("the name is taken")), 1),
+        (OperationalError("update", {}, Exception("server closed the connection")), 3),
+    ],
+)
+def test_a_write_that_is_refused_whenever_it_is_made_is_not_repeated(monkeypatch, error, attempts):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(writes.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(writes.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(writes, "DATABASE_PATIENCE_S", 1.5)
+
+    def write():
+        calls.append(clock[0])
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from error
+
+    with pytest.raises(StoppedError, match=str(error.orig)):
+        writes.write_patiently(write, "postgresql://host/database")
+    assert len(calls) == attempts
+
+
 def test_any_other_error_of_the_database_is_one_paragraph(study, monkeypatch):
     def fail(*_):
         raise OperationalError("select", {}, Exception("server closed the connection"))
@@ -155,5 +178,5 @@ def test_any_other_error_of_the_database_is_one_paragraph(study, monkeypatch):
     monkeypatch.setattr(trials, "read_system_attrs", fail)
     result = CliRunner().invoke(main, ["delete", "s", "--yes"])
     assert result.exit_code == 1
-    assert "the Optuna storage did not answer, or refused a request" in result.stderr
+    assert "the database did not answer, or refused a request: (builtins.Exception) server closed" in result.stderr
     assert "Traceback" not in result.output

@@ -44,7 +44,7 @@ def test_obstacles():
     assert inspection.unprunable["weight of Conv1d"] == 1200
     obstacles = "\n".join(inspection.obstacles)
     assert "1622 of 1718 parameters belong to no Conv2d or Linear" in obstacles
-    assert "1 layers share their weight" in obstacles
+    assert "weights are shared (1 further uses in other modules)" in obstacles
     assert "the layers of spare.weight: " in obstacles
     assert "no path from input to output for 16.67% of the weights" in obstacles  # 16 of 96
     assert len(inspection.obstacles) == 4
@@ -54,7 +54,7 @@ def test_a_weight_that_is_tied_to_an_embedding_is_one_prunable_weight():
     inspection = inspect(TiedEmbedding(), (1, 4, 4), 3)
     assert [name for name, *_ in inspection.layers] == ["body.weight", "embedding.weight"]
     assert inspection.unprunable == {"biases": 8}
-    assert "1 layers share their weight" in inspection.obstacles[0]
+    assert "weights are shared (1 further uses in other modules)" in inspection.obstacles[0]
 
 
 class Detached(nn.Module):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from small_networks import INITIAL_METHODS, TiedEmbedding, batch, count_kept, count_weights, make
 from torch import nn
+from torch.nn import functional
 
 from forcetune.errors import InputError
-from forcetune.pruning import diagnose, find_masks, prunable
+from forcetune.pruning import Network, diagnose, find_masks, prunable
 from forcetune.pruning.diagnosis import dense_macs
 
 
@@ -39,6 +40,16 @@ def test_a_tied_weight_has_the_name_of_its_parameter(network, name, method):
 def test_phew_refuses_a_tied_weight(network):
     with pytest.raises(InputError, match="method 'phew' (does not support embedding|cannot follow .* codes)"):
         find_masks(make(network), [batch()], "phew", 0.5)
+
+
+def test_the_gate_of_a_tied_weight_has_the_bias_of_its_layer():
+    model = make(TiedEmbedding)
+    model.head = nn.Linear(8, 16)
+    model.head.weight = model.embedding.weight
+    assert Network(model, functional.cross_entropy, seed=0).find_biases() == {
+        "body.weight": "body.bias",
+        "embedding.weight": "head.bias",
+    }
 
 
 def test_a_tied_embedding_multiplies_nothing():

@@ -255,6 +255,29 @@ def test_nights_take_nothing_from_the_budget_of_fresh_seeds(search_densities):
     assert len(issued) == 4
 
 
+def test_a_trial_of_a_night_that_was_killed_takes_nothing_from_the_budget_of_fresh_seeds(search_densities):
+    study, issued = search_densities(3), []
+    study = study.model_copy(update={"search": study.search.model_copy(update={"budget": Budget(device_hours=4.0)})})
+
+    def die(driver):
+        driver.issue()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_night(study, "1", None, die)
+
+    def drive(driver):
+        while assignment := driver.issue():
+            issued.append(assignment.trial.shuffle)
+            driver.spending.device_hours += 50.0 if assignment.trial.shuffle else 1.0
+            end(driver, assignment, ACCURACY_BY_DENSITY[assignment.trial.density])
+        driver.close()
+
+    end_reason = rerun(study, lambda: None, QUIET_CONSOLE, drive)
+    assert end_reason == "the re-runs with fresh seeds ended early: the budget of 4 device hours is used up"
+    assert sorted(issued) == [False] * 4 + [True]
+
+
 def test_fresh_seeds_between_two_attempts_at_a_night_give_it_no_second_budget(search_densities):
     study, issued = search_densities(3), []
     assert run_night(study, "1", 3.0, drive_for(3.0, issued)) is None

@@ -145,6 +145,6 @@ def test_what_other_trials_cost_is_not_charged():
         make_trial(9.0, "2"),
     ]
     trials.append(make_trial(0.0, "1", recorded=False))
-    assert find_uncharged(trials, lambda trial: "marks" not in trial.user_attrs) == {"hours": 7.5, "device_hours": 15.0}
-    assert find_uncharged(trials, lambda trial: True) == {"hours": 0.0, "device_hours": 0.0}
-    assert find_uncharged([], lambda trial: False) == {"hours": 0.0, "device_hours": 0.0}
+    assert find_uncharged(trials, lambda tags: not tags) == {"hours": 7.5, "device_hours": 15.0}
+    assert find_uncharged(trials, lambda tags: True) == {"hours": 0.0, "device_hours": 0.0}
+    assert find_uncharged([], lambda tags: False) == {"hours": 0.0, "device_hours": 0.0}
