@@ -1,13 +1,14 @@
 """The distance of pruning at initialization from its ceilings: ResNet-14 on 10,000 images of Fashion-MNIST.
 
-    python benchmarks/ceilings.py                              # both comparisons; a second call goes on
-    python benchmarks/ceilings.py --equal epochs --seeds 0     # one comparison with one seed
-    python benchmarks/ceilings.py --table                      # the table of the results that there are
+    python benchmarks/ceilings.py                                            # all; a second call goes on
+    python benchmarks/ceilings.py --equal epochs --seeds 0 --methods rigl,dpf    # a part of it
+    python benchmarks/ceilings.py --table                                    # the table of the results that there are
 
 Methods at initialization, random pruning and a small dense network stand beside methods that prune while they train
 and lottery tickets of five prunings: once with the same epochs, once with as many operations of training
-(`equal_compute`). Each comparison with a seed is a grid study of forcetune. Its trials are kept as a table in
-ceilings-results/, and its stores in ceilings-results/stores, where a study that was interrupted goes on.
+(`equal_compute`). Each comparison of a method with a seed is a grid study of forcetune with a trial for each density.
+Its trials are kept as a table in ceilings-results/, and its stores in ceilings-results/stores, where a study that was
+interrupted goes on.
 """
 
 import argparse
@@ -25,14 +26,16 @@ from forcetune.study import Study
 from forcetune.study.comparison import list_configurations
 
 RESULTS_FOLDER = Path(__file__).parent / "ceilings-results"
-METHODS_AT_INITIALIZATION = ["force", "synflow", "snip", "random_erk"]
-CEILING_METHODS = ["lottery", "dpf", "rigl", "gradual_magnitude", "snap_it", "skeletonization"]
-METHODS = [*METHODS_AT_INITIALIZATION, *CEILING_METHODS]
-SMALL_DENSE = "small dense"
+ITERATIVE_METHODS = ["force", "synflow"]
+SMALL_DENSE = "small_dense"
+METHODS = [
+    "force", "synflow", "snip", "random_erk", SMALL_DENSE,
+    "lottery", "dpf", "rigl", "gradual_magnitude", "snap_it", "skeletonization",
+]  # fmt: skip
 COMPARISONS = ["epochs", "compute"]
-COLUMNS = ["val_accuracy", "training_flops", "training_flops_sparse", "train_seconds"]
 DENSITIES = [0.05, 0.01]
 FIELDS = {"dataset": "fashion_mnist", "train_samples": 10_000, "model": "resnet14", "width": 8, "batch_size": 128}
+COLUMNS = ["val_accuracy", "training_flops", "training_flops_sparse"]
 
 
 def main() -> None:
@@ -40,24 +43,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--equal", choices=COMPARISONS, help="this comparison only")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=RESULTS_FOLDER, help="folder of the results")
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    methods = arguments.methods.split(",")
-    if methods != METHODS and arguments.folder == RESULTS_FOLDER:
-        parser.error(f"--methods: {RESULTS_FOLDER.name} has the results of all methods; give --folder too")
     for seed in map(int, arguments.seeds.split(",")):
         for equal in [arguments.equal] if arguments.equal else COMPARISONS:
-            path = arguments.folder / f"{equal}-{arguments.epochs}-epochs-seed-{seed}.csv"
-            if not arguments.table and not path.exists():
-                run_comparison(path, make_study(equal, methods, seed, arguments.epochs))
+            for method in arguments.methods.split(","):
+                path = arguments.folder / f"equal-{equal}-{arguments.epochs}-seed-{seed}-{method}.csv"
+                if not arguments.table and not path.exists():
+                    run_comparison(path, make_study(equal, method, seed, arguments.epochs))
     print_table(arguments.folder, arguments.epochs)
 
 
 def run_comparison(path: Path, study: dict[str, Any]) -> None:
-    """Run the study of a comparison with a seed, and write its trials as a table, unless one of them has failed."""
+    """Run the study of a method in a comparison, and write its trials as a table, unless one of them has failed."""
     stores = path.parent / "stores"
     stores.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(stores):
@@ -69,58 +70,55 @@ def run_comparison(path: Path, study: dict[str, Any]) -> None:
     trials.to_csv(path, index=False)
 
 
-def make_study(equal: str, methods: list[str], seed: int, epochs: int) -> dict[str, Any]:
-    """Return the grid study of a comparison with a seed."""
-    iterative = [name for name in methods if name in ("force", "synflow")]
-    domains: dict[str, Any] = {
-        "method": [*dict.fromkeys([*methods, "random"])],
-        "small_dense": {"choices": ["macs"], "when": {"method": "random"}},
-        "density": DENSITIES,
-        "seed": seed,
-    }
-    if iterative:
-        domains["iterations"] = {"choices": [20], "when": {"method": iterative}}
-    if "lottery" in methods:
-        when = {"method": "lottery"}
-        domains["rewind_step"] = {"choices": [0], "when": when}
+def make_study(equal: str, method: str, seed: int, epochs: int) -> dict[str, Any]:
+    """Return the grid study of a method in a comparison with a seed."""
+    fields: dict[str, Any] = {"method": method}
+    if method == SMALL_DENSE:
+        fields = {"method": "random", "small_dense": "macs"}
+    elif method in ITERATIVE_METHODS:
+        fields["iterations"] = 20
+    elif method == "lottery":
+        fields["rewind_step"] = 0
+    trial = {**FIELDS, **fields, "density": DENSITIES, "seed": seed, "epochs": epochs}
     return {
-        "study": f"ceilings-{equal}-{epochs}-epochs-seed-{seed}",
-        "trial": {**FIELDS, **domains, "epochs": epochs, "equal_compute": equal == "compute"},
+        "study": f"ceilings-{equal}-{epochs}-epochs-seed-{seed}-{method.replace('_', '-')}",
+        "trial": {**trial, "equal_compute": equal == "compute"},
         "search": {"sampler": "grid"},
         "resources": {"cpus": 1, "concurrent": 2},
     }
 
 
 def list_trials(study: dict[str, Any]) -> pd.DataFrame:
-    """Return the trials of a study, one row each: name, requested density, outcome, accuracy, cost of the training."""
+    """Return the trials of a study, one row each: densities, outcome, accuracy, cost of the training."""
     requested = pd.DataFrame(list_configurations(Study.from_dict(study)))[["trial", "density"]]
     trials = load(study["study"]).trials.merge(requested, on="trial", suffixes=("", "_requested"))
-    trials["method"] = trials["method"].where(trials["small_dense"].isna(), SMALL_DENSE)
-    columns = ["method", "density_requested", "density", "outcome", *COLUMNS]
-    return trials[columns].sort_values(["method", "density_requested"], ascending=[True, False])
+    columns = ["density_requested", "density", "outcome", *COLUMNS]
+    return trials.reindex(columns=columns).sort_values("density_requested", ascending=False)
 
 
 def print_table(folder: Path, epochs: int) -> None:
     """Print accuracies, their deviations over seeds, and the operations of a training, by method and comparison."""
-    paths = {equal: sorted(folder.glob(f"{equal}-{epochs}-epochs-seed-*.csv")) for equal in COMPARISONS}
-    results = {equal: [pd.read_csv(path) for path in paths[equal]] for equal in COMPARISONS}
-    cells = [(equal, density) for equal in COMPARISONS for density in DENSITIES if results[equal]]
+    cells = [(equal, density) for equal in COMPARISONS for density in DENSITIES]
+    heads = [f"equal {equal}, {100 * (1 - density):.0f} % pruned" for equal, density in cells]
     print("\nValidation accuracy in percent, mean ± deviation over seeds, and the operations of a training\n")
-    heads = [
-        f"equal {equal}, {100 * (1 - density):.0f} % pruned, {len(results[equal])} seeds" for equal, density in cells
-    ]
-    print(f"| method | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
-    for method in [*METHODS, SMALL_DENSE]:
-        print(f"| {method} | {' | '.join(summarize(results[equal], method, density) for equal, density in cells)} |")
+    print(f"| method | seeds | {' | '.join(heads)} |\n|---|---|{'---:|' * len(heads)}")
+    for method in METHODS:
+        paths = {equal: sorted(folder.glob(f"equal-{equal}-{epochs}-seed-*-{method}.csv")) for equal in COMPARISONS}
+        results = {equal: [pd.read_csv(path) for path in paths[equal]] for equal in COMPARISONS}
+        seeds = " and ".join(str(len(tables)) for tables in results.values())
+        row = " | ".join(summarize(results[equal], density) for equal, density in cells)
+        print(f"| {method} | {seeds} | {row} |")
 
 
-def summarize(tables: list[pd.DataFrame], method: str, density: float) -> str:
+def summarize(tables: list[pd.DataFrame], density: float) -> str:
     """Return the cell of a method at a requested density."""
+    if not tables:
+        return "-"
     trials = pd.concat(tables)
-    trials = trials[(trials["method"] == method) & (trials["density_requested"] == density)]
+    trials = trials[trials["density_requested"] == density]
     living = trials[trials["outcome"] == "trained"]
     if living.empty:
-        return f"{len(trials)} collapsed" if len(trials) else "-"
+        return f"{len(trials)} collapsed"
     accuracy = f"{100 * living['val_accuracy'].mean():.1f}"
     deviation = f" ± {100 * living['val_accuracy'].std():.1f}" if len(living) > 1 else ""
     collapses = f", {len(trials) - len(living)} collapsed" if len(trials) > len(living) else ""
