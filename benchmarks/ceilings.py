@@ -1,8 +1,8 @@
 """The distance of pruning at initialization from its ceilings: ResNet-14 on 10,000 images of Fashion-MNIST.
 
-    python benchmarks/ceilings.py                                            # all; a second call goes on
-    python benchmarks/ceilings.py --equal epochs --seeds 0 --methods rigl,dpf    # a part of it
-    python benchmarks/ceilings.py --table                                    # the table of the results that there are
+    python benchmarks/ceilings.py                                               # all; a second call goes on
+    python benchmarks/ceilings.py --equal epochs --seeds 0 --methods rigl,dpf   # a part of it
+    python benchmarks/ceilings.py --table                                       # the results that there are
 
 Methods at initialization, random pruning and a small dense network stand beside methods that prune while they train
 and lottery tickets of five prunings: once with the same epochs, once with as many operations of training

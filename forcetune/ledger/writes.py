@@ -1,8 +1,7 @@
 """Writes to Optuna's storage: they are repeated while a database is away, and refused ones are one sentence."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import optuna
@@ -41,19 +40,6 @@ def write_patiently(write: Callable[[], WriteResult], uri: str) -> WriteResult:
             if time.monotonic() > deadline or _is_final(error):
                 raise StoppedError(_describe_refusal(uri, error)) from None
         time.sleep(DATABASE_RETRY_PAUSE_S)
-
-
-@contextmanager
-def writing_to(uri: str) -> Iterator[None]:
-    """Raise StoppedError where a store refuses a write in this block, which is not repeated.
-
-    Args:
-        uri: The address of the Optuna storage.
-    """
-    try:
-        yield
-    except DATABASE_ERRORS as error:
-        raise StoppedError(_describe_refusal(uri, error)) from error
 
 
 def describe_unusable(uri: str, error: Exception) -> str:

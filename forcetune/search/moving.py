@@ -10,7 +10,7 @@ from forcetune import tracking
 from forcetune.errors import InputError, StoppedError
 from forcetune.ledger.driver_lock import driver_lock
 from forcetune.ledger.storage import delete_study, folder_of, has_study, open_storage, read_system_attrs, rename_study
-from forcetune.ledger.writes import DATABASE_ERRORS, writing_to
+from forcetune.ledger.writes import DATABASE_ERRORS, write_patiently
 from forcetune.names import COMPANION
 from forcetune.search.deletion import exists, find_contents
 from forcetune.state_files import copy_folder, has_folder, remove_folder
@@ -153,8 +153,7 @@ def _copy_study(name: str, target: str) -> None:
         raise StoppedError(
             f"the copied trials of {name} in {hide_password(target)} differ from the originals; both are kept"
         )
-    with writing_to(target):
-        copied.set_user_attr(MOVED_FROM_TAG, hide_password(source))
+    write_patiently(lambda: copied.set_user_attr(MOVED_FROM_TAG, hide_password(source)), target)
     source_folder, target_folder = folder_of(name, source), folder_of(name + MOVING_SUFFIX, target, name)
     if has_folder(source_folder) and source_folder != target_folder:
         copy_folder(source_folder, target_folder)

@@ -259,7 +259,7 @@ def test_companions_have_slots_after_the_study_wants_no_more(board):
 
 def test_a_study_takes_the_slots_of_new_nodes_and_waits_where_there_are_none(board):
     capacity = [0]
-    with make_share("a", max_trials=None, count_fitting=lambda: capacity[0]) as share:
+    with make_share("a", count_fitting=lambda: capacity[0]) as share:
         assert (share.slots, share.fits) == (1, False), "one trial waits for a node"
         capacity[0] = 6
         share._update()
